@@ -1,0 +1,104 @@
+"""JAX: the same formulas under ``jit`` and ``vmap``, double precision in a scope, derivatives by ``custom_vjp``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+try:
+    import jax
+except ModuleNotFoundError as error:  # pragma: no cover - tested in a process without jax
+    raise ModuleNotFoundError("JAX is not installed: pip install 'balred[jax]'") from error
+import jax.numpy as jnp
+
+from balred.systems import DenseSystem, DiagonalSystem
+
+Array = Any
+DYNAMIC_SHAPES = False
+"""Every new shape is a compilation, so loops keep their shapes."""
+
+
+def is_concrete(x: Array) -> bool:
+    """False for tracers."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+    """Copy to the host."""
+    return np.asarray(x)
+
+
+def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Array:
+    """Copy to the device of `like`, in its precision."""
+    wide = jnp.finfo(like.dtype).dtype == np.float64
+    if np.iscomplexobj(x) and not real:
+        host = np.asarray(x).astype(np.complex128 if wide else np.complex64)
+    else:
+        host = np.asarray(x.real).astype(np.float64 if wide else np.float32)
+    with double_scope() if wide else _nothing():
+        return jax.device_put(host, None if isinstance(like, jax.core.Tracer) else next(iter(like.devices())))
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def triangular_factor(x: Array) -> Array:
+    """R of the QR factorisation of `x`, without Q."""
+    return jnp.linalg.qr(x, mode="r")
+
+
+def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:
+    """``lax.while_loop`` under a trace, a Python loop otherwise (no compilation for one call)."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree_util.tree_leaves(state)):
+        return jax.lax.while_loop(cond, body, state)
+    while cond(state):
+        state = body(state)
+    return state
+
+
+@contextmanager
+def double_scope() -> Iterator[None]:
+    """Float64 within this scope only; the global flag is left alone."""
+    with jax.enable_x64(True):
+        yield
+
+
+def stop_gradient(x: Array) -> Array:
+    """``lax.stop_gradient``."""
+    return jax.lax.stop_gradient(x)
+
+
+def differentiable(
+    value: Callable[..., tuple[Array, Any]], vjp: Callable[[Any, Array], Sequence[Array]], *args: Array
+) -> Array:
+    """``value(*args)[0]`` with the vector-Jacobian product ``vjp(residuals, g)``.
+
+    JAX's cotangent of a complex input is the conjugate of the gradient that `vjp` returns.
+    """
+
+    @jax.custom_vjp
+    def rule(*inputs: Array) -> Array:
+        return value(*inputs)[0]
+
+    def forward(*inputs: Array) -> tuple[Array, Any]:
+        return value(*inputs)
+
+    def backward(residuals: Any, g: Array) -> tuple[Array, ...]:
+        return tuple(
+            (jnp.conj(c) if jnp.iscomplexobj(a) else jnp.real(c)).astype(a.dtype)
+            for c, a in zip(vjp(residuals, g), args, strict=True)
+        )
+
+    rule.defvjp(forward, backward)
+    return rule(*args)
+
+
+jax.tree_util.register_dataclass(DenseSystem, data_fields=["A", "B", "C", "D"], meta_fields=["dt"])
+jax.tree_util.register_dataclass(
+    DiagonalSystem, data_fields=["log_poles", "B", "C", "D"], meta_fields=["dt", "conjugate"]
+)

@@ -1,0 +1,98 @@
+"""PyTorch: dense linear algebra on the tensors' own device, derivatives through ``autograd.Function``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+try:
+    import torch
+except ModuleNotFoundError as error:  # pragma: no cover - tested in a process without torch
+    raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[torch]'") from error
+from torch.utils import _pytree
+
+from balred.systems import DenseSystem, DiagonalSystem
+
+Array = torch.Tensor
+DYNAMIC_SHAPES = True
+
+
+def is_concrete(x: Array) -> bool:
+    """False for tensors on the meta device and for those that ``torch.func`` transforms."""
+    return x.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+    """Copy to the host, detached."""
+    return np.asarray(x.detach().resolve_conj().resolve_neg().cpu().numpy())
+
+
+def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Array:
+    """Copy to the device of `like`, in its precision."""
+    dtype = like.real.dtype
+    if np.iscomplexobj(x) and not real:
+        dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+    return torch.as_tensor(np.ascontiguousarray(x.real if real else x)).to(device=like.device, dtype=dtype)
+
+
+def triangular_factor(x: Array) -> Array:
+    """R of the QR factorisation of `x`, without Q."""
+    return torch.linalg.qr(x, mode="r").R
+
+
+def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:
+    """Apply `body` while `cond`."""
+    while cond(state):
+        state = body(state)
+    return state
+
+
+@contextmanager
+def double_scope() -> Iterator[None]:
+    """Nothing to do: float64 always exists."""
+    yield
+
+
+def stop_gradient(x: Array) -> Array:
+    """Detach."""
+    return x.detach()
+
+
+def differentiable(
+    value: Callable[..., tuple[Array, Any]], vjp: Callable[[Any, Array], Sequence[Array]], *args: Array
+) -> Array:
+    """``value(*args)[0]`` with the vector-Jacobian product ``vjp(residuals, g)``."""
+    if not (torch.is_grad_enabled() and any(a.requires_grad for a in args)):
+        return value(*args)[0]
+
+    class Rule(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Array) -> Array:
+            out, ctx.residuals = value(*inputs)
+            return out
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, g: Array) -> Any:
+            cotangents = vjp(ctx.residuals, g)
+            return tuple(
+                (c if a.is_complex() else c.real).to(a.dtype) for c, a in zip(cotangents, args, strict=True)
+            )
+
+    result: Array = Rule.apply(*args)
+    return result
+
+
+def _register(cls: type, meta: tuple[str, ...]) -> None:
+    _pytree.register_pytree_node(
+        cls,
+        lambda s: ([getattr(s, f) for f in cls.__dataclass_fields__ if f not in meta], tuple(getattr(s, f) for f in meta)),
+        lambda leaves, context: cls(*leaves, *context),
+    )
+
+
+_register(DenseSystem, ("dt",))
+_register(DiagonalSystem, ("dt", "conjugate"))

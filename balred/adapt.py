@@ -1,0 +1,230 @@
+"""The registry of what can be read as a system and written back, filled lazily.
+
+``adapt(obj)`` reads the operator out of `obj` and returns it with the way back.  Which adapter knows `obj` is found
+by the class names in its MRO; the adapter module of a package is imported when an object of that package first
+arrives, so importing ``balred`` loads no framework.  Other distributions plug in through the entry-point group
+``balred.adapters``: the entry's name is the top-level package of the classes, its value a module that registers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from balred.systems import DenseSystem, DiagonalSystem, System
+
+Rebuild = Callable[[Any], Any]
+Adapter = Callable[[Any], tuple[System, Rebuild]]
+Carry = Callable[..., dict[str, Any]]
+T = TypeVar("T")
+
+_LAZY: dict[str, tuple[str, ...]] = {
+    "torch": ("balred.adapters.torch",),
+    "LRU_pytorch": ("balred.adapters.lru_pytorch",),
+    "equinox": ("balred.adapters.equinox",),
+    "control": ("balred.adapters.control",),
+    "scipy": ("balred.adapters.scipy",),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is registered for a class: how to read and write it, and how optimizer moments follow a cut."""
+
+    adapter: Adapter
+    carry: Carry | None = None
+
+
+@dataclass(frozen=True)
+class Container:
+    """How to look into a model: its layers by name, and a copy of it with some of them replaced."""
+
+    layers: Callable[[Any], Mapping[str, Any]]
+    replace: Callable[[Any, Mapping[str, Any]], Any]
+
+
+_entries: dict[str, Entry] = {}
+_containers: dict[str, Container] = {}
+_loaded: set[str] = set()
+
+
+class AdapterNotFound(TypeError):
+    """No adapter knows the type, or a model has no layer that one knows."""
+
+
+def register(cls: type | str, adapter: Adapter | None = None, *, carry: Carry | None = None) -> Any:
+    """Register how objects of `cls` become systems and back.
+
+    Parameters
+    ----------
+    cls : type or str
+        The class, or its qualified name ``"package.module.Class"`` if it should not be imported yet.
+    adapter : callable
+        ``adapter(obj) -> (system, rebuild)``; ``rebuild(system)`` returns a new object of the same type.
+        Omitted: return a decorator.
+    carry : callable, optional
+        Takes optimizer moments through a cut, see ``docs/extending``; without it they are reset.
+
+    Examples
+    --------
+    >>> import balred
+    >>> class Lag:
+    ...     def __init__(self, poles):
+    ...         self.poles = poles
+    >>> @balred.register(Lag)
+    ... def _(lag):
+    ...     n = len(lag.poles)
+    ...     system = balred.diagonal(lag.poles, B=[[1.0]] * n, C=[[1.0] * n])
+    ...     return system, lambda reduced: Lag(list(reduced.poles.real))
+    >>> balred.hsv(Lag([-1.0, -2.0])).shape
+    (2,)
+    """
+    if adapter is None:
+        return lambda function: (register(cls, function, carry=carry), function)[1]
+    _entries[cls if isinstance(cls, str) else _name(cls)] = Entry(adapter, carry)
+    return None
+
+
+def register_container(cls: type | str, container: Container) -> None:
+    """Register how to look into models of `cls`."""
+    _containers[cls if isinstance(cls, str) else _name(cls)] = container
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _load(package: str) -> None:
+    if package in _loaded:
+        return
+    _loaded.add(package)
+    try:
+        for module in _LAZY.get(package, ()):
+            importlib.import_module(module)
+        for point in entry_points(group="balred.adapters"):
+            if point.name == package:
+                point.load()
+    except BaseException:
+        _loaded.discard(package)
+        raise
+
+
+def _lookup(cls: type, table: Mapping[str, T]) -> T | None:
+    for base in cls.__mro__:
+        _load(base.__module__.partition(".")[0])
+        if _name(base) in table:
+            return table[_name(base)]
+    return None
+
+
+def entry_of(obj: Any) -> Entry | None:
+    """The entry of the layer or system type of `obj`, or None."""
+    return _lookup(type(obj), _entries)
+
+
+def adapt(obj: Any) -> tuple[System, Rebuild]:
+    """Read the operator out of `obj`.
+
+    Parameters
+    ----------
+    obj : system, ``control.StateSpace``, ``scipy.signal`` system, or a layer
+
+    Returns
+    -------
+    system : DenseSystem or DiagonalSystem
+    rebuild : callable
+        ``rebuild(system)`` writes a system of any order into a new object of the type of `obj`.
+
+    Raises
+    ------
+    AdapterNotFound
+        The message names the type and how to register it.
+
+    Examples
+    --------
+    >>> import balred
+    >>> system, rebuild = balred.adapt(balred.ss([[-1.0]], [[1.0]], [[1.0]]))
+    >>> rebuild(system) is system
+    True
+    """
+    if isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return obj, lambda system: system
+    entry = entry_of(obj)
+    if entry is None:
+        raise AdapterNotFound(
+            f"no adapter knows {_name(type(obj))}: register one with balred.register({type(obj).__name__}, adapter), "
+            "where adapter(obj) returns (system, rebuild)"
+        )
+    return entry.adapter(obj)
+
+
+def system_of(obj: Any) -> System:
+    """The system that `obj` is or contains as its only layer."""
+    if isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return obj
+    name, layer = _only(obj)
+    return adapt(layer)[0]
+
+
+def _only(obj: Any) -> tuple[str, Any]:
+    found = layers_of(obj)
+    if len(found) > 1:
+        raise ValueError(f"one system is needed, got a model with {len(found)} layers: {', '.join(found)}")
+    return next(iter(found.items()))
+
+
+def layers_of(obj: Any) -> dict[str, Any]:
+    """The layers of a model by name; ``{"": obj}`` if `obj` is a system or a layer itself.
+
+    Lists, tuples and dicts are looked into, so are models of every registered framework.
+    """
+    found = dict(_walk(obj, ""))
+    if not found:
+        raise AdapterNotFound(
+            f"no adapter knows {_name(type(obj))} or any layer in it: register the layer's class with balred.register(cls, adapter)"
+        )
+    return found
+
+
+def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
+    if isinstance(obj, (DenseSystem, DiagonalSystem)) or entry_of(obj) is not None:
+        return [(path, obj)]
+    container = _lookup(type(obj), _containers)
+    prefix = f"{path}." if path else ""
+    if container is not None:
+        return [(prefix + name, layer) for name, layer in container.layers(obj).items()]
+    items = obj.items() if isinstance(obj, dict) else enumerate(obj) if isinstance(obj, (list, tuple)) else ()
+    return [found for key, value in items for found in _walk(value, f"{prefix}{key}")]
+
+
+def replace_layers(obj: Any, new: Mapping[str, Any]) -> Any:
+    """A copy of the model `obj` with the layers called so in :func:`layers_of` replaced."""
+    if not new:
+        return obj
+    if "" in new:
+        return new[""]
+    container = _lookup(type(obj), _containers)
+    if container is not None:
+        return container.replace(obj, new)
+
+    def inner(key: Any, value: Any) -> Any:
+        mine = {k.partition(".")[2]: v for k, v in new.items() if k.partition(".")[0] == str(key)}
+        return replace_layers(value, mine)
+
+    if isinstance(obj, dict):
+        return type(obj)((k, inner(k, v)) for k, v in obj.items())
+    values = [inner(i, v) for i, v in enumerate(obj)]
+    return type(obj)(*values) if hasattr(obj, "_fields") else type(obj)(values)
+
+
+def per_layer(obj: Any, function: Callable[[System, Rebuild], T]) -> T | dict[str, T]:
+    """`function` of the system in `obj`, or a dict of its values by layer name for a model with several layers."""
+    if isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return function(*adapt(obj))
+    found = layers_of(obj)
+    if list(found) == [""]:
+        return function(*adapt(obj))
+    return {name: function(*adapt(layer)) for name, layer in found.items()}

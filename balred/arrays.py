@@ -1,0 +1,152 @@
+"""What the core asks of an array library.
+
+The core writes its formulas in the array API standard, so nearly everything it needs comes from
+``array_namespace`` of the data itself.  The few things the standard lacks (the triangular factor alone, a
+while-loop that can be traced, host round trips, a custom derivative, a scope for double precision) are
+functions that every module in ``balred.backends`` supplies under the same names.  This module finds the
+backend that belongs to given arrays, or the one that is named, without importing any other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+Array: TypeAlias = Any
+Backend: TypeAlias = Any
+"""A module of ``balred.backends``: functions under agreed names (see ``docs/extending``)."""
+
+_BACKENDS = {
+    "numpy": "balred.backends.numpy",
+    "scipy": "balred.backends.numpy",
+    "slycot": "balred.backends.slycot",
+    "torch": "balred.backends.torch",
+    "jax": "balred.backends.jax",
+    "jaxlib": "balred.backends.jax",
+}
+
+
+def backend(name: str) -> Backend:
+    """Import and return the backend called `name`; an unknown name is an error that lists the known ones."""
+    if name in _BACKENDS:
+        return importlib.import_module(_BACKENDS[name])
+    for point in entry_points(group="balred.backends"):
+        if point.name == name:
+            module: ModuleType = point.load()
+            return module
+    raise ValueError(f"backend must be one of {', '.join(sorted(_BACKENDS))} or an installed entry point, got {name!r}")
+
+
+def backend_of(*arrays: Array) -> Backend:
+    """Return the backend of the array library that `arrays` come from (they must all come from one)."""
+    names = {type(a).__module__.partition(".")[0] for a in arrays if not isinstance(a, (int, float, complex))}
+    names = {"jax" if name == "jaxlib" else name for name in names}
+    if len(names) != 1:
+        raise TypeError(f"A, B, C and D must come from one array library, got {', '.join(sorted(names)) or 'none'}")
+    name = names.pop()
+    if name not in _BACKENDS and not any(p.name == name for p in entry_points(group="balred.backends")):
+        raise TypeError(
+            f"arrays must be NumPy, PyTorch or JAX arrays, got {name}; "
+            "another library plugs in through the entry-point group 'balred.backends'"
+        )
+    return backend(name)
+
+
+def namespace(*arrays: Array) -> Any:
+    """Return the array API namespace of `arrays`."""
+    return array_api_compat.array_namespace(*arrays)
+
+
+def as_array(value: Any) -> Array:
+    """Return `value` itself if it is an array of a known library, else a NumPy array of floats made from it."""
+    if isinstance(value, np.matrix):
+        return np.asarray(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return value
+    array = np.asarray(value)
+    return array.astype(np.float64) if array.dtype.kind in "biu" else array
+
+
+def is_complex(x: Array) -> bool:
+    """Whether `x` has a complex dtype."""
+    return bool(namespace(x).isdtype(x.dtype, "complex floating"))
+
+
+def is_floating(x: Array) -> bool:
+    """Whether `x` has a real or complex floating dtype (bfloat16 and float16 included)."""
+    name = str(x.dtype)
+    return "float" in name or "complex" in name
+
+
+def eps(x: Array) -> float:
+    """Unit roundoff (spacing at one) of the dtype of `x`."""
+    return float(namespace(x).finfo(x.dtype).eps)
+
+
+def ct(x: Array) -> Array:
+    """Conjugate transpose of the last two axes."""
+    xp = namespace(x)
+    x = xp.matrix_transpose(x)
+    return xp.conj(x) if is_complex(x) else x
+
+
+def real(x: Array) -> Array:
+    """Real part; `x` itself where it is real."""
+    return namespace(x).real(x) if is_complex(x) else x
+
+
+def eye(x: Array, n: int) -> Array:
+    """Identity of order `n` in the dtype and on the device of `x`."""
+    return namespace(x).eye(n, dtype=x.dtype, device=array_api_compat.device(x))
+
+
+def zeros(x: Array, shape: tuple[int, ...]) -> Array:
+    """Zeros in the dtype and on the device of `x`."""
+    return namespace(x).zeros(shape, dtype=x.dtype, device=array_api_compat.device(x))
+
+
+def full(x: Array, shape: tuple[int, ...], value: float) -> Array:
+    """A constant in the dtype and on the device of `x`."""
+    return namespace(x).full(shape, value, dtype=x.dtype, device=array_api_compat.device(x))
+
+
+def to_complex(x: Array) -> Array:
+    """`x` in the complex dtype of its own precision."""
+    if is_complex(x):
+        return x
+    xp = namespace(x)
+    return xp.astype(x, xp.complex128 if "64" in str(x.dtype) else xp.complex64)
+
+
+def fro(x: Array, *, keepdims: bool = False) -> Array:
+    """Frobenius norm over the last two axes."""
+    xp = namespace(x)
+    y = xp.abs(x)
+    return xp.sqrt(xp.sum(y * y, axis=(-2, -1), keepdims=keepdims))
+
+
+def is_concrete(*arrays: Array) -> bool:
+    """Whether the values can be looked at now (false while JAX or torch.func traces)."""
+    return all(backend_of(a).is_concrete(a) for a in arrays)
+
+
+def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+    """Copy `x` to the host as a NumPy array."""
+    result: np.ndarray[Any, Any] = backend_of(x).to_numpy(x)
+    return result
+
+
+@contextmanager
+def double_precision(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Yield `arrays` in double precision, within the scope that the library needs to compute in it."""
+    be = backend_of(*arrays)
+    with be.double_scope():
+        xp = namespace(*arrays)
+        yield tuple(xp.astype(a, xp.complex128 if is_complex(a) else xp.float64) for a in arrays)

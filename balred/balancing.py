@@ -1,0 +1,163 @@
+r"""Balanced realisations and the projections of truncation.
+
+With :math:`Z_q^H Z_p = U \Sigma V^H`, the columns of :math:`Z_p V_1` and :math:`Z_q U_1` span the dominant
+controllable and observable directions.  Projections come from orthonormal bases of both (balancing-free, Varga
+1991), so that a near-uncontrollable direction is never divided by; only the small reduced system is then scaled to
+balanced coordinates with fixed signs, so that results repeat.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from balred import arrays
+from balred.arrays import Array, ct, double_precision, namespace, to_numpy
+from balred.gramians import cast_like, factors, with_leaves
+from balred.ranks import numerical_rank
+from balred.systems import DenseSystem, System
+
+
+class Balanced(NamedTuple):
+    """A balanced realisation: the system, its Hankel singular values, and T with x_balanced = T x."""
+
+    system: DenseSystem
+    hsv: Array
+    T: Array
+    Tinv: Array
+
+
+class Spectrum(NamedTuple):
+    """Gramian factors of a stable dense system and the singular value decomposition of their product."""
+
+    system: DenseSystem
+    Zp: Array
+    Zq: Array
+    U: Array
+    s: Array
+    V: Array
+
+    @property
+    def sigma(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Hankel singular values on the host, padded with zeros to the order, shape (..., n)."""
+        return pad(to_numpy(self.s), self.system.order)
+
+
+def pad(s: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
+    """`s` followed by zeros up to length `n`."""
+    return np.concatenate([s[..., :n], np.zeros((*s.shape[:-1], max(n - s.shape[-1], 0)), s.dtype)], axis=-1)
+
+
+def spectrum(system: System, solver: str | None) -> Spectrum:
+    """Solve for the factors of `system` (in its own precision) and decompose their product."""
+    xp = namespace(*system.leaves)
+    Zp, Zq = factors(system, solver)
+    U, s, Vh = xp.linalg.svd(ct(Zq) @ Zp, full_matrices=False)
+    return Spectrum(system.to_dense(), Zp, Zq, U, s, ct(Vh))
+
+
+def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
+    r"""L (..., k, n) and R (..., n, k) onto the k dominant balanced states, with :math:`LR = I`.
+
+    .. math:: \Sigma_1^{-1/2}U_1^HZ_q^H = L, \qquad Z_pV_1\Sigma_1^{-1/2} = R
+
+    computed through orthonormal bases.  In a batch, states beyond an element's own numerical rank get zero rows and
+    columns.
+
+    References
+    ----------
+    A. Varga, Balancing-free square-root algorithm for computing singular perturbation approximations, CDC 1991.
+    """
+    xp = namespace(sp.Zp)
+    Tr, Rr = xp.linalg.qr(sp.Zp @ sp.V[..., :, :k], mode="reduced")
+    Tl, _ = xp.linalg.qr(sp.Zq @ sp.U[..., :, :k], mode="reduced")
+    s = sp.s[..., :k]
+    n = sp.system.order
+    alive = s > n * arrays.eps(s) * sp.s[..., :1]
+    mask = xp.astype(alive, Tr.dtype)
+    both = mask[..., :, None] * mask[..., None, :]
+    dead = arrays.eye(Tr, k) * (1 - mask)[..., None, :]
+    cross = both * (ct(Tl) @ Tr) + dead
+    root = xp.astype(xp.sqrt(xp.where(alive, s, xp.ones_like(s))), Tr.dtype)
+    X = both * Rr / root[..., None, :] + dead
+    L = xp.linalg.solve(X, xp.linalg.solve(cross, ct(Tl)))
+    R = Tr @ X
+    L, R = mask[..., :, None] * L, mask[..., None, :] * R
+    sign = _signs(L @ sp.system.B)
+    return (xp.conj(sign) if arrays.is_complex(sign) else sign)[..., :, None] * L, R * sign[..., None, :]
+
+
+def _signs(B: Array) -> Array:
+    """Phase of the largest entry of each row (1 for a zero row): dividing by it makes that entry positive."""
+    xp = namespace(B)
+    size = xp.abs(B)
+    at = xp.argmax(size, axis=-1, keepdims=True)
+    value = xp.take_along_axis(B, at, axis=-1)[..., 0]
+    norm = xp.abs(value)
+    safe = xp.where(norm > 0, norm, xp.ones_like(norm))
+    return xp.where(norm > 0, value / xp.astype(safe, B.dtype), xp.ones_like(value))
+
+
+def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
+    """Balanced truncation to order k with its projections; masked states of a batch become stable and unused."""
+    xp = namespace(sp.Zp)
+    g = sp.system
+    L, R = projections(sp, k)
+    A = L @ g.A @ R
+    if not g.discrete:
+        dead = xp.all(L == 0, axis=-1)
+        A = A - arrays.eye(A, k) * xp.astype(dead, A.dtype)[..., None, :]
+    return DenseSystem(A, L @ g.B, g.C @ R, g.D, g.dt), L, R
+
+
+def balance(obj: Any, *, solver: str | None = None) -> Balanced:
+    r"""Balanced realisation: both Gramians equal :math:`\mathrm{diag}(\sigma_1, \dots, \sigma_n)`.
+
+    .. math:: TPT^H = T^{-H}QT^{-1} = \Sigma, \qquad (TAT^{-1},\ TB,\ CT^{-1},\ D)
+
+    Parameters
+    ----------
+    obj : system, layer, or anything :func:`balred.adapt` reads
+    solver : str, optional
+
+    Returns
+    -------
+    Balanced
+        ``system`` (dense; real of order 2n for a conjugate system), ``hsv``, ``T`` (x_balanced = T x), ``Tinv``.
+        The largest entry of each row of the balanced B is positive.
+
+    Raises
+    ------
+    ValueError
+        The system is not minimal to working precision, so that T does not exist.
+    UnstableError
+        A pole is unstable or marginal.
+
+    References
+    ----------
+    B. C. Moore, Principal component analysis in linear systems, IEEE Trans. Automat. Control 26 (1981).
+
+    Examples
+    --------
+    >>> import balred
+    >>> b = balred.balance(balred.ss([[-1.0, 0.0], [1.0, -2.0]], [[1.0], [0.0]], [[0.0, 1.0]]))
+    >>> P, Q = balred.gramians(b.system)
+    >>> bool(abs(P - Q).max() < 1e-12)
+    True
+    """
+    from balred.adapt import system_of
+
+    original = system_of(obj)
+    with double_precision(*original.leaves) as leaves:
+        sp = spectrum(with_leaves(original, leaves), solver)
+        n = sp.system.order
+        rank = int(np.min(numerical_rank(sp.sigma)))
+        if rank < n:
+            raise ValueError(
+                f"a balanced realisation needs a minimal system, got numerical rank {rank} of {n}: reduce it to {rank} states"
+            )
+        g, L, R = projected(sp, n)
+        narrow = with_leaves(g, tuple(cast_like(x, original) for x in g.leaves))
+        assert isinstance(narrow, DenseSystem)
+        return Balanced(narrow, cast_like(sp.s, original), cast_like(L, original), cast_like(R, original))

@@ -1,0 +1,291 @@
+r"""Hankel singular values, and one solve that answers many questions.
+
+:math:`\sigma_i = \sqrt{\lambda_i(PQ)}` are the singular values of the Hankel operator, which maps past inputs to
+future outputs; :func:`hsv` gives them (differentiably), :func:`analyze` keeps everything needed to choose a rank and
+to reduce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from balred import arrays, reduction
+from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
+from balred.balancing import Spectrum, pad, spectrum
+from balred.gramians import cast_like, cauchy, with_leaves
+from balred.ranks import Rule, a_priori_bound, choose_order, numerical_rank
+from balred.separation import split
+from balred.systems import DenseSystem, DiagonalSystem, System
+
+
+def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:
+    r"""Hankel singular values, descending.
+
+    .. math:: \sigma_i = \sqrt{\lambda_i(PQ)} = \mathrm{svd}(Z_q^H Z_p)_i
+
+    Computed in float64 whatever the dtype of the data, and returned in it.  Differentiable by JAX and PyTorch,
+    for spectral functions (sums, energies) also where values repeat; JAX may trace it.
+
+    Parameters
+    ----------
+    obj : system, layer, model, or anything :func:`balred.adapt` reads
+    solver : {"smith", "closed", "scipy", "slycot"}, optional
+    offset : float, optional
+        Poles within `offset` of the stability boundary count as unstable.
+
+    Returns
+    -------
+    array, shape (..., order)
+        For a conjugate system 2n values, those of the real operator.  Unstable modes have ``inf``.  For a model
+        with several layers a dict by layer name.
+
+    Raises
+    ------
+    ValueError
+        A batch with unstable members.
+
+    References
+    ----------
+    K. Glover, Int. J. Control 39 (1984), section 2.
+
+    Examples
+    --------
+    >>> import balred
+    >>> balred.hsv(balred.ss([[1.0, -2.0], [3.0, -4.0]], [[5.0], [7.0]], [[6.0, 8.0]], [[9.0]])).round(4)
+    array([24.4269,  0.5731])
+    """
+    from balred.adapt import per_layer
+
+    return per_layer(obj, lambda system, _: _hsv(system, solver, offset))
+
+
+def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
+    be = backend_of(*system.leaves)
+
+    def value(*leaves: Array) -> tuple[Array, Any]:
+        with double_precision(*leaves) as wide:
+            precise = with_leaves(system, tuple(be.stop_gradient(x) for x in wide))
+            unstable, stable = split(precise, offset)
+            if stable is None:
+                return cast_like(arrays.full(arrays.real(precise.B), (system.order,), np.inf), system), None
+            sp = spectrum(stable, solver)
+            s = _padded(sp.s, stable.order)
+            if unstable is not None:
+                xp = namespace(s)
+                s = xp.concat([arrays.full(s, (unstable.order,), np.inf), s], axis=-1)
+            return cast_like(s, system), (sp, stable if unstable is None else None)
+
+    def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
+        if residuals is None or residuals[1] is None:
+            raise ValueError("hsv must be finite to be differentiated, got a system with unstable poles")
+        sp, stable = residuals
+        with double_precision(g, *stable.leaves) as wide:
+            grads = _cotangents(sp, stable, wide[0][..., : sp.s.shape[-1]])
+            return tuple(cast_like(x, system) for x in grads)
+
+    return be.differentiable(value, vjp, *system.leaves)
+
+
+def _padded(s: Array, n: int) -> Array:
+    xp = namespace(s)
+    missing = n - s.shape[-1]
+    if missing <= 0:
+        return s[..., :n]
+    return xp.concat([s, arrays.zeros(s, (*s.shape[:-1], missing))], axis=-1)
+
+
+def _cotangents(sp: Spectrum, stable: System, g: Array) -> tuple[Array, ...]:
+    r"""Gradient of :math:`\sum g_i\sigma_i` with respect to the leaves.
+
+    With :math:`w_i = Z_qu_i\sigma_i^{-1/2}` and :math:`t_i = Z_pv_i\sigma_i^{-1/2}`,
+    :math:`d\sigma_i = \frac12(w_i^H\,dP\,w_i + t_i^H\,dQ\,t_i)`; the adjoint of a Lyapunov equation is a Lyapunov
+    equation.  Values below the numerical rank contribute nothing.
+    """
+    xp = namespace(sp.Zp)
+    alive = sp.s > sp.system.order * arrays.eps(sp.s) * sp.s[..., :1]
+    weight = xp.where(alive, g / (2 * xp.where(alive, sp.s, xp.ones_like(sp.s))), xp.zeros_like(sp.s))
+    weight = xp.astype(weight, sp.Zp.dtype)[..., None, :]
+    W, T = sp.Zq @ sp.U, sp.Zp @ sp.V
+    GP, GQ = (W * weight) @ ct(W), (T * weight) @ ct(T)
+    if isinstance(stable, DenseSystem):
+        return _dense_cotangents(sp, stable, GP, GQ)
+    return _diagonal_cotangents(stable, GP, GQ)
+
+
+def _dense_cotangents(sp: Spectrum, g: DenseSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:
+    P, Q = sp.Zp @ ct(sp.Zp), sp.Zq @ ct(sp.Zq)
+    X = _lyapunov(ct(g.A), GP, g.discrete)
+    Y = _lyapunov(g.A, GQ, g.discrete)
+    dA = (X @ g.A @ P + Q @ g.A @ Y) if g.discrete else (X @ P + Q @ Y)
+    return 2 * dA, 2 * X @ g.B, 2 * g.C @ Y
+
+
+def _lyapunov(A: Array, G: Array, discrete: bool) -> Array:
+    """X = A X A^H + G (or A X + X A^H + G = 0) for Hermitian G of any sign, by squared Smith on the full matrix."""
+    from balred.gramians import cayley
+
+    be, xp = backend_of(A), namespace(A)
+    M, X = A, G
+    if not discrete:
+        # (aI - A)^-1 sqrt(2a) G (...)^H sqrt(2a): with B = I the transform returns the factor to apply
+        I = arrays.eye(A, int(A.shape[-1]))
+        M, S, _ = cayley(A, I, I)
+        X = S @ G @ ct(S)
+    tol = arrays.eps(arrays.real(X))
+
+    def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        M, X, _, count = state
+        step = M @ X @ ct(M)
+        return M @ M, X + step, xp.max(arrays.fro(step) - tol * arrays.fro(X)) > 0, count + 1
+
+    state = (M, X, xp.max(arrays.fro(X)) >= 0, xp.asarray(0))
+    return be.while_loop(lambda s: s[2] & (s[3] < 60), body, state)[1]
+
+
+def _diagonal_cotangents(system: DiagonalSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:
+    xp = namespace(system.B)
+    g = system.doubled()
+    if system.conjugate:
+        GP, GQ = _complexified(GP), _complexified(GQ)
+    d = cauchy(g)
+    B, C = arrays.to_complex(g.B), arrays.to_complex(g.C)
+    P, Q = (B @ ct(B)) / d, (ct(C) @ C) / xp.conj(d)
+    dB = 2 * (GP / xp.conj(d)) @ B
+    dC = 2 * C @ (GQ / d)
+    # dP = -P dd / d; dd = -exp(l_i + conj l_j) (dl_i + conj dl_j) in discrete time, -(dl_i + conj dl_j) otherwise
+    slope = (1 - d) if g.discrete else xp.ones_like(d)
+    dl = 2 * xp.sum(GP * xp.conj(P * slope / d) + xp.conj(GQ * xp.conj(Q * xp.conj(slope / d))), axis=-1)
+    if system.conjugate:
+        n = system.states
+        dl = dl[..., :n] + xp.conj(dl[..., n:])
+        dB = dB[..., :n, :] + xp.conj(dB[..., n:, :])
+        dC = dC[..., :, :n] + xp.conj(dC[..., :, n:])
+    return dl, dB, dC
+
+
+def _complexified(G: Array) -> Array:
+    """From the real coordinates sqrt(2) (Re x, Im x) back to (x, conj x): the inverse of ``_realified``."""
+    xp = namespace(G)
+    n = int(G.shape[-1]) // 2
+    rr, rs, sr, ss = G[..., :n, :n], G[..., :n, n:], G[..., n:, :n], G[..., n:, n:]
+    G1 = ((rr + ss) + 1j * (sr - rs)) / 2
+    G2 = ((rr - ss) + 1j * (sr + rs)) / 2
+    return xp.concat([xp.concat([G1, G2], axis=-1), xp.concat([xp.conj(G2), xp.conj(G1)], axis=-1)], axis=-2)
+
+
+class Analysis:
+    """One solve, many questions: spectrum, rank choices, bounds and reductions of one system or layer.
+
+    Made by :func:`analyze`.  Attributes: ``hsv`` (array, shape (..., order), in the library and dtype of the data)
+    and ``system``.  For a conjugate system a rank counts stored states, each of which holds up to two of the
+    real operator's states.
+    """
+
+    def __init__(
+        self, system: System, rebuild: Callable[[System], Any], *, solver: str | None = None, offset: float | None = None
+    ) -> None:
+        be = backend_of(*system.leaves)
+        if not is_concrete(*system.leaves):
+            raise TypeError("analyze needs concrete values, got traced arrays: call balred.hsv under jit, or analyze outside it")
+        self.system = system
+        self._rebuild = rebuild
+        self._cache: dict[tuple[int, str], reduction.Reduction] = {}
+        with double_precision(*(be.stop_gradient(x) for x in system.leaves)) as wide:
+            self.unstable, self.stable = split(with_leaves(system, wide), offset)
+            self.spectrum = None if self.stable is None else spectrum(self.stable, solver)
+        fixed = 0 if self.unstable is None else self.unstable.order
+        batch = tuple(system.B.shape[:-2])
+        sigma = np.zeros((*batch, 0)) if self.spectrum is None else self.spectrum.sigma
+        self.sigma: np.ndarray[Any, np.dtype[np.float64]] = sigma
+        """The stable part's values on the host in float64, shape (..., stable order)."""
+        values = np.concatenate([np.full((*batch, fixed), np.inf), sigma], axis=-1)
+        self.hsv = be.from_numpy(values, like=system.B, real=True)
+        self._unit = system.order // system.states
+
+    def __repr__(self) -> str:
+        s = self.sigma.reshape(-1, self.sigma.shape[-1]) if self.sigma.size else np.zeros((1, 1))
+        return (
+            f"Analysis({self.system!r}, numerical rank {self.numerical_rank}, "
+            f"hsv {s[:, 0].max():.3g} ... {s[:, -1].min():.3g})"
+        )
+
+    @property
+    def numerical_rank(self) -> int:
+        """Order beyond which Hankel singular values are rounding errors (largest over a batch)."""
+        fixed = 0 if self.unstable is None else self.unstable.order
+        return fixed + (int(np.max(numerical_rank(self.sigma))) if self.sigma.size else 0)
+
+    def rank(self, rule: Rule) -> int:
+        """The rank that `rule` chooses: stored states of a conjugate system, states otherwise.
+
+        Unstable modes come on top of what the rule asks for the stable part.
+        """
+        fixed = 0 if self.unstable is None else self.unstable.states
+        if self.stable is None:
+            return fixed
+        order = choose_order(rule, self.sigma, self._unit)
+        rank = min(-(-order // self._unit), self.stable.states)
+        # a reduced real pole fills a stored state by itself, so a few more may be needed to hold the order
+        while self._unit == 2 and rank < self.stable.states and self.reduction(rank + fixed).stable_order < order:
+            rank += 1
+        return rank + fixed
+
+    def bound(self, rank: int, method: str = "truncate") -> Any:
+        r"""A-priori bound :math:`2\sum\sigma_i` on the H-infinity error at `rank`; a float, or an array over a batch."""
+        value = self.reduction(rank, method).bound
+        return float(value) if value.ndim == 0 else value
+
+    def energy(self, rank: int) -> Any:
+        r"""Share of :math:`\sum\sigma_i` kept at `rank`; a float, or an array over a batch."""
+        kept = self.reduction(rank).stable_order
+        total = np.sum(self.sigma, axis=-1)
+        share = np.sum(self.sigma[..., :kept], axis=-1) / np.where(total > 0, total, 1)
+        share = np.where(total > 0, share, 1.0)
+        return float(share) if share.ndim == 0 else share
+
+    def reduction(self, rank: int, method: str = "truncate") -> reduction.Reduction:
+        """The reduction to `rank` with all that is known of it (cached)."""
+        key = (int(rank), method)
+        if key not in self._cache:
+            self._cache[key] = reduction.reduce_analysis(self, *key)
+        return self._cache[key]
+
+    def reduce(self, rank: int | Rule, *, method: str = "truncate") -> Any:
+        """What was analysed, with `rank` states: the same type of object."""
+        chosen = rank if isinstance(rank, (int, np.integer)) else self.rank(rank)
+        return self._rebuild(self.reduction(int(chosen), method).system)
+
+
+def analyze(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:
+    """Solve once for the Gramian factors of `obj`, and answer many questions from them.
+
+    Parameters
+    ----------
+    obj : system, layer, model, or anything :func:`balred.adapt` reads
+    solver : str, optional
+    offset : float, optional
+        As :func:`hsv`.
+
+    Returns
+    -------
+    Analysis
+        For a model with several layers a dict by layer name.
+
+    Examples
+    --------
+    >>> import balred
+    >>> a = balred.analyze(balred.testing.random_system(20, seed=1))
+    >>> r = a.rank(balred.Energy(0.99))
+    >>> small = a.reduce(r)
+    >>> float(balred.error(a.system, small, kind="hinf")) <= a.bound(r)
+    True
+    """
+    from balred.adapt import per_layer
+
+    return per_layer(obj, lambda system, rebuild: Analysis(system, rebuild, solver=solver, offset=offset))
+
+
+__all__ = ["Analysis", "analyze", "hsv", "pad", "to_numpy"]

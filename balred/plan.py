@@ -1,0 +1,137 @@
+"""What a reduction would do to a model, as a table, before it is done.
+
+``reduce(model, ranks)`` is ``plan(model, ranks).apply()``: the plan analyses every layer it can, decides its rank,
+and records the a-priori bound and what it skips and why.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from balred.adapt import adapt, layers_of, replace_layers
+from balred.hankel import Analysis
+from balred.reduction import METHODS, check_rank
+
+
+class SkippedWarning(UserWarning):
+    """Layers of a model that a reduction left as they were, and why."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a plan: `after` is None where it is skipped, `note` says why."""
+
+    layer: str
+    type: str
+    before: int
+    after: int | None
+    bound: float | None = None
+    energy: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan:
+    """A table of what would be cut; ``apply()`` returns the reduced model.
+
+    Examples
+    --------
+    >>> import balred
+    >>> p = balred.plan([balred.testing.random_system(8, seed=1), balred.testing.random_system(4, seed=2)], 5)
+    >>> p.rows[0].after, p.rows[1].note
+    (5, 'has only 4 states')
+    """
+
+    model: Any
+    rows: tuple[Row, ...]
+    _new: Mapping[str, Any] = field(default_factory=dict)
+
+    def apply(self) -> Any:
+        """The model with the planned layers replaced; the original is untouched."""
+        skipped = [f"{r.layer or r.type} ({r.note})" for r in self.rows if r.after is None]
+        if skipped:
+            warnings.warn(f"layers left as they are: {'; '.join(skipped)}", SkippedWarning, stacklevel=3)
+        return replace_layers(self.model, self._new)
+
+    def __repr__(self) -> str:
+        lines = [("layer", "type", "from", "to", "bound", "energy", "")]
+        for r in self.rows:
+            lines.append((
+                r.layer or "-", r.type, str(r.before), "-" if r.after is None else str(r.after),
+                "" if r.bound is None else f"{r.bound:.3g}", "" if r.energy is None else f"{r.energy:.4f}", r.note,
+            ))  # fmt: skip
+        widths = [max(len(line[i]) for line in lines) for i in range(7)]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def plan(
+    model: Any,
+    ranks: Any,
+    calibration: Any = None,
+    *,
+    method: str = "truncate",
+    solver: str | None = None,
+    offset: float | None = None,
+) -> Plan:
+    """Decide what :func:`balred.reduce` would do to `model`.
+
+    Parameters
+    ----------
+    model : system, layer, model
+    ranks : int, rule, or dict by layer name of either
+        In a dict, layers without a key are left alone.
+    calibration : optional
+        Data for layers whose dynamics depend on their input; time-invariant layers need none.
+    method, solver, offset
+        As :func:`balred.reduce`.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError
+        As :func:`balred.reduce` for a single system or layer; a key of `ranks` that is no layer.  In a model with
+        several layers, one that cannot be cut is skipped and the table says why.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    layers = layers_of(model)
+    if isinstance(ranks, Mapping):
+        unknown = [str(k) for k in ranks if k not in layers]
+        if unknown:
+            raise ValueError(f"the keys of ranks must be layers of the model ({', '.join(layers)}), got {', '.join(unknown)}")
+    rows, new = [], {}
+    for name, layer in layers.items():
+        system, rebuild = adapt(layer)
+        kind, states = type(layer).__name__, system.states
+        wanted = ranks.get(name) if isinstance(ranks, Mapping) else ranks
+        if wanted is None:
+            rows.append(Row(name, kind, states, None, note="not in ranks"))
+            continue
+        integer = isinstance(wanted, (int, np.integer))
+        if integer and len(layers) > 1 and wanted > states:
+            rows.append(Row(name, kind, states, None, note=f"has only {states} states"))
+            continue
+        if integer:
+            check_rank(wanted, states)
+        try:
+            analysis = Analysis(system, rebuild, solver=solver, offset=offset)
+            rank = int(wanted) if integer else analysis.rank(wanted)
+            reduction = analysis.reduction(rank, method)
+        except ValueError as error:
+            if len(layers) == 1:
+                raise
+            rows.append(Row(name, kind, states, None, note=str(error)))
+            continue
+        new[name] = rebuild(reduction.system)
+        bound = float(np.max(reduction.bound)) if reduction.bound.size else 0.0
+        energy = float(np.min(analysis.energy(rank))) if method == "truncate" else None
+        rows.append(Row(name, kind, states, reduction.system.states, bound, energy))
+    return Plan(model, tuple(rows), new)

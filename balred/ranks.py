@@ -1,0 +1,210 @@
+r"""The rules that choose a rank from Hankel singular values.
+
+A rule answers one question: how many of the descending values :math:`\sigma_1 \ge \sigma_2 \ge \dots` must be kept?
+Every rule is capped at the numerical rank (values above ``n * eps * sigma_1``), since truncation beyond it divides
+by rounding errors, and may round its answer up to a multiple (a bucket), so that kernels and compilers see few sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class RankWarning(UserWarning):
+    """An integer rank beyond the numerical rank was asked for; the numerical rank was used."""
+
+
+class Rule(Protocol):
+    """What chooses a rank: attributes and the one method a rule has."""
+
+    multiple_of: int
+
+    def order(self, hsv: FloatArray) -> int:
+        """Least number of values of the one spectrum `hsv` that satisfies the rule, before rounding and cap."""
+
+
+def numerical_rank(hsv: FloatArray, eps: float = float(np.finfo(np.float64).eps)) -> NDArray[np.int64]:
+    """Number of Hankel singular values above ``n * eps * sigma_1``, shape (...).
+
+    The threshold is SLICOT's (TOL2 of AB09AD).
+    """
+    s = np.asarray(hsv)
+    return np.asarray(np.sum(s > s.shape[-1] * eps * s[..., :1], axis=-1))
+
+
+def a_priori_bound(hsv: FloatArray, order: int) -> FloatArray:
+    r"""The error bound of balanced truncation and of singular perturbation, shape (...).
+
+    .. math:: \|G-G_r\|_\infty \le 2\sum \sigma_i, \quad i > r,\ \text{distinct values counted once}
+
+    Values count as equal within 1e-9 of themselves; a group that `order` splits counts each of its members.
+
+    References
+    ----------
+    K. Glover, All optimal Hankel-norm approximations of linear multivariable systems and their L-infinity error
+    bounds, Int. J. Control 39 (1984), section 9; U. M. Al-Saggaf and G. F. Franklin (1987) for discrete time.
+
+    Examples
+    --------
+    >>> float(a_priori_bound(np.array([4.0, 1.0, 1.0, 0.5]), 1))
+    3.0
+    """
+    s = np.asarray(hsv, dtype=np.float64)
+    tail = s[..., order:]
+    if tail.shape[-1] == 0:
+        return np.zeros(s.shape[:-1])
+    same = np.zeros(tail.shape, dtype=bool)
+    same[..., 1:] = tail[..., 1:] >= tail[..., :-1] * (1 - 1e-9)
+    if order > 0:
+        split = np.cumprod(tail >= s[..., order - 1 : order] * (1 - 1e-9), axis=-1).astype(bool)
+        same &= ~split
+    return np.asarray(2 * np.sum(np.where(same, 0.0, tail), axis=-1))
+
+
+@dataclass(frozen=True)
+class Order:
+    """Keep `rank` values (of a conjugate system: stored states are counted in pairs of values).
+
+    Examples
+    --------
+    >>> Order(3).order(np.array([3.0, 2.0, 1.0, 0.5]))
+    3
+    """
+
+    rank: int
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        _check_integer("rank", self.rank)
+        _check_integer("multiple_of", self.multiple_of)
+
+    def order(self, hsv: FloatArray) -> int:
+        """`rank` itself."""
+        return self.rank
+
+
+@dataclass(frozen=True)
+class Energy:
+    r"""Keep the least r with :math:`\sum_{i\le r}\sigma_i \ge f \sum_i \sigma_i`.
+
+    Parameters
+    ----------
+    fraction : float
+        f in (0, 1]; CompreSSM's tolerance is :math:`\tau = 1-f` (arXiv 2510.02823, section 3).
+    squared : bool, default False
+        Sum :math:`\sigma_i^2` instead.
+    multiple_of : int, default 1
+
+    Examples
+    --------
+    >>> Energy(0.9).order(np.array([8.0, 1.5, 0.4, 0.1]))
+    2
+    """
+
+    fraction: float
+    squared: bool = False
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
+        _check_integer("multiple_of", self.multiple_of)
+
+    def order(self, hsv: FloatArray) -> int:
+        """Least number of values that holds the fraction."""
+        s = hsv**2 if self.squared else hsv
+        kept = np.cumsum(s)
+        return int(np.searchsorted(kept, self.fraction * kept[-1] * (1 - 4e-16 * len(s)))) + 1
+
+
+@dataclass(frozen=True)
+class Relative:
+    r"""Keep every value with :math:`\sigma_i > t\,\sigma_1`.
+
+    Examples
+    --------
+    >>> Relative(0.1).order(np.array([8.0, 1.5, 0.4, 0.1]))
+    2
+    """
+
+    tolerance: float
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance must be in [0, 1), got {self.tolerance}")
+        _check_integer("multiple_of", self.multiple_of)
+
+    def order(self, hsv: FloatArray) -> int:
+        """Number of values above the threshold."""
+        return int(np.sum(hsv > self.tolerance * hsv[0]))
+
+
+@dataclass(frozen=True)
+class ErrorBound:
+    r"""Keep the least r whose a-priori bound on the H-infinity error is at most `tolerance`.
+
+    Parameters
+    ----------
+    tolerance : float
+    relative : bool, default False
+        `tolerance` is a fraction of :math:`\sigma_1`, which never exceeds the H-infinity norm of G - D.
+    multiple_of : int, default 1
+
+    Raises
+    ------
+    ValueError
+        From :meth:`order`, if not even the numerical rank meets the tolerance.
+
+    Examples
+    --------
+    >>> ErrorBound(1.0).order(np.array([8.0, 1.5, 0.4, 0.1]))
+    2
+    """
+
+    tolerance: float
+    relative: bool = False
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance}")
+        _check_integer("multiple_of", self.multiple_of)
+
+    def order(self, hsv: FloatArray) -> int:
+        """Least order that meets the bound."""
+        limit = self.tolerance * (hsv[0] if self.relative else 1.0)
+        cap = int(numerical_rank(hsv))
+        for r in range(1, cap + 1):
+            if a_priori_bound(hsv, r) <= limit:
+                return r
+        best = float(a_priori_bound(hsv, cap))
+        raise ValueError(
+            f"the error bound must be reachable at the numerical rank {cap}, where it is {best:.3g}, got a tolerance of {limit:.3g}"
+        )
+
+
+def choose_order(rule: Rule, hsv: FloatArray, states_per_rank: int = 1) -> int:
+    """The order `rule` asks for: largest over a batch, rounded up to the rule's multiple, capped at the numerical rank.
+
+    `states_per_rank` is 2 for conjugate systems, whose multiple and whose :class:`Order` count stored states.
+    """
+    spectra = np.asarray(hsv, dtype=np.float64).reshape(-1, np.shape(hsv)[-1])
+    alive = spectra[spectra[:, 0] > 0]
+    if len(alive) == 0:
+        raise ValueError(f"{rule} cannot choose a rank: every Hankel singular value is zero")
+    scale = states_per_rank if isinstance(rule, Order) else 1
+    order = max(rule.order(s) * scale for s in alive)
+    bucket = max(rule.multiple_of, 1) * states_per_rank if rule.multiple_of > 1 else 1
+    return min(-(-order // bucket) * bucket, int(np.max(numerical_rank(alive))))
+
+
+def _check_integer(name: str, value: Any) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
