@@ -26,6 +26,11 @@ def is_concrete(x: Array) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def all_finite(x: Array) -> bool:
+    """Whether no entry of the concrete array `x` is NaN or infinite."""
+    return bool(np.isfinite(np.asarray(x)).all())
+
+
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     """Copy to the host."""
     return np.asarray(x)
@@ -76,14 +81,14 @@ def stop_gradient(x: Array) -> Array:
 def differentiable(
     value: Callable[..., tuple[Array, Any]], vjp: Callable[[Any, Array], Sequence[Array]], *args: Array
 ) -> Array:
-    """``value(*args)[0]`` with the vector-Jacobian product ``vjp(residuals, g)``.
+    """``value(*args)[0]`` (``residuals=False`` where only the value is wanted) with the vector-Jacobian product ``vjp(residuals, g)``.
 
     JAX's cotangent of a complex input is the conjugate of the gradient that `vjp` returns.
     """
 
     @jax.custom_vjp
     def rule(*inputs: Array) -> Array:
-        return value(*inputs)[0]
+        return value(*inputs, residuals=False)[0]
 
     def forward(*inputs: Array) -> tuple[Array, Any]:
         return value(*inputs)

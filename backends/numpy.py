@@ -21,6 +21,11 @@ def is_concrete(x: Array) -> bool:
     return True
 
 
+def all_finite(x: Array) -> bool:
+    """Whether no entry of the concrete array `x` is NaN or infinite."""
+    return bool(np.isfinite(x).all())
+
+
 def to_numpy(x: Array) -> Array:
     """Return `x` itself."""
     return np.asarray(x)
@@ -61,7 +66,7 @@ def differentiable(
     value: Callable[..., tuple[Array, Any]], vjp: Callable[[Any, Array], Sequence[Array]], *args: Array
 ) -> Array:
     """Return ``value(*args)[0]``; the derivative `vjp` has no use here."""
-    return value(*args)[0]
+    return value(*args, residuals=False)[0]
 
 
 def separate(A: Array, stable: Callable[[Array], Array]) -> tuple[Array, Array, int]:

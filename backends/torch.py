@@ -25,6 +25,11 @@ def is_concrete(x: Array) -> bool:
     return x.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+def all_finite(x: Array) -> bool:
+    """Whether no entry of the concrete array `x` is NaN or infinite."""
+    return bool(torch.isfinite(x).all())
+
+
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     """Copy to the host, detached."""
     return np.asarray(x.detach().resolve_conj().resolve_neg().cpu().numpy())
@@ -35,7 +40,7 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
     dtype = like.real.dtype
     if np.iscomplexobj(x) and not real:
         dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-    return torch.as_tensor(np.ascontiguousarray(x.real if real else x)).to(device=like.device, dtype=dtype)
+    return torch.tensor(x.real if real else x).to(device=like.device, dtype=dtype)
 
 
 def triangular_factor(x: Array) -> Array:
@@ -64,9 +69,9 @@ def stop_gradient(x: Array) -> Array:
 def differentiable(
     value: Callable[..., tuple[Array, Any]], vjp: Callable[[Any, Array], Sequence[Array]], *args: Array
 ) -> Array:
-    """``value(*args)[0]`` with the vector-Jacobian product ``vjp(residuals, g)``."""
+    """``value(*args)[0]`` (``residuals=False`` where only the value is wanted) with the vector-Jacobian product ``vjp(residuals, g)``."""
     if not (torch.is_grad_enabled() and any(a.requires_grad for a in args)):
-        return value(*args)[0]
+        return value(*args, residuals=False)[0]
 
     class Rule(torch.autograd.Function):
         @staticmethod

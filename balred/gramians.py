@@ -11,6 +11,7 @@ singular value of :math:`Z_q^H Z_p`, whereas the eigenvalues of :math:`PQ` are i
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -112,8 +113,10 @@ def gramians(obj: Any, *, solver: str | None = None) -> tuple[Array, Array]:
 
 
 def with_leaves(system: System, leaves: tuple[Array, ...]) -> System:
-    """`system` with other arrays in place of A, B, C (or log_poles, B, C), and D in their precision."""
+    """`system` with other arrays in place of A, B, C (or log_poles, B, C), and D (if any) in their precision."""
     first, B, C = leaves
+    if system.D is None:
+        return dataclasses.replace(system, **dict(zip(("A" if isinstance(system, DenseSystem) else "log_poles", "B", "C"), leaves, strict=True)))
     xp = namespace(B)
     wide = B.dtype in (xp.float64, xp.complex128)
     complex_D = arrays.is_complex(system.D)
@@ -283,7 +286,7 @@ def _compress(be: Backend, Z: Array, shed: bool) -> Array:
     n, k = Z.shape[-2:]
     if k > n:
         return ct(be.triangular_factor(ct(Z)))
-    if not shed or 2 * k > n or k == 1:
+    if not shed or k == 1:
         return Z
     Q, R = xp.linalg.qr(Z, mode="reduced")
     U, s, _ = xp.linalg.svd(R, full_matrices=False)

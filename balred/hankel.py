@@ -7,15 +7,16 @@ to reduce.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from balred import arrays, reduction
-from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
-from balred.balancing import Spectrum, pad, spectrum
-from balred.gramians import cast_like, cauchy, with_leaves
+from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace
+from balred.balancing import Spectrum, spectrum
+from balred.gramians import cast_like, cauchy, factors, with_leaves
 from balred.ranks import Rule, a_priori_bound, choose_order, numerical_rank
 from balred.separation import split
 from balred.systems import DenseSystem, DiagonalSystem, System
@@ -64,15 +65,20 @@ def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> 
 
 def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
     be = backend_of(*system.leaves)
+    system = dataclasses.replace(system, D=None)  # no part in it, and a derivative rule may not close over it
 
-    def value(*leaves: Array) -> tuple[Array, Any]:
+    def value(*leaves: Array, residuals: bool = True) -> tuple[Array, Any]:
         with double_precision(*leaves) as wide:
             precise = with_leaves(system, tuple(be.stop_gradient(x) for x in wide))
             unstable, stable = split(precise, offset)
             if stable is None:
                 return cast_like(arrays.full(arrays.real(precise.B), (system.order,), np.inf), system), None
-            sp = spectrum(stable, solver)
-            s = _padded(sp.s, stable.order)
+            if residuals:
+                sp = spectrum(stable, solver)
+                s = _padded(sp.s, stable.order)
+            else:
+                Zp, Zq = factors(stable, solver)
+                sp, s = None, _padded(namespace(Zp).linalg.svdvals(ct(Zq) @ Zp), stable.order)
             if unstable is not None:
                 xp = namespace(s)
                 s = xp.concat([arrays.full(s, (unstable.order,), np.inf), s], axis=-1)
@@ -286,6 +292,3 @@ def analyze(obj: Any, *, solver: str | None = None, offset: float | None = None)
     from balred.adapt import per_layer
 
     return per_layer(obj, lambda system, rebuild: Analysis(system, rebuild, solver=solver, offset=offset))
-
-
-__all__ = ["Analysis", "analyze", "hsv", "pad", "to_numpy"]

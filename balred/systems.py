@@ -371,10 +371,8 @@ def _promoted(x: Array, wide: bool) -> Array:
 
 
 def _check_finite(name: str, x: Array) -> None:
-    if not backend_of(x).is_concrete(x):
-        return
-    finite = namespace(x).isfinite(x)
-    if not bool(namespace(x).all(finite)):
-        bad = np.argwhere(~backend_of(x).to_numpy(finite))
+    be = backend_of(x)
+    if be.is_concrete(x) and not be.all_finite(x):
+        bad = np.argwhere(~np.isfinite(be.to_numpy(x)))
         where = tuple(int(i) for i in bad[0])
         raise ValueError(f"{name} must be finite, got {len(bad)} NaN or infinite entries, the first at {where}")

@@ -1,0 +1,256 @@
+"""PyTorch: models of layers, and truncation during training.
+
+PyTorch loops hold references (optimizers, schedulers, the loop itself), so a cut is made in place: every parameter
+keeps its identity and gets smaller data, and the optimizer's state follows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from balred.adapt import Container, adapt, entry_of, layers_of, register, register_container
+from balred.adapters.torch_lru import LRU, scan
+from balred.arrays import to_numpy
+from balred.backends.torch import from_numpy
+from balred.hankel import Analysis
+from balred.intraining import Guard, Policy, PolicyState, Report, decide
+from balred.parametrisations import diagonal_feedthrough, lru_carry_split, lru_parameters, lru_rows, lru_split, lru_system
+from balred.ranks import Rule
+from balred.reduction import Reduction
+from balred.systems import System
+
+__all__ = ["LRU", "InTrainingReducer", "blank_copy", "set_layer", "scan"]
+
+
+def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A copy of `layer` in which the parameters and buffers called so in `tensors` have those values.
+
+    Names may be dotted.  Everything else (hooks, modes, ``requires_grad``, attributes of the parameters such as
+    ``_optim``) is copied.
+    """
+    new = copy.deepcopy(layer)
+    for name, value in tensors.items():
+        owner = new.get_submodule(name.rpartition(".")[0])
+        last = name.rpartition(".")[2]
+        if last in owner._parameters:
+            parameter = owner._parameters[last]
+            assert parameter is not None
+            parameter.grad = None
+            parameter.data = value.detach().to(parameter.dtype)
+        elif last in owner._buffers:
+            owner._buffers[last] = value.detach()
+        else:
+            setattr(owner, last, value)
+    return new
+
+
+def set_layer(old: nn.Module, new: nn.Module) -> None:
+    """Make `old` equal `new`, a layer of the same type and other sizes, keeping the identity of its parameters."""
+    theirs = dict(new.named_modules())
+    for name, mine in old.named_modules():
+        other = theirs[name]
+        for key, parameter in mine._parameters.items():
+            value = other._parameters[key]
+            if parameter is not None and value is not None:
+                parameter.grad = None
+                parameter.data = value.data
+        mine._buffers.update(other._buffers)
+        known = {"_parameters", "_buffers", "_modules"}
+        mine.__dict__.update({k: v for k, v in other.__dict__.items() if k not in known and not k.endswith("_hooks")})
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if name and not inside and entry_of(module) is not None:
+            found[name] = module
+    return found
+
+
+def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
+    # a layer that is used in several places is replaced in all of them
+    by_id = {id(model.get_submodule(name)): layer for name, layer in new.items()}
+    places = {n: by_id[id(m)] for n, m in model.named_modules(remove_duplicate=False) if n and id(m) in by_id}
+    result = copy.deepcopy(model)
+    for name, layer in places.items():
+        parent, _, last = name.rpartition(".")
+        setattr(result.get_submodule(parent), last, layer)
+    return result
+
+
+register_container("torch.nn.modules.module.Module", Container(_layers, _replaced))
+
+
+# ------------------------------------------------------------------------------------------------ the LRU layer
+
+@register(LRU, carry=lru_carry_split)
+def adapt_lru(layer: LRU) -> tuple[System, Any]:
+    """The conjugate system of an LRU layer, and the way back."""
+    B, C = torch.complex(layer.B_re, layer.B_im), torch.complex(layer.C_re, layer.C_im)
+    system = lru_system(layer.nu_log, layer.theta_log, layer.gamma_log, B, C, torch.diag(layer.D))
+
+    def rebuild(reduced: Any) -> LRU:
+        values = lru_split(lru_parameters(reduced, lru_rows(to_numpy(B))))
+        values["D"] = diagonal_feedthrough(to_numpy(reduced.D), "LRU")
+        result: LRU = blank_copy(layer, {k: from_numpy(v, like=layer.D) for k, v in values.items()})
+        return result
+
+    return system, rebuild
+
+
+# ---------------------------------------------------------------------------------------------------- in training
+
+_FIRST = ("exp_avg", "momentum_buffer", "grad_avg", "mu_product")
+_SECOND = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")
+
+
+class InTrainingReducer:
+    """Cut the layers of a model, and the optimizer's state with them, while it trains.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    optimizer : torch.optim.Optimizer
+        Its parameter groups, and the schedulers that hold it, are left as they are.
+    rule : rule, default ``balred.Energy(0.99)``
+    window : (int, int)
+        Steps between which cuts may happen.
+    attempts, interval, min_cut, settled, guard
+        As :class:`balred.intraining.Policy`.
+    moments : {"reset", "carry"}, default "reset"
+        What becomes of the optimizer's moments of a cut layer: zeros, or carried through the change of coordinates.
+        The default is the better one on the demo's data (docs, in-training guide).
+
+    Examples
+    --------
+    >>> import torch, balred
+    >>> from balred.adapters.torch import LRU, InTrainingReducer
+    >>> model = torch.nn.Sequential(LRU(2, 32, generator=torch.Generator().manual_seed(0)), torch.nn.Linear(2, 1))
+    >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    >>> reducer = InTrainingReducer(model, optimizer, rule=balred.Energy(0.9), window=(0, 2), attempts=1)
+    >>> for step in range(3):
+    ...     optimizer.zero_grad()
+    ...     model(torch.ones(1, 8, 2)).square().mean().backward()
+    ...     optimizer.step()
+    ...     report = reducer.step()
+    ...     if report:
+    ...         print(report.step, report.cuts[0].before > report.cuts[0].after)
+    2 True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rule: Rule,
+        window: tuple[int, int],
+        attempts: int | None = None,
+        *,
+        interval: int | None = None,
+        min_cut: float = 0.05,
+        settled: int | None = None,
+        guard: Guard | None = None,
+        moments: str = "reset",
+    ) -> None:
+        if moments not in ("reset", "carry"):
+            raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
+        self.model, self.optimizer, self.moments = model, optimizer, moments
+        self.policy = Policy(rule, window, attempts, interval, min_cut, settled, guard)
+        self.state: PolicyState = self.policy.init()
+        self.steps = 0
+        self.reports: list[Report] = []
+        self._held: tuple[int, float, Any] | None = None
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, layer in layers_of(model).items():
+            stray = [n for n, p in layer.named_parameters() if p.requires_grad and id(p) not in known]
+            if stray:
+                raise ValueError(f"the optimizer must hold every parameter of a layer to be cut, got {name or 'layer'} without {', '.join(stray)}")
+
+    def step(self) -> Report | None:
+        """Count a training step; call it after ``optimizer.step()``.
+
+        Returns
+        -------
+        Report or None
+            None unless a cut was attempted or taken back at this step.
+        """
+        self.steps += 1
+        report = self._judge() or self._attempt()
+        if report is not None:
+            self.reports.append(report)
+        return report
+
+    def _attempt(self) -> Report | None:
+        if self._held is not None or not self.policy.due(self.state, self.steps):
+            return None
+        layers = layers_of(self.model)
+        with torch.no_grad():
+            analyse = {name: (lambda layer=layer: Analysis(*adapt(layer))) for name, layer in layers.items()}
+            reductions, self.state, report = decide(self.policy, self.state, self.steps, analyse)
+            if not reductions:
+                return report
+            guard = self.policy.guard
+            if guard is not None:
+                self._held = (self.steps + guard.delay, float(guard.metric(self.model)), self._snapshot())
+            for name, reduction in reductions.items():
+                self._cut(layers[name], reduction)
+        return self._judge() or report
+
+    def _cut(self, layer: nn.Module, reduction: Reduction) -> None:
+        new = adapt(layer)[1](reduction.system)
+        entry = entry_of(layer)
+        old_values = {n: to_numpy(p).copy() for n, p in layer.named_parameters()}
+        old_state = {n: dict(self.optimizer.state.get(p, {})) for n, p in layer.named_parameters()}
+        set_layer(layer, new)
+        values = {n: to_numpy(p) for n, p in layer.named_parameters()}
+        carried: dict[str, dict[str, Any]] = {}
+        if self.moments == "carry" and entry is not None and entry.carry is not None and reduction.change is not None:
+            for key in _FIRST + _SECOND:
+                if all(key in s for s in old_state.values()):
+                    moments = {n: to_numpy(s[key]) for n, s in old_state.items()}
+                    carried[key] = entry.carry(old_values, values, moments, reduction.change, 1 if key in _FIRST else 2)
+        for n, p in layer.named_parameters():
+            for key, value in old_state[n].items():
+                if isinstance(value, torch.Tensor) and value.shape == old_values[n].shape != tuple(p.shape):
+                    kept = carried.get(key, {}).get(n)
+                    self.optimizer.state[p][key] = torch.zeros_like(p.data, dtype=value.dtype) if kept is None else from_numpy(kept, like=p.data).to(value.dtype)
+
+    def _snapshot(self) -> Any:
+        params = [(p, p.data.clone()) for p in self.model.parameters()]
+        modules = {n: copy.deepcopy(m) for n, m in layers_of(self.model).items()}
+        buffers = {n: b.clone() for n, b in self.model.named_buffers()}
+        state = {p: copy.deepcopy(s) for p, s in self.optimizer.state.items()}
+        return params, modules, buffers, state
+
+    def _restore(self, snapshot: Any) -> None:
+        params, modules, buffers, state = snapshot
+        for name, layer in layers_of(self.model).items():
+            set_layer(layer, modules[name])
+        for p, data in params:
+            p.data, p.grad = data, None
+        for name, value in buffers.items():
+            owner, _, last = name.rpartition(".")
+            self.model.get_submodule(owner)._buffers[last] = value
+        for p, values in state.items():
+            self.optimizer.state[p] = values
+
+    def _judge(self) -> Report | None:
+        """Take the last cut back if the guard says so; forget the snapshot otherwise."""
+        guard = self.policy.guard
+        if guard is None or self._held is None or self.steps < self._held[0]:
+            return None
+        _, before, snapshot = self._held
+        self._held = None
+        with torch.no_grad():
+            after = float(guard.metric(self.model))
+            if guard.accepts(before, after):
+                return None
+            self._restore(snapshot)
+        self.state = self.policy.stop(self.state)
+        return Report(self.steps, (), {n: adapt(m)[0].states for n, m in layers_of(self.model).items()}, restored=True)

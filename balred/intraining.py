@@ -1,0 +1,246 @@
+r"""The policy of in-training truncation: when to look, what to cut, when to take it back.
+
+The method is CompreSSM (arXiv 2510.02823, section 3): at a few steps inside the learning-rate warm-up every layer is
+reduced to the least rank whose Hankel singular values hold :math:`1-\tau` of their sum, if that is well below its
+present rank.  A policy is a pure pair ``init``/``update``: no framework, no clock, no randomness.  The adapters
+measure, cut and restore; this module decides.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from balred.hankel import Analysis
+from balred.ranks import Rule
+from balred.reduction import Reduction
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Take a cut back if a metric falls by more than a tolerance.
+
+    Parameters
+    ----------
+    metric : callable
+        ``metric(model)`` returns a float, such as the validation accuracy.
+    tolerance : float
+        Largest fall (rise, for ``higher_is_better=False``) that is accepted.
+    delay : int, default 0
+        Training steps between a cut and its judgement; 0 judges the cut model at once.
+    higher_is_better : bool, default True
+    """
+
+    metric: Callable[[Any], float]
+    tolerance: float
+    delay: int = 0
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tolerance < 0:
+            raise ValueError(f"tolerance must not be negative, got {self.tolerance}")
+        if self.delay < 0:
+            raise ValueError(f"delay must not be negative, got {self.delay}")
+
+    def accepts(self, before: float, after: float) -> bool:
+        """Whether `after` is within the tolerance of `before`; NaN never is."""
+        return (before - after if self.higher_is_better else after - before) <= self.tolerance
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """What a policy remembers: the last step seen, rank choices by layer, and whether it has stopped for good."""
+
+    step: int = 0
+    choices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When and how far to cut.
+
+    Parameters
+    ----------
+    rule : rule
+        Chooses each layer's rank, for example ``balred.Energy(0.99)``.
+    window : (int, int)
+        Steps between which cuts may happen: the learning-rate warm-up, or the first tenth of the training.
+    attempts : int, optional
+        So many equidistant steps, the last one at the end of the window (default 4).
+    interval : int, optional
+        Instead of `attempts`: every so many steps from the window's start on.
+    min_cut : float, default 0.05
+        A layer is cut only to at most ``(1 - min_cut)`` of its present rank.
+    settled : int, optional
+        A layer is cut only once its choice has stayed within 5 % (or one state) over this many attempts in a row.
+    guard : Guard, optional
+
+    Examples
+    --------
+    >>> import balred
+    >>> Policy(balred.Energy(0.99), window=(0, 4000), attempts=4).steps
+    (1000, 2000, 3000, 4000)
+    """
+
+    rule: Rule
+    window: tuple[int, int]
+    attempts: int | None = None
+    interval: int | None = None
+    min_cut: float = 0.05
+    settled: int | None = None
+    guard: Guard | None = None
+
+    def __post_init__(self) -> None:
+        start, end = self.window
+        if not 0 <= start < end:
+            raise ValueError(f"window must be (start, end) with 0 <= start < end, got {self.window}")
+        if self.attempts is not None and self.interval is not None:
+            raise ValueError(f"attempts or interval may be given, not both, got {self.attempts} and {self.interval}")
+        length = end - start
+        for name, value in (("attempts", self.attempts), ("interval", self.interval)):
+            if value is not None and not 1 <= value <= length:
+                raise ValueError(f"{name} must be between 1 and the window's length {length}, got {value}")
+        if not 0 <= self.min_cut < 1:
+            raise ValueError(f"min_cut must be in [0, 1), got {self.min_cut}")
+        if self.settled is not None and self.settled < 2:
+            raise ValueError(f"settled must be at least 2 attempts, got {self.settled}")
+
+    @property
+    def last(self) -> int:
+        """The last step at which anything may happen: the last attempt, or the judgement of its cut."""
+        return self.steps[-1] + (self.guard.delay if self.guard else 0)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps at which cuts are attempted."""
+        start, end = self.window
+        if self.interval is not None:
+            return tuple(range(start + self.interval, end + 1, self.interval))
+        n = self.attempts if self.attempts is not None else min(4, end - start)
+        return tuple(start + math.ceil((i + 1) * (end - start) / n) for i in range(n))
+
+    def init(self) -> PolicyState:
+        """The state before the first step."""
+        return PolicyState()
+
+    def due(self, state: PolicyState, step: int) -> bool:
+        """Whether a cut is to be attempted after training step `step` (counted from 1)."""
+        return not state.stopped and step in self.steps
+
+    def update(self, state: PolicyState, step: int, ranks: Mapping[str, tuple[int, int]]) -> tuple[dict[str, int], PolicyState]:
+        """Decide the cuts at `step`.
+
+        Parameters
+        ----------
+        state : PolicyState
+        step : int
+        ranks : mapping
+            By layer: (present rank, rank that the rule chooses).
+
+        Returns
+        -------
+        cuts : dict
+            The new rank of every layer to be cut.
+        state : PolicyState
+        """
+        choices = {name: (*state.choices.get(name, ()), chosen) for name, (_, chosen) in ranks.items()}
+        cuts = {
+            name: chosen
+            for name, (present, chosen) in ranks.items()
+            if chosen <= (1 - self.min_cut) * present and chosen < present and self._is_settled(choices[name])
+        }
+        return cuts, replace(state, step=step, choices=choices)
+
+    def _is_settled(self, choices: tuple[int, ...]) -> bool:
+        if self.settled is None:
+            return True
+        last = choices[-self.settled :]
+        return len(last) == self.settled and max(last) - min(last) <= max(1, 0.05 * max(last))
+
+    def stop(self, state: PolicyState) -> PolicyState:
+        """No more cuts: what a guard does after it took one back."""
+        return replace(state, stopped=True)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One layer's cut: ranks before and after, share of the sum of HSVs kept, a-priori bound on the H-infinity error."""
+
+    layer: str
+    before: int
+    after: int
+    energy: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened at an attempt.
+
+    Attributes
+    ----------
+    step : int
+    cuts : tuple of Cut
+        Empty if nothing was cut (or all was taken back).
+    ranks : dict
+        Every layer's rank afterwards.
+    skipped : dict
+        Layers that could not be analysed or cut, and why.
+    restored : bool
+        Whether the guard restored the state before the last cut.
+    seconds : float
+        Time spent on analysis and cut.
+    """
+
+    step: int
+    cuts: tuple[Cut, ...]
+    ranks: Mapping[str, int]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    restored: bool = False
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        if self.restored:
+            return f"step {self.step}: the last cut was taken back, the metric fell by more than the guard's tolerance"
+        lines = [
+            f"step {self.step}: {c.layer or 'layer'} {c.before} -> {c.after} states, "
+            f"{100 * c.energy:.2f} % of the energy, error bound {c.bound:.3g}"
+            for c in self.cuts
+        ] or [f"step {self.step}: nothing cut"]
+        return "\n".join(lines + [f"step {self.step}: {name or 'layer'} skipped: {why}" for name, why in self.skipped.items()])
+
+
+def decide(
+    policy: Policy, state: PolicyState, step: int, analyse: Mapping[str, Callable[[], Analysis]]
+) -> tuple[dict[str, Reduction], PolicyState, Report]:
+    """Analyse every layer, ask the policy, and describe the outcome; the caller carries it out.
+
+    Returns the reductions of the layers to cut, the new state and the report.
+    """
+    began = time.perf_counter()
+    analyses: dict[str, Analysis] = {}
+    ranks: dict[str, tuple[int, int]] = {}
+    skipped: dict[str, str] = {}
+    for name, make in analyse.items():
+        try:
+            analyses[name] = make()
+            chosen = analyses[name].rank(policy.rule)
+            analyses[name].reduction(chosen)
+            ranks[name] = (analyses[name].system.states, chosen)
+        except (ValueError, ArithmeticError) as error:
+            skipped[name] = str(error)
+    wanted, state = policy.update(state, step, ranks)
+    cuts, reductions = [], {}
+    after = {name: present for name, (present, _) in ranks.items()}
+    for name, rank in wanted.items():
+        a = analyses[name]
+        reductions[name] = a.reduction(rank)
+        after[name] = reductions[name].system.states
+        cuts.append(Cut(name, a.system.states, after[name], float(np.min(a.energy(rank))), float(np.max(a.bound(rank)))))
+    return reductions, state, Report(step, tuple(cuts), after, skipped, False, time.perf_counter() - began)
