@@ -20,7 +20,14 @@ from balred.arrays import to_numpy
 from balred.backends.jax import from_numpy
 from balred.hankel import Analysis
 from balred.intraining import Guard, Policy, PolicyState, Report, decide
-from balred.parametrisations import diagonal_feedthrough, lru_carry_split, lru_parameters, lru_rows, lru_split, lru_system
+from balred.parametrisations import (
+    diagonal_feedthrough,
+    lru_carry_split,
+    lru_parameters,
+    lru_rows,
+    lru_split,
+    lru_system,
+)
 from balred.ranks import Rule
 from balred.reduction import Reduction
 from balred.systems import System
@@ -127,7 +134,9 @@ class InTrainingReducer:
         layers_of(model)
         return ReducerState(self.policy.init())
 
-    def update(self, model: Any, opt_state: Any, state: ReducerState, step: int) -> tuple[Any, Any, ReducerState, Report | None]:
+    def update(
+        self, model: Any, opt_state: Any, state: ReducerState, step: int
+    ) -> tuple[Any, Any, ReducerState, Report | None]:
         """Cut if the policy says so after training step `step` (counted from 1).
 
         Returns
@@ -184,16 +193,31 @@ class InTrainingReducer:
                 return node
             present = {k: getattr(node, k) for k in fields if eqx.is_array(getattr(node, k))}
             if any(v.shape != fields[k].shape for k, v in present.items()):
-                raise ValueError(f"the optimizer state of layer {name or 'layer'} must have the layer's shapes, got {full}")
+                raise ValueError(
+                    f"the optimizer state of layer {name or 'layer'} must have the layer's shapes, got {full}"
+                )
             keys = {str(getattr(p, "name", "")) for p in path}
             power = 1 if keys & set(_FIRST) else 2 if keys & set(_SECOND) else 0
             carried: dict[str, Any] = {}
-            if self.moments == "carry" and power and entry is not None and entry.carry is not None and reduction.change is not None and len(present) == len(fields):
-                host = [{k: to_numpy(v) for k, v in source.items()} for source in (fields, {k: getattr(new, k) for k in fields}, present)]
+            if (
+                self.moments == "carry"
+                and power
+                and entry is not None
+                and entry.carry is not None
+                and reduction.change is not None
+                and len(present) == len(fields)
+            ):
+                host = [
+                    {k: to_numpy(v) for k, v in source.items()}
+                    for source in (fields, {k: getattr(new, k) for k in fields}, present)
+                ]
                 carried = entry.carry(*host, reduction.change, power)
             changed = [k for k in present if getattr(new, k).shape != fields[k].shape]
             values = [
-                from_numpy(carried[k], like=present[k]) if k in carried else jnp.zeros(getattr(new, k).shape, present[k].dtype) for k in changed
+                from_numpy(carried[k], like=present[k])
+                if k in carried
+                else jnp.zeros(getattr(new, k).shape, present[k].dtype)
+                for k in changed
             ]
             return eqx.tree_at(lambda n: [getattr(n, k) for k in changed], node, values) if changed else node
 

@@ -27,7 +27,9 @@ def adapt_lru(layer: Any) -> tuple[System, Any]:
     system = lru_system(layer.nu_log, layer.theta_log, layer.gamma_log, layer.B, layer.C, layer.D)
 
     def rebuild(reduced: Any) -> Any:
-        values = {k: from_numpy(v, like=layer.B) for k, v in lru_parameters(reduced, lru_rows(to_numpy(layer.B))).items()}
+        values = {
+            k: from_numpy(v, like=layer.B) for k, v in lru_parameters(reduced, lru_rows(to_numpy(layer.B))).items()
+        }
         values["D"] = reduced.D
         values["state"] = torch.zeros_like(values["B"][:, 0])
         return blank_copy(layer, values)

@@ -19,12 +19,19 @@ from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
 from balred.hankel import Analysis
 from balred.intraining import Guard, Policy, PolicyState, Report, decide
-from balred.parametrisations import diagonal_feedthrough, lru_carry_split, lru_parameters, lru_rows, lru_split, lru_system
+from balred.parametrisations import (
+    diagonal_feedthrough,
+    lru_carry_split,
+    lru_parameters,
+    lru_rows,
+    lru_split,
+    lru_system,
+)
 from balred.ranks import Rule
 from balred.reduction import Reduction
 from balred.systems import System
 
-__all__ = ["LRU", "InTrainingReducer", "blank_copy", "set_layer", "scan"]
+__all__ = ["LRU", "InTrainingReducer", "blank_copy", "scan", "set_layer"]
 
 
 def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -88,6 +95,7 @@ register_container("torch.nn.modules.module.Module", Container(_layers, _replace
 
 
 # ------------------------------------------------------------------------------------------------ the LRU layer
+
 
 @register(LRU, carry=lru_carry_split)
 def adapt_lru(layer: LRU) -> tuple[System, Any]:
@@ -170,7 +178,9 @@ class InTrainingReducer:
         for name, layer in layers_of(model).items():
             stray = [n for n, p in layer.named_parameters() if p.requires_grad and id(p) not in known]
             if stray:
-                raise ValueError(f"the optimizer must hold every parameter of a layer to be cut, got {name or 'layer'} without {', '.join(stray)}")
+                raise ValueError(
+                    f"the optimizer must hold every parameter of a layer to be cut, got {name or 'layer'} without {', '.join(stray)}"
+                )
 
     def step(self) -> Report | None:
         """Count a training step; call it after ``optimizer.step()``.
@@ -219,7 +229,11 @@ class InTrainingReducer:
             for key, value in old_state[n].items():
                 if isinstance(value, torch.Tensor) and value.shape == old_values[n].shape != tuple(p.shape):
                     kept = carried.get(key, {}).get(n)
-                    self.optimizer.state[p][key] = torch.zeros_like(p.data, dtype=value.dtype) if kept is None else from_numpy(kept, like=p.data).to(value.dtype)
+                    self.optimizer.state[p][key] = (
+                        torch.zeros_like(p.data, dtype=value.dtype)
+                        if kept is None
+                        else from_numpy(kept, like=p.data).to(value.dtype)
+                    )
 
     def _snapshot(self) -> Any:
         params = [(p, p.data.clone()) for p in self.model.parameters()]

@@ -83,9 +83,7 @@ def differentiable(
         @torch.autograd.function.once_differentiable
         def backward(ctx: Any, g: Array) -> Any:
             cotangents = vjp(ctx.residuals, g)
-            return tuple(
-                (c if a.is_complex() else c.real).to(a.dtype) for c, a in zip(cotangents, args, strict=True)
-            )
+            return tuple((c if a.is_complex() else c.real).to(a.dtype) for c, a in zip(cotangents, args, strict=True))
 
     result: Array = Rule.apply(*args)
     return result
@@ -94,7 +92,10 @@ def differentiable(
 def _register(cls: type, meta: tuple[str, ...]) -> None:
     _pytree.register_pytree_node(
         cls,
-        lambda s: ([getattr(s, f) for f in cls.__dataclass_fields__ if f not in meta], tuple(getattr(s, f) for f in meta)),
+        lambda s: (
+            [getattr(s, f) for f in cls.__dataclass_fields__ if f not in meta],
+            tuple(getattr(s, f) for f in meta),
+        ),
         lambda leaves, context: cls(*leaves, *context),
     )
 

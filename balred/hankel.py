@@ -17,7 +17,7 @@ from balred import arrays, reduction
 from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace
 from balred.balancing import Spectrum, spectrum
 from balred.gramians import cast_like, cauchy, factors, with_leaves
-from balred.ranks import Rule, a_priori_bound, choose_order, numerical_rank
+from balred.ranks import Rule, choose_order, numerical_rank
 from balred.separation import split
 from balred.systems import DenseSystem, DiagonalSystem, System
 
@@ -191,11 +191,18 @@ class Analysis:
     """
 
     def __init__(
-        self, system: System, rebuild: Callable[[System], Any], *, solver: str | None = None, offset: float | None = None
+        self,
+        system: System,
+        rebuild: Callable[[System], Any],
+        *,
+        solver: str | None = None,
+        offset: float | None = None,
     ) -> None:
         be = backend_of(*system.leaves)
         if not is_concrete(*system.leaves):
-            raise TypeError("analyze needs concrete values, got traced arrays: call balred.hsv under jit, or analyze outside it")
+            raise TypeError(
+                "analyze needs concrete values, got traced arrays: call balred.hsv under jit, or analyze outside it"
+            )
         self.system = system
         self._rebuild = rebuild
         self._cache: dict[tuple[int, str], reduction.Reduction] = {}

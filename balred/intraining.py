@@ -133,7 +133,9 @@ class Policy:
         """Whether a cut is to be attempted after training step `step` (counted from 1)."""
         return not state.stopped and step in self.steps
 
-    def update(self, state: PolicyState, step: int, ranks: Mapping[str, tuple[int, int]]) -> tuple[dict[str, int], PolicyState]:
+    def update(
+        self, state: PolicyState, step: int, ranks: Mapping[str, tuple[int, int]]
+    ) -> tuple[dict[str, int], PolicyState]:
         """Decide the cuts at `step`.
 
         Parameters
@@ -213,7 +215,9 @@ class Report:
             f"{100 * c.energy:.2f} % of the energy, error bound {c.bound:.3g}"
             for c in self.cuts
         ] or [f"step {self.step}: nothing cut"]
-        return "\n".join(lines + [f"step {self.step}: {name or 'layer'} skipped: {why}" for name, why in self.skipped.items()])
+        return "\n".join(
+            lines + [f"step {self.step}: {name or 'layer'} skipped: {why}" for name, why in self.skipped.items()]
+        )
 
 
 def decide(
@@ -242,5 +246,7 @@ def decide(
         a = analyses[name]
         reductions[name] = a.reduction(rank)
         after[name] = reductions[name].system.states
-        cuts.append(Cut(name, a.system.states, after[name], float(np.min(a.energy(rank))), float(np.max(a.bound(rank)))))
+        cuts.append(
+            Cut(name, a.system.states, after[name], float(np.min(a.energy(rank))), float(np.max(a.bound(rank))))
+        )
     return reductions, state, Report(step, tuple(cuts), after, skipped, False, time.perf_counter() - began)

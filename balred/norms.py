@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred import arrays
-from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
-from balred.gramians import cast_like, cayley, check_stable, factors, with_leaves
+from balred.arrays import Array, backend_of, double_precision, is_concrete, namespace, to_numpy
+from balred.gramians import cast_like, check_stable, factors, with_leaves
 from balred.separation import block_diagonal
 from balred.systems import DenseSystem, DiagonalSystem, System
 
@@ -112,7 +111,9 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
 
 def difference(a: System, b: System) -> System:
     """The system ``a - b``: states beside each other, outputs subtracted."""
-    if (a.discrete, b.discrete) != (a.discrete, a.discrete) or (a.discrete and a.dt != b.dt and True not in (a.dt, b.dt)):
+    if (a.discrete, b.discrete) != (a.discrete, a.discrete) or (
+        a.discrete and a.dt != b.dt and True not in (a.dt, b.dt)
+    ):
         raise ValueError(f"both systems must have the same dt, got {a.dt} and {b.dt}")
     shapes = [(int(s.C.shape[-2]), int(s.B.shape[-1])) for s in (a, b)]
     if shapes[0] != shapes[1]:
@@ -221,5 +222,3 @@ def _crossings(
     near = np.abs(w.real) <= 1e-6 * (np.abs(w) + 1e-3 * np.abs(w).max())
     frequencies = w.imag[near]
     return np.unique(np.abs(frequencies) if real else frequencies)
-
-

@@ -26,7 +26,9 @@ def lru_system(nu_log: Array, theta_log: Array, gamma_log: Array, B: Array, C: A
     """The operator of an LRU layer; `B` (N, H) and `C` (P, N) complex, `D` (P, H) real, the rest (N,)."""
     xp = namespace(nu_log)
     log_poles = -to_complex(xp.exp(nu_log)) + 1j * xp.exp(theta_log)
-    return diagonal(log_poles=log_poles, B=to_complex(xp.exp(gamma_log))[..., :, None] * B, C=C / 2, D=D, dt=True, conjugate=True)
+    return diagonal(
+        log_poles=log_poles, B=to_complex(xp.exp(gamma_log))[..., :, None] * B, C=C / 2, D=D, dt=True, conjugate=True
+    )
 
 
 def lru_parameters(system: DiagonalSystem, row_norm: float | None = None) -> dict[str, Host]:
@@ -57,7 +59,9 @@ def lru_rows(B: Host) -> float:
     return float(np.sqrt(np.mean(np.sum(np.abs(B) ** 2, axis=1))))
 
 
-def lru_carry(old: dict[str, Host], new: dict[str, Host], moments: dict[str, Host], change: Change, power: int) -> dict[str, Host]:
+def lru_carry(
+    old: dict[str, Host], new: dict[str, Host], moments: dict[str, Host], change: Change, power: int
+) -> dict[str, Host]:
     r"""Optimizer moments of an LRU layer after a cut.
 
     A first moment (`power` 1) is an average of gradients, so it is pulled back as one.  A change
@@ -85,7 +89,9 @@ def lru_carry(old: dict[str, Host], new: dict[str, Host], moments: dict[str, Hos
     gamma, gamma_new = np.exp(old["gamma_log"]), np.exp(new["gamma_log"])
     V1, V2, W1, W2 = change.V1, change.V2, change.W1, change.W2
     full_b = gamma[:, None] * old["B"]
-    s = np.linalg.norm(gamma_new[:, None] * new["B"], axis=1) / np.maximum(np.linalg.norm(W1 @ full_b + W2 @ full_b.conj(), axis=1), 1e-300)
+    s = np.linalg.norm(gamma_new[:, None] * new["B"], axis=1) / np.maximum(
+        np.linalg.norm(W1 @ full_b + W2 @ full_b.conj(), axis=1), 1e-300
+    )
     V1, V2, W1, W2 = V1 / s, V2 / s, W1 * s[:, None], W2 * s[:, None]
     rate, angle = np.exp(old["nu_log"]), np.exp(old["theta_log"])
     rate_new, angle_new = np.exp(new["nu_log"]), np.exp(new["theta_log"])
@@ -141,7 +147,9 @@ def lru_join(values: dict[str, Host]) -> dict[str, Host]:
     return out | {key: values[re] + 1j * values[im] for key, (re, im) in _COMPLEX.items()}
 
 
-def lru_carry_split(old: dict[str, Host], new: dict[str, Host], moments: dict[str, Host], change: Change, power: int) -> dict[str, Host]:
+def lru_carry_split(
+    old: dict[str, Host], new: dict[str, Host], moments: dict[str, Host], change: Change, power: int
+) -> dict[str, Host]:
     """:func:`lru_carry` for layers with split parameters."""
     return lru_split(lru_carry(lru_join(old), lru_join(new), lru_join(moments), change, power))
 
@@ -149,5 +157,7 @@ def lru_carry_split(old: dict[str, Host], new: dict[str, Host], moments: dict[st
 def diagonal_feedthrough(D: Host, name: str) -> Host:
     """The diagonal of `D`, which must be all there is of it, for layers with one feedthrough per feature."""
     if np.abs(D - np.diag(np.diag(D))).max(initial=0.0) > 1e-6 * max(1.0, np.abs(D).max(initial=0.0)):
-        raise ValueError(f"{name} has one feedthrough per feature, got a full matrix D: use method='truncate', which leaves D as it is")
+        raise ValueError(
+            f"{name} has one feedthrough per feature, got a full matrix D: use method='truncate', which leaves D as it is"
+        )
     return np.diag(D)

@@ -106,7 +106,9 @@ def plan(
     if isinstance(ranks, Mapping):
         unknown = [str(k) for k in ranks if k not in layers]
         if unknown:
-            raise ValueError(f"the keys of ranks must be layers of the model ({', '.join(layers)}), got {', '.join(unknown)}")
+            raise ValueError(
+                f"the keys of ranks must be layers of the model ({', '.join(layers)}), got {', '.join(unknown)}"
+            )
     rows, new = [], {}
     for name, layer in layers.items():
         system, rebuild = adapt(layer)

@@ -105,7 +105,9 @@ class Reduction:
         return f"Reduction({self.system!r}, bound={self.bound})"
 
 
-def reduce(obj: Any, rank: Any, *, method: str = "truncate", solver: str | None = None, offset: float | None = None) -> Any:
+def reduce(
+    obj: Any, rank: Any, *, method: str = "truncate", solver: str | None = None, offset: float | None = None
+) -> Any:
     r"""Reduce a system, a layer, or every layer of a model to `rank` states.
 
     Parameters
@@ -174,7 +176,9 @@ def reduce_analysis(analysis: Analysis, rank: int, method: str) -> Reduction:
     fixed = 0 if kept is None else kept.states
     batch = analysis.sigma.shape[:-1]
     if rank < fixed:
-        raise ValueError(f"rank must be at least the number of unstable modes, {fixed}, which are kept whole, got {rank}")
+        raise ValueError(
+            f"rank must be at least the number of unstable modes, {fixed}, which are kept whole, got {rank}"
+        )
     if sp is None or stable is None:
         return Reduction(system, 0, np.zeros(batch))
     if rank == fixed:
@@ -184,7 +188,9 @@ def reduce_analysis(analysis: Analysis, rank: int, method: str) -> Reduction:
     unit = stable.order // stable.states
     cap = int(np.max(numerical_rank(analysis.sigma)))
     if cap == 0:
-        raise ValueError("a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs")
+        raise ValueError(
+            "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
+        )
     order = min((rank - fixed) * unit, cap)
     if rank - fixed > -(-cap // unit):
         warnings.warn(
@@ -231,7 +237,9 @@ def _diagonal(
                 g.D, template.dt, template.conjugate,
             )  # fmt: skip
             return small, k, change
-    raise ValueError(f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors at every order")
+    raise ValueError(
+        f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors at every order"
+    )
 
 
 def _modes(
@@ -254,7 +262,10 @@ def _modes(
     count = max(len(p) for p in picked)
     if count > states:
         return None
-    out = [_one_mode_set(p, q, *(x[i] for x in flat), count, template) for i, (p, q) in enumerate(zip(flat_poles, picked, strict=True))]
+    out = [
+        _one_mode_set(p, q, *(x[i] for x in flat), count, template)
+        for i, (p, q) in enumerate(zip(flat_poles, picked, strict=True))
+    ]
     batch = A.shape[:-2]
     stacked = [np.stack(x).reshape(*batch, *x[0].shape) for x in zip(*out, strict=True)]
     log_poles, b, c, *maps = stacked
@@ -287,7 +298,14 @@ def _one_mode_set(
     # the modes' scale is free: give input and output vectors the same norm
     nb, nc = np.linalg.norm(b, axis=1), np.linalg.norm(c, axis=0)
     scale = np.sqrt(np.where((nb > 0) & (nc > 0), nc, 1.0) / np.where((nb > 0) & (nc > 0), nb, 1.0))
-    b, c, V1, V2, W1, W2 = b * scale[:, None], c / scale, V1 / scale, V2 / scale, W1 * scale[:, None], W2 * scale[:, None]
+    b, c, V1, V2, W1, W2 = (
+        b * scale[:, None],
+        c / scale,
+        V1 / scale,
+        V2 / scale,
+        W1 * scale[:, None],
+        W2 * scale[:, None],
+    )
     if template.discrete:
         lam = np.where(lam == 0, np.finfo(np.float64).tiny, lam)
         logs = np.log(lam)

@@ -289,9 +289,13 @@ def diagonal(
     DiagonalSystem(states=2, inputs=1, outputs=1, dt=1, conjugate, complex128, numpy)
     """
     if (poles is None) == (log_poles is None):
-        raise ValueError("exactly one of poles and log_poles must be given, got " + ("neither" if poles is None else "both"))
+        raise ValueError(
+            "exactly one of poles and log_poles must be given, got " + ("neither" if poles is None else "both")
+        )
     if B is None or C is None:
-        raise ValueError(f"B and C must be given, got B={'None' if B is None else 'set'}, C={'None' if C is None else 'set'}")
+        raise ValueError(
+            f"B and C must be given, got B={'None' if B is None else 'set'}, C={'None' if C is None else 'set'}"
+        )
     dt = _checked_dt(dt)
     name = "poles" if log_poles is None else "log_poles"
     p, B, C = (as_array(x) for x in (poles if log_poles is None else log_poles, B, C))
@@ -319,7 +323,9 @@ def _checked(
 ) -> tuple[Array, Array, Array, Array]:
     for name, x in zip(names, (first, B, C), strict=False):
         if not is_floating(x):
-            raise TypeError(f"{name} must be a floating-point array, got dtype {x.dtype}: convert it first, for example to float64")
+            raise TypeError(
+                f"{name} must be a floating-point array, got dtype {x.dtype}: convert it first, for example to float64"
+            )
     be = backend_of(first, B, C)
     xp = namespace(first, B, C)
     if B.ndim < 2 or B.shape[-2] != n:
@@ -328,13 +334,17 @@ def _checked(
         raise ValueError(f"C must have shape (..., p, n) with n = {n}, got {tuple(C.shape)}")
     p, m = int(C.shape[-2]), int(B.shape[-1])
     if 0 in (n, m, p):
-        raise ValueError(f"a system must have at least one state, one input and one output, got n = {n}, m = {m}, p = {p}")
+        raise ValueError(
+            f"a system must have at least one state, one input and one output, got n = {n}, m = {m}, p = {p}"
+        )
     if D is None:
         D = zeros(xp.real(C) if is_complex(C) and real_D else C, (p, m))
     elif not hasattr(D, "shape"):
         D = be.from_numpy(np.asarray(as_array(D)), like=C, real=not np.iscomplexobj(D))
     if not is_floating(D):
-        raise TypeError(f"D must be a floating-point array, got dtype {D.dtype}: convert it first, for example to float64")
+        raise TypeError(
+            f"D must be a floating-point array, got dtype {D.dtype}: convert it first, for example to float64"
+        )
     if D.ndim == 0:
         D = D + zeros(D, (p, m))
     if real_D and is_complex(D):
@@ -348,14 +358,18 @@ def _checked(
         raise ValueError(f"all matrices must be on one device, got {', '.join(devices)}")
     for name, x in zip(names, arrays, strict=True):
         _check_finite(name, x)
-    batches = [tuple(first.shape[:-2] if names[0] == "A" else first.shape[:-1]), *(tuple(x.shape[:-2]) for x in arrays[1:])]
+    batches = [
+        tuple(first.shape[:-2] if names[0] == "A" else first.shape[:-1]),
+        *(tuple(x.shape[:-2]) for x in arrays[1:]),
+    ]
     try:
         batch = np.broadcast_shapes(*batches)
     except ValueError:
         raise ValueError(f"leading (batch) axes must broadcast, got {', '.join(map(str, batches))}") from None
     tails = [x.shape[len(b) :] for x, b in zip(arrays, batches, strict=True)]
     out = [
-        x if b == batch else xp.broadcast_to(x, (*batch, *tail)) for x, b, tail in zip(arrays, batches, tails, strict=True)
+        x if b == batch else xp.broadcast_to(x, (*batch, *tail))
+        for x, b, tail in zip(arrays, batches, tails, strict=True)
     ]
     wide = any("64" in str(xp.real(x).dtype if is_complex(x) else x.dtype) for x in out)
     return tuple(_promoted(x, wide) for x in out)  # type: ignore[return-value]

@@ -62,7 +62,13 @@ def random_system(
             A = 0.95 * A / np.abs(poles).max(axis=-1)[..., None, None]
         else:
             A = A - (poles.real.max(axis=-1)[..., None, None] + 0.1) * np.eye(n)
-        return ss(A, normal(n, m, wants_complex=complex), normal(p, n, wants_complex=complex), normal(p, m, wants_complex=complex), dt)
+        return ss(
+            A,
+            normal(n, m, wants_complex=complex),
+            normal(p, n, wants_complex=complex),
+            normal(p, m, wants_complex=complex),
+            dt,
+        )
     if kind not in ("diagonal", "conjugate"):
         raise ValueError(f"kind must be 'dense', 'diagonal' or 'conjugate', got {kind!r}")
     size = rng.uniform(0.02, 1.0, (*batch, n))
@@ -137,7 +143,9 @@ def check_adapter(
         The message says which of these fails and by how much.
     """
     system, rebuild = adapt(layer)
-    assert isinstance(system, (DenseSystem, DiagonalSystem)), f"the adapter must return a system, got {type(system).__name__}"
+    assert isinstance(system, (DenseSystem, DiagonalSystem)), (
+        f"the adapter must return a system, got {type(system).__name__}"
+    )
     assert system.B.ndim == 2, f"check_adapter takes unbatched systems, got batch {tuple(system.B.shape[:-2])}"
     check_stable(system)
     be = backend_of(system.B)
@@ -168,4 +176,6 @@ def check_adapter(
         assert written.states <= rank, f"the reduced layer must have at most {rank} states, got {written.states}"
         agree(run(small), simulate(reduce(system, rank), u).real, f"layer reduced to {rank} against the reduced system")
     after = [to_numpy(x) for x in adapt(layer)[0].leaves]
-    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)), "reduce must leave the original as it was"
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)), (
+        "reduce must leave the original as it was"
+    )
