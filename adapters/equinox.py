@@ -171,7 +171,8 @@ class InTrainingReducer:
         self, model: Any, opt_state: Any, state: ReducerState, step: int, report: Report | None
     ) -> tuple[Any, Any, ReducerState, Report | None]:
         guard = self.policy.guard
-        assert guard is not None and state.held is not None
+        assert guard is not None
+        assert state.held is not None
         _, before, old_model, old_opt_state = state.held
         if guard.accepts(before, float(guard.metric(model))):
             return model, opt_state, replace(state, held=None), report

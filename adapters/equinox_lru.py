@@ -26,7 +26,8 @@ def scan(log_poles: jax.Array, u: jax.Array) -> jax.Array:
         return first[0] * second[0], second[0] * first[1] + second[1]
 
     poles = jnp.broadcast_to(jnp.exp(log_poles), u.shape)
-    return jax.lax.associative_scan(combine, (poles, u))[1]
+    states: jax.Array = jax.lax.associative_scan(combine, (poles, u))[1]
+    return states
 
 
 class LRU(eqx.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.signal
+from scipy import signal
 
 from balred.adapt import register
 from balred.systems import System, ss
@@ -14,21 +14,21 @@ from balred.systems import System, ss
 def _adapt(obj: Any) -> tuple[System, Any]:
     """The dense system of `obj`, and the way back to its own form (state space, transfer function or zeros and poles)."""
     form = obj.to_ss()
-    matrices = [np.asarray(x, dtype=np.result_type(x, np.float64)) for x in (form.A, form.B, form.C, form.D)]
-    system = ss(*matrices, dt=0 if obj.dt is None else obj.dt)
+    A, B, C, D = (np.asarray(x, dtype=np.result_type(x, np.float64)) for x in (form.A, form.B, form.C, form.D))
+    system = ss(A, B, C, D, dt=0 if obj.dt is None else obj.dt)
 
     def rebuild(reduced: Any) -> Any:
         g = reduced.to_dense()
-        make = scipy.signal.StateSpace
+        make = signal.StateSpace
         small = make(g.A, g.B, g.C, g.D) if obj.dt is None else make(g.A, g.B, g.C, g.D, dt=obj.dt)
-        if isinstance(obj, scipy.signal.TransferFunction):
+        if isinstance(obj, signal.TransferFunction):
             return small.to_tf()
-        if isinstance(obj, scipy.signal.ZerosPolesGain):
+        if isinstance(obj, signal.ZerosPolesGain):
             return small.to_zpk()
         return small
 
     return system, rebuild
 
 
-for _cls in (scipy.signal.lti, scipy.signal.dlti):
+for _cls in (signal.lti, signal.dlti):
     register(_cls, _adapt)

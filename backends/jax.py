@@ -38,7 +38,7 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
 
 def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Array:
     """Copy to the device of `like`, in its precision."""
-    wide = jnp.finfo(like.dtype).dtype == np.float64
+    wide = np.dtype(like.dtype) in (np.float64, np.complex128)
     if np.iscomplexobj(x) and not real:
         host = np.asarray(x).astype(np.complex128 if wide else np.complex64)
     else:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-import scipy.optimize
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 Array = NDArray[Any]
 DYNAMIC_SHAPES = True
@@ -39,7 +39,7 @@ def from_numpy(x: Array, like: Array, real: bool = False) -> Array:
 
 def triangular_factor(x: Array) -> Array:
     """R of the QR factorisation of `x`, without Q."""
-    r: Array = np.linalg.qr(x, mode="r")
+    r: Array = np.asarray(np.linalg.qr(x, mode="r"))
     return r
 
 
@@ -88,7 +88,7 @@ def separate(A: Array, stable: Callable[[Array], Array]) -> tuple[Array, Array, 
 
 def assignment(cost: Array) -> Array:
     """Column assigned to each row of the square matrix `cost` at least total cost."""
-    return np.asarray(scipy.optimize.linear_sum_assignment(cost)[1])
+    return np.asarray(linear_sum_assignment(cost)[1])
 
 
 def gramian_factors(A: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, Array]:

@@ -35,6 +35,6 @@ def gramian_factors(A: Array, B: Array, C: Array, discrete: bool) -> tuple[Array
         work = np.zeros((max(n, rows) if trans == "N" else n, n if trans == "N" else max(n, rows)), order="F")
         work[: X.shape[0], : X.shape[1]] = X
         U, scale, _ = slycot.sb03od(n, rows, A.copy(order="F"), np.zeros((n, n), order="F"), work, dico, trans=trans)
-        return np.triu(np.asarray(U)[:n, :n]) / scale
+        return np.asarray(np.triu(np.asarray(U)[:n, :n]) / scale)
 
     return solve(B, "T"), solve(C, "N").T

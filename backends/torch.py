@@ -45,7 +45,8 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
 
 def triangular_factor(x: Array) -> Array:
     """R of the QR factorisation of `x`, without Q."""
-    return torch.linalg.qr(x, mode="r").R
+    R: Array = torch.linalg.qr(x, mode="r").R
+    return R
 
 
 def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:
@@ -85,11 +86,11 @@ def differentiable(
             cotangents = vjp(ctx.residuals, g)
             return tuple((c if a.is_complex() else c.real).to(a.dtype) for c, a in zip(cotangents, args, strict=True))
 
-    result: Array = Rule.apply(*args)
+    result: Array = Rule.apply(*args)  # type: ignore[no-untyped-call]
     return result
 
 
-def _register(cls: type, meta: tuple[str, ...]) -> None:
+def _register(cls: Any, meta: tuple[str, ...]) -> None:
     _pytree.register_pytree_node(
         cls,
         lambda s: (

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from balred.systems import DenseSystem, DiagonalSystem, System
 
@@ -20,6 +20,7 @@ Rebuild = Callable[[Any], Any]
 Adapter = Callable[[Any], tuple[System, Rebuild]]
 Carry = Callable[..., dict[str, Any]]
 T = TypeVar("T")
+A = TypeVar("A", bound=Callable[..., Any])
 
 _LAZY: dict[str, tuple[str, ...]] = {
     "torch": ("balred.adapters.torch",),
@@ -55,6 +56,10 @@ class AdapterNotFound(TypeError):
     """No adapter knows the type, or a model has no layer that one knows."""
 
 
+@overload
+def register(cls: type | str, *, carry: Carry | None = None) -> Callable[[A], A]: ...
+@overload
+def register(cls: type | str, adapter: Adapter, *, carry: Carry | None = None) -> None: ...
 def register(cls: type | str, adapter: Adapter | None = None, *, carry: Carry | None = None) -> Any:
     """Register how objects of `cls` become systems and back.
 
@@ -165,15 +170,10 @@ def system_of(obj: Any) -> System:
     """The system that `obj` is or contains as its only layer."""
     if isinstance(obj, (DenseSystem, DiagonalSystem)):
         return obj
-    name, layer = _only(obj)
-    return adapt(layer)[0]
-
-
-def _only(obj: Any) -> tuple[str, Any]:
     found = layers_of(obj)
     if len(found) > 1:
         raise ValueError(f"one system is needed, got a model with {len(found)} layers: {', '.join(found)}")
-    return next(iter(found.items()))
+    return adapt(next(iter(found.values())))[0]
 
 
 def layers_of(obj: Any) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def pole_margin(system: System) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, A
     """Poles on the host, and how far each is inside the stable region (negative: outside)."""
     if isinstance(system, DiagonalSystem):
         logs = to_numpy(system.log_poles)
-        return np.exp(logs) if system.discrete else logs, -logs.real if system.discrete else -logs.real
+        return np.exp(logs) if system.discrete else logs, -logs.real
     poles = np.linalg.eigvals(to_numpy(system.A))
     return poles, (1 - np.abs(poles)) if system.discrete else -poles.real
 

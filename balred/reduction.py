@@ -201,10 +201,11 @@ def reduce_analysis(analysis: Analysis, rank: int, method: str) -> Reduction:
     with double_precision(*stable.leaves) as leaves:
         precise = with_leaves(stable, leaves)
         if isinstance(precise, DiagonalSystem):
-            reduced, order, change = _diagonal(precise, sp, order, min(rank - fixed, -(-cap // unit)), method, system)
+            states = min(rank - fixed, -(-cap // unit))
+            diagonal, order, change = _diagonal(precise, sp, order, states, method, system)
+            joined = join(kept, diagonal)
         else:
-            reduced, change = METHODS[method](sp, order)[0], None
-        joined = join(kept, reduced)
+            joined, change = join(kept, METHODS[method](sp, order)[0]), None
         narrow = with_leaves(joined, tuple(_cast(x, like=system.B) for x in joined.leaves))
     return Reduction(narrow, order, a_priori_bound(analysis.sigma, order), None if kept is not None else change)
 
@@ -263,8 +264,8 @@ def _modes(
     if count > states:
         return None
     out = [
-        _one_mode_set(p, q, *(x[i] for x in flat), count, template)
-        for i, (p, q) in enumerate(zip(flat_poles, picked, strict=True))
+        _one_mode_set(p, q, b_i, c_i, V_i, W_i, count, template)
+        for p, q, b_i, c_i, V_i, W_i in zip(flat_poles, picked, *flat, strict=True)
     ]
     batch = A.shape[:-2]
     stacked = [np.stack(x).reshape(*batch, *x[0].shape) for x in zip(*out, strict=True)]

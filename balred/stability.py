@@ -9,6 +9,7 @@ Checkpoints are systems in the same stored coordinates (a layer before and after
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -212,7 +213,9 @@ def track(systems: Sequence[Any]) -> Floats:
     return np.array(rows)
 
 
-def settled(choices: Sequence[int], steps: Sequence[int] | None = None, tolerance: float = 0.05) -> int | None:
+def settled(
+    choices: Sequence[int] | NDArray[np.int64], steps: Sequence[int] | None = None, tolerance: float = 0.05
+) -> int | None:
     """The first step from which the chosen rank no longer moves.
 
     Parameters
@@ -280,7 +283,7 @@ def trace(steps: Sequence[int], systems: Sequence[Any], rule: Rule) -> Trace:
     spectra = [_spectrum(s).sigma for s in systems]
     ranks = rank_drift(spectra, rule)
     tracked = track(systems)
-    pairs = list(zip(systems[:-1], systems[1:], strict=True))
+    pairs = list(itertools.pairwise(systems))
     final = int(ranks[-1])
     alone = tracked.shape[1] < 2
     return Trace(
@@ -288,7 +291,7 @@ def trace(steps: Sequence[int], systems: Sequence[Any], rule: Rule) -> Trace:
         ranks,
         np.array([1.0 if alone else rank_correlation(row, tracked[-1], "kendall") for row in tracked]),
         np.array([1.0 if alone else rank_correlation(row, tracked[-1], "spearman") for row in tracked]),
-        np.array([float(np.abs(x - y).max()) for x, y in zip(spectra[:-1], spectra[1:], strict=True)]),
+        np.array([float(np.abs(x - y).max()) for x, y in itertools.pairwise(spectra)]),
         np.array([weyl_bound(a, b) for a, b in pairs]),
         np.array([float(principal_angles(a, b, final)[0].max()) for a, b in pairs]),
         np.array([tail_energy(s, final) for s in spectra]),

@@ -372,15 +372,13 @@ def _checked(
         for x, b, tail in zip(arrays, batches, tails, strict=True)
     ]
     wide = any("64" in str(xp.real(x).dtype if is_complex(x) else x.dtype) for x in out)
-    return tuple(_promoted(x, wide) for x in out)  # type: ignore[return-value]
+    return tuple(_promoted(x, wide) for x in out)
 
 
 def _promoted(x: Array, wide: bool) -> Array:
     xp = namespace(x)
-    if is_complex(x):
-        dtype = xp.complex128 if wide else xp.complex64
-    else:
-        dtype = xp.float64 if wide else xp.float32
+    dtypes = (xp.complex64, xp.complex128) if is_complex(x) else (xp.float32, xp.float64)
+    dtype = dtypes[wide]
     return x if x.dtype == dtype else xp.astype(x, dtype)
 
 
