@@ -18,10 +18,9 @@ from balred.adapt import Container, adapt, entry_of, layers_of, register, regist
 from balred.adapters.equinox_lru import LRU, scan
 from balred.arrays import to_numpy
 from balred.backends.jax import from_numpy
-from balred.hankel import Analysis
 from balred.intraining import Guard, Policy, PolicyState, Report, decide
 from balred.parametrisations import (
-    diagonal_feedthrough,
+    keep_feedthrough,
     lru_carry_split,
     lru_parameters,
     lru_rows,
@@ -64,7 +63,7 @@ def adapt_lru(layer: LRU) -> tuple[System, Any]:
 
     def rebuild(reduced: Any) -> LRU:
         values = lru_split(lru_parameters(reduced, lru_rows(to_numpy(B))))
-        values["D"] = diagonal_feedthrough(to_numpy(reduced.D), "LRU")
+        keep_feedthrough(reduced, system)
         names = list(values)
         arrays = [from_numpy(values[k], like=layer.D) for k in names]
         result: LRU = eqx.tree_at(lambda m: [getattr(m, k) for k in names], layer, arrays)
@@ -151,18 +150,16 @@ class InTrainingReducer:
         if state.held is not None or not self.policy.due(state.policy, step):
             return model, opt_state, state, None
         layers = layers_of(model)
-        analyse = {name: (lambda layer=layer: Analysis(*adapt(layer))) for name, layer in layers.items()}
-        reductions, policy, report = decide(self.policy, state.policy, step, analyse)
+        cuts, policy, report = decide(self.policy, state.policy, step, layers)
         state = replace(state, policy=policy)
-        if not reductions:
+        if not cuts:
             return model, opt_state, state, report
         guard = self.policy.guard
         if guard is not None:
             state = replace(state, held=(step + guard.delay, float(guard.metric(model)), model, opt_state))
-        new = {name: adapt(layers[name])[1](r.system) for name, r in reductions.items()}
-        for name, reduction in reductions.items():
-            opt_state = self._optimizer_state(opt_state, name, layers[name], new[name], reduction)
-        model = replace_layers(model, new)
+        for name, cut in cuts.items():
+            opt_state = self._optimizer_state(opt_state, name, layers[name], cut.layer, cut.reduction)
+        model = replace_layers(model, {name: cut.layer for name, cut in cuts.items()})
         if guard is not None and guard.delay == 0:
             return self._judge(model, opt_state, state, step, report)
         return model, opt_state, state, report

@@ -10,24 +10,31 @@ import jax.numpy as jnp
 
 
 def scan(log_poles: jax.Array, u: jax.Array) -> jax.Array:
-    r"""All states of :math:`x_k = \lambda \odot x_{k-1} + u_k` from rest, by an associative scan.
+    r"""All states of :math:`x_k = \lambda \odot x_{k-1} + u_k` from rest, by cyclic reduction.
+
+    The states at odd positions obey the same recurrence with :math:`\lambda^2` over half the length; from them the
+    even ones follow at once.  O(L) work in ceil(log2 L) levels, each over all its positions in parallel.  (The generic
+    ``lax.associative_scan`` would carry a product of poles for every position besides.)
 
     Parameters
     ----------
     log_poles : array, shape (N,), complex
-    u : array, shape (L, N), complex
+    u : array, shape (..., L, N), complex
 
     Returns
     -------
-    array, shape (L, N)
+    array, shape (..., L, N)
     """
-
-    def combine(first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return first[0] * second[0], second[0] * first[1] + second[1]
-
-    poles = jnp.broadcast_to(jnp.exp(log_poles), u.shape)
-    states: jax.Array = jax.lax.associative_scan(combine, (poles, u))[1]
-    return states
+    length = u.shape[-2]
+    if length < 2:
+        return u
+    poles, half = jnp.exp(log_poles), length // 2
+    even, odd = u[..., 0::2, :], u[..., 1::2, :]
+    x_odd = scan(2 * log_poles, odd + poles * even[..., :half, :])
+    later = even[..., 1:, :] + poles * x_odd[..., : even.shape[-2] - 1, :]
+    x_even = jnp.concatenate([even[..., :1, :], later], axis=-2)
+    pairs = jnp.stack([x_even[..., :half, :], x_odd], axis=-2).reshape(*u.shape[:-2], 2 * half, u.shape[-1])
+    return pairs if length % 2 == 0 else jnp.concatenate([pairs, x_even[..., half:, :]], axis=-2)
 
 
 class LRU(eqx.Module):

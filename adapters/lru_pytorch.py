@@ -10,7 +10,7 @@ from balred.adapt import register
 from balred.adapters.torch import blank_copy
 from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
-from balred.parametrisations import LRU_NAMES, lru_carry, lru_parameters, lru_rows, lru_system
+from balred.parametrisations import LRU_NAMES, keep_feedthrough, lru_carry, lru_parameters, lru_rows, lru_system
 from balred.systems import System
 
 
@@ -27,10 +27,10 @@ def adapt_lru(layer: Any) -> tuple[System, Any]:
     system = lru_system(layer.nu_log, layer.theta_log, layer.gamma_log, layer.B, layer.C, layer.D)
 
     def rebuild(reduced: Any) -> Any:
+        keep_feedthrough(reduced, system)
         values = {
             k: from_numpy(v, like=layer.B) for k, v in lru_parameters(reduced, lru_rows(to_numpy(layer.B))).items()
         }
-        values["D"] = reduced.D
         values["state"] = torch.zeros_like(values["B"][:, 0])
         return blank_copy(layer, values)
 

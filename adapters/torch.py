@@ -10,6 +10,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,10 +18,9 @@ from balred.adapt import Container, adapt, entry_of, layers_of, register, regist
 from balred.adapters.torch_lru import LRU, scan
 from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
-from balred.hankel import Analysis
-from balred.intraining import Guard, Policy, PolicyState, Report, decide
+from balred.intraining import Guard, Policy, PolicyState, Report, Step, decide
 from balred.parametrisations import (
-    diagonal_feedthrough,
+    keep_feedthrough,
     lru_carry_split,
     lru_parameters,
     lru_rows,
@@ -28,8 +28,9 @@ from balred.parametrisations import (
     lru_system,
 )
 from balred.ranks import Rule
-from balred.reduction import Reduction
 from balred.systems import System
+
+Hosts = dict[str, np.ndarray[Any, Any]]
 
 __all__ = ["LRU", "InTrainingReducer", "blank_copy", "scan", "set_layer"]
 
@@ -56,6 +57,18 @@ def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
     return new
 
 
+def _resize(parameter: nn.Parameter, data: torch.Tensor) -> None:
+    """Give a live parameter data of another shape.
+
+    While the graph of the last loss is alive PyTorch keeps the parameter's gradient accumulator, which expects the old
+    shape; it is dropped when the dtype changes, so the data passes through another one.
+    """
+    parameter.grad = None
+    other = torch.float32 if parameter.dtype != torch.float32 else torch.float64
+    parameter.data = torch.empty(0, dtype=other, device=parameter.device)
+    parameter.data = data
+
+
 def set_layer(old: nn.Module, new: nn.Module) -> None:
     """Make `old` equal `new`, a layer of the same type and other sizes, keeping the identity of its parameters."""
     theirs = dict(new.named_modules())
@@ -64,8 +77,7 @@ def set_layer(old: nn.Module, new: nn.Module) -> None:
         for key, parameter in mine._parameters.items():
             value = other._parameters[key]
             if parameter is not None and value is not None:
-                parameter.grad = None
-                parameter.data = value.data
+                _resize(parameter, value.data)
         mine._buffers.update(other._buffers)
         known = {"_parameters", "_buffers", "_modules"}
         mine.__dict__.update({k: v for k, v in other.__dict__.items() if k not in known and not k.endswith("_hooks")})
@@ -105,7 +117,7 @@ def adapt_lru(layer: LRU) -> tuple[System, Any]:
 
     def rebuild(reduced: Any) -> LRU:
         values = lru_split(lru_parameters(reduced, lru_rows(to_numpy(B))))
-        values["D"] = diagonal_feedthrough(to_numpy(reduced.D), "LRU")
+        keep_feedthrough(reduced, system)
         result: LRU = blank_copy(layer, {k: from_numpy(v, like=layer.D) for k, v in values.items()})
         return result
 
@@ -114,8 +126,8 @@ def adapt_lru(layer: LRU) -> tuple[System, Any]:
 
 # ---------------------------------------------------------------------------------------------------- in training
 
-_FIRST = ("exp_avg", "momentum_buffer", "grad_avg", "mu_product")
-_SECOND = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")
+_POWER = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}
+"""The moments that can be carried (Adam's family, SGD's momentum), and which power of the gradient they average."""
 
 
 class InTrainingReducer:
@@ -126,13 +138,15 @@ class InTrainingReducer:
     model : torch.nn.Module
     optimizer : torch.optim.Optimizer
         Its parameter groups, and the schedulers that hold it, are left as they are.
-    rule : rule, default ``balred.Energy(0.99)``
+    rule : rule
+        Such as ``balred.Energy(0.99)``.
     window : (int, int)
         Steps between which cuts may happen.
     attempts, interval, min_cut, settled, guard
         As :class:`balred.intraining.Policy`.
     moments : {"reset", "carry"}, default "reset"
-        What becomes of the optimizer's moments of a cut layer: zeros, or carried through the change of coordinates.
+        What becomes of the optimizer's moments of a cut layer: its state starts afresh, or Adam's moments (and SGD's
+        momentum) are carried through the change of coordinates; other optimizers always start afresh.
         The default is the better one on the demo's data (docs, in-training guide).
 
     Examples
@@ -168,6 +182,8 @@ class InTrainingReducer:
     ) -> None:
         if moments not in ("reset", "carry"):
             raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError("the optimizer must keep its state by parameter, got LBFGS, which keeps one flat history")
         self.model, self.optimizer, self.moments = model, optimizer, moments
         self.policy = Policy(rule, window, attempts, interval, min_cut, settled, guard)
         self.state: PolicyState = self.policy.init()
@@ -201,39 +217,54 @@ class InTrainingReducer:
             return None
         layers = layers_of(self.model)
         with torch.no_grad():
-            analyse = {name: (lambda layer=layer: Analysis(*adapt(layer))) for name, layer in layers.items()}
-            reductions, self.state, report = decide(self.policy, self.state, self.steps, analyse)
-            if not reductions:
+            cuts, self.state, report = decide(self.policy, self.state, self.steps, layers)
+            if not cuts:
                 return report
             guard = self.policy.guard
             if guard is not None:
                 self._held = (self.steps + guard.delay, float(guard.metric(self.model)), self._snapshot())
-            for name, reduction in reductions.items():
-                self._cut(layers[name], reduction)
+            for name, cut in cuts.items():
+                self._cut(layers[name], cut)
         return self._judge() or report
 
-    def _cut(self, layer: nn.Module, reduction: Reduction) -> None:
-        new = adapt(layer)[1](reduction.system)
-        entry = entry_of(layer)
-        old_values = {n: to_numpy(p).copy() for n, p in layer.named_parameters()}
-        old_state = {n: dict(self.optimizer.state.get(p, {})) for n, p in layer.named_parameters()}
-        set_layer(layer, new)
-        values = {n: to_numpy(p) for n, p in layer.named_parameters()}
-        carried: dict[str, dict[str, Any]] = {}
-        if self.moments == "carry" and entry is not None and entry.carry is not None and reduction.change is not None:
-            for key in _FIRST + _SECOND:
-                if all(key in s for s in old_state.values()):
-                    moments = {n: to_numpy(s[key]) for n, s in old_state.items()}
-                    carried[key] = entry.carry(old_values, values, moments, reduction.change, 1 if key in _FIRST else 2)
+    def _cut(self, layer: nn.Module, cut: Step) -> None:
+        old = {n: to_numpy(p).copy() for n, p in layer.named_parameters()}
+        states = {n: dict(self.optimizer.state.get(p, {})) for n, p in layer.named_parameters()}
+        set_layer(layer, cut.layer)
+        new = {n: to_numpy(p) for n, p in layer.named_parameters()}
+        carried = self._carried(layer, cut, old, new, states)
         for n, p in layer.named_parameters():
-            for key, value in old_state[n].items():
-                if isinstance(value, torch.Tensor) and value.shape == old_values[n].shape != tuple(p.shape):
-                    kept = carried.get(key, {}).get(n)
-                    self.optimizer.state[p][key] = (
-                        torch.zeros_like(p.data, dtype=value.dtype)
-                        if kept is None
-                        else from_numpy(kept, like=p.data).to(value.dtype)
-                    )
+            if old[n].shape == new[n].shape:
+                continue
+            if not carried:
+                self._forget(p)
+                continue
+            for key, moments in carried.items():
+                self.optimizer.state[p][key] = from_numpy(moments[n], like=p.data).to(states[n][key].dtype)
+
+    def _carried(self, layer: nn.Module, cut: Step, old: Hosts, new: Hosts, states: dict[str, Any]) -> dict[str, Hosts]:
+        """The moments by key and parameter after the cut; empty if they are to be forgotten."""
+        carry = getattr(entry_of(layer), "carry", None)
+        change = cut.reduction.change
+        kinds = [{k for k, v in s.items() if isinstance(v, torch.Tensor) and v.ndim > 0} for s in states.values()]
+        keys = kinds[0]
+        known = keys == {"momentum_buffer"} or {"exp_avg", "exp_avg_sq"} <= keys <= set(_POWER) - {"momentum_buffer"}
+        alike = all(k == keys for k in kinds)
+        if self.moments != "carry" or carry is None or change is None or not (known and alike):
+            return {}
+        moments = {key: {n: to_numpy(s[key]) for n, s in states.items()} for key in keys}
+        return {
+            key: carry(old, new, values, change, _POWER[key])
+            | {n: v for n, v in values.items() if v.shape == new[n].shape}
+            for key, values in moments.items()
+        }
+
+    def _forget(self, p: nn.Parameter) -> None:
+        """Start the optimizer's state of `p` afresh, step count and bias correction included."""
+        self.optimizer.state.pop(p, None)
+        if isinstance(self.optimizer, torch.optim.Adagrad):  # the only one that does not start it lazily
+            start = self.optimizer.defaults["initial_accumulator_value"]
+            self.optimizer.state[p] = {"step": torch.tensor(0.0), "sum": torch.full_like(p.data, start)}
 
     def _snapshot(self) -> Any:
         params = [(p, p.data.clone()) for p in self.model.parameters()]
@@ -247,12 +278,13 @@ class InTrainingReducer:
         for name, layer in layers_of(self.model).items():
             set_layer(layer, modules[name])
         for p, data in params:
-            p.data, p.grad = data, None
+            _resize(p, data)
+            self.optimizer.state.pop(p, None)
+            if p in state:
+                self.optimizer.state[p] = state[p]
         for name, value in buffers.items():
             owner, _, last = name.rpartition(".")
             self.model.get_submodule(owner)._buffers[last] = value
-        for p, values in state.items():
-            self.optimizer.state[p] = values
 
     def _judge(self) -> Report | None:
         """Take the last cut back if the guard says so; forget the snapshot otherwise."""

@@ -11,10 +11,10 @@ Tensor = torch.Tensor
 
 
 def scan(log_poles: Tensor, u: Tensor) -> Tensor:
-    r"""All states of :math:`x_k = \lambda \odot x_{k-1} + u_k` from rest, by recursive doubling.
+    r"""All states of :math:`x_k = \lambda \odot x_{k-1} + u_k` from rest, by cyclic reduction.
 
-    After pass j every position holds the sum over its last :math:`2^j` inputs, so ceil(log2 L) passes over all
-    positions at once replace L steps in sequence.
+    The states at odd positions obey the same recurrence with :math:`\lambda^2` over half the length; from them the
+    even ones follow at once.  O(L) work in ceil(log2 L) levels, each over all its positions in parallel.
 
     Parameters
     ----------
@@ -25,12 +25,16 @@ def scan(log_poles: Tensor, u: Tensor) -> Tensor:
     -------
     Tensor, shape (..., L, N)
     """
-    length, shift = u.shape[-2], 1
-    while shift < length:
-        step = torch.exp(shift * log_poles)
-        u = torch.cat([u[..., :shift, :], u[..., shift:, :] + step * u[..., :-shift, :]], dim=-2)
-        shift *= 2
-    return u
+    length = u.shape[-2]
+    if length < 2:
+        return u
+    poles, half = torch.exp(log_poles), length // 2
+    even, odd = u[..., 0::2, :], u[..., 1::2, :]
+    x_odd = scan(2 * log_poles, odd + poles * even[..., :half, :])
+    later = even[..., 1:, :] + poles * x_odd[..., : even.shape[-2] - 1, :]
+    x_even = torch.cat([even[..., :1, :], later], dim=-2)
+    pairs = torch.stack([x_even[..., :half, :], x_odd], dim=-2).flatten(-3, -2)
+    return pairs if length % 2 == 0 else torch.cat([pairs, x_even[..., half:, :]], dim=-2)
 
 
 class LRU(nn.Module):

@@ -31,6 +31,11 @@ def all_finite(x: Array) -> bool:
     return bool(np.isfinite(np.asarray(x)).all())
 
 
+def device_name(x: Array) -> str:
+    """The devices that hold `x`; empty for tracers."""
+    return ", ".join(sorted(map(str, x.devices()))) if is_concrete(x) else ""
+
+
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     """Copy to the host."""
     return np.asarray(x)

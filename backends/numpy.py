@@ -26,6 +26,11 @@ def all_finite(x: Array) -> bool:
     return bool(np.isfinite(x).all())
 
 
+def device_name(x: Array) -> str:
+    """Always the host."""
+    return "cpu"
+
+
 def to_numpy(x: Array) -> Array:
     """Return `x` itself."""
     return np.asarray(x)

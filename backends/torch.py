@@ -30,6 +30,11 @@ def all_finite(x: Array) -> bool:
     return bool(torch.isfinite(x).all())
 
 
+def device_name(x: Array) -> str:
+    """Such as ``cuda:0``."""
+    return str(x.device)
+
+
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     """Copy to the host, detached."""
     return np.asarray(x.detach().resolve_conj().resolve_neg().cpu().numpy())

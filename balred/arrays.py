@@ -9,8 +9,11 @@ backend that belongs to given arrays, or the one that is named, without importin
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Iterator
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -62,6 +65,14 @@ def backend_of(*arrays: Array) -> Backend:
 def namespace(*arrays: Array) -> Any:
     """Return the array API namespace of `arrays`."""
     return array_api_compat.array_namespace(*arrays)
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn in the name of the first caller outside this package, however deep inside it we are."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "balred":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def as_array(value: Any) -> Array:
@@ -141,6 +152,12 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     """Copy `x` to the host as a NumPy array."""
     result: np.ndarray[Any, Any] = backend_of(x).to_numpy(x)
     return result
+
+
+def mapped(system: Any, function: Callable[[Array], Array]) -> Any:
+    """A system (any dataclass of arrays and settings) with `function` applied to its arrays."""
+    fields = {f.name: getattr(system, f.name) for f in dataclasses.fields(system)}
+    return dataclasses.replace(system, **{k: function(v) for k, v in fields.items() if hasattr(v, "shape")})
 
 
 @contextmanager

@@ -159,7 +159,10 @@ def factors(system: System, solver: str | None) -> tuple[Array, Array]:
         return _closed_form_factors(system)
     if solver == "smith":
         return _smith(system.to_dense())
-    host = arrays.backend(solver)
+    try:
+        host = arrays.backend(solver)
+    except ValueError:
+        host = None
     if not hasattr(host, "gramian_factors"):
         raise ValueError(
             f"solver must be one of {', '.join(SOLVERS)} or a backend with gramian_factors, got {solver!r}"
@@ -247,7 +250,11 @@ def _smith(system: DenseSystem) -> tuple[Array, Array]:
     be = backend_of(*system.leaves)
     A, B, C = system.leaves
     if not system.discrete:
-        A, B, C = cayley(A, B, C)
+        try:
+            A, B, C = cayley(A, B, C)
+        except (np.linalg.LinAlgError, RuntimeError):  # a pole equals the shift, hence it is unstable
+            check_stable(system)
+            raise
     dtype = xp.result_type(A, B, C)
     M, Zp, Zq = (xp.astype(x, dtype) for x in (A, B, ct(C)))
     concrete = is_concrete(M, Zp, Zq)
@@ -255,9 +262,14 @@ def _smith(system: DenseSystem) -> tuple[Array, Array]:
     n = int(M.shape[-1])
     eps = arrays.eps(xp.real(M) if arrays.is_complex(M) else M)
 
-    def grow(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def joined(Z: Array, W: Array, start: int, count: Any) -> Array:
+        both = xp.concat([Z, W], axis=-1)
+        # the decomposition that sheds columns is wasted on a wide factor that has never shed any
+        return _compress(be, both, shed and (2 * both.shape[-1] <= n or Z.shape[-1] < start << count))
+
+    def grow(state: tuple[Any, ...]) -> tuple[Any, ...]:
         M, Zp, Zq, Wp, Wq, count, _ = state
-        Zp, Zq = _compress(be, xp.concat([Zp, Wp], axis=-1), shed), _compress(be, xp.concat([Zq, Wq], axis=-1), shed)
+        Zp, Zq = joined(Zp, Wp, start_p, count), joined(Zq, Wq, start_q, count)
         M = M @ M
         Wp, Wq = M @ Zp, ct(M) @ Zq
         small = xp.max(fro(Wp) - eps * fro(Zp)) <= 0
@@ -266,9 +278,10 @@ def _smith(system: DenseSystem) -> tuple[Array, Array]:
         # neither converged nor diverged: go on
         return M, Zp, Zq, Wp, Wq, count + 1, ~small & (size < 1e100) & (count < _MAX_DOUBLINGS)
 
-    Zp, Zq = _compress(be, Zp, shed), _compress(be, Zq, shed)
-    going = xp.asarray(True) if not concrete else True
-    state: tuple[Array, ...] = (M, Zp, Zq, M @ Zp, ct(M) @ Zq, xp.asarray(0), going)
+    Zp, Zq = _compress(be, Zp, False), _compress(be, Zq, False)
+    start_p, start_q = int(Zp.shape[-1]), int(Zq.shape[-1])
+    counter, going = (0, True) if concrete else (xp.asarray(0), xp.asarray(True))
+    state: tuple[Any, ...] = (M, Zp, Zq, M @ Zp, ct(M) @ Zq, counter, going)
     if not shed:  # a fixed number of doublings until both factors are square; their shapes change no more
         for _ in range(math.ceil(math.log2(n / min(Zp.shape[-1], Zq.shape[-1])))):
             state = grow(state)
@@ -355,6 +368,10 @@ def _realified(P: Array) -> Array:
 
 def _closed_form_factors(system: DiagonalSystem) -> tuple[Array, Array]:
     P, Q = diagonal_gramians(system)
+    if not is_concrete(*system.leaves):  # nobody could look at the poles: an unstable member becomes NaN
+        xp = namespace(P)
+        stable = xp.max(arrays.real(system.log_poles), axis=-1) < 0
+        P, Q = (xp.where(stable[..., None, None], G, xp.nan) for G in (P, Q))
     return _eigh_factor(P), _eigh_factor(Q)
 
 

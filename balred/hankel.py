@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from balred import arrays, reduction
-from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace
+from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
 from balred.balancing import Spectrum, spectrum
 from balred.gramians import cast_like, cauchy, factors, with_leaves
 from balred.ranks import Rule, choose_order, numerical_rank
-from balred.separation import split
+from balred.separation import separated
 from balred.systems import DenseSystem, DiagonalSystem, System
 
 
@@ -70,19 +70,15 @@ def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
     def value(*leaves: Array, residuals: bool = True) -> tuple[Array, Any]:
         with double_precision(*leaves) as wide:
             precise = with_leaves(system, tuple(be.stop_gradient(x) for x in wide))
-            unstable, stable = split(precise, offset)
-            if stable is None:
+            solve = spectrum if residuals else _values
+            unstable, stable, solution = separated(precise, offset, lambda part: solve(part, solver))
+            if stable is None or solution is None:
                 return cast_like(arrays.full(arrays.real(precise.B), (system.order,), np.inf), system), None
-            if residuals:
-                sp = spectrum(stable, solver)
-                s = _padded(sp.s, stable.order)
-            else:
-                Zp, Zq = factors(stable, solver)
-                sp, s = None, _padded(namespace(Zp).linalg.svdvals(ct(Zq) @ Zp), stable.order)
+            s = _padded(solution.s if isinstance(solution, Spectrum) else solution, stable.order)
             if unstable is not None:
                 xp = namespace(s)
                 s = xp.concat([arrays.full(s, (unstable.order,), np.inf), s], axis=-1)
-            return cast_like(s, system), (sp, stable if unstable is None else None)
+            return cast_like(s, system), (solution, stable if unstable is None else None)
 
     def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
         if residuals is None or residuals[1] is None:
@@ -93,6 +89,11 @@ def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
             return tuple(cast_like(x, system) for x in grads)
 
     return be.differentiable(value, vjp, *system.leaves)
+
+
+def _values(system: System, solver: str | None) -> Array:
+    Zp, Zq = factors(system, solver)
+    return namespace(Zp).linalg.svdvals(ct(Zq) @ Zp)
 
 
 def _padded(s: Array, n: int) -> Array:
@@ -206,9 +207,12 @@ class Analysis:
         self.system = system
         self._rebuild = rebuild
         self._cache: dict[tuple[int, str], reduction.Reduction] = {}
-        with double_precision(*(be.stop_gradient(x) for x in system.leaves)) as wide:
-            self.unstable, self.stable = split(with_leaves(system, wide), offset)
-            self.spectrum = None if self.stable is None else spectrum(self.stable, solver)
+        # where every new shape would be compiled (JAX), a few eager questions are answered faster by NumPy
+        work = arrays.mapped(system, be.stop_gradient if be.DYNAMIC_SHAPES else to_numpy)
+        with double_precision(*work.leaves) as wide:
+            self.unstable, self.stable, self.spectrum = separated(
+                with_leaves(work, wide), offset, lambda part: spectrum(part, solver)
+            )
         fixed = 0 if self.unstable is None else self.unstable.order
         batch = tuple(system.B.shape[:-2])
         sigma = np.zeros((*batch, 0)) if self.spectrum is None else self.spectrum.sigma

@@ -12,10 +12,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from balred.adapt import adapt
 from balred.hankel import Analysis
 from balred.ranks import Rule
 from balred.reduction import Reduction
@@ -97,6 +98,8 @@ class Policy:
     guard: Guard | None = None
 
     def __post_init__(self) -> None:
+        if not hasattr(self.rule, "order"):
+            raise TypeError(f"rule must be a rank rule such as balred.Energy(0.99), got {self.rule!r}")
         start, end = self.window
         if not 0 <= start < end:
             raise ValueError(f"window must be (start, end) with 0 <= start < end, got {self.window}")
@@ -220,33 +223,46 @@ class Report:
         )
 
 
-def decide(
-    policy: Policy, state: PolicyState, step: int, analyse: Mapping[str, Callable[[], Analysis]]
-) -> tuple[dict[str, Reduction], PolicyState, Report]:
-    """Analyse every layer, ask the policy, and describe the outcome; the caller carries it out.
+class Step(NamedTuple):
+    """A cut ready to be carried out: the smaller layer, and the reduction it was written from."""
 
-    Returns the reductions of the layers to cut, the new state and the report.
+    layer: Any
+    reduction: Reduction
+
+
+def decide(
+    policy: Policy, state: PolicyState, step: int, layers: Mapping[str, Any]
+) -> tuple[dict[str, Step], PolicyState, Report]:
+    """Analyse every layer, ask the policy, build the smaller layers, and describe the outcome.
+
+    Nothing is changed: the caller puts the layers returned in place.  A layer that cannot be analysed, cut or written
+    back is skipped, and the report says why.
     """
     began = time.perf_counter()
     analyses: dict[str, Analysis] = {}
     ranks: dict[str, tuple[int, int]] = {}
+    after: dict[str, int] = {}
     skipped: dict[str, str] = {}
-    for name, make in analyse.items():
+    for name, layer in layers.items():
+        system, rebuild = adapt(layer)
+        after[name] = system.states
         try:
-            analyses[name] = make()
-            chosen = analyses[name].rank(policy.rule)
-            analyses[name].reduction(chosen)
-            ranks[name] = (analyses[name].system.states, chosen)
+            analyses[name] = Analysis(system, rebuild)
+            ranks[name] = (system.states, analyses[name].rank(policy.rule))
         except (ValueError, ArithmeticError) as error:
             skipped[name] = str(error)
     wanted, state = policy.update(state, step, ranks)
-    cuts, reductions = [], {}
-    after = {name: present for name, (present, _) in ranks.items()}
+    cuts, done = [], {}
     for name, rank in wanted.items():
         a = analyses[name]
-        reductions[name] = a.reduction(rank)
-        after[name] = reductions[name].system.states
+        try:
+            reduction = a.reduction(rank)
+            done[name] = Step(a.reduce(rank), reduction)
+        except (ValueError, ArithmeticError) as error:
+            skipped[name] = str(error)
+            continue
+        after[name] = reduction.system.states
         cuts.append(
             Cut(name, a.system.states, after[name], float(np.min(a.energy(rank))), float(np.max(a.bound(rank))))
         )
-    return reductions, state, Report(step, tuple(cuts), after, skipped, False, time.perf_counter() - began)
+    return done, state, Report(step, tuple(cuts), after, skipped, False, time.perf_counter() - began)

@@ -154,10 +154,17 @@ def lru_carry_split(
     return lru_split(lru_carry(lru_join(old), lru_join(new), lru_join(moments), change, power))
 
 
-def diagonal_feedthrough(D: Host, name: str) -> Host:
-    """The diagonal of `D`, which must be all there is of it, for layers with one feedthrough per feature."""
-    if np.abs(D - np.diag(np.diag(D))).max(initial=0.0) > 1e-6 * max(1.0, np.abs(D).max(initial=0.0)):
+def keep_feedthrough(reduced: DiagonalSystem, original: DiagonalSystem) -> None:
+    """Check that D is the layer's own.
+
+    The output of an LRU layer sees the *present* state, so its transfer function is :math:`zC(zI-A)^{-1}B + D`.
+    Truncation of (A, B, C) reduces that too, with the same bound; singular perturbation moves a constant into D that
+    belongs to :math:`C(zI-A)^{-1}B + D`, and would be wrong here.
+    """
+    new, old = to_numpy(reduced.D), to_numpy(original.D)
+    if new.shape != old.shape or np.abs(new - old).max(initial=0.0) > 1e-6 * max(
+        1.0, float(np.abs(old).max(initial=0.0))
+    ):
         raise ValueError(
-            f"{name} has one feedthrough per feature, got a full matrix D: use method='truncate', which leaves D as it is"
+            "D must be the layer's own, since its output sees the present state, got another one: use method='truncate'"
         )
-    return np.diag(D)

@@ -6,7 +6,6 @@ and records the a-priori bound and what it skips and why.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from balred.adapt import adapt, layers_of, replace_layers
+from balred.arrays import warn_caller
 from balred.hankel import Analysis
 from balred.reduction import METHODS, check_rank
 
@@ -55,7 +55,7 @@ class Plan:
         """The model with the planned layers replaced; the original is untouched."""
         skipped = [f"{r.layer or r.type} ({r.note})" for r in self.rows if r.after is None]
         if skipped:
-            warnings.warn(f"layers left as they are: {'; '.join(skipped)}", SkippedWarning, stacklevel=3)
+            warn_caller(f"layers left as they are: {'; '.join(skipped)}", SkippedWarning)
         return replace_layers(self.model, self._new)
 
     def __repr__(self) -> str:
@@ -113,19 +113,17 @@ def plan(
     for name, layer in layers.items():
         system, rebuild = adapt(layer)
         kind, states = type(layer).__name__, system.states
-        wanted = ranks.get(name) if isinstance(ranks, Mapping) else ranks
-        if wanted is None:
+        wanted: Any = ranks.get(name) if isinstance(ranks, Mapping) else ranks
+        if isinstance(ranks, Mapping) and wanted is None:
             rows.append(Row(name, kind, states, None, note="not in ranks"))
             continue
-        integer = isinstance(wanted, (int, np.integer))
-        if integer and len(layers) > 1 and wanted > states:
+        if isinstance(wanted, (int, np.integer)) and len(layers) > 1 and wanted > states:
             rows.append(Row(name, kind, states, None, note=f"has only {states} states"))
             continue
-        if integer:
-            check_rank(wanted, states)
+        fixed = None if hasattr(wanted, "order") else check_rank(wanted, states)
         try:
             analysis = Analysis(system, rebuild, solver=solver, offset=offset)
-            rank = int(wanted) if integer else analysis.rank(wanted)
+            rank = analysis.rank(wanted) if fixed is None else fixed
             reduction = analysis.reduction(rank, method)
         except ValueError as error:
             if len(layers) == 1:

@@ -23,7 +23,9 @@ class RankWarning(UserWarning):
 class Rule(Protocol):
     """What chooses a rank: attributes and the one method a rule has."""
 
-    multiple_of: int
+    @property
+    def multiple_of(self) -> int:
+        """The rank is rounded up to a multiple of this."""
 
     def order(self, hsv: FloatArray) -> int:
         """Least number of values of the one spectrum `hsv` that satisfies the rule, before rounding and cap."""

@@ -7,7 +7,6 @@ diagonalised again: a conjugate pair of the reduced real system becomes one stor
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred import arrays
-from balred.arrays import Array, backend_of, double_precision, namespace, to_numpy
+from balred.arrays import Array, backend_of, double_precision, namespace, to_numpy, warn_caller
 from balred.balancing import Spectrum, projected
 from balred.gramians import with_leaves
 from balred.ranks import RankWarning, a_priori_bound, numerical_rank
@@ -171,6 +170,7 @@ def reduce_analysis(analysis: Analysis, rank: int, method: str) -> Reduction:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     system = analysis.system
+    be = backend_of(system.B)
     rank = check_rank(rank, system.states)
     kept, sp, stable = analysis.unstable, analysis.spectrum, analysis.stable
     fixed = 0 if kept is None else kept.states
@@ -193,10 +193,9 @@ def reduce_analysis(analysis: Analysis, rank: int, method: str) -> Reduction:
         )
     order = min((rank - fixed) * unit, cap)
     if rank - fixed > -(-cap // unit):
-        warnings.warn(
+        warn_caller(
             f"rank {rank} is beyond the numerical rank; the reduced system has {fixed + -(-cap // unit)} states",
             RankWarning,
-            stacklevel=4,
         )
     with double_precision(*stable.leaves) as leaves:
         precise = with_leaves(stable, leaves)
@@ -206,7 +205,10 @@ def reduce_analysis(analysis: Analysis, rank: int, method: str) -> Reduction:
             joined = join(kept, diagonal)
         else:
             joined, change = join(kept, METHODS[method](sp, order)[0]), None
+    if backend_of(joined.B) is be:
         narrow = with_leaves(joined, tuple(_cast(x, like=system.B) for x in joined.leaves))
+    else:  # analysed on the host
+        narrow = arrays.mapped(joined, lambda x: be.from_numpy(x, like=system.B))
     return Reduction(narrow, order, a_priori_bound(analysis.sigma, order), None if kept is not None else change)
 
 

@@ -7,12 +7,17 @@ block-diagonalising similarity, kept whole, and put back beside the reduced stab
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 
 from balred import arrays
 from balred.arrays import backend, backend_of, is_concrete, namespace, to_numpy
-from balred.gramians import marginal_tolerance, pole_margin
+from balred.gramians import UnstableError, marginal_tolerance, pole_margin
 from balred.systems import DenseSystem, DiagonalSystem, System
+
+T = TypeVar("T")
 
 
 def split(system: System, offset: float | None) -> tuple[System | None, System | None]:
@@ -40,6 +45,23 @@ def split(system: System, offset: float | None) -> tuple[System | None, System |
     if isinstance(system, DiagonalSystem):
         return _take(system, unstable), _take(system, ~unstable)
     return _split_dense(system, limit)
+
+
+def separated(
+    system: System, offset: float | None, solve: Callable[[System], T]
+) -> tuple[System | None, System | None, T | None]:
+    """Return (unstable part, stable part, ``solve(stable part)``).
+
+    Without an `offset` a dense system is first taken to be stable: if it is not, its solution says so, and eigenvalues
+    need not be computed for those that are.
+    """
+    if offset is None and isinstance(system, DenseSystem):
+        try:
+            return None, system, solve(system)
+        except UnstableError:
+            pass
+    unstable, stable = split(system, offset)
+    return unstable, stable, None if stable is None else solve(stable)
 
 
 def _take(system: DiagonalSystem, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> DiagonalSystem | None:

@@ -12,7 +12,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import array_api_compat
 import numpy as np
 
 from balred.arrays import (
@@ -353,7 +352,7 @@ def _checked(
         raise ValueError(f"D must have shape (..., p, m) = (..., {p}, {m}), got {tuple(D.shape)}")
     arrays = (first, B, C, D)
     backend_of(*arrays)
-    devices = sorted({str(array_api_compat.device(x)) for x in arrays if be.is_concrete(x)})
+    devices = sorted({be.device_name(x) for x in arrays} - {""})
     if len(devices) > 1:
         raise ValueError(f"all matrices must be on one device, got {', '.join(devices)}")
     for name, x in zip(names, arrays, strict=True):

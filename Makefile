@@ -1,0 +1,46 @@
+# Everything a newcomer needs: `make demo` and `make test`.  Each target sets up what it needs and is quick the
+# second time.  PYTHON may name another interpreter (>= 3.11).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+FRAMEWORK ?= torch
+# small matrices on many threads are slower than on one; the trainings set their own number
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: help env demo test slow docs bench lint clean
+help:
+	@echo "make env | demo | test | slow | docs | bench | lint | clean"
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "balred needs Python >= 3.11, got " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,test,docs]"
+	@touch $@
+
+demo: env
+	$(BIN)/balred demo --framework $(FRAMEWORK)
+
+test: env
+	$(BIN)/pytest -n 2
+
+slow: env
+	$(BIN)/pytest -m "slow or gpu"
+
+docs: env
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -W -b doctest docs docs/_build/doctest
+
+bench: env
+	$(BIN)/python benchmarks/dense.py
+	$(BIN)/python benchmarks/moments.py
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist docs/_build docs/api/generated *.egg-info demo-out
