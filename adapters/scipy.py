@@ -21,11 +21,15 @@ def _adapt(obj: Any) -> tuple[System, Any]:
         g = reduced.to_dense()
         make = signal.StateSpace
         small = make(g.A, g.B, g.C, g.D) if obj.dt is None else make(g.A, g.B, g.C, g.D, dt=obj.dt)
+        if isinstance(obj, signal.StateSpace):
+            return small
+        num, den = signal.ss2tf(small.A, small.B, small.C, small.D)
+        num = num[0]  # SciPy's own conversions warn of the zeros that a strictly proper system begins with
+        num = num[np.argmax(np.abs(num) > 1e-12 * np.abs(num).max()) :]
+        time = {} if obj.dt is None else {"dt": obj.dt}
         if isinstance(obj, signal.TransferFunction):
-            return small.to_tf()
-        if isinstance(obj, signal.ZerosPolesGain):
-            return small.to_zpk()
-        return small
+            return signal.TransferFunction(num, den, **time)
+        return signal.ZerosPolesGain(np.roots(num), np.linalg.eigvals(small.A), num[0], **time)
 
     return system, rebuild
 

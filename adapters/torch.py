@@ -41,7 +41,7 @@ def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
     Names may be dotted.  Everything else (hooks, modes, ``requires_grad``, attributes of the parameters such as
     ``_optim``) is copied.
     """
-    new = copy.deepcopy(layer)
+    new = _copied(layer)
     for name, value in tensors.items():
         owner = new.get_submodule(name.rpartition(".")[0])
         last = name.rpartition(".")[2]
@@ -54,6 +54,14 @@ def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
             owner._buffers[last] = value.detach()
         else:
             setattr(owner, last, value)
+    return new
+
+
+def _copied(module: nn.Module) -> Any:
+    """A deep copy that keeps the attributes of parameters, such as ``_optim``, which PyTorch's own copy drops."""
+    new = copy.deepcopy(module)
+    for old_parameter, parameter in zip(module.parameters(), new.parameters(), strict=True):
+        vars(parameter).update(copy.deepcopy(vars(old_parameter)))
     return new
 
 
@@ -96,7 +104,7 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
     # a layer that is used in several places is replaced in all of them
     by_id = {id(model.get_submodule(name)): layer for name, layer in new.items()}
     places = {n: by_id[id(m)] for n, m in model.named_modules(remove_duplicate=False) if n and id(m) in by_id}
-    result = copy.deepcopy(model)
+    result: nn.Module = _copied(model)
     for name, layer in places.items():
         parent, _, last = name.rpartition(".")
         setattr(result.get_submodule(parent), last, layer)

@@ -30,11 +30,13 @@ def gramian_factors(A: Array, B: Array, C: Array, discrete: bool) -> tuple[Array
     n = A.shape[0]
     dico = "D" if discrete else "C"
 
-    def solve(X: Array, trans: str) -> Array:
-        rows = X.shape[0] if trans == "N" else X.shape[1]
-        work = np.zeros((max(n, rows) if trans == "N" else n, n if trans == "N" else max(n, rows)), order="F")
-        work[: X.shape[0], : X.shape[1]] = X
-        U, scale, _ = slycot.sb03od(n, rows, A.copy(order="F"), np.zeros((n, n), order="F"), work, dico, trans=trans)
+    def solve(Z: Array, trans: str) -> Array:
+        if Z.shape[1] > n:  # the wrapper takes at most n columns, and any square root of Z Z' will do
+            Z = np.asarray(np.linalg.qr(Z.T, mode="r")).T
+        work = np.zeros((n, n), order="F")
+        work[:, : Z.shape[1]] = Z
+        work = work if trans == "T" else np.asfortranarray(work.T)
+        U, scale, _ = slycot.sb03od(n, n, A.copy(order="F"), np.zeros((n, n), order="F"), work, dico, trans=trans)
         return np.asarray(np.triu(np.asarray(U)[:n, :n]) / scale)
 
-    return solve(B, "T"), solve(C, "N").T
+    return solve(B, "T"), solve(C.T, "N").T

@@ -8,6 +8,7 @@ arrives, so importing ``balred`` loads no framework.  Other distributions plug i
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -181,7 +182,13 @@ def layers_of(obj: Any) -> dict[str, Any]:
 
     Lists, tuples and dicts are looked into, so are models of every registered framework.
     """
-    found = dict(_walk(obj, ""))
+    walked = _walk(obj, "")
+    found = dict(walked)
+    if len(found) < len(walked):
+        names = [name for name, _ in walked]
+        raise ValueError(
+            f"layer names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice"
+        )
     if not found:
         raise AdapterNotFound(
             f"no adapter knows {_name(type(obj))} or any layer in it: register the layer's class with balred.register(cls, adapter)"
@@ -202,22 +209,25 @@ def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
 
 def replace_layers(obj: Any, new: Mapping[str, Any]) -> Any:
     """A copy of the model `obj` with the layers called so in :func:`layers_of` replaced."""
-    if not new:
-        return obj
-    if "" in new:
-        return new[""]
+    return _replaced(obj, "", new) if new else obj
+
+
+def _replaced(obj: Any, path: str, new: Mapping[str, Any]) -> Any:
+    if path in new:
+        return new[path]
+    prefix = f"{path}." if path else ""
     container = _lookup(type(obj), _containers)
     if container is not None:
-        return container.replace(obj, new)
-
-    def inner(key: Any, value: Any) -> Any:
-        mine = {k.partition(".")[2]: v for k, v in new.items() if k.partition(".")[0] == str(key)}
-        return replace_layers(value, mine)
-
+        mine = {name[len(prefix) :]: layer for name, layer in new.items() if name.startswith(prefix)}
+        return container.replace(obj, mine) if mine else obj
     if isinstance(obj, dict):
-        return type(obj)((k, inner(k, v)) for k, v in obj.items())
-    values = [inner(i, v) for i, v in enumerate(obj)]
-    return type(obj)(*values) if hasattr(obj, "_fields") else type(obj)(values)
+        result = copy.copy(obj)
+        result.update({key: _replaced(value, f"{prefix}{key}", new) for key, value in obj.items()})
+        return result
+    if isinstance(obj, (list, tuple)):
+        values = [_replaced(value, f"{prefix}{i}", new) for i, value in enumerate(obj)]
+        return type(obj)(*values) if hasattr(obj, "_fields") else type(obj)(values)
+    return obj
 
 
 def per_layer(obj: Any, function: Callable[[System, Rebuild], T]) -> T | dict[str, T]:

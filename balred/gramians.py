@@ -289,7 +289,7 @@ def _smith(system: DenseSystem) -> tuple[Array, Array]:
     if not concrete:
         bad = ~(xp.isfinite(fro(M)) & (fro(M) < 1e100))[..., None, None] | (count >= _MAX_DOUBLINGS)
         return xp.where(bad, xp.nan, Zp), xp.where(bad, xp.nan, Zq)
-    size = float(xp.max(fro(M)))
+    size = float(be.stop_gradient(xp.max(fro(M))))
     if not size < 1 or int(count) >= _MAX_DOUBLINGS:
         check_stable(system)  # names the pole; a stable mode that inputs or outputs hardly see may end here too
         if not size < 1e100 or int(count) >= _MAX_DOUBLINGS:

@@ -194,7 +194,7 @@ class Report:
     cuts : tuple of Cut
         Empty if nothing was cut (or all was taken back).
     ranks : dict
-        Every layer's rank afterwards.
+        The rank afterwards of every layer that could be read.
     skipped : dict
         Layers that could not be analysed or cut, and why.
     restored : bool
@@ -244,9 +244,9 @@ def decide(
     after: dict[str, int] = {}
     skipped: dict[str, str] = {}
     for name, layer in layers.items():
-        system, rebuild = adapt(layer)
-        after[name] = system.states
         try:
+            system, rebuild = adapt(layer)
+            after[name] = system.states
             analyses[name] = Analysis(system, rebuild)
             ranks[name] = (system.states, analyses[name].rank(policy.rule))
         except (ValueError, ArithmeticError) as error:

@@ -6,13 +6,16 @@ eigenvalues, which finds peaks that a frequency grid misses.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balred.arrays import Array, backend_of, double_precision, is_concrete, namespace, to_numpy
+from balred.balancing import projected, spectrum
 from balred.gramians import cast_like, check_stable, factors, with_leaves
+from balred.ranks import numerical_rank
 from balred.separation import block_diagonal
 from balred.systems import DenseSystem, DiagonalSystem, System
 
@@ -73,7 +76,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
         A, B, C, D = (to_numpy(x) for x in _dense_leaves(system))
         batch = A.shape[:-2]
         flat = [x.reshape(-1, *x.shape[-2:]) for x in (A, B, C, np.broadcast_to(D, (*batch, *D.shape[-2:])))]
-        peaks = [hinf_peak(*(x[i] for x in flat), discrete=system.discrete)[0] for i in range(len(flat[0]))]
+        peaks = [_hinf(DenseSystem(a, b, c, d, system.dt), solver) for a, b, c, d in zip(*flat, strict=True)]
         return backend_of(system.B).from_numpy(np.array(peaks).reshape(batch), like=system.B, real=True)
     raise ValueError(f"kind must be 'h2', 'hinf' or 'hankel', got {kind!r}")
 
@@ -140,6 +143,20 @@ def _dense_leaves(system: System) -> tuple[Array, Array, Array, Array]:
     return g.A, g.B, g.C, g.D
 
 
+def _hinf(system: DenseSystem, solver: str | None) -> float:
+    """H-infinity norm of one stable system on the host.
+
+    The difference of a system and its reduction is nearly non-minimal, and the imaginary eigenvalues of its Hamiltonian
+    may not come out imaginary; those of its balanced minimal realisation do.  So both propose frequencies, and the
+    given matrices alone say what the gain is there.
+    """
+    with double_precision(*system.leaves):
+        sp = spectrum(system, solver)
+        rank = int(numerical_rank(sp.sigma))
+        minimal = [projected(sp, rank)[0]] if 0 < rank < system.order else []
+    return hinf_peak(system, *minimal)[0]
+
+
 def _h2(system: System, solver: str | None) -> Array:
     xp = namespace(system.B)
     Zp, _ = factors(system, solver)
@@ -152,25 +169,19 @@ def _h2(system: System, solver: str | None) -> Array:
     return xp.where(through > 0, xp.inf, xp.sqrt(square))
 
 
-def hinf_peak(
-    A: NDArray[Any], B: NDArray[Any], C: NDArray[Any], D: NDArray[Any], *, discrete: bool, tol: float = 1e-10
-) -> tuple[float, float]:
-    r"""H-infinity norm of one system and the frequency (rad/s, or rad per step) where it is attained.
+def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> tuple[float, float]:
+    r"""H-infinity norm of one stable system (NumPy) and the frequency where it is attained (rad/s, or rad per step).
 
     Lower bounds are values of :math:`\bar\sigma(G)` at frequencies, hence never too large.  For a level
     :math:`\gamma` above the present one the imaginary eigenvalues of a Hamiltonian matrix are the frequencies where a
-    singular value crosses it; the midpoints between crossings raise the bound, and no crossing ends the search.
+    singular value crosses it; the midpoints between crossings raise the bound, and the search ends when they do not.
     Discrete systems are mapped to continuous ones by a bilinear transformation, which keeps the norm.
+
+    `others` are further realisations of the same transfer function, whose Hamiltonians may be better conditioned.
     """
-    if discrete:
-        # s = (z-1)/(z+1), rotated by phi so that no pole lies near z = -1 (a rotation of frequency)
-        poles = np.linalg.eigvals(A)
-        turns = np.exp(1j * np.linspace(0, 2 * np.pi, 17)[:-1])
-        turn = 1.0 + 0j if _reach(poles, 1.0) > 0.3 else max(turns, key=lambda t: _reach(poles, t))
-        A, B = (A / turn, B / turn) if turn != 1 else (A, B)
-        n = len(A)
-        inv = np.linalg.inv(A + np.eye(n))
-        A, B, C, D = inv @ (A - np.eye(n)), 2**0.5 * inv @ B, 2**0.5 * C @ inv, D - C @ inv @ B
+    turn = _turn(np.linalg.eigvals(system.A)) if system.discrete else 1.0
+    forms = [_continuous(g, turn) for g in (system, *others)]
+    A, B, C, D = forms[0]
     poles = np.linalg.eigvals(A)
 
     def gain(w: float) -> float:
@@ -179,27 +190,56 @@ def hinf_peak(
         return float(np.linalg.norm(D + C @ np.linalg.solve(1j * w * np.eye(len(A)) - A, B), 2))
 
     real = not any(np.iscomplexobj(x) for x in (A, B, C, D))
-    starts = np.concatenate([[0.0, np.inf], poles.imag, np.sign(poles.imag) * np.abs(poles)])
-    starts = np.unique(np.abs(starts) if real else starts)
+    starts = np.concatenate([poles.imag, np.sign(poles.imag) * np.abs(poles)])
     if len(starts) > 200:  # lightly damped poles first: the search below finds what these miss
-        damped = np.argsort(np.abs(poles.real) / np.maximum(np.abs(poles), 1e-300))[:100]
-        starts = np.unique(np.concatenate([[0.0, np.inf], poles.imag[damped]]))
+        starts = poles.imag[np.argsort(np.abs(poles.real) / np.maximum(np.abs(poles), 1e-300))[:100]]
+    starts = np.unique(np.concatenate([[0.0, np.inf], np.abs(starts) if real else starts]))
     best, where = max((gain(float(w)), float(w)) for w in starts)
     for _ in range(50):
         if best == 0.0:
             break
-        crossings = _crossings(A, B, C, D, best * (1 + tol), real)
-        if len(crossings) == 0:
-            break
-        middles = np.concatenate([(crossings[1:] + crossings[:-1]) / 2, crossings])
-        peak, at = max((gain(float(w)), float(w)) for w in middles)
+        found = [_crossings(*form, best * (1 + tol), real) for form in forms]
+        middles = [np.concatenate([(f[1:] + f[:-1]) / 2, f]) for f in found if len(f)]
+        peak, at = max((gain(float(w)), float(w)) for w in np.concatenate([*middles, [where]]))
+        if peak <= best * (1 + tol):
+            # just below a peak the two crossings merge and may leave the axis: climb the rest of the way
+            peak, at = _climb(gain, where, float(np.abs(poles).max()))
         if peak <= best * (1 + tol):
             break
         best, where = peak, at
-    if discrete:
-        w = 2 * np.arctan(where) + np.angle(turn)
-        where = float(np.angle(np.exp(1j * w)))
+    if system.discrete:
+        where = float(np.angle(np.exp(2j * np.arctan(where)) * turn))
     return best, where
+
+
+def _climb(gain: Callable[[float], float], w: float, scale: float) -> tuple[float, float]:
+    """A local maximum of `gain` near `w`, by steps on every scale and the vertex of the parabola through three points."""
+    best = gain(w)
+    if np.isinf(w):
+        return best, w
+    for h in (abs(w) + 1e-3 * scale) * 10.0 ** -np.arange(1, 11):
+        left, right = gain(w - h), gain(w + h)
+        bend = left - 2 * best + right
+        vertex = w + (0.5 * h * (left - right) / bend if bend < 0 else 0.0)
+        best, w = max((best, w), (left, w - h), (right, w + h), (gain(vertex), vertex))
+    return best, w
+
+
+def _turn(poles: NDArray[Any]) -> complex:
+    """A rotation of the unit circle after which no pole lies near z = -1, which the bilinear map sends to infinity."""
+    turns = np.exp(1j * np.linspace(0, 2 * np.pi, 17)[:-1])
+    return 1.0 if _reach(poles, 1.0) > 0.3 else max(turns, key=lambda t: _reach(poles, t))
+
+
+def _continuous(g: DenseSystem, turn: complex) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """`g` itself, or in discrete time its image under s = (z - 1) / (z + 1) after the rotation z -> z / turn."""
+    A, B, C, D = g.A, g.B, g.C, g.D
+    if not g.discrete:
+        return A, B, C, D
+    A, B = (A / turn, B / turn) if turn != 1.0 else (A, B)
+    eye = np.eye(len(A))
+    inv = np.linalg.inv(A + eye)
+    return inv @ (A - eye), 2**0.5 * inv @ B, 2**0.5 * C @ inv, D - C @ inv @ B
 
 
 def _reach(poles: NDArray[Any], turn: complex) -> float:
@@ -219,6 +259,6 @@ def _crossings(
     H = np.block([[top, level * B @ Y], [-(CH @ C + CH @ D @ X) / level, -top.conj().T]])
     w = np.linalg.eigvals(H)
     # an imaginary eigenvalue comes out with a rounding error of its real part, larger where it is double
-    near = np.abs(w.real) <= 1e-6 * (np.abs(w) + 1e-3 * np.abs(w).max())
+    near = np.abs(w.real) <= 1e-5 * (np.abs(w) + 1e-3 * np.abs(w).max())
     frequencies = w.imag[near]
     return np.unique(np.abs(frequencies) if real else frequencies)

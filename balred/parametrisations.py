@@ -38,7 +38,7 @@ def lru_parameters(system: DiagonalSystem, row_norm: float | None = None) -> dic
     is -inf with zero gradient for ever: it is stored as :math:`2\pi`.  The scale of each mode is free between B and
     C; `row_norm` sets the norm of the rows of B.
     """
-    if not (system.conjugate and system.discrete):
+    if not (getattr(system, "conjugate", False) and system.discrete):
         raise ValueError(f"an LRU layer holds a discrete conjugate system, got {system!r}")
     logs, b, c = (to_numpy(x).astype(np.complex128) for x in system.leaves)
     decay = np.clip(-logs.real, np.finfo(np.float64).tiny, _FASTEST)

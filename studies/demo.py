@@ -1,0 +1,297 @@
+"""The main job, end to end: a layer truncated while it trains, beside the full model and one small from the start.
+
+Three trainings at equal steps on the same data and batches: ``full``; ``truncated``, which starts from the same
+initialisation and is cut during the warm-up; ``small``, which starts with the sizes that ``truncated`` ended with.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from balred.stability import trace
+from balred.studies.data import Digits, digits
+from balred.studies.records import (
+    RUNS,
+    DemoConfig,
+    DemoResult,
+    Framework,
+    RunName,
+    RunRecord,
+    require_packages,
+)
+from balred.studies.training import Event, Trainer, train
+
+LABELS = {"full": "(a) full", "truncated": "(b) truncated", "small": "(c) small"}
+_SMALL_SEED = 10_000
+"""Added to the seed of (c)'s initialisation: its own draw from the same distribution."""
+
+
+def trainer_of(framework: Framework) -> Callable[[DemoConfig, Sequence[int], int, bool], Trainer]:
+    """The trainer of `framework`, imported now."""
+    if framework == "torch":
+        from balred.studies.train_torch import TorchTrainer
+
+        return TorchTrainer
+    from balred.studies.train_jax import JaxTrainer
+
+    return JaxTrainer
+
+
+def run_demo(
+    framework: Framework = "torch",
+    seeds: Sequence[int] = (0,),
+    out: Path | str = "demo-out",
+    config: DemoConfig | None = None,
+    console: Console | None = None,
+) -> DemoResult:
+    """Run the three trainings for each seed, show them live, and write ``results.json`` and the report to `out`.
+
+    Parameters
+    ----------
+    framework : {"torch", "jax"}
+    seeds : sequence of int
+    out : path
+        Made if it does not exist.
+    config : DemoConfig, optional
+    console : rich.console.Console, optional
+
+    Returns
+    -------
+    DemoResult
+        With ``interrupted`` set if Ctrl-C ended it; the files then tell of what ran.
+
+    Raises
+    ------
+    MissingExtra
+        If optional packages are not installed.
+    """
+    require_packages(framework)
+    from balred.studies.report import write_report
+
+    folder, console = Path(out), console or Console()
+    folder.mkdir(parents=True, exist_ok=True)
+    result = DemoResult(framework, tuple(seeds), config or DemoConfig())
+    try:
+        console.print(f"training on scikit-learn's digits with {framework}; Ctrl-C ends it and leaves a report")
+        _warm_up(framework, result.config)
+        with _progress(console) as progress:
+            for seed in result.seeds:
+                _one_seed(result, seed, progress, folder)
+    except KeyboardInterrupt:
+        result.interrupted = True
+        console.print("interrupted: the report tells of what ran")
+    finally:
+        with _undisturbed():
+            write_results(result, folder / "results.json")
+            write_report(result, folder)
+    console.print(result_table(result))
+    for line in verdicts(result):
+        console.print(line)
+    console.print(f"report: {folder / 'report.html'}   numbers: {folder / 'results.json'}")
+    return result
+
+
+def _one_seed(result: DemoResult, seed: int, progress: Progress, folder: Path) -> None:
+    data = digits(seed, result.config.test)
+    for run in RUNS:
+        states: Sequence[int] = result.config.states
+        if run == "small":
+            states = list(result.records[-1].ranks.values())
+        record = RunRecord(run, seed, result.config)
+        result.records.append(record)
+        make = trainer_of(result.framework)
+        init = seed + _SMALL_SEED if run == "small" else seed
+        task = progress.add_task(f"{LABELS[run]}, seed {seed}", total=result.config.steps, status="starting")
+        with one_thread(result.framework):
+            for event in train(partial(make, result.config, states, init, run == "truncated"), data, record):
+                _show(progress, task, event)
+        write_results(result, folder / "results.json")
+        if run == "full" and not result.traces:
+            _metrics(result, record, progress)
+
+
+def _metrics(result: DemoResult, record: RunRecord, progress: Progress) -> None:
+    """Stability metrics of the first full run; untimed.  The rule without its bucket, which would hide small moves."""
+    rule = replace(result.config.rule, multiple_of=1)
+    task = progress.add_task("metrics of (a)", total=len(record.snapshots), status="")
+    for name, shots in record.snapshots.items():
+        with one_thread(result.framework):
+            result.traces[name] = trace([s.step for s in shots], [s.system for s in shots], rule)
+        progress.advance(task)
+
+
+@contextmanager
+def one_thread(framework: Framework) -> Iterator[None]:
+    """Linear algebra on one thread.
+
+    The arrays are small: a second thread gains next to nothing, and on a machine that does other work as well, threads
+    that wait for each other have been seen to slow a step down tenfold and a cut a hundredfold.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(limits=1):
+        if framework != "torch":
+            yield
+            return
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore a second Ctrl-C while files are written (only the main thread may say so)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _warm_up(framework: Framework, config: DemoConfig) -> None:
+    """A few steps with a cut, thrown away: loading libraries is charged to none of the runs."""
+    short = replace(config, steps=20, attempts=1, states=tuple(min(n, 16) for n in config.states))
+    data = digits(0, short.test)
+    small = Digits(data.train_x, data.train_y, data.test_x[:100], data.test_y[:100])
+    with one_thread(framework):
+        for _ in train(lambda: trainer_of(framework)(short, short.states, 0, True), small, RunRecord("full", 0, short)):
+            pass
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=6),
+        TextColumn("{task.completed:>4.0f}"),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+    )
+
+
+def _show(progress: Progress, task: TaskID, event: Event) -> None:
+    record = event.record
+    accuracy = f"{100 * record.points[-1].accuracy:4.1f} %" if record.points else "   -  "
+    ranks = " ".join(str(n) for n in record.ranks.values())
+    status = f"loss {event.loss:5.3f} acc {accuracy} states {ranks:>3} {record.seconds:4.0f} s"
+    progress.update(task, completed=event.step, status=status)
+    if event.report is not None:
+        progress.console.print(str(event.report))
+
+
+# ------------------------------------------------------------------------------------------------------- results
+
+
+def write_results(result: DemoResult, path: Path) -> None:
+    """The rows of all runs so far, as JSON; replaced in one go, so that a reader never sees half a file."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps([r.row() for r in result.records], indent=1) + "\n")
+    draft.replace(path)
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean, with the sample standard deviation if there are several.
+
+    Examples
+    --------
+    >>> spread([1.0]), spread([1.0, 3.0])
+    ('1.0', '2.0 ± 1.4')
+    """
+    if not values:
+        return "-"
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+
+
+def ratios(result: DemoResult, over: RunName, of: RunName) -> list[float]:
+    """Wall time of `over` divided by that of `of`, seed by seed, where both finished."""
+    a, b = ({r.seed: r.seconds for r in result.of(run, finished=True)} for run in (over, of))
+    return [a[seed] / b[seed] for seed in a if seed in b]
+
+
+HEADINGS = (
+    "run",
+    "test accuracy %",
+    "states by layer",
+    "wall time s",
+    "speed-up over (a)",
+    "time / time of (c)",
+    "steps",
+)
+
+
+def summary(result: DemoResult) -> list[tuple[str, ...]]:
+    """The cells of the final table, one row for each kind of run: the terminal and the report show the same."""
+    rows: list[tuple[str, ...]] = []
+    for run in RUNS:
+        records = result.of(run)
+        done = [r for r in records if r.finished]
+        if not records:
+            continue
+        accuracies = [100 * r.accuracy for r in done or records if r.accuracy is not None]
+        states = ", ".join("+".join(str(n) for n in r.ranks.values()) for r in done or records)
+        steps = str(result.config.steps) if done else f"{records[0].steps} of {result.config.steps}"
+        rows.append(
+            (
+                LABELS[run],
+                spread(accuracies),
+                states,
+                spread([r.seconds for r in done or records]),
+                spread(ratios(result, "full", run), 2),
+                spread(ratios(result, run, "small"), 2),
+                steps,
+            )
+        )
+    return rows
+
+
+def result_table(result: DemoResult) -> Table:
+    """The final table for the terminal."""
+    count = f", mean ± standard deviation over {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
+    table = Table(title=f"digits as 64-step sequences, {result.framework}{count}")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    for row in summary(result):
+        table.add_row(*row)
+    return table
+
+
+def verdicts(result: DemoResult) -> list[str]:
+    """What came out, in sentences, as it is."""
+    lines = []
+    means = {
+        run: 100 * float(np.mean([r.accuracy for r in result.of(run, finished=True) if r.accuracy is not None]))
+        for run in RUNS
+        if result.of(run, finished=True)
+    }
+    if "truncated" in means and "full" in means:
+        speed, gap = float(np.mean(ratios(result, "full", "truncated"))), means["truncated"] - means["full"]
+        lines.append(f"(b) is {speed:.2f} times as fast as (a); its accuracy differs from (a)'s by {gap:+.1f} points.")
+    if "truncated" in means and "small" in means:
+        share, gap = float(np.mean(ratios(result, "truncated", "small"))), means["truncated"] - means["small"]
+        lines.append(
+            f"(b) took {share:.2f} times as long as (c); its accuracy differs from (c)'s by {gap:+.1f} points."
+        )
+    for name, metrics in result.traces.items():
+        where = f"from step {metrics.settled} on" if metrics.settled is not None else "at no step before the last"
+        lines.append(f"In (a), seed {result.seeds[0]}, the rank that the rule chooses for {name} had settled {where}.")
+    return lines

@@ -1,0 +1,137 @@
+"""The demo's report: one HTML file with its pictures inside, and the picture of the spectra beside it."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from balred.studies.records import DemoResult
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>In-training truncation on digits ({{ result.framework }})</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .35rem .8rem; border-bottom: 1px solid #ccc; }
+td + td, th + th { text-align: right; } th { text-align: left; vertical-align: bottom; }
+img { max-width: 100%; height: auto; } .note { color: #555; font-size: .9rem; }
+.warning { background: #fff3cd; padding: .6rem 1rem; }
+</style>
+</head>
+<body>
+<h1>In-training truncation on digits, {{ result.framework }}</h1>
+{% if result.interrupted %}<p class="warning">Interrupted: this page tells of what ran until then.</p>{% endif %}
+<p>Handwritten digits (8x8 pixels, read as sequences of 64 numbers) are classified by {{ config.states|length }} LRU
+block{{ "s" if config.states|length > 1 }} of width {{ config.width }}. Three trainings of {{ config.steps }} steps on
+the same batches: <b>(a)</b> the full model with {{ config.states|join(" + ") }} stored states; <b>(b)</b> the same start, truncated
+during the warm-up; <b>(c)</b> a model that has the final size of (b) from the start.</p>
+
+<h2>What came out</h2>
+{% if rows %}
+<table><thead><tr>{% for h in headings %}<th>{{ h }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
+{% for line in lines %}<p>{{ line }}</p>{% endfor %}
+<p class="note">{% if result.seeds|length > 1 %}Mean ± sample standard deviation over seeds {{ result.seeds|join(", ") }};
+ratios of times are taken seed by seed. {% endif %}Test accuracy is the mean over the evaluations after steps
+{{ config.final_evaluations|join(", ") }}, on {{ config.test }} images that were never trained on. Wall time runs from the making of the
+model to the last step, with compilation and cuts, without evaluation and snapshots, alike for all three, on one thread of
+linear algebra.</p>
+{% else %}<p>Nothing had run yet.</p>{% endif %}
+{% if cuts %}<ul>{% for line in cuts %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+
+{% for title, text, image in figures %}
+<h2>{{ title }}</h2>
+<p>{{ text }}</p>
+<img src="{{ image }}" alt="{{ title }}">
+{% endfor %}
+
+<h2>Settings</h2>
+<table><tbody>{% for key, value in settings %}<tr><td>{{ key }}</td><td>{{ value }}</td></tr>{% endfor %}</tbody></table>
+</body>
+</html>
+"""
+
+
+def write_report(result: DemoResult, folder: Path) -> None:
+    """Write ``report.html`` and, once there are spectra, ``spectrum.png`` to `folder`."""
+    from jinja2 import Environment
+
+    from balred.studies import demo
+
+    page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
+    text = page.render(
+        result=result,
+        config=result.config,
+        headings=demo.HEADINGS,
+        rows=demo.summary(result),
+        lines=demo.verdicts(result),
+        cuts=[
+            f"seed {r.seed}, {line}" for r in result.records for report in r.reports for line in str(report).split("\n")
+        ],
+        figures=_figures(result, folder),
+        settings=_settings(result),
+    )
+    (folder / "report.html").write_text(text, encoding="utf-8")
+
+
+def _figures(result: DemoResult, folder: Path) -> list[tuple[str, str, str]]:
+    """(title, what to look for, image) of every picture that the records allow; layers and ranks of the first seed."""
+    from balred.studies import plots
+
+    first = [r for r in result.records if r.seed == result.seeds[0]]
+    figures = []
+    if any(r.points for r in result.records):
+        text = "One line for each seed; the dot is the last evaluation."
+        figures.append(("Accuracy against wall time", text, plots.png(plots.accuracy(result))))
+    for layer in first[0].snapshots if first else ():
+        seen = [r for r in first if r.run != "small" and layer in r.snapshots]
+        text = (
+            "Each line is the spectrum of the layer at one step. Where it falls steeply, the states to the right can go; "
+            "the question is how early in the training that place is known."
+        )
+        figure = plots.spectra(seen, layer)
+        if not (folder / "spectrum.png").exists() or layer == next(iter(first[0].snapshots)):
+            figure.savefig(folder / "spectrum.png", dpi=130)
+        figures.append((f"Hankel singular values along the training: {layer}", text, plots.png(figure)))
+        text = "Solid: states that the layer had. Dotted: what the rule, without rounding, would choose at each checkpoint of (a)."
+        trace = result.traces.get(layer)
+        figures.append((f"Rank: {layer}", text, plots.png(plots.ranks(first, trace, layer))))
+        if trace is not None:
+            text = (
+                "Does the ranking of the states settle early, as the method assumes? All of the full run (a), which nothing "
+                "cut: the order of the states compared with that at the end, the rule's choice, how far the values move "
+                "from checkpoint to checkpoint and the bound on it, and how far the subspace to be kept turns."
+            )
+            figures.append(
+                (f"Stability of the ranking: {layer}", text, plots.png(plots.stability(trace, result.config)))
+            )
+    return figures
+
+
+def _settings(result: DemoResult) -> list[tuple[str, Any]]:
+    c = result.config
+    packages = (
+        "balred",
+        "numpy",
+        "scipy",
+        *(("torch",) if result.framework == "torch" else ("jax", "equinox", "optax")),
+    )
+    return [
+        ("seeds", ", ".join(map(str, result.seeds))),
+        ("rule", str(c.rule)),
+        ("cuts", f"{c.attempts} attempts in steps 0 to {c.warmup}"),
+        (
+            "optimizer",
+            f"AdamW, weight decay {c.weight_decay}, rate 0 to {c.rate} over {c.warmup} steps, then a cosine to 0",
+        ),
+        ("batch", c.batch),
+        ("training and test images", f"{1797 - c.test} and {c.test}, stratified"),
+        ("versions", ", ".join(f"{p} {version(p)}" for p in packages)),
+        ("machine", f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"),
+    ]

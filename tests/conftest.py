@@ -1,0 +1,41 @@
+"""One `xp` fixture, fed by every array library in every precision, and the hypothesis profiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+from tables import LIBRARIES, Library
+
+hypothesis.settings.register_profile("dev", max_examples=20, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=20, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(params=LIBRARIES, ids=str)
+def xp(request: pytest.FixtureRequest) -> Iterator[Library]:
+    """An array library in one precision, inside the scope that its users work in."""
+    library: Any = request.param
+    pytest.importorskip(library.backend.library)
+    with library.scope():
+        yield library
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if not any(item.get_closest_marker("gpu") for item in items) or _cuda():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _cuda() -> bool:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
+    return bool(torch.cuda.is_available())

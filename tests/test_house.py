@@ -1,0 +1,180 @@
+"""The house stands as drawn: which room may import what, what is loaded when, what is in the wheel."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STDLIB = set(sys.stdlib_module_names)
+
+CORE = {"numpy", "array_api_compat", "balred"}
+EXTRA = {"balred/cli.py": {"typer", "rich"}}
+BACKENDS = {"__init__": set(), "numpy": {"scipy"}, "slycot": {"slycot"}, "torch": {"torch"}, "jax": {"jax", "jaxlib"}}
+ADAPTERS = {
+    "__init__": set(),
+    "control": {"control"},
+    "scipy": {"scipy"},
+    "torch": {"torch"},
+    "torch_lru": {"torch"},
+    "lru_pytorch": {"torch", "LRU_pytorch"},
+    "equinox": {"jax", "equinox", "optax"},
+    "equinox_lru": {"jax", "equinox", "optax"},
+}
+
+
+def modules(folder):
+    return sorted(p for p in (ROOT / folder).glob("*.py"))
+
+
+def imports(path):
+    """Top-level packages that a module imports, anywhere in it, and the balred modules among them."""
+    packages, inner = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute, got a relative one in line {node.lineno}"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        packages |= {name.partition(".")[0] for name in names}
+        inner |= {name for name in names if name.startswith("balred.")}
+    return packages - STDLIB, inner
+
+
+def ids(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", modules("balred"), ids=ids)
+def test_the_core_imports_numpy_and_itself(path):
+    allowed = CORE | EXTRA.get(ids(path), set())
+    packages, inner = imports(path)
+    assert packages <= allowed
+    if path.name != "cli.py":  # the command starts the studies
+        assert [m for m in inner if m.startswith(("balred.backends", "balred.adapters", "balred.studies"))] == []
+
+
+@pytest.mark.parametrize("path", modules("backends"), ids=ids)
+def test_a_backend_imports_one_library(path):
+    packages, inner = imports(path)
+    assert path.stem in BACKENDS, f"declare what {ids(path)} may import"
+    assert packages <= CORE | BACKENDS[path.stem]
+    assert [m for m in inner if m.startswith(("balred.adapters", "balred.studies"))] == []
+
+
+@pytest.mark.parametrize("path", modules("adapters"), ids=ids)
+def test_an_adapter_imports_one_framework(path):
+    packages, inner = imports(path)
+    assert path.stem in ADAPTERS, f"declare what {ids(path)} may import"
+    mine = ADAPTERS[path.stem]
+    assert packages <= CORE | mine
+    assert [m for m in inner if m.startswith("balred.studies")] == []
+    # another adapter of the same framework may be used, one of another framework may not
+    for name in inner:
+        if name.startswith("balred.adapters."):
+            assert ADAPTERS[name.split(".")[2]] <= mine
+        if name.startswith("balred.backends."):
+            assert BACKENDS[name.split(".")[2]] - {"scipy", "jaxlib"} <= mine
+
+
+def test_mapped_folders_have_no_packages():
+    """They are mapped one by one in pyproject.toml: a package inside one would be left out of the wheel."""
+    for folder in ("backends", "adapters", "studies"):
+        inside = [p.name for p in (ROOT / folder).iterdir() if p.is_dir() and p.name != "__pycache__"]
+        assert inside == []
+
+
+def run(code, *args):
+    """`code` in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-W", "error", *args, "-c", code], capture_output=True, text=True, timeout=120, cwd="/")
+
+
+def test_importing_balred_loads_no_framework():
+    heavy = ["torch", "jax", "jaxlib", "slycot", "control", "equinox", "optax", "matplotlib", "sklearn", "scipy", "rich", "typer"]
+    done = run(f"import sys, balred; print([m for m in {heavy} if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_numpy_data_loads_no_framework():
+    code = """
+import sys, numpy as np, balred
+g = balred.testing.random_system(4)
+balred.reduce(g, balred.Energy(.9)); balred.norm(g, "hinf"); balred.hsv(g, solver="scipy")
+try: balred.hsv(object())
+except TypeError: pass
+print([m for m in ("torch", "jax", "slycot", "control", "equinox", "scipy.signal", "matplotlib") if m in sys.modules])
+"""
+    done = run(code)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_nothing_pollutes_the_top_level():
+    done = run("import importlib.util as u; print([m for m in ('backends', 'adapters', 'studies') if u.find_spec(m)])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "message"),
+    [
+        ("slycot", "balred.hsv(balred.testing.random_system(3), solver='slycot')", "pip install 'balred[slycot]'"),
+        ("torch", "from balred.arrays import backend; backend('torch')", "pip install 'balred[torch]'"),
+        ("jax", "from balred.arrays import backend; backend('jax')", "pip install 'balred[jax]'"),
+        ("equinox", "import balred.adapters.equinox", "equinox"),
+        ("control", "import balred.adapters.control", "control"),
+    ],
+)
+def test_a_missing_dependency_names_the_extra(package, code, message):
+    """None in sys.modules makes the import fail as if the package were not installed."""
+    done = run(f"import sys; sys.modules[{package!r}] = None\nimport balred\n{code}")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "ModuleNotFoundError" in last
+    assert message in last
+    extra = {"slycot": "slycot", "torch": "torch", "jax": "jax", "equinox": "jax", "control": "control"}[package]
+    assert f"balred[{extra}]" in last
+
+
+@pytest.mark.parametrize("package", ["torch", "jax", "slycot", "control", "equinox"])
+def test_the_core_runs_without_an_optional_dependency(package):
+    done = run(f"import sys; sys.modules[{package!r}] = None\nimport balred\nprint(balred.reduce(balred.testing.random_system(5), 2).order)")
+    assert done.stdout.strip() == "2", done.stderr
+
+
+def _can_build():
+    if importlib.util.find_spec("build") is None or importlib.util.find_spec("setuptools") is None:
+        return False
+    return int(importlib.metadata.version("setuptools").partition(".")[0]) >= 77
+
+
+@pytest.mark.skipif(not _can_build(), reason="needs build and setuptools >= 77")
+def test_contents_of_the_wheel(tmp_path):
+    tree = tmp_path / "tree"
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "docs", "tests", "demo-out", "runs", "env", "venv")
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=ignore)
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(tree)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as z:
+        names = [n for n in z.namelist() if ".dist-info/" not in n]
+        metadata = next(z.read(n).decode() for n in z.namelist() if n.endswith("METADATA"))
+    want = {"balred/py.typed"} | {f"balred/{p.name}" for p in modules("balred")}
+    for folder in ("backends", "adapters", "studies"):
+        want |= {f"balred/{folder}/{p.name}" for p in modules(folder)}
+    assert {n for n in names if n.endswith((".py", ".typed"))} == want
+    assert {n.partition("/")[0] for n in names} == {"balred"}
+    assert "License-Expression: MIT" in metadata
+    extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
+    assert extras >= {"slycot", "control", "torch", "jax", "studies", "docs", "test", "all"}

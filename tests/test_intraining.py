@@ -1,0 +1,224 @@
+"""The policy of in-training truncation: pure, so every step of it can be asked for."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import balred
+from balred.intraining import Guard, Policy, PolicyState, Report, decide
+from balred.testing import random_system
+
+RULE = balred.Energy(0.9)
+
+
+# ------------------------------------------------------------------------------------------------ when
+
+
+@pytest.mark.parametrize(
+    ("window", "attempts", "steps"),
+    [
+        ((0, 4000), 4, (1000, 2000, 3000, 4000)),
+        ((0, 4000), None, (1000, 2000, 3000, 4000)),
+        ((100, 300), 2, (200, 300)),
+        ((0, 10), 3, (4, 7, 10)),  # ceil(10/3), ceil(20/3), 10
+        ((0, 3), None, (1, 2, 3)),  # no room for the default of four
+        ((7, 8), 1, (8,)),
+    ],
+)
+def test_attempts_are_equidistant_and_end_with_the_window(
+    window: tuple[int, int], attempts: int | None, steps: tuple[int, ...]
+) -> None:
+    assert Policy(RULE, window, attempts).steps == steps
+
+
+@pytest.mark.parametrize(("window", "attempts"), [((0, 1000), 7), ((13, 997), 10), ((0, 5), 5), ((3, 104), 100)])
+def test_attempts_are_as_many_as_asked_and_evenly_spread(window: tuple[int, int], attempts: int) -> None:
+    steps = Policy(RULE, window, attempts).steps
+    gaps = np.diff([window[0], *steps])
+    assert len(steps) == attempts == len(set(steps))
+    assert steps[-1] == window[1]
+    # equidistant up to rounding to whole steps: no two gaps differ by more than one
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_interval() -> None:
+    assert Policy(RULE, (0, 100), interval=30).steps == (30, 60, 90)
+    assert Policy(RULE, (50, 110), interval=30).steps == (80, 110)
+
+
+def test_due_at_its_steps_and_no_others_and_never_once_stopped() -> None:
+    policy = Policy(RULE, (2, 20), 3)
+    state = policy.init()
+    assert tuple(s for s in range(40) if policy.due(state, s)) == policy.steps
+    assert not any(policy.due(policy.stop(state), s) for s in range(40))
+
+
+def test_last_step_includes_the_judgement() -> None:
+    assert Policy(RULE, (0, 20), 2).last == 20
+    assert Policy(RULE, (0, 20), 2, guard=Guard(lambda m: 0.0, 0.1, delay=5)).last == 25
+
+
+# ------------------------------------------------------------------------------------------------ what
+
+
+def test_a_layer_is_cut_only_below_95_percent_of_its_rank() -> None:
+    policy = Policy(RULE, (0, 10))
+    ranks = {"at": (100, 95), "above": (100, 96), "below": (100, 94), "same": (10, 10), "more": (10, 12)}
+    cuts, _ = policy.update(policy.init(), 3, ranks)
+    assert cuts == {"at": 95, "below": 94}
+
+
+def test_min_cut_zero_still_needs_a_smaller_rank() -> None:
+    policy = Policy(RULE, (0, 10), min_cut=0)
+    assert policy.update(policy.init(), 3, {"a": (10, 10), "b": (10, 9)})[0] == {"b": 9}
+
+
+@pytest.mark.parametrize("present", range(1, 60))
+def test_min_cut_is_not_at_the_mercy_of_rounding(present: int) -> None:
+    # with min_cut = 1/10 and present = 10 k the largest rank allowed is exactly 9 k
+    policy = Policy(RULE, (0, 10), min_cut=0.1)
+    cuts, _ = policy.update(policy.init(), 3, {"a": (10 * present, 9 * present)})
+    assert cuts == {"a": 9 * present}
+
+
+def test_update_leaves_its_input_alone_and_is_a_function() -> None:
+    policy = Policy(RULE, (0, 10), settled=2)
+    state = policy.init()
+    _, state = policy.update(state, 3, {"a": (100, 50)})
+    kept, ranks = copy.deepcopy(state), {"a": (100, 51)}
+    first = policy.update(state, 6, ranks)
+    assert state == kept
+    assert ranks == {"a": (100, 51)}
+    assert policy.update(state, 6, ranks) == first
+    assert first[1].step == 6
+    assert first[1].choices["a"] == (50, 51)
+    assert policy.stop(state).stopped
+    assert not state.stopped
+
+
+def test_settled_waits_for_choices_that_stay() -> None:
+    policy = Policy(RULE, (0, 60), 6, settled=3)
+    state, cut_at = policy.init(), []
+    for step, chosen in zip(policy.steps, (80, 60, 50, 49, 51, 50), strict=True):
+        cuts, state = policy.update(state, step, {"a": (100, chosen)})
+        cut_at += [step] * bool(cuts)
+    # 60, 50, 49 spread over 11; 50, 49, 51 lie within 5 % of each other for the first time at the fifth attempt
+    assert cut_at == [50, 60]
+
+
+def test_settled_allows_one_state_in_small_layers() -> None:
+    policy = Policy(RULE, (0, 60), 6, settled=2)
+    _, state = policy.update(policy.init(), 10, {"a": (10, 4)})
+    assert policy.update(state, 20, {"a": (10, 5)})[0] == {"a": 5}
+    assert policy.update(state, 20, {"a": (10, 6)})[0] == {}
+
+
+def test_settled_is_judged_layer_by_layer() -> None:
+    policy = Policy(RULE, (0, 60), 6, settled=2)
+    _, state = policy.update(policy.init(), 10, {"a": (100, 40), "b": (100, 80)})
+    assert policy.update(state, 20, {"a": (100, 40), "b": (100, 40)})[0] == {"a": 40}
+
+
+def test_a_training_resumes_from_the_state() -> None:
+    policy = Policy(RULE, (0, 60), 6, settled=2)
+    _, state = policy.update(policy.init(), 10, {"a": (100, 40)})
+    resumed: PolicyState = pickle.loads(pickle.dumps(state))
+    assert resumed == state
+    assert Policy(RULE, (0, 60), 6, settled=2).update(resumed, 20, {"a": (100, 41)})[0] == {"a": 41}
+
+
+# ------------------------------------------------------------------------------------------------ the guard
+
+
+def test_guard_accepts_within_the_tolerance() -> None:
+    guard = Guard(lambda m: 0.0, tolerance=0.5)
+    assert guard.accepts(3.0, 2.5)
+    assert guard.accepts(3.0, 4.0)
+    assert not guard.accepts(3.0, 2.0)
+    lower = Guard(lambda m: 0.0, tolerance=0.5, higher_is_better=False)
+    assert lower.accepts(3.0, 3.5)
+    assert not lower.accepts(3.0, 4.0)
+
+
+def test_guard_never_accepts_nan() -> None:
+    guard = Guard(lambda m: 0.0, tolerance=math.inf)
+    assert not guard.accepts(1.0, math.nan)
+
+
+# ------------------------------------------------------------------------------------------------ bad arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"window": (5, 5)}, r"window must.*\(5, 5\)"),
+        ({"window": (10, 5)}, r"window must.*\(10, 5\)"),
+        ({"window": (-1, 5)}, r"window must.*\(-1, 5\)"),
+        ({"attempts": 0}, "attempts must be between 1 and the window's length 10, got 0"),
+        ({"attempts": 11}, "attempts must.*got 11"),
+        ({"interval": 0}, "interval must.*got 0"),
+        ({"interval": 11}, "interval must.*got 11"),
+        ({"attempts": 2, "interval": 2}, "not both, got 2 and 2"),
+        ({"min_cut": 1.0}, r"min_cut must.*got 1\.0"),
+        ({"min_cut": -0.1}, r"min_cut must.*got -0\.1"),
+        ({"settled": 1}, "settled must.*got 1"),
+    ],
+)
+def test_bad_arguments_state_the_rule_and_what_was_given(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Policy(RULE, **{"window": (0, 10), **arguments})
+
+
+@pytest.mark.parametrize("rule", [16, 0.99, "energy", None])
+def test_what_is_no_rule_is_refused_at_once(rule: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="rule must"):
+        Policy(rule, (0, 10))
+
+
+@pytest.mark.parametrize("arguments", [{"tolerance": -0.1}, {"tolerance": 0.1, "delay": -1}])
+def test_bad_guards(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must not be negative, got -"):
+        Guard(lambda m: 0.0, **arguments)
+
+
+# ------------------------------------------------------------------------------------------------ decide
+
+
+def test_decide_reports_cuts_ranks_and_reasons() -> None:
+    systems = {
+        "a": random_system(30, 1, 1, seed=1),
+        "dead": balred.ss(-np.eye(3), np.zeros((3, 1)), np.ones((1, 3))),
+        "tiny": random_system(1, 1, 1, seed=2),
+    }
+    policy = Policy(RULE, (0, 10))
+    steps, state, report = decide(policy, policy.init(), 3, systems)
+    rank = balred.analyze(systems["a"]).rank(RULE)
+    s = balred.hsv(systems["a"])
+    assert list(steps) == ["a"]
+    assert steps["a"].layer.states == steps["a"].reduction.system.states == rank
+    assert systems["a"].states == 30
+    (cut,) = report.cuts
+    assert (cut.layer, cut.before, cut.after) == ("a", 30, rank)
+    assert cut.energy == pytest.approx(s[:rank].sum() / s.sum(), rel=1e-10)
+    assert cut.energy >= 0.9
+    assert cut.bound == pytest.approx(2 * s[rank:].sum(), rel=1e-10)
+    assert report.step == state.step == 3
+    assert report.ranks == {"a": rank, "dead": 3, "tiny": 1}
+    assert list(report.skipped) == ["dead"]
+    assert "zero" in report.skipped["dead"]
+    assert report.seconds > 0
+    assert not report.restored
+    text = str(report)
+    assert f"step 3: a 30 -> {rank} states" in text
+    assert "dead skipped" in text
+
+
+def test_the_other_reports_say_so() -> None:
+    assert "nothing cut" in str(Report(7, (), {"a": 3}))
+    assert "taken back" in str(Report(7, (), {"a": 3}, restored=True))
