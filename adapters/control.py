@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import control
+try:
+    import control
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("python-control is not installed: pip install 'balred[control]'") from error
 
 from balred.adapt import register
 from balred.systems import System, ss

@@ -10,15 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import equinox as eqx
-import jax
+try:
+    import equinox as eqx
+    import jax
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("JAX and equinox are not installed: pip install 'balred[jax]'") from error
 import jax.numpy as jnp
 
 from balred.adapt import Container, adapt, entry_of, layers_of, register, register_container, replace_layers
 from balred.adapters.equinox_lru import LRU, scan
 from balred.arrays import to_numpy
 from balred.backends.jax import from_numpy
-from balred.intraining import Guard, Policy, PolicyState, Report, decide
+from balred.intraining import Guard, Policy, PolicyState, Report, Step, decide
 from balred.parametrisations import (
     keep_feedthrough,
     lru_carry_split,
@@ -28,7 +31,6 @@ from balred.parametrisations import (
     lru_system,
 )
 from balred.ranks import Rule
-from balred.reduction import Reduction
 from balred.systems import System
 
 __all__ = ["LRU", "InTrainingReducer", "ReducerState", "scan"]
@@ -72,8 +74,10 @@ def adapt_lru(layer: LRU) -> tuple[System, Any]:
     return system, rebuild
 
 
-_FIRST = ("mu", "trace", "ema", "acc_grads")
-_SECOND = ("nu", "sum_of_squares")
+_POWER = {"mu": 1, "trace": 1, "ema": 1, "acc_grads": 1, "nu": 2, "nu_max": 2, "sum_of_squares": 2}
+"""Fields of optax states that hold averages of gradients, and of which power."""
+_CARRIED = ({"ScaleByAdamState"}, {"ScaleByAmsgradState"}, {"ScaleByLionState"}, {"TraceState"})
+"""Transformations whose moments are plain averages, so that they can be carried; others (centred RMSprop) start afresh."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,12 @@ class InTrainingReducer:
     attempts, interval, min_cut, settled, guard
         As :class:`balred.intraining.Policy`.
     moments : {"reset", "carry"}, default "reset"
-        As :class:`balred.adapters.torch.InTrainingReducer`.
+        As :class:`balred.adapters.torch.InTrainingReducer`.  The step count of an optax state is one for all
+        parameters and goes on, so a reset second moment is not zero (which would multiply the learning rate) but the
+        mean of the old one.
+    optimizer : optax.GradientTransformation, optional
+        Needed for states with other fields than the usual moments (adafactor, schedule-free): what they hold for a cut
+        layer is then taken from ``optimizer.init`` of the cut model.
 
     Examples
     --------
@@ -122,11 +131,12 @@ class InTrainingReducer:
         settled: int | None = None,
         guard: Guard | None = None,
         moments: str = "reset",
+        optimizer: Any = None,
     ) -> None:
         if moments not in ("reset", "carry"):
             raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
         self.policy = Policy(rule, window, attempts, interval, min_cut, settled, guard)
-        self.moments = moments
+        self.moments, self.optimizer = moments, optimizer
 
     def init(self, model: Any) -> ReducerState:
         """The state before the first step; `model` must contain a layer that an adapter knows."""
@@ -146,23 +156,23 @@ class InTrainingReducer:
             None unless a cut was attempted or taken back at this step.
         """
         if state.held is not None and step >= state.held[0]:
-            return self._judge(model, opt_state, state, step, None)
+            model, opt_state, state, verdict = self._judge(model, opt_state, state, step, None)
+            if verdict is not None:
+                return model, opt_state, state, verdict
         if state.held is not None or not self.policy.due(state.policy, step):
             return model, opt_state, state, None
-        layers = layers_of(model)
-        cuts, policy, report = decide(self.policy, state.policy, step, layers)
+        cuts, policy, report = decide(self.policy, state.policy, step, layers_of(model))
         state = replace(state, policy=policy)
         if not cuts:
             return model, opt_state, state, report
         guard = self.policy.guard
         if guard is not None:
             state = replace(state, held=(step + guard.delay, float(guard.metric(model)), model, opt_state))
-        for name, cut in cuts.items():
-            opt_state = self._optimizer_state(opt_state, name, layers[name], cut.layer, cut.reduction)
-        model = replace_layers(model, {name: cut.layer for name, cut in cuts.items()})
+        smaller = replace_layers(model, {name: cut.layer for name, cut in cuts.items()})
+        opt_state = self._optimizer_state(opt_state, model, smaller, cuts)
         if guard is not None and guard.delay == 0:
-            return self._judge(model, opt_state, state, step, report)
-        return model, opt_state, state, report
+            return self._judge(smaller, opt_state, state, step, report)
+        return smaller, opt_state, state, report
 
     def _judge(
         self, model: Any, opt_state: Any, state: ReducerState, step: int, report: Report | None
@@ -177,46 +187,68 @@ class InTrainingReducer:
         stopped = ReducerState(self.policy.stop(state.policy))
         return old_model, old_opt_state, stopped, Report(step, (), ranks, restored=True)
 
-    def _optimizer_state(self, opt_state: Any, name: str, old: Any, new: Any, reduction: Reduction) -> Any:
-        """`opt_state` with every copy of the layer called `name` (moments, averages) in the new shapes."""
-        entry = entry_of(old)
-        fields = {k: v for k, v in vars(old).items() if eqx.is_inexact_array(v)}
-
-        def is_node(node: Any) -> bool:
-            return type(node) is type(old)
+    def _optimizer_state(self, opt_state: Any, model: Any, smaller: Any, cuts: Mapping[str, Step]) -> Any:
+        """`opt_state` with every copy of a cut layer (moments, averages) in the new shapes."""
+        layers = layers_of(model)
+        places = {path: _name(path) for path, leaf in _paths(model) if _is_layer(leaf)}
+        fresh: dict[str, Any] = {}
+        if self.optimizer is not None:
+            fresh = dict(_named(self.optimizer.init(eqx.filter(smaller, eqx.is_inexact_array))))
+        kinds = {type(node).__name__ for _, node in _paths(opt_state, _is_moment_state) if _is_moment_state(node)}
 
         def convert(path: tuple[Any, ...], node: Any) -> Any:
-            full = _name(path)
-            if not is_node(node) or not (name == "" or full == name or full.endswith(f".{name}")):
+            # the layer a state belongs to: the longest path of a layer that the state's path ends with
+            ends = [place for place in places if path[len(path) - len(place) :] == place]
+            name = places[max(ends, key=len)] if ends else "no layer"
+            if name not in cuts or type(node) is not type(layers[name]):
                 return node
-            present = {k: getattr(node, k) for k in fields if eqx.is_array(getattr(node, k))}
-            if any(v.shape != fields[k].shape for k, v in present.items()):
+            outer = [k.name for k in path[: len(path) - len(max(ends, key=len))] if hasattr(k, "name")]
+            field = str(outer[-1]) if outer else ""
+            if field not in _POWER:
+                if _name(path) in fresh:
+                    return fresh[_name(path)]
                 raise ValueError(
-                    f"the optimizer state of layer {name or 'layer'} must have the layer's shapes, got {full}"
+                    f"the optimizer state must hold moments ({', '.join(_POWER)}), got a field {field or _name(path)!r} "
+                    f"for layer {name or 'layer'}: pass optimizer= to InTrainingReducer, to take it from optimizer.init"
                 )
-            keys = {str(getattr(p, "name", "")) for p in path}
-            power = 1 if keys & set(_FIRST) else 2 if keys & set(_SECOND) else 0
-            carried: dict[str, Any] = {}
-            if (
-                self.moments == "carry"
-                and power
-                and entry is not None
-                and entry.carry is not None
-                and reduction.change is not None
-                and len(present) == len(fields)
-            ):
-                host = [
-                    {k: to_numpy(v) for k, v in source.items()}
-                    for source in (fields, {k: getattr(new, k) for k in fields}, present)
-                ]
-                carried = entry.carry(*host, reduction.change, power)
-            changed = [k for k in present if getattr(new, k).shape != fields[k].shape]
-            values = [
-                from_numpy(carried[k], like=present[k])
-                if k in carried
-                else jnp.zeros(getattr(new, k).shape, present[k].dtype)
-                for k in changed
-            ]
-            return eqx.tree_at(lambda n: [getattr(n, k) for k in changed], node, values) if changed else node
+            carry = self.moments == "carry" and kinds in _CARRIED
+            return _cut_moments(node, layers[name], cuts[name], _POWER[field], carry)
 
-        return jax.tree_util.tree_map_with_path(convert, opt_state, is_leaf=is_node)
+        return jax.tree_util.tree_map_with_path(convert, opt_state, is_leaf=_is_layer)
+
+
+def _is_moment_state(node: Any) -> bool:
+    fields = set(getattr(node, "_fields", ()))
+    return bool(fields & set(_POWER)) and not fields & {"acc_grads", "ema"}
+
+
+def _paths(tree: Any, is_leaf: Any = _is_layer) -> list[tuple[tuple[Any, ...], Any]]:
+    return list(jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0])
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    return [(_name(path), node) for path, node in _paths(tree) if _is_layer(node)]
+
+
+def _cut_moments(node: Any, old: Any, cut: Step, power: int, carry: bool) -> Any:
+    """The moments `node` of the layer `old` in the shapes of the layer it is cut to: carried, or reset."""
+    fields = {k: v for k, v in vars(old).items() if eqx.is_inexact_array(v)}
+    moments = {k: getattr(node, k) for k in fields if eqx.is_array(getattr(node, k))}
+    new = {k: getattr(cut.layer, k) for k in fields}
+    # a moment kept as one number per parameter (novograd) stays
+    changed = [k for k in moments if moments[k].shape == fields[k].shape != new[k].shape]
+    function, change = getattr(entry_of(old), "carry", None), cut.reduction.change
+    carried: Mapping[str, Any] = {}
+    if carry and function is not None and change is not None and len(moments) == len(fields):
+        host = [{k: to_numpy(v) for k, v in source.items()} for source in (fields, new, moments)]
+        carried = function(*host, change, power)
+
+    def value(k: str) -> Any:
+        if k in carried:
+            return from_numpy(carried[k], like=moments[k])
+        level = jnp.mean(moments[k]) if power == 2 else 0.0
+        return jnp.full(new[k].shape, level, moments[k].dtype)
+
+    return (
+        eqx.tree_at(lambda n: [getattr(n, k) for k in changed], node, [value(k) for k in changed]) if changed else node
+    )

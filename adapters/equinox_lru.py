@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
-import equinox as eqx
-import jax
+try:
+    import equinox as eqx
+    import jax
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("JAX and equinox are not installed: pip install 'balred[jax]'") from error
 import jax.numpy as jnp
 
 

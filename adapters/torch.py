@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[torch]'") from error
 from torch import nn
 
 from balred.adapt import Container, adapt, entry_of, layers_of, register, register_container

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[torch]'") from error
 from torch import nn
 
 Tensor = torch.Tensor

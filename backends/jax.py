@@ -49,7 +49,8 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
     else:
         host = np.asarray(x.real).astype(np.float64 if wide else np.float32)
     with double_scope() if wide else _nothing():
-        return jax.device_put(host, None if isinstance(like, jax.core.Tracer) else next(iter(like.devices())))
+        # an uncommitted result stays uncommitted, or a jitted step would be compiled once more for the difference
+        return jax.device_put(host, next(iter(like.devices())) if getattr(like, "committed", False) else None)
 
 
 @contextmanager

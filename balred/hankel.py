@@ -240,6 +240,8 @@ class Analysis:
 
         Unstable modes come on top of what the rule asks for the stable part.
         """
+        if not hasattr(rule, "order"):
+            raise TypeError(f"rule must be a rank rule such as balred.Energy(0.99), got {rule!r}")
         fixed = 0 if self.unstable is None else self.unstable.states
         if self.stable is None:
             return fixed
@@ -247,7 +249,7 @@ class Analysis:
         rank = min(-(-order // self._unit), self.stable.states)
         # a reduced real pole fills a stored state by itself, so a few more may be needed to hold the order
         while self._unit == 2 and rank < self.stable.states and self.reduction(rank + fixed).stable_order < order:
-            rank += 1
+            rank = min(rank + rule.multiple_of, self.stable.states)
         return rank + fixed
 
     def bound(self, rank: int, method: str = "truncate") -> Any:
@@ -272,8 +274,11 @@ class Analysis:
 
     def reduce(self, rank: int | Rule, *, method: str = "truncate") -> Any:
         """What was analysed, with `rank` states: the same type of object."""
-        chosen = rank if isinstance(rank, (int, np.integer)) else self.rank(rank)
-        return self._rebuild(self.reduction(int(chosen), method).system)
+        if isinstance(rank, (int, np.integer)) or not hasattr(rank, "order"):
+            rank = reduction.check_rank(rank, self.system.states)
+        else:
+            rank = self.rank(rank)
+        return self._rebuild(self.reduction(rank, method).system)
 
 
 def analyze(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:

@@ -115,7 +115,7 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
 def difference(a: System, b: System) -> System:
     """The system ``a - b``: states beside each other, outputs subtracted."""
     if (a.discrete, b.discrete) != (a.discrete, a.discrete) or (
-        a.discrete and a.dt != b.dt and True not in (a.dt, b.dt)
+        a.discrete and a.dt != b.dt and a.dt is not True and b.dt is not True
     ):
         raise ValueError(f"both systems must have the same dt, got {a.dt} and {b.dt}")
     shapes = [(int(s.C.shape[-2]), int(s.B.shape[-1])) for s in (a, b)]

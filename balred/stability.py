@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.arrays import backend, ct, double_precision, to_numpy
+from balred.arrays import backend, ct, double_precision, mapped, to_numpy
 from balred.balancing import Spectrum, projections, spectrum
 from balred.gramians import with_leaves
 from balred.norms import difference
@@ -159,7 +159,7 @@ def weyl_bound(a: Any, b: Any, kind: str = "hankel") -> float:
         from balred.adapt import system_of
         from balred.hankel import hsv
 
-        return float(hsv(difference(system_of(a), system_of(b)))[0])
+        return float(to_numpy(hsv(difference(system_of(a), system_of(b))))[0])
     if kind == "gramian":
         Ha, Hb = (_geometric(_spectrum(x)) for x in (a, b))
         return float(np.abs(np.linalg.eigvalsh(Ha - Hb)).max())
@@ -169,7 +169,7 @@ def weyl_bound(a: Any, b: Any, kind: str = "hankel") -> float:
 def _spectrum(obj: Any) -> Spectrum:
     from balred.adapt import system_of
 
-    system = system_of(obj)
+    system = mapped(system_of(obj), to_numpy)  # small questions, answered on the host
     with double_precision(*system.leaves) as leaves:
         return spectrum(with_leaves(system, leaves), None)
 

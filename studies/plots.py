@@ -77,14 +77,9 @@ def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str) -> Figu
     figure, (ax,) = _axes(8.2, 3.8)
     _warmup(ax, records[0].config)
     for record in records:
-        changes = [
-            (
-                0,
-                record.config.states[0]
-                if not record.snapshots.get(layer)
-                else record.snapshots[layer][0].system.states,
-            )
-        ]
+        if layer not in record.snapshots:
+            continue
+        changes = [(0, record.snapshots[layer][0].system.states)]
         changes += [(report.step, report.ranks[layer]) for report in record.reports if layer in report.ranks]
         changes.append((record.steps, record.ranks.get(layer, changes[-1][1])))
         x, y = zip(*changes, strict=True)

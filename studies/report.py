@@ -40,8 +40,7 @@ during the warm-up; <b>(c)</b> a model that has the final size of (b) from the s
 <p class="note">{% if result.seeds|length > 1 %}Mean ± sample standard deviation over seeds {{ result.seeds|join(", ") }};
 ratios of times are taken seed by seed. {% endif %}Test accuracy is the mean over the evaluations after steps
 {{ config.final_evaluations|join(", ") }}, on {{ config.test }} images that were never trained on. Wall time runs from the making of the
-model to the last step, with compilation and cuts, without evaluation and snapshots, alike for all three, on one thread of
-linear algebra.</p>
+model to the last step, with compilation and cuts, without evaluation and snapshots, alike for all three{{ ", on one thread" if result.framework == "torch" }}.</p>
 {% else %}<p>Nothing had run yet.</p>{% endif %}
 {% if cuts %}<ul>{% for line in cuts %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 
@@ -86,6 +85,8 @@ def _figures(result: DemoResult, folder: Path) -> list[tuple[str, str, str]]:
 
     first = [r for r in result.records if r.seed == result.seeds[0]]
     figures = []
+    picture = folder / "spectrum.png"
+    picture.unlink(missing_ok=True)  # of an earlier demo
     if any(r.points for r in result.records):
         text = "One line for each seed; the dot is the last evaluation."
         figures.append(("Accuracy against wall time", text, plots.png(plots.accuracy(result))))
@@ -96,8 +97,8 @@ def _figures(result: DemoResult, folder: Path) -> list[tuple[str, str, str]]:
             "the question is how early in the training that place is known."
         )
         figure = plots.spectra(seen, layer)
-        if not (folder / "spectrum.png").exists() or layer == next(iter(first[0].snapshots)):
-            figure.savefig(folder / "spectrum.png", dpi=130)
+        if not picture.exists():
+            figure.savefig(picture, dpi=130)
         figures.append((f"Hankel singular values along the training: {layer}", text, plots.png(figure)))
         text = "Solid: states that the layer had. Dotted: what the rule, without rounding, would choose at each checkpoint of (a)."
         trace = result.traces.get(layer)

@@ -169,9 +169,13 @@ def test_ordered_and_default_dicts_are_walked() -> None:
 
 
 def test_a_key_with_a_dot_is_a_key_like_any_other() -> None:
-    model = {"block.0": random_system(4), "block": [random_system(5)]}
-    small = balred.reduce(model, 2)
-    assert [small["block.0"].states, small["block"][0].states] == [2, 2]
+    small = balred.reduce({"block.0": random_system(4), "block": [1, random_system(5)]}, 2)
+    assert [small["block.0"].states, small["block"][1].states] == [2, 2]
+
+
+def test_layers_that_would_share_a_name_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"names must differ, got block\.0 twice"):
+        balred.reduce({"block.0": random_system(4), "block": [random_system(5)]}, 2)
 
 
 def test_keys_that_are_not_strings() -> None:
@@ -250,15 +254,15 @@ def test_an_equinox_layer_loads_no_torch() -> None:
 
 # ------------------------------------------------------------------------------------------------ entry points
 
-PLUGIN = '''
+PLUGIN = """
 import balred
 balred.register("robots.Arm", lambda arm: (arm.system, lambda small: type(arm)(small)))
-'''
-ROBOTS = '''
+"""
+ROBOTS = """
 class Arm:
     def __init__(self, system):
         self.system = system
-'''
+"""
 METADATA = "Metadata-Version: 2.1\nName: balred-robots\nVersion: 1.0\n"
 
 

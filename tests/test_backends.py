@@ -175,7 +175,11 @@ def test_cuda_gradients_equal_cpu(case):
     for device in ("cpu", "cuda"):
         g = lib.system(case.make(n=4))
         leaves = [x.detach().to(device).requires_grad_() for x in g.leaves]
-        make = balred.ss if case.kind == "dense" else (lambda l, B, C, dt: balred.diagonal(log_poles=l, B=B, C=C, dt=dt, conjugate=case.kind == "conjugate"))
+        make = (
+            balred.ss
+            if case.kind == "dense"
+            else (lambda l, B, C, dt: balred.diagonal(log_poles=l, B=B, C=C, dt=dt, conjugate=case.kind == "conjugate"))
+        )
         balred.hsv(make(*leaves, dt=case.dt)).sum().backward()
         grads.append([x.grad.cpu().numpy() for x in leaves])
     for x, y in zip(*grads, strict=True):

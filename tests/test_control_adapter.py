@@ -16,7 +16,15 @@ from balred.testing import random_system  # noqa: E402
 def statespace(n: int = 8, dt: Any = 0, seed: int = 0) -> Any:
     g = random_system(n, 2, 3, dt=1 if dt else 0, seed=seed)
     return control.StateSpace(
-        g.A, g.B, g.C, g.D, dt, inputs=["u", "v"], outputs=["x", "y", "z"], states=[f"s{i}" for i in range(n)], name="plant"
+        g.A,
+        g.B,
+        g.C,
+        g.D,
+        dt,
+        inputs=["u", "v"],
+        outputs=["x", "y", "z"],
+        states=[f"s{i}" for i in range(n)],
+        name="plant",
     )
 
 

@@ -23,7 +23,11 @@ def twice(system):
 
     if isinstance(system, DiagonalSystem):
         return dataclasses.replace(
-            system, log_poles=np.concatenate([system.log_poles] * 2), B=blocks(system.B), C=blocks(system.C), D=blocks(system.D)
+            system,
+            log_poles=np.concatenate([system.log_poles] * 2),
+            B=blocks(system.B),
+            C=blocks(system.C),
+            D=blocks(system.D),
         )
     return balred.ss(*(blocks(x) for x in (system.A, system.B, system.C, system.D)), dt=system.dt)
 
@@ -130,7 +134,9 @@ def test_by_hand():
         assert_allclose(got, [b * c / (2 * a**2), c / (2 * a), b / (2 * a)], rtol=1e-13)
 
 
-@pytest.mark.parametrize("case", [Case("dense-batch", "dense", 0, batch=(3,)), Case("conjugate-batch", "conjugate", 1, batch=(3,))], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case("dense-batch", "dense", 0, batch=(3,)), Case("conjugate-batch", "conjugate", 1, batch=(3,))], ids=str
+)
 def test_gradient_of_a_batch_is_that_of_its_members(case):
     torch = pytest.importorskip("torch")
     lib = Library(Backend.TORCH_GRAD, "float64")

@@ -35,7 +35,12 @@ def test_lyapunov_residual(xp, case):
     system = case.make()
     P, Q = xp.call(balred.gramians, xp.system(system))
     exact = xp.exact(system)
-    for g, p, q in zip(members(exact), xp.numpy(P).reshape(-1, exact.order, exact.order), xp.numpy(Q).reshape(-1, exact.order, exact.order), strict=True):
+    for g, p, q in zip(
+        members(exact),
+        xp.numpy(P).reshape(-1, exact.order, exact.order),
+        xp.numpy(Q).reshape(-1, exact.order, exact.order),
+        strict=True,
+    ):
         # the result is rounded to the dtype: a relative change of eps in P moves the residual by that
         assert max(residuals(g, p, q)) < 50 * xp.eps
 
@@ -65,7 +70,13 @@ def test_lyapunov_residual_of_every_solver(solver, case):
     assert max(residuals(g, *balred.gramians(g, solver=solver))) < 1e-13
 
 
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 20), m=st.integers(1, 8), p=st.integers(1, 8), row=st.sampled_from(SINGLE))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 20),
+    m=st.integers(1, 8),
+    p=st.integers(1, 8),
+    row=st.sampled_from(SINGLE),
+)
 def test_lyapunov_residual_of_random_systems(seed, n, m, p, row):
     """More inputs than states included; n states are squared and compressed on the way."""
     g = row.make(n, m, p, seed)
@@ -116,7 +127,10 @@ def test_stiff_poles():
     """Poles twelve decades apart, by hand: P_ij = 1/(a_i + a_j)."""
     a = np.array([1e-6, 1.0, 1e6])
     want = 1 / (a[:, None] + a)
-    for g in (balred.diagonal(-a, np.ones((3, 1)), np.ones((1, 3))), balred.ss(np.diag(-a), np.ones((3, 1)), np.ones((1, 3)))):
+    for g in (
+        balred.diagonal(-a, np.ones((3, 1)), np.ones((1, 3))),
+        balred.ss(np.diag(-a), np.ones((3, 1)), np.ones((1, 3))),
+    ):
         P, Q = balred.gramians(g)
         assert_allclose(P, want, rtol=1e-7)
         assert_allclose(Q, want, rtol=1e-7)

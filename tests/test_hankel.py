@@ -42,7 +42,9 @@ def test_every_solver_equals_the_oracle(solver, case):
         return
     want = oracle_of(case, "float64")
     # SciPy's solver works on full Gramians, which square the condition: half the digits
-    assert_allclose(balred.hsv(system, solver=solver), want, rtol=0, atol=(1e-7 if solver == "scipy" else 1e-12) * want.max())
+    assert_allclose(
+        balred.hsv(system, solver=solver), want, rtol=0, atol=(1e-7 if solver == "scipy" else 1e-12) * want.max()
+    )
 
 
 @each_case
@@ -54,7 +56,13 @@ def test_descending_nonnegative_and_of_the_order(case):
     assert np.all(s >= 0)
 
 
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 12), m=st.integers(1, 4), p=st.integers(1, 4), row=st.sampled_from(SINGLE))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 12),
+    m=st.integers(1, 4),
+    p=st.integers(1, 4),
+    row=st.sampled_from(SINGLE),
+)
 def test_invariant_under_a_change_of_basis(seed, n, m, p, row):
     g = row.make(n, m, p, seed).to_dense()
     rng = np.random.default_rng(seed)
@@ -67,7 +75,13 @@ def test_invariant_under_a_change_of_basis(seed, n, m, p, row):
     assert_allclose(balred.hsv(changed), s, rtol=0, atol=1e-9 * s[0])
 
 
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 12), m=st.integers(1, 4), p=st.integers(1, 4), row=st.sampled_from(SINGLE))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 12),
+    m=st.integers(1, 4),
+    p=st.integers(1, 4),
+    row=st.sampled_from(SINGLE),
+)
 def test_equal_those_of_the_dual(seed, n, m, p, row):
     g = row.make(n, m, p, seed).to_dense()
     dual = balred.ss(g.A.conj().T, g.C.conj().T, g.B.conj().T, g.D.conj().T, g.dt)

@@ -59,10 +59,18 @@ def test_h2_by_quadrature(case):
 def test_h2_is_infinite_with_a_direct_term_in_continuous_time():
     assert balred.norm(balred.ss([[-1.0]], [[1.0]], [[1.0]], [[0.1]]), "h2") == np.inf
     # discrete, by hand: b^2 c^2 / (1 - a^2) + d^2 = 4/3 + 1/4
-    assert_allclose(balred.norm(balred.ss([[0.5]], [[1.0]], [[1.0]], [[0.5]], dt=1), "h2") ** 2, 4 / 3 + 1 / 4, rtol=1e-13)
+    assert_allclose(
+        balred.norm(balred.ss([[0.5]], [[1.0]], [[1.0]], [[0.5]], dt=1), "h2") ** 2, 4 / 3 + 1 / 4, rtol=1e-13
+    )
 
 
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 12), m=st.integers(1, 3), p=st.integers(1, 3), row=st.sampled_from(SINGLE))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 12),
+    m=st.integers(1, 3),
+    p=st.integers(1, 3),
+    row=st.sampled_from(SINGLE),
+)
 def test_hinf_is_never_below_a_grid(seed, n, m, p, row):
     g = row.make(n, m, p, seed)
     peak = float(balred.norm(g, "hinf"))
@@ -77,7 +85,11 @@ def test_hinf_is_attained(case):
     at = np.exp(1j * w) if g.discrete else 1j * w
     gain = np.linalg.norm(g.D, 2) if np.isinf(w) else np.linalg.norm(g(at), 2)
     assert_allclose(peak, gain, rtol=1e-9)
-    near = np.exp(1j * (w + np.linspace(-1e-2, 1e-2, 2001))) if g.discrete else 1j * (w * (1 + np.linspace(-1e-2, 1e-2, 2001)))
+    near = (
+        np.exp(1j * (w + np.linspace(-1e-2, 1e-2, 2001)))
+        if g.discrete
+        else 1j * (w * (1 + np.linspace(-1e-2, 1e-2, 2001)))
+    )
     if np.isfinite(w):
         assert gains(g, near).max() <= peak * (1 + 1e-9)
 

@@ -61,7 +61,11 @@ def test_a_mode_without_input_keeps_finite_parameters() -> None:
 @pytest.mark.parametrize("angle", [0.0, 1e-14, -1e-14, 2 * np.pi])
 def test_an_angle_of_zero_is_stored_as_a_full_turn(angle: float) -> None:
     system = balred.diagonal(
-        log_poles=np.array([-0.1 + 1j * angle]), B=np.ones((1, 1), complex), C=np.ones((1, 1), complex), dt=True, conjugate=True
+        log_poles=np.array([-0.1 + 1j * angle]),
+        B=np.ones((1, 1), complex),
+        C=np.ones((1, 1), complex),
+        dt=True,
+        conjugate=True,
     )
     assert np.exp(layer_of(system)["theta_log"][0]) == pytest.approx(2 * np.pi, rel=1e-15)
 

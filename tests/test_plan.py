@@ -66,7 +66,9 @@ def test_an_unknown_key_is_an_error_that_lists_the_layers(model: dict[str, Any])
         balred.plan(model, {"wyde": 4})
 
 
-@pytest.mark.parametrize(("rank", "given"), [(0, "0"), (-1, "-1"), (11, "11"), (2.5, r"2\.5"), ("4", "'4'"), (True, "True")])
+@pytest.mark.parametrize(
+    ("rank", "given"), [(0, "0"), (-1, "-1"), (11, "11"), (2.5, r"2\.5"), ("4", "'4'"), (True, "True")]
+)
 def test_a_bad_rank_of_one_system_is_an_error(model: dict[str, Any], rank: Any, given: str) -> None:
     with pytest.raises(ValueError, match=f"rank must be.*got {given}"):
         balred.plan(model["wide"], rank)

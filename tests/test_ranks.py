@@ -23,19 +23,25 @@ def test_energy(fraction, rank):
     assert choose_order(Energy(fraction), S) == rank
 
 
-@pytest.mark.parametrize(("fraction", "rank"), [(0.96, 1), (0.963, 1), (0.964, 2), (0.997, 2), (0.9975, 3), (0.9999, 4), (1.0, 4)])
+@pytest.mark.parametrize(
+    ("fraction", "rank"), [(0.96, 1), (0.963, 1), (0.964, 2), (0.997, 2), (0.9975, 3), (0.9999, 4), (1.0, 4)]
+)
 def test_energy_of_the_squares(fraction, rank):
     """64, 2.25, .16, .01 sum to 66.42: shares .96357, .99744, .99985, 1."""
     assert choose_order(Energy(fraction, squared=True), S) == rank
 
 
-@pytest.mark.parametrize(("tolerance", "rank"), [(0.5, 1), (0.1875, 1), (0.18, 2), (0.05, 2), (0.04, 3), (0.0125, 3), (0.01, 4), (0.0, 4)])
+@pytest.mark.parametrize(
+    ("tolerance", "rank"), [(0.5, 1), (0.1875, 1), (0.18, 2), (0.05, 2), (0.04, 3), (0.0125, 3), (0.01, 4), (0.0, 4)]
+)
 def test_relative(tolerance, rank):
     """Ratios to the first are 1, .1875, .05, .0125; a value must exceed the tolerance to be kept."""
     assert choose_order(Relative(tolerance), S) == rank
 
 
-@pytest.mark.parametrize(("tolerance", "rank"), [(5.0, 1), (4.0, 1), (3.9, 2), (1.0, 2), (0.9, 3), (0.2, 3), (0.1, 4), (1e-9, 4)])
+@pytest.mark.parametrize(
+    ("tolerance", "rank"), [(5.0, 1), (4.0, 1), (3.9, 2), (1.0, 2), (0.9, 3), (0.2, 3), (0.1, 4), (1e-9, 4)]
+)
 def test_error_bound(tolerance, rank):
     """Twice the tails: 4 after one value, 1 after two, .2 after three, 0 after all."""
     assert choose_order(ErrorBound(tolerance), S) == rank
@@ -47,7 +53,10 @@ def test_error_bound_that_cannot_be_met():
     s = np.concatenate([[1.0], np.full(1000, 1e-13)])
     cap = int(numerical_rank(s))
     assert cap == 1
-    with pytest.raises(ValueError, match=r"the error bound must be reachable at the numerical rank 1, where it is .*, got a tolerance of 1e-14"):
+    with pytest.raises(
+        ValueError,
+        match=r"the error bound must be reachable at the numerical rank 1, where it is .*, got a tolerance of 1e-14",
+    ):
         choose_order(ErrorBound(1e-14), s)
 
 
@@ -56,7 +65,17 @@ def test_order():
     assert choose_order(Order(7), S) == 4  # capped
 
 
-@pytest.mark.parametrize(("rule", "rank"), [(Order(3, multiple_of=2), 4), (Order(1, multiple_of=4), 4), (Energy(0.8, multiple_of=3), 3), (Relative(0.1, multiple_of=2), 2), (ErrorBound(0.9, multiple_of=2), 4), (Order(4, multiple_of=8), 4)])
+@pytest.mark.parametrize(
+    ("rule", "rank"),
+    [
+        (Order(3, multiple_of=2), 4),
+        (Order(1, multiple_of=4), 4),
+        (Energy(0.8, multiple_of=3), 3),
+        (Relative(0.1, multiple_of=2), 2),
+        (ErrorBound(0.9, multiple_of=2), 4),
+        (Order(4, multiple_of=8), 4),
+    ],
+)
 def test_multiple_of_rounds_up_and_the_cap_comes_last(rule, rank):
     assert choose_order(rule, S) == rank
 
@@ -168,7 +187,11 @@ def test_error_bound_is_the_least_that_meets_it(s, tolerance):
 
 
 @pytest.mark.parametrize("kind", ["dense", "diagonal", "conjugate"])
-@pytest.mark.parametrize("rule", [Energy(0.9), Energy(0.99, squared=True), Relative(0.05), ErrorBound(0.3, relative=True), Order(4)], ids=repr)
+@pytest.mark.parametrize(
+    "rule",
+    [Energy(0.9), Energy(0.99, squared=True), Relative(0.05), ErrorBound(0.3, relative=True), Order(4)],
+    ids=repr,
+)
 def test_a_reduction_by_rule_satisfies_the_rule(kind, rule):
     g = balred.testing.random_system(10, dt=1, kind=kind, seed=2)
     a = balred.analyze(g)
@@ -185,5 +208,12 @@ def test_a_reduction_by_rule_satisfies_the_rule(kind, rule):
 def test_rules_choose_the_same_rank_in_float32():
     """float32 data is analysed in float64: no noise floor raises the rank at a tolerance of 1e-3."""
     g = balred.testing.random_system(40, dt=1, kind="conjugate", seed=5)
-    narrow = balred.diagonal(log_poles=g.log_poles.astype(np.complex64), B=g.B.astype(np.complex64), C=g.C.astype(np.complex64), D=g.D.astype(np.float32), dt=1, conjugate=True)
+    narrow = balred.diagonal(
+        log_poles=g.log_poles.astype(np.complex64),
+        B=g.B.astype(np.complex64),
+        C=g.C.astype(np.complex64),
+        D=g.D.astype(np.float32),
+        dt=1,
+        conjugate=True,
+    )
     assert balred.analyze(narrow).rank(Energy(0.999)) == balred.analyze(g).rank(Energy(0.999))

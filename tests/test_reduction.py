@@ -50,7 +50,14 @@ def fields(system):
 
 
 @each_method
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 14), m=st.integers(1, 3), p=st.integers(1, 3), row=st.sampled_from(SINGLE), data=st.data())
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(2, 14),
+    m=st.integers(1, 3),
+    p=st.integers(1, 3),
+    row=st.sampled_from(SINGLE),
+    data=st.data(),
+)
 def test_error_bounds_of_random_systems(method, seed, n, m, p, row, data):
     g = row.make(n, m, p, seed)
     rank = data.draw(st.integers(1, n))
@@ -188,7 +195,9 @@ def test_a_batch_whose_members_differ_in_numerical_rank(kind):
 
 def test_rank_beyond_the_numerical_rank_warns_and_caps():
     g = balred.ss(np.diag([-1.0, -2.0, -3.0]), [[1.0], [1.0], [0.0]], np.ones((1, 3)))
-    with pytest.warns(balred.RankWarning, match="rank 3 is beyond the numerical rank; the reduced system has 2 states") as caught:
+    with pytest.warns(
+        balred.RankWarning, match="rank 3 is beyond the numerical rank; the reduced system has 2 states"
+    ) as caught:
         small = balred.reduce(g, 3)
     assert caught[0].filename == __file__  # the warning points at the call, not into the library
     assert small.order == 2
@@ -235,7 +244,9 @@ def test_unstable_poles_are_kept_exactly(kind, dt, method):
     unstable = np.array([2.0, 1.5]) if dt else np.array([0.3, 0.0])  # continuous: one unstable, one marginal
     rng = np.random.default_rng(1)
     stable = np.exp(-rng.uniform(0.1, 2, 6)) if dt else -rng.uniform(0.1, 2, 6)
-    g = balred.diagonal(np.concatenate([stable, unstable]), rng.standard_normal((8, 2)), rng.standard_normal((2, 8)), dt=dt)
+    g = balred.diagonal(
+        np.concatenate([stable, unstable]), rng.standard_normal((8, 2)), rng.standard_normal((2, 8)), dt=dt
+    )
     if kind == "dense":
         T = rng.standard_normal((8, 8))
         d = g.to_dense()
@@ -262,13 +273,17 @@ def test_offset_moves_the_boundary():
     assert_allclose(s[1:], balred.hsv(balred.ss(np.diag([-1.0, -5.0]), np.ones((2, 1)), np.ones((1, 2)))), rtol=1e-12)
     small = balred.reduce(g, 2, offset=0.5)
     assert np.min(np.abs(poles_of(small) + 0.1)) < 1e-14
-    with pytest.raises(ValueError, match="rank must be at least the number of unstable modes, 1|rank must leave a state"):
+    with pytest.raises(
+        ValueError, match="rank must be at least the number of unstable modes, 1|rank must leave a state"
+    ):
         balred.reduce(g, 1, offset=0.5)
 
 
 def test_rank_counts_unstable_modes():
     g = balred.ss(np.diag([1.0, 2.0, -1.0, -2.0]), np.ones((4, 1)), np.ones((1, 4)))
-    with pytest.raises(ValueError, match="rank must be at least the number of unstable modes, 2, which are kept whole, got 1"):
+    with pytest.raises(
+        ValueError, match="rank must be at least the number of unstable modes, 2, which are kept whole, got 1"
+    ):
         balred.reduce(g, 1)
     assert balred.reduce(g, 3).order == 3
     assert balred.analyze(g).rank(balred.Order(1)) == 3  # a rule speaks of the stable part

@@ -111,7 +111,11 @@ def test_weyl(seed, size, row):
     """No value moves by more than the Hankel norm of the difference, nor by the largest eigenvalue of H_a - H_b."""
     a = row.make(5, seed=seed)
     b = near(a, size, seed) if row.kind == "dense" else dataclasses.replace(a, B=(1 + size) * a.B)
-    if not (np.abs(np.linalg.eigvals(b.to_dense().A)) < 1).all() if b.discrete else np.linalg.eigvals(b.to_dense().A).real.max() >= 0:
+    if (
+        not (np.abs(np.linalg.eigvals(b.to_dense().A)) < 1).all()
+        if b.discrete
+        else np.linalg.eigvals(b.to_dense().A).real.max() >= 0
+    ):
         return
     moved = np.abs(balred.hsv(a) - balred.hsv(b)).max()
     slack = 1e-9 * balred.hsv(a)[0]

@@ -140,7 +140,10 @@ def test_scalar_direct_term_fills():
     assert np.array_equal(balred.ss(-np.eye(2), np.ones((2, 2)), np.ones((1, 2)), 3.0).D, [[3.0, 3.0]])
 
 
-@pytest.mark.parametrize(("given", "held", "discrete"), [(0, 0, False), (False, 0, False), (True, True, True), (0.1, 0.1, True), (2, 2, True)])
+@pytest.mark.parametrize(
+    ("given", "held", "discrete"),
+    [(0, 0, False), (False, 0, False), (True, True, True), (0.1, 0.1, True), (2, 2, True)],
+)
 def test_dt(given, held, discrete):
     g = balred.ss([[0.5]], [[1]], [[1]], dt=given) if discrete else balred.ss([[-0.5]], [[1]], [[1]], dt=given)
     assert g.dt == held

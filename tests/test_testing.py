@@ -36,7 +36,7 @@ def test_complex_dense_systems() -> None:
 
 
 def test_an_unknown_kind() -> None:
-    with pytest.raises(ValueError, match="kind must be.*got 'banded'"):
+    with pytest.raises(ValueError, match=r"kind must be.*got 'banded'"):
         random_system(3, kind="banded")
 
 
@@ -50,7 +50,7 @@ def test_simulate_is_the_impulse_response() -> None:
 
 
 def test_simulate_refuses_continuous_time() -> None:
-    with pytest.raises(ValueError, match="discrete.*dt = 0"):
+    with pytest.raises(ValueError, match=r"discrete.*dt = 0"):
         simulate(random_system(3), np.zeros((4, 2)))
 
 
@@ -119,7 +119,10 @@ def poked(x: Any) -> Any:
 WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     "factor two on reading": (lambda x: (louder(x.system), type(x)), "layer against its system"),
     "factor two on writing": (lambda x: (x.system, lambda s: type(x)(louder(s))), "full rank"),
-    "factor two both ways": (lambda x: (louder(x.system), lambda s: type(x)(louder(s, 0.5))), "layer against its system"),
+    "factor two both ways": (
+        lambda x: (louder(x.system), lambda s: type(x)(louder(s, 0.5))),
+        "layer against its system",
+    ),
     "a small error": (lambda x: (louder(x.system, 1 + 1e-8), type(x)), "layer against its system"),
     "wrong type": (lambda x: (x.system, Layer), "rebuild must return a Broken"),
     "not shrinking": (lambda x: (x.system, lambda s: type(x)(x.system)), "at most"),

@@ -43,7 +43,12 @@ def with_poles(poles: list[complex], features: int = 2) -> Any:
     n = len(poles)
     B, C = (rng.standard_normal((2, *shape)) for shape in ((n, features), (features, n)))
     system = balred.diagonal(
-        np.array(poles, dtype=complex), B=B[0] + 1j * B[1], C=C[0] + 1j * C[1], D=np.eye(features), dt=True, conjugate=True
+        np.array(poles, dtype=complex),
+        B=B[0] + 1j * B[1],
+        C=C[0] + 1j * C[1],
+        D=np.eye(features),
+        dt=True,
+        conjugate=True,
     )
     template = lru(features, n)
     torch.nn.init.ones_(template.D)
@@ -217,7 +222,7 @@ def test_a_positive_real_pole_can_leave_the_real_axis() -> None:
 def test_rebuild_refuses_what_an_lru_cannot_hold() -> None:
     rebuild = balred.adapt(lru(2, 4))[1]
     kw: dict[str, Any] = {"B": np.ones((2, 2), complex), "C": np.ones((2, 2), complex)}
-    with pytest.raises(ValueError, match="discrete conjugate system, got.*continuous"):
+    with pytest.raises(ValueError, match=r"discrete conjugate system, got.*continuous"):
         rebuild(balred.diagonal([-1 + 1j, -2 + 1j], conjugate=True, **kw))
     with pytest.raises(ValueError, match="discrete conjugate system, got"):
         rebuild(balred.diagonal([0.5 + 0.1j, 0.2j], dt=1, **kw))
@@ -576,7 +581,9 @@ def test_carried_first_moments_are_the_gradients_of_the_cut_layer(key: str) -> N
     full = doubled(half)
     torch.testing.assert_close(full(u), half(u), rtol=1e-10, atol=1e-10)
     optimizer: Any
-    optimizer = torch.optim.Adam(full.parameters()) if key == "exp_avg" else torch.optim.SGD(full.parameters(), momentum=0.9)
+    optimizer = (
+        torch.optim.Adam(full.parameters()) if key == "exp_avg" else torch.optim.SGD(full.parameters(), momentum=0.9)
+    )
     for p in full.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
