@@ -1,0 +1,64 @@
+"""What every benchmark script shares: the machine's description, a table, and where results go."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Date, processor, cores, threads and versions: what a figure needs beside it."""
+    packages = {}
+    for name in ("balred", "numpy", "scipy", "slycot", "control", "torch", "jax", "equinox", "optax"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    processor = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0] if names else processor
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": {k: os.environ[k] for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if k in os.environ},
+        "python": platform.python_version(),
+        "packages": packages,
+    }
+
+
+def best_of(function: Callable[[], T], repeats: int) -> tuple[float, T]:
+    """Shortest time of `repeats` calls in seconds, and the last result."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        result = function()
+        times.append(time.perf_counter() - began)
+    return min(times), result
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def write(folder: Path, name: str, result: dict[str, Any], table: str) -> None:
+    """Write the raw result and its table beside each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    machine = result["machine"]
+    packages = ", ".join(f"{k} {v}" for k, v in machine["packages"].items())
+    note = f"\n{machine['date']}, {machine['processor']}, {machine['cores']} cores; {packages}.\n"
+    (folder / f"{name}.md").write_text(table + note)
