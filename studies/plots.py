@@ -68,7 +68,8 @@ def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
     for ax in axes:
         ax.set_xlim(0, 1.03 * widest)
     axes[0].set_ylabel(r"Hankel singular value $\sigma_i$ (gain)")
-    figure.colorbar(ScalarMappable(norm, colours), ax=axes, label="training step", pad=0.01)
+    ticks = [round(share * steps) for share in (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1)]
+    figure.colorbar(ScalarMappable(norm, colours), ax=axes, label="training step", pad=0.01, ticks=ticks)
     return figure
 
 

@@ -81,7 +81,7 @@ def test_hinf_is_never_below_a_grid(seed, n, m, p, row):
 def test_hinf_is_attained(case):
     """The frequency returned has the gain returned, so the norm is not above the supremum either."""
     g = case.make(n=6).to_dense()
-    peak, w = hinf_peak(g.A, g.B, g.C, g.D, discrete=g.discrete)
+    peak, w = hinf_peak(g)
     at = np.exp(1j * w) if g.discrete else 1j * w
     gain = np.linalg.norm(g.D, 2) if np.isinf(w) else np.linalg.norm(g(at), 2)
     assert_allclose(peak, gain, rtol=1e-9)

@@ -162,10 +162,7 @@ def test_results_repeat(case):
 @each_method
 @each_case
 def test_batch_equals_loop(case, method):
-    if case.kind == "conjugate":
-        rank = 3  # members may need different numbers of stored states; the operator is compared
-    else:
-        rank = 2
+    rank = 3 if case.kind == "conjugate" else 2  # some real poles, so that members differ in stored states
     system = case.make(n=5)
     together = balred.reduce(system, rank, method=method)
     # a member alone is cut at the order that all members of the batch could be written at
@@ -273,9 +270,7 @@ def test_offset_moves_the_boundary():
     assert_allclose(s[1:], balred.hsv(balred.ss(np.diag([-1.0, -5.0]), np.ones((2, 1)), np.ones((1, 2)))), rtol=1e-12)
     small = balred.reduce(g, 2, offset=0.5)
     assert np.min(np.abs(poles_of(small) + 0.1)) < 1e-14
-    with pytest.raises(
-        ValueError, match="rank must be at least the number of unstable modes, 1|rank must leave a state"
-    ):
+    with pytest.raises(ValueError, match="rank must leave a state for the stable part beside 1 unstable modes, got 1"):
         balred.reduce(g, 1, offset=0.5)
 
 

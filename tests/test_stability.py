@@ -20,8 +20,8 @@ from balred.stability import (
     rank_drift,
     settled,
     tail_energy,
-    track,
     trace,
+    track,
     weyl_bound,
 )
 
