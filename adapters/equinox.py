@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 import jax.numpy as jnp
 
 from balred.adapt import Container, adapt, entry_of, layers_of, register, register_container, replace_layers
-from balred.adapters.equinox_lru import LRU, scan
+from balred.adapters.equinox_lru import LRU
 from balred.arrays import to_numpy
 from balred.backends.jax import from_numpy
 from balred.intraining import Guard, Policy, PolicyState, Report, Step, decide
@@ -33,7 +33,7 @@ from balred.parametrisations import (
 from balred.ranks import Rule
 from balred.systems import System
 
-__all__ = ["LRU", "InTrainingReducer", "ReducerState", "scan"]
+__all__ = ["LRU", "InTrainingReducer", "ReducerState"]
 
 
 def _is_layer(node: Any) -> bool:

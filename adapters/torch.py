@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 from torch import nn
 
 from balred.adapt import Container, adapt, entry_of, layers_of, register, register_container
-from balred.adapters.torch_lru import LRU, scan
+from balred.adapters.torch_lru import LRU
 from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
 from balred.intraining import Guard, Policy, PolicyState, Report, Step, decide
@@ -36,7 +36,7 @@ from balred.systems import System
 
 Hosts = dict[str, np.ndarray[Any, Any]]
 
-__all__ = ["LRU", "InTrainingReducer", "blank_copy", "scan", "set_layer"]
+__all__ = ["LRU", "InTrainingReducer", "blank_copy", "set_layer"]
 
 
 def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:

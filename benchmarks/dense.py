@@ -15,9 +15,9 @@ from pathlib import Path
 import control
 import numpy as np
 import slycot
+from benchmarks_common import best_of, describe_machine, markdown, write
 
 import balred
-from benchmarks_common import best_of, describe_machine, markdown, write
 
 SIZES = ((32, 1), (64, 4), (128, 4), (256, 1), (256, 64), (512, 1), (512, 128), (800, 8))
 

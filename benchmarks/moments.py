@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
 from benchmarks_common import describe_machine, markdown, write
+
 from balred.studies.data import load_digits
 from balred.studies.demo import trainer_factory
 from balred.studies.records import DemoConfig, RunRecord

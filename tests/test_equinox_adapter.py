@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ optax = pytest.importorskip("optax")
 import jax.numpy as jnp  # noqa: E402
 
 import balred  # noqa: E402
-from balred.adapters.equinox import LRU, InTrainingReducer, scan  # noqa: E402
+from balred.adapters.equinox import LRU, InTrainingReducer  # noqa: E402
 from balred.intraining import Guard  # noqa: E402
+from balred.parametrisations import scan  # noqa: E402
 from balred.plan import SkippedWarning  # noqa: E402
 from balred.testing import check_adapter, simulate  # noqa: E402
 
@@ -96,7 +98,7 @@ def test_scan_is_the_recurrence() -> None:
     for step in u:
         x = np.exp(log_poles) * x + step
         want.append(x)
-    np.testing.assert_allclose(jax.jit(scan)(log_poles, u), want, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(jax.jit(partial(scan, jnp))(log_poles, u), want, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("arguments", [(0, 4), (4, 0), (4, 4, 0.9, 0.5), (4, 4, 0.0, 1.5)])

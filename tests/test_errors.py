@@ -220,7 +220,7 @@ def test_a_rule_that_cannot_be_met():
 
 @pytest.mark.parametrize("rank", [1, balred.Energy(0.9), balred.ErrorBound(0.1)], ids=repr)
 def test_a_system_without_a_response_cannot_be_reduced(rank):
-    with pytest.raises(ValueError, match="a nonzero Hankel singular value|every Hankel singular value is zero"):
+    with pytest.raises(ValueError, match=r"a nonzero Hankel singular value|every Hankel singular value is zero"):
         balred.reduce(balred.ss(I2, 0 * B2, C2), rank)
 
 
@@ -261,7 +261,7 @@ def test_arrays_of_an_unknown_library():
         dtype, shape, ndim = np.dtype(float), (1, 1), 2
 
     with pytest.raises(
-        TypeError, match="arrays must be NumPy, PyTorch or JAX arrays, got .*; another library plugs in through"
+        TypeError, match=r"arrays must be NumPy, PyTorch or JAX arrays, got .*; another library plugs in through"
     ):
         balred.ss(Foreign(), Foreign(), Foreign())
 

@@ -12,10 +12,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import array_api_compat.torch  # noqa: E402
+
 import balred  # noqa: E402
-from balred.adapters.torch import LRU, InTrainingReducer, scan  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer  # noqa: E402
 from balred.arrays import to_numpy  # noqa: E402
 from balred.intraining import Guard  # noqa: E402
+from balred.parametrisations import scan  # noqa: E402
 from balred.plan import SkippedWarning  # noqa: E402
 from balred.testing import check_adapter, simulate  # noqa: E402
 
@@ -68,7 +71,7 @@ def test_scan_is_the_recurrence(dtype: Any, tolerance: float, length: int) -> No
     for k in range(length):
         x = torch.exp(log_poles.to(torch.complex128)) * x + u[:, k]
         want.append(x)
-    got = scan(log_poles, u)
+    got = scan(array_api_compat.torch, log_poles, u)
     assert got.dtype == complex_dtype
     expected = torch.stack(want, dim=1)
     assert float((got - expected).abs().max() / expected.abs().max()) < tolerance
