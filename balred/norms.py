@@ -193,13 +193,18 @@ def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> 
     starts = np.concatenate([poles.imag, np.sign(poles.imag) * np.abs(poles)])
     if len(starts) > 200:  # lightly damped poles first: the search below finds what these miss
         starts = poles.imag[np.argsort(np.abs(poles.real) / np.maximum(np.abs(poles), 1e-300))[:100]]
-    starts = np.unique(np.concatenate([[0.0, np.inf], np.abs(starts) if real else starts]))
+    size = np.abs(poles)
+    grid = np.geomspace(1e-2 * size.min() + 1e-300, 1e4 * size.max() + 1e-300, 60)
+    starts = np.concatenate([[0.0, np.inf], np.abs(starts) if real else starts, grid, [] if real else -grid])
     best, where = max((gain(float(w)), float(w)) for w in starts)
+    through = float(np.linalg.norm(D, 2))
     for _ in range(50):
         if best == 0.0:
             break
-        found = [_crossings(*form, best * (1 + tol), real) for form in forms]
-        middles = [np.concatenate([(f[1:] + f[:-1]) / 2, f]) for f in found if len(f)]
+        # at the gain of D itself the Hamiltonian is singular: look a little above it too
+        levels = (tol, 1e-8, 1e-6, 1e-4) if best <= through * (1 + 1e-6) else (tol,)
+        found = [_crossings(*form, best * (1 + t), real) for form in forms for t in levels]
+        middles = [np.concatenate([_middles(f), f]) for f in found if len(f)]
         peak, at = max((gain(float(w)), float(w)) for w in np.concatenate([*middles, [where]]))
         if peak <= best * (1 + tol):
             # just below a peak the two crossings merge and may leave the axis: climb the rest of the way
@@ -210,6 +215,11 @@ def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> 
     if system.discrete:
         where = float(np.angle(np.exp(2j * np.arctan(where)) * turn))
     return best, where
+
+
+def _middles(f: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Arithmetic and geometric means of neighbours: an interval may span ten decades."""
+    return np.concatenate([(f[1:] + f[:-1]) / 2, np.sign(f[1:]) * np.sqrt(np.abs(f[1:] * f[:-1]))])
 
 
 def _climb(gain: Callable[[float], float], w: float, scale: float) -> tuple[float, float]:
