@@ -17,7 +17,7 @@ from balred import arrays, reduction
 from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
 from balred.balancing import Spectrum, spectrum
 from balred.gramians import cast_like, cauchy, factors, with_leaves
-from balred.ranks import Rule, choose_order, numerical_rank
+from balred.ranks import Order, Rule, choose_order, numerical_rank
 from balred.separation import separated
 from balred.systems import DenseSystem, DiagonalSystem, System
 
@@ -246,10 +246,12 @@ class Analysis:
         if self.stable is None:
             return fixed
         order = choose_order(rule, self.sigma, self._unit)
-        rank = min(-(-order // self._unit), self.stable.states)
-        # a reduced real pole fills a stored state by itself, so a few more may be needed to hold the order
-        while self._unit == 2 and rank < self.stable.states and self.reduction(rank + fixed).stable_order < order:
-            rank = min(rank + rule.multiple_of, self.stable.states)
+        rank = -(-order // self._unit)
+        if self._unit == 2 and self.spectrum is not None and rank < self.stable.states and not isinstance(rule, Order):
+            # a reduced real pole fills a stored state by itself, so a few more may be needed to hold the order
+            rank = reduction.stored_states(self.spectrum, order)
+            rank = -(-rank // rule.multiple_of) * rule.multiple_of
+        rank = min(rank, self.stable.states)
         return rank + fixed
 
     def bound(self, rank: int, method: str = "truncate") -> Any:

@@ -228,57 +228,64 @@ def _diagonal(
     """
     be = backend_of(*template.leaves)
     limit = float(arrays.eps(arrays.real(original.B)) ** -0.5)
-    for k in range(order, 0, -1):
+    k = order
+    while k > 0:
         g, L, R = METHODS[method](sp, k)
         A, B, C, L, R = (to_numpy(x) for x in (g.A, g.B, g.C, L, R))
-        modes = _modes(A, B, C, L, R, template, states, limit)
-        if modes is not None:
-            log_poles, b, c, change = modes
+        poles, vectors = np.linalg.eig(A)
+        vectors = vectors.astype(np.complex128)
+        b, c = np.linalg.solve(vectors, B), C @ vectors
+        picked = _picked(poles, b, c, template.conjugate)
+        excess = max(len(p) for p in picked) - states
+        margin = (1 - np.abs(poles)) if template.discrete else -poles.real
+        if excess <= 0 and np.all(margin > 0) and np.all(np.linalg.cond(vectors) < limit):
+            parts = (b, c, R @ vectors, np.linalg.solve(vectors, L))
+            log_poles, b, c, change = _modes(poles, picked, parts, template)
             like = template.B
             small = DiagonalSystem(
                 be.from_numpy(log_poles, like=like), be.from_numpy(b, like=like), be.from_numpy(c, like=like),
                 g.D, template.dt, template.conjugate,
             )  # fmt: skip
             return small, k, change
+        k -= max(1, excess)  # one state less frees at most one stored state
     raise ValueError(
         f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors at every order"
     )
 
 
-def _modes(
-    A: NDArray[Any], B: NDArray[Any], C: NDArray[Any], L: NDArray[Any], R: NDArray[Any],
-    template: DiagonalSystem, states: int, limit: float,
-) -> tuple[Complex, Complex, Complex, Change] | None:  # fmt: skip
-    """Stored modes of a batch of dense reduced systems, or None where they do not fit or are ill-conditioned."""
-    k = A.shape[-1]
+def stored_states(sp: Spectrum, order: int) -> int:
+    """How many stored states hold the conjugate system truncated to `order` (the most over a batch)."""
+    g, _, _ = truncate(sp, order)
+    A, B, C = (to_numpy(x) for x in g.leaves)
     poles, vectors = np.linalg.eig(A)
-    vectors = vectors.astype(np.complex128)
-    margin = (1 - np.abs(poles)) if template.discrete else -poles.real
-    if not np.all(margin > 0) or not np.all(np.linalg.cond(vectors) < limit):
-        return None
-    Wl = np.linalg.solve(vectors, L)
-    b, c = np.linalg.solve(vectors, B), C @ vectors
-    V = R @ vectors
-    flat = [x.reshape(-1, *x.shape[A.ndim - 2 :]) for x in (b, c, V, Wl)]
-    flat_poles = poles.reshape(-1, k)
-    picked = [_stored(p, template.conjugate) for p in flat_poles]
+    picked = _picked(poles, np.linalg.solve(vectors, B), C @ vectors, conjugate=True)
+    return max(len(p) for p in picked)
+
+
+def _picked(poles: NDArray[Any], b: NDArray[Any], c: NDArray[Any], conjugate: bool) -> list[NDArray[np.intp]]:
+    """For each member of a batch the indices of the modes to store, by decreasing modulus of the pole.
+
+    All, or one of each conjugate pair and the real ones; but not those that stand for states a member does not have.
+    """
+    alive = (np.abs(b).max(axis=-1) > 0) | (np.abs(c).max(axis=-2) > 0)
+    chosen = []
+    for lam, living in zip(poles.reshape(-1, poles.shape[-1]), alive.reshape(-1, poles.shape[-1]), strict=True):
+        index = np.flatnonzero(living & (lam.imag >= 0)) if conjugate else np.flatnonzero(living)
+        chosen.append(index[np.lexsort((lam[index].imag, -np.abs(lam[index])))])
+    return chosen
+
+
+def _modes(
+    poles: NDArray[Any], picked: list[NDArray[np.intp]], parts: tuple[NDArray[Any], ...], template: DiagonalSystem
+) -> tuple[Complex, Complex, Complex, Change]:
+    """Log poles, b, c and the change of coordinates of the modes picked, for the whole batch."""
     count = max(len(p) for p in picked)
-    if count > states:
-        return None
-    out = [
-        _one_mode_set(p, q, b_i, c_i, V_i, W_i, count, template)
-        for p, q, b_i, c_i, V_i, W_i in zip(flat_poles, picked, *flat, strict=True)
-    ]
-    batch = A.shape[:-2]
-    stacked = [np.stack(x).reshape(*batch, *x[0].shape) for x in zip(*out, strict=True)]
-    log_poles, b, c, *maps = stacked
+    flat = [x.reshape(-1, *x.shape[-2:]) for x in parts]
+    members = zip(poles.reshape(-1, poles.shape[-1]), picked, *flat, strict=True)
+    out = [_one_mode_set(p, q, b, c, V, W, count, template) for p, q, b, c, V, W in members]
+    batch = poles.shape[:-1]
+    log_poles, b, c, *maps = (np.stack(x).reshape(*batch, *x[0].shape) for x in zip(*out, strict=True))
     return log_poles, b, c, Change(*maps)
-
-
-def _stored(poles: Complex, conjugate: bool) -> NDArray[np.intp]:
-    """Indices of the poles to store, by decreasing modulus: all, or one of each conjugate pair and the real ones."""
-    index = np.arange(len(poles)) if not conjugate else np.flatnonzero(poles.imag >= 0)
-    return index[np.lexsort((poles[index].imag, -np.abs(poles[index])))]
 
 
 def _one_mode_set(
