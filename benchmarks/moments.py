@@ -12,21 +12,23 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from benchmarks_common import describe_machine, markdown, write
 
-from balred.studies.data import load_digits
-from balred.studies.demo import trainer_factory
-from balred.studies.records import DemoConfig, RunRecord
+from balred.studies.data import digits
+from balred.studies.demo import one_thread, trainer_of
+from balred.studies.records import DemoConfig, Framework, RunRecord
 from balred.studies.training import train
 
 
-def one(framework: str, moments: str, seed: int, config: DemoConfig) -> dict[str, object]:
+def one(framework: Framework, moments: str, seed: int, config: DemoConfig) -> dict[str, object]:
     record = RunRecord("truncated", seed, replace(config, moments=moments))
-    data = load_digits(seed, config.test)
-    losses = {event.step: event.loss for event in train(trainer_factory(framework, record), data, record)}
+    make = partial(trainer_of(framework), record.config, config.states, seed, True)
+    with one_thread(framework):
+        losses = {event.step: event.loss for event in train(make, digits(seed, config.test), record)}
     after = [loss for step, loss in losses.items() if config.warmup < step <= config.warmup + 200]
     return {
         "framework": framework,

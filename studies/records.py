@@ -62,6 +62,8 @@ class DemoConfig:
         AdamW; the rate rises linearly over `warmup` steps and falls to zero along a cosine.
     fraction, multiple_of, attempts
         Cuts happen at `attempts` equidistant steps of the warm-up, by ``Energy(fraction, multiple_of=multiple_of)``.
+    moments : {"reset", "carry"}
+        What becomes of Adam's moments of a cut layer.
     test : int
         Images kept for the test, of 1797: half of them, since 450 make a point of noise.
     """
@@ -75,6 +77,7 @@ class DemoConfig:
     fraction: float = 0.95
     multiple_of: int = 4
     attempts: int = 2
+    moments: str = "reset"
     test: int = 900
 
     def __post_init__(self) -> None:

@@ -30,7 +30,9 @@ class JaxTrainer:
         self.model: Any = make(jax.random.key(seed))
         self.opt_state = optimizer.init(eqx.filter(self.model, eqx.is_inexact_array))
         self.reducer = (
-            InTrainingReducer(rule=config.rule, window=(0, config.warmup), attempts=config.attempts)
+            InTrainingReducer(
+                rule=config.rule, window=(0, config.warmup), attempts=config.attempts, moments=config.moments
+            )
             if truncate
             else None
         )

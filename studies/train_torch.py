@@ -25,7 +25,12 @@ class TorchTrainer:
         )
         self.reducer = (
             InTrainingReducer(
-                self.model, self.optimizer, rule=config.rule, window=(0, config.warmup), attempts=config.attempts
+                self.model,
+                self.optimizer,
+                rule=config.rule,
+                window=(0, config.warmup),
+                attempts=config.attempts,
+                moments=config.moments,
             )
             if truncate
             else None
