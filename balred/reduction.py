@@ -228,8 +228,9 @@ def _diagonal(
     """
     be = backend_of(*template.leaves)
     limit = float(arrays.eps(arrays.real(original.B)) ** -0.5)
-    k = order
-    while k > 0:
+
+    def attempt(k: int) -> tuple[int, Any]:
+        """How many stored states too many order k takes, and the diagonal system if it is none and well conditioned."""
         g, L, R = METHODS[method](sp, k)
         A, B, C, L, R = (to_numpy(x) for x in (g.A, g.B, g.C, L, R))
         poles, vectors = np.linalg.eig(A)
@@ -238,19 +239,30 @@ def _diagonal(
         picked = _picked(poles, b, c, template.conjugate)
         excess = max(len(p) for p in picked) - states
         margin = (1 - np.abs(poles)) if template.discrete else -poles.real
-        if excess <= 0 and np.all(margin > 0) and np.all(np.linalg.cond(vectors) < limit):
-            parts = (b, c, R @ vectors, np.linalg.solve(vectors, L))
-            log_poles, b, c, change = _modes(poles, picked, parts, template)
-            like = template.B
-            small = DiagonalSystem(
-                be.from_numpy(log_poles, like=like), be.from_numpy(b, like=like), be.from_numpy(c, like=like),
-                g.D, template.dt, template.conjugate,
-            )  # fmt: skip
-            return small, k, change
-        k -= max(1, excess)  # one state less frees at most one stored state
-    raise ValueError(
-        f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors at every order"
-    )
+        if excess > 0 or not np.all(margin > 0) or not np.all(np.linalg.cond(vectors) < limit):
+            return excess, None
+        parts = (b, c, R @ vectors, np.linalg.solve(vectors, L))
+        log_poles, b, c, change = _modes(poles, picked, parts, template)
+        log_poles, b, c = (be.from_numpy(x, like=template.B) for x in (log_poles, b, c))
+        return excess, (DiagonalSystem(log_poles, b, c, g.D, template.dt, template.conjugate), k, change)
+
+    k, refused, best = order, order + 1, None
+    while k > 0 and best is None:
+        excess, best = attempt(k)
+        if best is None:
+            refused, k = k, k - max(1, excess)  # one state less frees at most one stored state
+    while best is not None and excess < 0 and k + 1 < refused:  # the step down may have been too long
+        k += 1
+        excess, better = attempt(k)
+        if better is None:
+            break
+        best = better
+    if best is None:
+        raise ValueError(
+            f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors at every order"
+        )
+    result: tuple[DiagonalSystem, int, Change] = best
+    return result
 
 
 def stored_states(sp: Spectrum, order: int) -> int:
