@@ -36,6 +36,7 @@ docs: env
 bench: env
 	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/moments.py
+	$(BIN)/python benchmarks/variants.py
 
 lint: env
 	$(BIN)/ruff check .

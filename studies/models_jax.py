@@ -23,10 +23,10 @@ class Block(eqx.Module):
     lru: LRU
     gate: eqx.nn.Linear
 
-    def __init__(self, width: int, states: int, key: jax.Array) -> None:
+    def __init__(self, width: int, states: int, ring: tuple[float, float], key: jax.Array) -> None:
         keys = jax.random.split(key)
         self.norm = eqx.nn.LayerNorm(width)
-        self.lru = LRU(width, states, key=keys[0])
+        self.lru = LRU(width, states, *ring, key=keys[0])
         self.gate = eqx.nn.Linear(width, 2 * width, key=keys[1])
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -44,6 +44,8 @@ class Classifier(eqx.Module):
     states : sequence of int
         Stored states of each block's LRU.
     classes : int, default 10
+    ring : (float, float), default (0, 1)
+        Moduli between which the initial poles lie.
     key : jax.Array
 
     Examples
@@ -57,10 +59,18 @@ class Classifier(eqx.Module):
     blocks: list[Block]
     head: eqx.nn.Linear
 
-    def __init__(self, width: int, states: Sequence[int], classes: int = 10, *, key: jax.Array) -> None:
+    def __init__(
+        self,
+        width: int,
+        states: Sequence[int],
+        classes: int = 10,
+        ring: tuple[float, float] = (0.0, 1.0),
+        *,
+        key: jax.Array,
+    ) -> None:
         first, last, *rest = jax.random.split(key, 2 + len(states))
         self.embed = eqx.nn.Linear(1, width, key=first)
-        self.blocks = [Block(width, n, k) for n, k in zip(states, rest, strict=True)]
+        self.blocks = [Block(width, n, ring, k) for n, k in zip(states, rest, strict=True)]
         self.head = eqx.nn.Linear(width, classes, key=last)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -13,10 +13,10 @@ from balred.adapters.torch import LRU
 class Block(nn.Module):
     """``x + GLU(Linear(GELU(LRU(LayerNorm(x)))))``: mixing along time, then a gate, beside a residual path."""
 
-    def __init__(self, width: int, states: int) -> None:
+    def __init__(self, width: int, states: int, ring: tuple[float, float]) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.lru = LRU(width, states)
+        self.lru = LRU(width, states, *ring)
         self.gate = nn.Linear(width, 2 * width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -36,6 +36,8 @@ class Classifier(nn.Module):
     classes : int, default 10
     seed : int, default 0
         Of the initialisation; the global generator is left as it was.
+    ring : (float, float), default (0, 1)
+        Moduli between which the initial poles lie.
 
     Examples
     --------
@@ -44,12 +46,19 @@ class Classifier(nn.Module):
     torch.Size([2, 10])
     """
 
-    def __init__(self, width: int, states: Sequence[int], classes: int = 10, seed: int = 0) -> None:
+    def __init__(
+        self,
+        width: int,
+        states: Sequence[int],
+        classes: int = 10,
+        seed: int = 0,
+        ring: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embed = nn.Linear(1, width)
-            self.blocks = nn.ModuleList(Block(width, n) for n in states)
+            self.blocks = nn.ModuleList(Block(width, n, ring) for n in states)
             self.head = nn.Linear(width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

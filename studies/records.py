@@ -57,6 +57,8 @@ class DemoConfig:
     states : tuple of int
         Stored states of each LRU layer of the full model; its length is the number of blocks.
     width : int
+    ring : (float, float)
+        Moduli between which the initial poles lie.
     steps, batch : int
     rate, weight_decay : float
         AdamW; the rate rises linearly over `warmup` steps and falls to zero along a cosine.
@@ -70,6 +72,7 @@ class DemoConfig:
 
     states: tuple[int, ...] = (256,)
     width: int = 16
+    ring: tuple[float, float] = (0.0, 1.0)
     steps: int = 2000
     batch: int = 32
     rate: float = 1e-2

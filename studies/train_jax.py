@@ -26,7 +26,7 @@ class JaxTrainer:
         jax.clear_caches()  # type: ignore[no-untyped-call]
         schedule = optax.warmup_cosine_decay_schedule(0.0, config.rate, config.warmup, config.steps, 0.0)
         optimizer = optax.adamw(schedule, weight_decay=config.weight_decay)
-        make = eqx.filter_jit(lambda key: Classifier(config.width, states, key=key))
+        make = eqx.filter_jit(lambda key: Classifier(config.width, states, ring=config.ring, key=key))
         self.model: Any = make(jax.random.key(seed))
         self.opt_state = optimizer.init(eqx.filter(self.model, eqx.is_inexact_array))
         self.reducer = (

@@ -18,7 +18,7 @@ class TorchTrainer:
     """AdamW on a :class:`Classifier` with layers of `states`; truncated while it trains if `truncate` is set."""
 
     def __init__(self, config: DemoConfig, states: Sequence[int], seed: int, truncate: bool) -> None:
-        self.model = Classifier(config.width, states, seed=seed)
+        self.model = Classifier(config.width, states, seed=seed, ring=config.ring)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: config.learning_rate(step) / config.rate
