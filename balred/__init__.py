@@ -6,10 +6,11 @@
 from balred import ranks, stability, testing
 from balred.adapt import adapt, register
 from balred.balancing import Balanced, balance
-from balred.gramians import UnstableError, gramian_factors, gramians
+from balred.gramians import gramian_factors, gramians
 from balred.hankel import Analysis, analyze, hsv
 from balred.norms import error, norm
 from balred.plan import Plan, plan
+from balred.poles import UnstableError
 from balred.ranks import Energy, ErrorBound, Order, RankWarning, Relative
 from balred.reduction import reduce
 from balred.systems import DenseSystem, DiagonalSystem, diagonal, ss

@@ -14,9 +14,9 @@ import numpy as np
 
 from balred import arrays
 from balred.arrays import Array, ct, double_precision, namespace, to_numpy
-from balred.gramians import cast_like, factors, with_leaves
+from balred.gramians import factors
 from balred.ranks import numerical_rank
-from balred.systems import DenseSystem, System
+from balred.systems import DenseSystem, System, cast_like, with_leaves
 
 
 class Balanced(NamedTuple):

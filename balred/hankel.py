@@ -16,10 +16,11 @@ import numpy as np
 from balred import arrays, reduction
 from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
 from balred.balancing import Spectrum, spectrum
-from balred.gramians import cast_like, cauchy, factors, with_leaves
+from balred.gradients import cotangents
+from balred.gramians import factors
 from balred.ranks import Order, Rule, choose_order, numerical_rank
 from balred.separation import separated
-from balred.systems import DenseSystem, DiagonalSystem, System
+from balred.systems import System, cast_like, with_leaves
 
 
 def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:
@@ -85,7 +86,7 @@ def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
             raise ValueError("hsv must be finite to be differentiated, got a system with unstable poles")
         sp, stable = residuals
         with double_precision(g, *stable.leaves) as wide:
-            grads = _cotangents(sp, stable, wide[0][..., : sp.s.shape[-1]])
+            grads = cotangents(sp, stable, wide[0][..., : sp.s.shape[-1]])
             return tuple(cast_like(x, system) for x in grads)
 
     return be.differentiable(value, vjp, *system.leaves)
@@ -102,85 +103,6 @@ def _padded(s: Array, n: int) -> Array:
     if missing <= 0:
         return s[..., :n]
     return xp.concat([s, arrays.zeros(s, (*s.shape[:-1], missing))], axis=-1)
-
-
-def _cotangents(sp: Spectrum, stable: System, g: Array) -> tuple[Array, ...]:
-    r"""Gradient of :math:`\sum g_i\sigma_i` with respect to the leaves.
-
-    With :math:`w_i = Z_qu_i\sigma_i^{-1/2}` and :math:`t_i = Z_pv_i\sigma_i^{-1/2}`,
-    :math:`d\sigma_i = \frac12(w_i^H\,dP\,w_i + t_i^H\,dQ\,t_i)`; the adjoint of a Lyapunov equation is a Lyapunov
-    equation.  Values below the numerical rank contribute nothing.
-    """
-    xp = namespace(sp.Zp)
-    alive = sp.s > sp.system.order * arrays.eps(sp.s) * sp.s[..., :1]
-    weight = xp.where(alive, g / (2 * xp.where(alive, sp.s, xp.ones_like(sp.s))), xp.zeros_like(sp.s))
-    weight = xp.astype(weight, sp.Zp.dtype)[..., None, :]
-    W, T = sp.Zq @ sp.U, sp.Zp @ sp.V
-    GP, GQ = (W * weight) @ ct(W), (T * weight) @ ct(T)
-    if isinstance(stable, DenseSystem):
-        return _dense_cotangents(sp, stable, GP, GQ)
-    return _diagonal_cotangents(stable, GP, GQ)
-
-
-def _dense_cotangents(sp: Spectrum, g: DenseSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:
-    P, Q = sp.Zp @ ct(sp.Zp), sp.Zq @ ct(sp.Zq)
-    X = _lyapunov(ct(g.A), GP, g.discrete)
-    Y = _lyapunov(g.A, GQ, g.discrete)
-    dA = (X @ g.A @ P + Q @ g.A @ Y) if g.discrete else (X @ P + Q @ Y)
-    return 2 * dA, 2 * X @ g.B, 2 * g.C @ Y
-
-
-def _lyapunov(A: Array, G: Array, discrete: bool) -> Array:
-    """X = A X A^H + G (or A X + X A^H + G = 0) for Hermitian G of any sign, by squared Smith on the full matrix."""
-    from balred.gramians import cayley
-
-    be, xp = backend_of(A), namespace(A)
-    M, X = A, G
-    if not discrete:
-        # (aI - A)^-1 sqrt(2a) G (...)^H sqrt(2a): with B = I the transform returns the factor to apply
-        I = arrays.eye(A, int(A.shape[-1]))
-        M, S, _ = cayley(A, I, I)
-        X = S @ G @ ct(S)
-    tol = arrays.eps(arrays.real(X))
-
-    def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        M, X, _, count = state
-        step = M @ X @ ct(M)
-        return M @ M, X + step, xp.max(arrays.fro(step) - tol * arrays.fro(X)) > 0, count + 1
-
-    state = (M, X, xp.max(arrays.fro(X)) >= 0, xp.asarray(0))
-    return be.while_loop(lambda s: s[2] & (s[3] < 60), body, state)[1]
-
-
-def _diagonal_cotangents(system: DiagonalSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:
-    xp = namespace(system.B)
-    g = system.doubled()
-    if system.conjugate:
-        GP, GQ = _complexified(GP), _complexified(GQ)
-    d = cauchy(g)
-    B, C = arrays.to_complex(g.B), arrays.to_complex(g.C)
-    P, Q = (B @ ct(B)) / d, (ct(C) @ C) / xp.conj(d)
-    dB = 2 * (GP / xp.conj(d)) @ B
-    dC = 2 * C @ (GQ / d)
-    # dP = -P dd / d; dd = -exp(l_i + conj l_j) (dl_i + conj dl_j) in discrete time, -(dl_i + conj dl_j) otherwise
-    slope = (1 - d) if g.discrete else xp.ones_like(d)
-    dl = 2 * xp.sum(GP * xp.conj(P * slope / d) + xp.conj(GQ * xp.conj(Q * xp.conj(slope / d))), axis=-1)
-    if system.conjugate:
-        n = system.states
-        dl = dl[..., :n] + xp.conj(dl[..., n:])
-        dB = dB[..., :n, :] + xp.conj(dB[..., n:, :])
-        dC = dC[..., :, :n] + xp.conj(dC[..., :, n:])
-    return dl, dB, dC
-
-
-def _complexified(G: Array) -> Array:
-    """From the real coordinates sqrt(2) (Re x, Im x) back to (x, conj x): the inverse of ``_realified``."""
-    xp = namespace(G)
-    n = int(G.shape[-1]) // 2
-    rr, rs, sr, ss = G[..., :n, :n], G[..., :n, n:], G[..., n:, :n], G[..., n:, n:]
-    G1 = ((rr + ss) + 1j * (sr - rs)) / 2
-    G2 = ((rr - ss) + 1j * (sr + rs)) / 2
-    return xp.concat([xp.concat([G1, G2], axis=-1), xp.concat([xp.conj(G2), xp.conj(G1)], axis=-1)], axis=-2)
 
 
 class Analysis:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from balred.arrays import Array, backend_of, double_precision, is_concrete, namespace, to_numpy
 from balred.balancing import projected, spectrum
-from balred.gramians import cast_like, check_stable, factors, with_leaves
+from balred.gramians import factors
+from balred.poles import check_stable
 from balred.ranks import numerical_rank
 from balred.separation import block_diagonal
-from balred.systems import DenseSystem, DiagonalSystem, System
+from balred.systems import DenseSystem, DiagonalSystem, System, cast_like, with_leaves
 
 
 def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from balred import arrays
 from balred.arrays import Array, backend_of, double_precision, namespace, to_numpy, warn_caller
 from balred.balancing import Spectrum, projected
-from balred.gramians import with_leaves
 from balred.ranks import RankWarning, a_priori_bound, numerical_rank
 from balred.separation import join
-from balred.systems import DenseSystem, DiagonalSystem, System
+from balred.systems import DenseSystem, DiagonalSystem, System, with_leaves
 
 if TYPE_CHECKING:
     from balred.hankel import Analysis

@@ -14,7 +14,7 @@ import numpy as np
 
 from balred import arrays
 from balred.arrays import backend, backend_of, is_concrete, namespace, to_numpy
-from balred.gramians import UnstableError, marginal_tolerance, pole_margin
+from balred.poles import UnstableError, marginal_tolerance, pole_margin
 from balred.systems import DenseSystem, DiagonalSystem, System
 
 T = TypeVar("T")

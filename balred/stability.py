@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from balred.arrays import backend, ct, double_precision, mapped, to_numpy
 from balred.balancing import Spectrum, projections, spectrum
-from balred.gramians import with_leaves
 from balred.norms import difference
 from balred.ranks import Rule, choose_order, numerical_rank
+from balred.systems import with_leaves
 
 Floats = NDArray[np.float64]
 

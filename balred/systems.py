@@ -12,19 +12,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from balred.arrays import (
     Array,
     as_array,
-    backend_of,
     eye,
     is_complex,
     is_floating,
     namespace,
     to_complex,
-    zeros,
 )
+from balred.checks import check_finite, checked, checked_dt
 
 
 def is_discrete(dt: float | bool) -> bool:
@@ -243,7 +240,7 @@ def ss(A: Any, B: Any, C: Any, D: Any = None, dt: float | bool = 0) -> DenseSyst
     A, B, C = (as_array(x) for x in (A, B, C))
     if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
         raise ValueError(f"A must have shape (..., n, n), got {tuple(A.shape)}")
-    return DenseSystem(*_checked(("A", "B", "C", "D"), A, B, C, D, int(A.shape[-1])), dt=_checked_dt(dt))
+    return DenseSystem(*checked(("A", "B", "C", "D"), A, B, C, D, int(A.shape[-1])), dt=checked_dt(dt))
 
 
 def diagonal(
@@ -295,95 +292,42 @@ def diagonal(
         raise ValueError(
             f"B and C must be given, got B={'None' if B is None else 'set'}, C={'None' if C is None else 'set'}"
         )
-    dt = _checked_dt(dt)
+    dt = checked_dt(dt)
     name = "poles" if log_poles is None else "log_poles"
     p, B, C = (as_array(x) for x in (poles if log_poles is None else log_poles, B, C))
     if p.ndim < 1:
         raise ValueError(f"{name} must have shape (..., n), got a scalar")
     if log_poles is None and is_discrete(dt) and is_floating(p):
         xp = namespace(p)
-        _check_finite(name, p)
+        check_finite(name, p)
         p = to_complex(p)
         p = xp.log(xp.where(p == 0, xp.full_like(p, float(xp.finfo(p.dtype).tiny)), p))
-    p, B, C, D = _checked((name, "B", "C", "D"), p, B, C, D, int(p.shape[-1]), real_D=conjugate)
+    p, B, C, D = checked((name, "B", "C", "D"), p, B, C, D, int(p.shape[-1]), real_D=conjugate)
     return DiagonalSystem(p, to_complex(B) if conjugate else B, to_complex(C) if conjugate else C, D, dt, conjugate)
 
 
-def _checked_dt(dt: Any) -> float | bool:
-    if isinstance(dt, (bool, np.bool_)):
-        return True if dt else 0
-    if not isinstance(dt, (int, float, np.number)) or not np.isfinite(dt) or dt < 0:
-        raise ValueError(f"dt must be 0 (continuous), a positive step or True (discrete), got {dt!r}")
-    return dt if isinstance(dt, (int, float)) else float(dt)
-
-
-def _checked(
-    names: tuple[str, str, str, str], first: Array, B: Array, C: Array, D: Any, n: int, *, real_D: bool = False
-) -> tuple[Array, Array, Array, Array]:
-    for name, x in zip(names, (first, B, C), strict=False):
-        if not is_floating(x):
-            raise TypeError(
-                f"{name} must be a floating-point array, got dtype {x.dtype}: convert it first, for example to float64"
-            )
-    be = backend_of(first, B, C)
-    xp = namespace(first, B, C)
-    if B.ndim < 2 or B.shape[-2] != n:
-        raise ValueError(f"B must have shape (..., n, m) with n = {n}, got {tuple(B.shape)}")
-    if C.ndim < 2 or C.shape[-1] != n:
-        raise ValueError(f"C must have shape (..., p, n) with n = {n}, got {tuple(C.shape)}")
-    p, m = int(C.shape[-2]), int(B.shape[-1])
-    if 0 in (n, m, p):
-        raise ValueError(
-            f"a system must have at least one state, one input and one output, got n = {n}, m = {m}, p = {p}"
+def with_leaves(system: System, leaves: tuple[Array, ...]) -> System:
+    """`system` with other arrays in place of A, B, C (or log_poles, B, C), and D (if any) in their precision."""
+    first, B, C = leaves
+    if system.D is None:
+        return dataclasses.replace(
+            system,
+            **dict(zip(("A" if isinstance(system, DenseSystem) else "log_poles", "B", "C"), leaves, strict=True)),
         )
-    if D is None:
-        D = zeros(xp.real(C) if is_complex(C) and real_D else C, (p, m))
-    elif not hasattr(D, "shape"):
-        D = be.from_numpy(np.asarray(as_array(D)), like=C, real=not np.iscomplexobj(D))
-    if not is_floating(D):
-        raise TypeError(
-            f"D must be a floating-point array, got dtype {D.dtype}: convert it first, for example to float64"
-        )
-    if D.ndim == 0:
-        D = D + zeros(D, (p, m))
-    if real_D and is_complex(D):
-        raise TypeError(f"D must be real for a conjugate system, got dtype {D.dtype}")
-    if tuple(D.shape[-2:]) != (p, m):
-        raise ValueError(f"D must have shape (..., p, m) = (..., {p}, {m}), got {tuple(D.shape)}")
-    arrays = (first, B, C, D)
-    backend_of(*arrays)
-    devices = sorted({be.device_name(x) for x in arrays} - {""})
-    if len(devices) > 1:
-        raise ValueError(f"all matrices must be on one device, got {', '.join(devices)}")
-    for name, x in zip(names, arrays, strict=True):
-        _check_finite(name, x)
-    batches = [
-        tuple(first.shape[:-2] if names[0] == "A" else first.shape[:-1]),
-        *(tuple(x.shape[:-2]) for x in arrays[1:]),
-    ]
-    try:
-        batch = np.broadcast_shapes(*batches)
-    except ValueError:
-        raise ValueError(f"leading (batch) axes must broadcast, got {', '.join(map(str, batches))}") from None
-    tails = [x.shape[len(b) :] for x, b in zip(arrays, batches, strict=True)]
-    out = [
-        x if b == batch else xp.broadcast_to(x, (*batch, *tail))
-        for x, b, tail in zip(arrays, batches, tails, strict=True)
-    ]
-    wide = any("64" in str(xp.real(x).dtype if is_complex(x) else x.dtype) for x in out)
-    return tuple(_promoted(x, wide) for x in out)
+    xp = namespace(B)
+    wide = B.dtype in (xp.float64, xp.complex128)
+    complex_D = is_complex(system.D)
+    dtype = (xp.complex128 if wide else xp.complex64) if complex_D else (xp.float64 if wide else xp.float32)
+    D = system.D if system.D.dtype == dtype else xp.astype(system.D, dtype)
+    if isinstance(system, DenseSystem):
+        return DenseSystem(first, B, C, D, system.dt)
+    return DiagonalSystem(first, B, C, D, system.dt, system.conjugate)
 
 
-def _promoted(x: Array, wide: bool) -> Array:
+def cast_like(x: Array, system: System) -> Array:
+    """`x` in the precision of `system`."""
     xp = namespace(x)
-    dtypes = (xp.complex64, xp.complex128) if is_complex(x) else (xp.float32, xp.float64)
-    dtype = dtypes[wide]
-    return x if x.dtype == dtype else xp.astype(x, dtype)
-
-
-def _check_finite(name: str, x: Array) -> None:
-    be = backend_of(x)
-    if be.is_concrete(x) and not be.all_finite(x):
-        bad = np.argwhere(~np.isfinite(be.to_numpy(x)))
-        where = tuple(int(i) for i in bad[0])
-        raise ValueError(f"{name} must be finite, got {len(bad)} NaN or infinite entries, the first at {where}")
+    narrow = system.B.dtype in (xp.float32, xp.complex64)
+    if not narrow:
+        return x
+    return xp.astype(x, xp.complex64 if is_complex(x) else xp.float32)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from balred.adapt import adapt
 from balred.arrays import backend_of, double_precision, to_numpy
-from balred.gramians import check_stable, with_leaves
+from balred.poles import check_stable
 from balred.reduction import reduce
-from balred.systems import DenseSystem, DiagonalSystem, System, diagonal, ss
+from balred.systems import DenseSystem, DiagonalSystem, System, diagonal, ss, with_leaves
 
 
 def random_system(

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-
 from benchmarks_common import markdown
 
 ROOT = Path(__file__).parent

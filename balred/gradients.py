@@ -1,0 +1,60 @@
+r"""The derivative of Hankel singular values, written out once for every framework.
+
+Singular vectors have no derivative where values repeat, spectral functions do: only those are differentiated.
+"""
+
+from __future__ import annotations
+
+from balred import arrays
+from balred.arrays import Array, ct, namespace
+from balred.balancing import Spectrum
+from balred.closed_form import cauchy, complexified
+from balred.smith import lyapunov
+from balred.systems import DenseSystem, DiagonalSystem, System
+
+
+def cotangents(sp: Spectrum, stable: System, g: Array) -> tuple[Array, ...]:
+    r"""Gradient of :math:`\sum g_i\sigma_i` with respect to the leaves.
+
+    With :math:`w_i = Z_qu_i\sigma_i^{-1/2}` and :math:`t_i = Z_pv_i\sigma_i^{-1/2}`,
+    :math:`d\sigma_i = \frac12(w_i^H\,dP\,w_i + t_i^H\,dQ\,t_i)`; the adjoint of a Lyapunov equation is a Lyapunov
+    equation.  Values below the numerical rank contribute nothing.
+    """
+    xp = namespace(sp.Zp)
+    alive = sp.s > sp.system.order * arrays.eps(sp.s) * sp.s[..., :1]
+    weight = xp.where(alive, g / (2 * xp.where(alive, sp.s, xp.ones_like(sp.s))), xp.zeros_like(sp.s))
+    weight = xp.astype(weight, sp.Zp.dtype)[..., None, :]
+    W, T = sp.Zq @ sp.U, sp.Zp @ sp.V
+    GP, GQ = (W * weight) @ ct(W), (T * weight) @ ct(T)
+    if isinstance(stable, DenseSystem):
+        return _dense_cotangents(sp, stable, GP, GQ)
+    return _diagonal_cotangents(stable, GP, GQ)
+
+
+def _dense_cotangents(sp: Spectrum, g: DenseSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:
+    P, Q = sp.Zp @ ct(sp.Zp), sp.Zq @ ct(sp.Zq)
+    X = lyapunov(ct(g.A), GP, g.discrete)
+    Y = lyapunov(g.A, GQ, g.discrete)
+    dA = (X @ g.A @ P + Q @ g.A @ Y) if g.discrete else (X @ P + Q @ Y)
+    return 2 * dA, 2 * X @ g.B, 2 * g.C @ Y
+
+
+def _diagonal_cotangents(system: DiagonalSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:
+    xp = namespace(system.B)
+    g = system.doubled()
+    if system.conjugate:
+        GP, GQ = complexified(GP), complexified(GQ)
+    d = cauchy(g)
+    B, C = arrays.to_complex(g.B), arrays.to_complex(g.C)
+    P, Q = (B @ ct(B)) / d, (ct(C) @ C) / xp.conj(d)
+    dB = 2 * (GP / xp.conj(d)) @ B
+    dC = 2 * C @ (GQ / d)
+    # dP = -P dd / d; dd = -exp(l_i + conj l_j) (dl_i + conj dl_j) in discrete time, -(dl_i + conj dl_j) otherwise
+    slope = (1 - d) if g.discrete else xp.ones_like(d)
+    dl = 2 * xp.sum(GP * xp.conj(P * slope / d) + xp.conj(GQ * xp.conj(Q * xp.conj(slope / d))), axis=-1)
+    if system.conjugate:
+        n = system.states
+        dl = dl[..., :n] + xp.conj(dl[..., n:])
+        dB = dB[..., :n, :] + xp.conj(dB[..., n:, :])
+        dC = dC[..., :, :n] + xp.conj(dC[..., :, n:])
+    return dl, dB, dC

@@ -1,0 +1,49 @@
+"""Where the poles lie: what counts as stable, and the error that names the worst one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from balred.arrays import is_concrete, to_numpy
+from balred.systems import DiagonalSystem, System
+
+
+class UnstableError(ValueError):
+    """A quantity that only stable systems have was asked of an unstable or marginally stable one."""
+
+
+def pole_margin(system: System) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Poles on the host, and how far each is inside the stable region (negative: outside)."""
+    if isinstance(system, DiagonalSystem):
+        logs = to_numpy(system.log_poles)
+        return np.exp(logs) if system.discrete else logs, -logs.real
+    poles = np.linalg.eigvals(to_numpy(system.A))
+    return poles, (1 - np.abs(poles)) if system.discrete else -poles.real
+
+
+def marginal_tolerance(system: System) -> float:
+    """Poles closer than this to the stability boundary count as marginal: rounding of the state matrix."""
+    if isinstance(system, DiagonalSystem):
+        return 0.0
+    A = to_numpy(system.A)
+    return float(A.shape[-1] * np.finfo(A.dtype).eps * max(1.0 if system.discrete else 0.0, np.abs(A).max(initial=0.0)))
+
+
+def check_stable(system: System) -> None:
+    """Raise :class:`UnstableError` naming the worst pole if `system` is not stable (no-op on tracers)."""
+    if not is_concrete(*system.leaves):
+        return
+    poles, margin = pole_margin(system)
+    if margin.min() > marginal_tolerance(system):
+        return
+    worst = poles.reshape(-1)[np.argmin(margin)]
+    at = f"{worst.real:.6g}" if worst.imag == 0 else f"{worst.real:.6g}{worst.imag:+.6g}j"
+    rule = (
+        "every pole must lie inside the unit circle" if system.discrete else "every pole must have a negative real part"
+    )
+    size = f"modulus {abs(worst):.6g}" if system.discrete else f"real part {worst.real:.6g}"
+    raise UnstableError(
+        f"{rule}, got a pole at {at} ({size}); hsv and reduce split off the unstable part of a single system, Gramians do not exist for it"
+    )
