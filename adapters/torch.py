@@ -124,13 +124,15 @@ register_container("torch.nn.modules.module.Module", Container(_layers, _replace
 @register(LRU, carry=lru_carry_split)
 def adapt_lru(layer: LRU) -> tuple[System, Any]:
     """The conjugate system of an LRU layer, and the way back."""
-    B, C = torch.complex(layer.B_re, layer.B_im), torch.complex(layer.C_re, layer.C_im)
-    system = lru_system(layer.nu_log, layer.theta_log, layer.gamma_log, B, C, torch.diag(layer.D))
+    half = layer.D.dtype in (torch.bfloat16, torch.float16)  # which have no complex numbers
+    p = {name: x.float() if half else x for name, x in layer.named_parameters()}
+    B, C = torch.complex(p["B_re"], p["B_im"]), torch.complex(p["C_re"], p["C_im"])
+    system = lru_system(p["nu_log"], p["theta_log"], p["gamma_log"], B, C, torch.diag(p["D"]))
 
     def rebuild(reduced: Any) -> LRU:
         values = lru_split(lru_parameters(reduced, lru_rows(to_numpy(B))))
         keep_feedthrough(reduced, system)
-        result: LRU = blank_copy(layer, {k: from_numpy(v, like=layer.D) for k, v in values.items()})
+        result: LRU = blank_copy(layer, {k: from_numpy(v, like=p["D"]) for k, v in values.items()})
         return result
 
     return system, rebuild

@@ -36,7 +36,8 @@ def device_name(x: Array) -> str:
 
 
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
-    """Copy to the host, detached."""
+    """Copy to the host, detached; NumPy has no bfloat16, so that becomes float32."""
+    x = x.float() if x.dtype == torch.bfloat16 else x
     return np.asarray(x.detach().resolve_conj().resolve_neg().cpu().numpy())
 
 

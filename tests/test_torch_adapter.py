@@ -728,3 +728,13 @@ def test_a_metric_that_should_fall() -> None:
     )
     train(model, optimizer, reducer, 2)
     assert states(model) == [12, 8]
+
+
+def test_bfloat16_layers_are_analysed_in_double_and_stay_bfloat16() -> None:
+    layer = LRU(3, 16, generator=torch.Generator().manual_seed(0))
+    rounded = layer.bfloat16()
+    small = balred.reduce(rounded, 8)
+    assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
+    # the same parameters held in float32 give the same values
+    want = balred.hsv(copy.deepcopy(rounded).float())
+    torch.testing.assert_close(balred.hsv(rounded), want, rtol=1e-6, atol=0)
