@@ -72,6 +72,8 @@ def checked(
         x if b == batch else xp.broadcast_to(x, (*batch, *tail))
         for x, b, tail in zip(arrays, batches, tails, strict=True)
     ]
+    if 0 in batch:
+        raise ValueError(f"a batch must not be empty, got leading axes of shape {batch}")
     wide = any("64" in str(xp.real(x).dtype if is_complex(x) else x.dtype) for x in out)
     return tuple(_promoted(x, wide) for x in out)
 

@@ -58,3 +58,19 @@ def _diagonal_cotangents(system: DiagonalSystem, GP: Array, GQ: Array) -> tuple[
         dB = dB[..., :n, :] + xp.conj(dB[..., n:, :])
         dC = dC[..., :, :n] + xp.conj(dC[..., :, n:])
     return dl, dB, dC
+
+
+def energy_cotangents(system: System, Zp: Array, Zq: Array) -> tuple[Array, ...]:
+    r"""Gradient of the squared H2 norm :math:`\mathrm{tr}(CPC^H)` without D, with respect to the leaves.
+
+    The same sum is :math:`\mathrm{tr}(B^HQB)`, so that Q is its cotangent with respect to :math:`BB^H` and P that with
+    respect to :math:`C^HC`.
+    """
+    P, Q = Zp @ ct(Zp), Zq @ ct(Zq)
+    if isinstance(system, DenseSystem):
+        dA = Q @ system.A @ P if system.discrete else Q @ P
+        return 2 * dA, 2 * Q @ system.B, 2 * system.C @ P
+    g = system.to_dense()
+    dl, dB, _ = _diagonal_cotangents(system, ct(g.C) @ g.C, 0 * P)
+    _, _, dC = _diagonal_cotangents(system, 0 * Q, g.B @ ct(g.B))
+    return dl, dB, dC

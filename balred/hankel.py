@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from balred import arrays, reduction
-from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
+from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy, warn_caller
 from balred.balancing import Spectrum, spectrum
 from balred.gradients import cotangents
 from balred.gramians import factors
-from balred.ranks import Order, Rule, choose_order, numerical_rank
+from balred.ranks import ErrorBound, Order, RankWarning, Rule, check_rule, choose_order, is_rule, numerical_rank
+from balred.reduction import Reduction
 from balred.separation import separated
 from balred.systems import System, cast_like, with_leaves
 
@@ -128,7 +129,7 @@ class Analysis:
             )
         self.system = system
         self._rebuild = rebuild
-        self._cache: dict[tuple[int, str], reduction.Reduction] = {}
+        self._cache: dict[tuple[int, str], Reduction] = {}
         # where every new shape would be compiled (JAX), a few eager questions are answered faster by NumPy
         work = arrays.mapped(system, be.stop_gradient if be.DYNAMIC_SHAPES else to_numpy)
         with double_precision(*work.leaves) as wide:
@@ -157,24 +158,43 @@ class Analysis:
         fixed = 0 if self.unstable is None else self.unstable.order
         return fixed + (int(np.max(numerical_rank(self.sigma))) if self.sigma.size else 0)
 
-    def rank(self, rule: Rule) -> int:
+    def rank(self, rule: Rule, method: str = "truncate") -> int:
         """The rank that `rule` chooses: stored states of a conjugate system, states otherwise.
 
-        Unstable modes come on top of what the rule asks for the stable part.
+        Unstable modes come on top of what the rule asks for the stable part (:class:`~balred.Order` counts them in).
         """
-        if not hasattr(rule, "order"):
-            raise TypeError(f"rule must be a rank rule such as balred.Energy(0.99), got {rule!r}")
+        check_rule(rule)
         fixed = 0 if self.unstable is None else self.unstable.states
-        if self.stable is None:
+        if self.stable is None or self.spectrum is None:
             return fixed
         order = choose_order(rule, self.sigma, self._unit)
+        if isinstance(rule, Order):
+            asked = -(-rule.rank // rule.multiple_of) * rule.multiple_of
+            enough = int(np.max(numerical_rank(self.sigma)))
+            if self._unit == 2 and enough < self.stable.order:
+                enough = reduction.stored_states(self.spectrum, enough, method)
+            return min(asked, enough + fixed, self.system.states)
         rank = -(-order // self._unit)
-        if self._unit == 2 and self.spectrum is not None and rank < self.stable.states and not isinstance(rule, Order):
+        if self._unit == 2 and rank < self.stable.states:
             # a reduced real pole fills a stored state by itself, so a few more may be needed to hold the order
-            rank = reduction.stored_states(self.spectrum, order)
+            rank = reduction.stored_states(self.spectrum, order, method)
             rank = -(-rank // rule.multiple_of) * rule.multiple_of
         rank = min(rank, self.stable.states)
+        while self._unit == 2 and rank < self.stable.states and not self._meets(rule, order, rank + fixed, method):
+            rank = min(rank + rule.multiple_of, self.stable.states)
         return rank + fixed
+
+    def _meets(self, rule: Rule, order: int, rank: int, method: str) -> bool:
+        """Whether the reduction to `rank` holds the `order` that `rule` chose, and its bound is met."""
+        made = self.reduction(rank, method)
+        if made.stable_order < order:
+            return False
+        limits = (
+            [rule.limit(s) for s in self.sigma.reshape(-1, self.sigma.shape[-1])]
+            if isinstance(rule, ErrorBound)
+            else []
+        )
+        return not limits or bool(np.all(made.bound.reshape(-1) <= limits))
 
     def bound(self, rank: int, method: str = "truncate") -> Any:
         r"""A-priori bound :math:`2\sum\sigma_i` on the H-infinity error at `rank`; a float, or an array over a batch."""
@@ -189,20 +209,29 @@ class Analysis:
         share = np.where(total > 0, share, 1.0)
         return float(share) if share.ndim == 0 else share
 
-    def reduction(self, rank: int, method: str = "truncate") -> reduction.Reduction:
+    def reduction(self, rank: int, method: str = "truncate") -> Reduction:
         """The reduction to `rank` with all that is known of it (cached)."""
-        key = (int(rank), method)
+        key = (reduction.check_rank(rank, self.system.states), method)
         if key not in self._cache:
             self._cache[key] = reduction.reduce_analysis(self, *key)
         return self._cache[key]
 
     def reduce(self, rank: int | Rule, *, method: str = "truncate") -> Any:
         """What was analysed, with `rank` states: the same type of object."""
-        if isinstance(rank, (int, np.integer)) or not hasattr(rank, "order"):
-            rank = reduction.check_rank(rank, self.system.states)
-        else:
-            rank = self.rank(rank)
-        return self._rebuild(self.reduction(rank, method).system)
+        if is_rule(rank):
+            return self._rebuild(self.reduction(self.rank(rank, method), method).system)  # type: ignore[arg-type]
+        chosen = reduction.check_rank(rank, self.system.states)
+        made = self.reduction(chosen, method)
+        self.warn_if_capped(chosen, made)
+        return self._rebuild(made.system)
+
+    def warn_if_capped(self, rank: int, made: Reduction) -> None:
+        """Warn that an integer `rank` was beyond the numerical rank, which `made` has."""
+        if made.system.states < rank and made.stable_order == int(np.max(numerical_rank(self.sigma))):
+            states = made.system.states
+            warn_caller(
+                f"rank {rank} is beyond the numerical rank; the reduced system has {states} states", RankWarning
+            )
 
 
 def analyze(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:

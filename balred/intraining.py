@@ -18,7 +18,7 @@ import numpy as np
 
 from balred.adapt import adapt
 from balred.hankel import Analysis
-from balred.ranks import Rule
+from balred.ranks import Rule, check_rule
 from balred.reduction import Reduction
 
 
@@ -98,8 +98,10 @@ class Policy:
     guard: Guard | None = None
 
     def __post_init__(self) -> None:
-        if not hasattr(self.rule, "order"):
-            raise TypeError(f"rule must be a rank rule such as balred.Energy(0.99), got {self.rule!r}")
+        check_rule(self.rule)
+        whole = isinstance(self.window, (tuple, list)) and all(isinstance(x, (int, np.integer)) for x in self.window)
+        if not whole or len(self.window) != 2:
+            raise ValueError(f"window must be (start, end) in whole steps, got {self.window!r}")
         start, end = self.window
         if not 0 <= start < end:
             raise ValueError(f"window must be (start, end) with 0 <= start < end, got {self.window}")
@@ -107,12 +109,16 @@ class Policy:
             raise ValueError(f"attempts or interval may be given, not both, got {self.attempts} and {self.interval}")
         length = end - start
         for name, value in (("attempts", self.attempts), ("interval", self.interval)):
+            if value is not None and not isinstance(value, (int, np.integer)):
+                raise ValueError(f"{name} must be an integer, got {value!r}")
             if value is not None and not 1 <= value <= length:
                 raise ValueError(f"{name} must be between 1 and the window's length {length}, got {value}")
         if not 0 <= self.min_cut < 1:
             raise ValueError(f"min_cut must be in [0, 1), got {self.min_cut}")
         if self.settled is not None and self.settled < 2:
             raise ValueError(f"settled must be at least 2 attempts, got {self.settled}")
+        if self.settled is not None and self.settled > len(self.steps):
+            raise ValueError(f"settled must be at most the number of attempts, {len(self.steps)}, got {self.settled}")
 
     @property
     def last(self) -> int:

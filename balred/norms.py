@@ -6,6 +6,7 @@ eigenvalues, which finds peaks that a frequency grid misses.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from balred.arrays import Array, backend_of, double_precision, is_concrete, namespace, to_numpy
 from balred.balancing import projected, spectrum
+from balred.gradients import energy_cotangents
 from balred.gramians import factors
 from balred.poles import check_stable
 from balred.ranks import numerical_rank
@@ -68,8 +70,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
         check_stable(system)
         return hsv(system, solver=solver)[..., 0]
     if kind == "h2":
-        with double_precision(*system.leaves) as leaves:
-            return cast_like(_h2(with_leaves(system, leaves), solver), system)
+        return _h2(system, solver)
     if kind == "hinf":
         if not is_concrete(*system.leaves):
             raise TypeError("the H-infinity norm needs concrete values, got traced arrays")
@@ -159,12 +160,32 @@ def _hinf(system: DenseSystem, solver: str | None) -> float:
 
 
 def _h2(system: System, solver: str | None) -> Array:
-    xp = namespace(system.B)
-    Zp, _ = factors(system, solver)
-    dense = system.to_dense()
-    G = dense.C @ Zp
-    square = xp.sum(xp.abs(G) ** 2, axis=(-2, -1))
-    through = xp.sum(xp.abs(dense.D) ** 2, axis=(-2, -1))
+    r"""H2 norm with the gradient of :math:`\mathrm{tr}(CPC^H) = \mathrm{tr}(B^HQB)`.
+
+    For a dense system :math:`dA = 2QAP` (discrete) or :math:`2QP`, :math:`dB = 2QB`, :math:`dC = 2CP`; for a diagonal one
+    as for the Hankel singular values, with the two Gramians' cotangents :math:`C^HC` and :math:`BB^H` sharing the work.
+    """
+    xp, be = namespace(system.B), backend_of(*system.leaves)
+    bare = dataclasses.replace(system, D=None)
+
+    def value(*leaves: Array, residuals: bool = True) -> tuple[Array, Any]:
+        with double_precision(*(be.stop_gradient(x) for x in leaves)) as wide:
+            precise = with_leaves(bare, wide)
+            Zp, Zq = factors(precise, solver)
+            G = precise.to_dense().C @ Zp
+            square = namespace(G).sum(namespace(G).abs(G) ** 2, axis=(-2, -1))
+            return cast_like(square, bare), (precise, Zp, Zq)
+
+    def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
+        precise, Zp, Zq = residuals
+        with double_precision(g, *precise.leaves) as wide:
+            weight = wide[0][..., None, None]
+            cotangents = energy_cotangents(precise, Zp, Zq)
+            scaled = [(c * (weight if c.ndim == weight.ndim else weight[..., 0])) for c in cotangents]
+            return tuple(cast_like(c, bare) for c in scaled)
+
+    square = be.differentiable(value, vjp, *system.leaves)
+    through = xp.sum(xp.abs(system.D) ** 2, axis=(-2, -1))
     if system.discrete:
         return xp.sqrt(square + through)
     return xp.where(through > 0, xp.inf, xp.sqrt(square))

@@ -37,8 +37,8 @@ def lru_initial(
     `uniform(n)` draws from (0, 1) and `normal(*shape)` from the standard normal distribution, in the framework's own
     arrays (Orvieto et al. 2023, section 3 and appendix A).
     """
-    if features < 1 or states < 1:
-        raise ValueError(f"features and states must be at least 1, got {features} and {states}")
+    if not all(isinstance(size, (int, np.integer)) for size in (features, states)) or features < 1 or states < 1:
+        raise ValueError(f"features and states must be integers of at least 1, got {features} and {states}")
     if not 0 <= r_min < r_max <= 1:
         raise ValueError(f"r_min and r_max must satisfy 0 <= r_min < r_max <= 1, got {r_min} and {r_max}")
     radius, phase = uniform(states), uniform(states)

@@ -15,6 +15,7 @@ import numpy as np
 from balred.adapt import adapt, layers_of, replace_layers
 from balred.arrays import warn_caller
 from balred.hankel import Analysis
+from balred.ranks import is_rule
 from balred.reduction import METHODS, check_rank
 
 
@@ -28,7 +29,7 @@ class Row:
 
     layer: str
     type: str
-    before: int
+    before: int | None
     after: int | None
     bound: float | None = None
     energy: float | None = None
@@ -62,7 +63,7 @@ class Plan:
         lines = [("layer", "type", "from", "to", "bound", "energy", "")]
         for r in self.rows:
             lines.append((
-                r.layer or "-", r.type, str(r.before), "-" if r.after is None else str(r.after),
+                r.layer or "-", r.type, "-" if r.before is None else str(r.before), "-" if r.after is None else str(r.after),
                 "" if r.bound is None else f"{r.bound:.3g}", "" if r.energy is None else f"{r.energy:.4f}", r.note,
             ))  # fmt: skip
         widths = [max(len(line[i]) for line in lines) for i in range(7)]
@@ -104,33 +105,44 @@ def plan(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     layers = layers_of(model)
     if isinstance(ranks, Mapping):
-        unknown = [str(k) for k in ranks if k not in layers]
+        if list(layers) == [""]:
+            raise ValueError(f"ranks must be a number or a rule for a single system or layer, got {ranks!r}")
+        ranks = {str(key): wanted for key, wanted in ranks.items()}
+        unknown = [key for key in ranks if key not in layers]
         if unknown:
             raise ValueError(
                 f"the keys of ranks must be layers of the model ({', '.join(layers)}), got {', '.join(unknown)}"
             )
     rows, new = [], {}
     for name, layer in layers.items():
-        system, rebuild = adapt(layer)
-        kind, states = type(layer).__name__, system.states
+        kind = type(layer).__name__
+        states = None
         wanted: Any = ranks.get(name) if isinstance(ranks, Mapping) else ranks
-        if isinstance(ranks, Mapping) and wanted is None:
-            rows.append(Row(name, kind, states, None, note="not in ranks"))
-            continue
-        if isinstance(wanted, (int, np.integer)) and len(layers) > 1 and wanted > states:
-            rows.append(Row(name, kind, states, None, note=f"has only {states} states"))
-            continue
-        fixed = None if hasattr(wanted, "order") else check_rank(wanted, states)
+        whole = isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool)
+        if len(layers) > 1 and wanted is not None and not is_rule(wanted) and not (whole and wanted >= 1):
+            raise ValueError(f"rank must be an integer of at least 1 or a rule, got {wanted!r}")
         try:
+            system, rebuild = adapt(layer)
+            states = system.states
+            if isinstance(ranks, Mapping) and wanted is None:
+                rows.append(Row(name, kind, states, None, note="not in ranks"))
+                continue
+            if whole and len(layers) > 1 and wanted > states:
+                rows.append(Row(name, kind, states, None, note=f"has only {states} states"))
+                continue
+            fixed = None if is_rule(wanted) else check_rank(wanted, states)
             analysis = Analysis(system, rebuild, solver=solver, offset=offset)
-            rank = analysis.rank(wanted) if fixed is None else fixed
+            rank = analysis.rank(wanted, method) if fixed is None else fixed
             reduction = analysis.reduction(rank, method)
+            if fixed is not None:
+                analysis.warn_if_capped(rank, reduction)
+            smaller = rebuild(reduction.system)
         except ValueError as error:
             if len(layers) == 1:
                 raise
             rows.append(Row(name, kind, states, None, note=str(error)))
             continue
-        new[name] = rebuild(reduction.system)
+        new[name] = smaller
         bound = float(np.max(reduction.bound)) if reduction.bound.size else 0.0
         energy = float(np.min(analysis.energy(rank))) if method == "truncate" else None
         rows.append(Row(name, kind, states, reduction.system.states, bound, energy))

@@ -71,7 +71,9 @@ def a_priori_bound(hsv: FloatArray, order: int) -> FloatArray:
 
 @dataclass(frozen=True)
 class Order:
-    """Keep `rank` values (of a conjugate system: stored states are counted in pairs of values).
+    """Keep `rank` states: as the number itself, with `multiple_of`, and capped at the numerical rank.
+
+    Of a conjugate system stored states are counted; unstable modes, which are always kept, count too.
 
     Examples
     --------
@@ -114,6 +116,7 @@ class Energy:
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
+        _check_number("fraction", self.fraction)
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
         _check_integer("multiple_of", self.multiple_of)
@@ -139,6 +142,7 @@ class Relative:
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
+        _check_number("tolerance", self.tolerance)
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance must be in [0, 1), got {self.tolerance}")
         _check_integer("multiple_of", self.multiple_of)
@@ -175,13 +179,18 @@ class ErrorBound:
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
+        _check_number("tolerance", self.tolerance)
         if not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {self.tolerance}")
         _check_integer("multiple_of", self.multiple_of)
 
+    def limit(self, hsv: FloatArray) -> float:
+        """The largest bound allowed, in the units of the values."""
+        return self.tolerance * (float(hsv[0]) if self.relative else 1.0)
+
     def order(self, hsv: FloatArray) -> int:
         """Least order that meets the bound."""
-        limit = self.tolerance * (hsv[0] if self.relative else 1.0)
+        limit = self.limit(hsv)
         cap = int(numerical_rank(hsv))
         for r in range(1, cap + 1):
             if a_priori_bound(hsv, r) <= limit:
@@ -204,7 +213,27 @@ def choose_order(rule: Rule, hsv: FloatArray, states_per_rank: int = 1) -> int:
     scale = states_per_rank if isinstance(rule, Order) else 1
     order = max(rule.order(s) * scale for s in alive)
     bucket = max(rule.multiple_of, 1) * states_per_rank if rule.multiple_of > 1 else 1
-    return min(-(-order // bucket) * bucket, int(np.max(numerical_rank(alive))))
+    order, cap = -(-order // bucket) * bucket, int(np.max(numerical_rank(alive)))
+    # rounding up, or another member's order, may split a group of equal values, where the bound is larger again
+    while isinstance(rule, ErrorBound) and order < cap and any(a_priori_bound(s, order) > rule.limit(s) for s in alive):
+        order += bucket
+    return min(order, cap)
+
+
+def is_rule(value: Any) -> bool:
+    """Whether `value` is a rule, not a number or a rule's class."""
+    return hasattr(value, "order") and hasattr(value, "multiple_of") and not isinstance(value, type)
+
+
+def check_rule(value: Any) -> None:
+    """Raise unless `value` is a rule."""
+    if not is_rule(value):
+        raise TypeError(f"rule must be a rank rule such as balred.Energy(0.99), got {value!r}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
 
 
 def _check_integer(name: str, value: Any) -> None:

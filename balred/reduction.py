@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred import arrays
-from balred.arrays import Array, backend_of, double_precision, namespace, to_numpy, warn_caller
+from balred.arrays import Array, backend_of, double_precision, namespace, to_numpy
 from balred.balancing import Spectrum, projected
-from balred.ranks import RankWarning, a_priori_bound, numerical_rank
+from balred.ranks import a_priori_bound, numerical_rank
 from balred.separation import join
 from balred.systems import DenseSystem, DiagonalSystem, System, with_leaves
 
@@ -181,7 +181,9 @@ def reduce_analysis(analysis: Analysis, rank: int, method: str) -> Reduction:
     if sp is None or stable is None:
         return Reduction(system, 0, np.zeros(batch))
     if rank == fixed:
-        raise ValueError(f"rank must leave a state for the stable part beside {fixed} unstable modes, got {rank}")
+        raise ValueError(
+            f"rank must be at least {fixed + 1}: {fixed} unstable modes and a state for the stable part, got {rank}"
+        )
     if rank == system.states and isinstance(system, DiagonalSystem):
         return Reduction(system, stable.order, np.zeros(batch))  # already diagonal, nothing to cut
     unit = stable.order // stable.states
@@ -191,16 +193,10 @@ def reduce_analysis(analysis: Analysis, rank: int, method: str) -> Reduction:
             "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
         )
     order = min((rank - fixed) * unit, cap)
-    if rank - fixed > -(-cap // unit):
-        warn_caller(
-            f"rank {rank} is beyond the numerical rank; the reduced system has {fixed + -(-cap // unit)} states",
-            RankWarning,
-        )
     with double_precision(*stable.leaves) as leaves:
         precise = with_leaves(stable, leaves)
         if isinstance(precise, DiagonalSystem):
-            states = min(rank - fixed, -(-cap // unit))
-            diagonal, order, change = _diagonal(precise, sp, order, states, method, system)
+            diagonal, order, change = _diagonal(precise, sp, order, rank - fixed, method, system)
             joined = join(kept, diagonal)
         else:
             joined, change = join(kept, METHODS[method](sp, order)[0]), None
@@ -250,9 +246,9 @@ def _diagonal(
         excess, best = attempt(k)
         if best is None:
             refused, k = k, k - max(1, excess)  # one state less frees at most one stored state
-    while best is not None and excess < 0 and k + 1 < refused:  # the step down may have been too long
+    while best is not None and k + 1 < refused:  # the step down may have been too long
         k += 1
-        excess, better = attempt(k)
+        _, better = attempt(k)
         if better is None:
             break
         best = better
@@ -264,9 +260,9 @@ def _diagonal(
     return result
 
 
-def stored_states(sp: Spectrum, order: int) -> int:
-    """How many stored states hold the conjugate system truncated to `order` (the most over a batch)."""
-    g, _, _ = truncate(sp, order)
+def stored_states(sp: Spectrum, order: int, method: str) -> int:
+    """How many stored states hold the conjugate system reduced to `order` (the most over a batch)."""
+    g, _, _ = METHODS[method](sp, order)
     A, B, C = (to_numpy(x) for x in g.leaves)
     poles, vectors = np.linalg.eig(A)
     picked = _picked(poles, np.linalg.solve(vectors, B), C @ vectors, conjugate=True)

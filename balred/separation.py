@@ -26,6 +26,8 @@ def split(system: System, offset: float | None) -> tuple[System | None, System |
     In continuous time a pole is stable if ``Re(s) < -offset``, in discrete time if ``|z| < 1 - offset``; by default
     the offset is the rounding error of the state matrix.
     """
+    if offset is not None and not isinstance(offset, (int, float, np.integer, np.floating)):
+        raise TypeError(f"offset must be a number, got {offset!r}")
     if offset is not None and not 0 <= offset < (1 if system.discrete else np.inf):
         raise ValueError(f"offset must be between 0 and {'1' if system.discrete else 'infinity'}, got {offset}")
     if not is_concrete(*system.leaves):

@@ -195,3 +195,29 @@ def test_vmap_of_the_gradient():
         alone = jax.grad(lambda x: balred.hsv(x).sum())(g)
         for x, y in zip(together.leaves, alone.leaves, strict=True):
             assert_allclose(np.asarray(x), np.asarray(y), rtol=0, atol=1e-12 * float(np.abs(y).max()))
+
+
+@pytest.mark.parametrize("kind", ["dense", "diagonal", "conjugate"])
+@pytest.mark.parametrize("dt", [0, 1])
+def test_h2_norm_has_a_gradient(kind, dt):
+    # against finite differences (gradcheck); D is zero in continuous time, or the norm would be infinite
+    torch = pytest.importorskip("torch")
+    g = balred.testing.random_system(4, dt=dt, kind=kind, seed=5)
+    leaves = tuple(torch.tensor(x).requires_grad_() for x in g.leaves)
+
+    def norm(first, B, C):
+        if kind == "dense":
+            return balred.norm(balred.ss(first, B, C, dt=dt), "h2")
+        return balred.norm(balred.diagonal(log_poles=first, B=B, C=C, dt=dt, conjugate=kind == "conjugate"), "h2")
+
+    assert torch.autograd.gradcheck(norm, leaves)
+
+
+def test_h2_norm_has_a_gradient_in_jax():
+    jax = pytest.importorskip("jax")
+    g = balred.testing.random_system(4, seed=5)
+    A, B, C = (jax.numpy.asarray(x) for x in g.leaves)
+    got = jax.jit(jax.grad(lambda A: balred.norm(balred.ss(A, B, C), "h2")))(A)
+    P, Q = balred.gramians(g)
+    want = Q @ P / balred.norm(balred.ss(*g.leaves), "h2")  # d tr(C P C') = 2 Q P, in double precision
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())

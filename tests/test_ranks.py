@@ -217,3 +217,50 @@ def test_rules_choose_the_same_rank_in_float32():
         conjugate=True,
     )
     assert balred.analyze(narrow).rank(Energy(0.999)) == balred.analyze(g).rank(Energy(0.999))
+
+
+@pytest.mark.parametrize("method", ["truncate", "singular_perturbation"])
+@pytest.mark.parametrize("seed", range(12))
+def test_error_bound_is_met_where_poles_come_close_to_real(method, seed):
+    # small angles: many reduced poles are real, each needs a stored state of its own; the error is measured
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 12))
+    log_poles = -np.exp(rng.uniform(-4, 0, n)) + 1j * rng.uniform(0, 0.05, n)
+    B = rng.standard_normal((n, 2)) + 1j * rng.standard_normal((n, 2))
+    C = rng.standard_normal((2, n)) + 1j * rng.standard_normal((2, n))
+    g = balred.diagonal(log_poles=log_poles, B=B, C=C, dt=seed % 2, conjugate=True)
+    largest = float(balred.hsv(g)[0])
+    for tolerance in (0.3, 0.03):
+        small = balred.reduce(g, balred.ErrorBound(tolerance, relative=True), method=method)
+        assert float(balred.error(g, small)) <= tolerance * largest * (1 + 1e-9)
+
+
+def test_two_real_modes_need_two_stored_states():
+    # numerical rank 2, but no conjugate pair: both stored states are needed, and nothing is warned of
+    g = balred.diagonal([0.9 + 0.3j, 0.6, 0.8], [[0.0], [-3.0], [3.0]], [[-1.0, -1.0, -3.0]], dt=1, conjugate=True)
+    small = balred.reduce(g, balred.ErrorBound(0.01, relative=True))
+    assert small.states == 2
+    assert float(balred.error(g, small)) < 1e-10
+
+
+def test_rounding_up_does_not_break_the_bound():
+    # sigma = 2 and four times 1 (all-pass blocks scaled): splitting the group of ones counts each of the rest
+    rng = np.random.default_rng(0)
+    S = rng.standard_normal((4, 4))
+    B = rng.standard_normal((4, 4))
+    A = S - S.T - B @ B.T / 2
+    Z = np.zeros
+    g = balred.ss(
+        np.block([[-np.eye(1), Z((1, 4))], [Z((4, 1)), A]]),
+        np.block([[2 * np.eye(1), Z((1, 4))], [Z((4, 1)), B]]),
+        np.block([[2 * np.eye(1), Z((1, 4))], [Z((4, 1)), B.T]]),
+    )
+    a = balred.analyze(g)
+    np.testing.assert_allclose(a.sigma, [2, 1, 1, 1, 1], rtol=1e-10)
+    assert a.bound(a.rank(balred.ErrorBound(2.0001))) == pytest.approx(2.0)
+    assert a.bound(a.rank(balred.ErrorBound(2.0001, multiple_of=2))) <= 2.0001
+
+
+def test_order_counts_as_the_number_does():
+    g = balred.diagonal([1.1, 0.5, 0.3, 0.2], np.ones((4, 1)), np.ones((1, 4)), dt=0.1)
+    assert balred.reduce(g, balred.Order(2)).states == balred.reduce(g, 2).states == 2
