@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 from rich.console import Console
@@ -84,11 +85,12 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     result = DemoResult(framework, tuple(seeds), config or DemoConfig())
     try:
-        console.print(f"training on scikit-learn's digits with {framework}; Ctrl-C ends it and leaves a report")
-        _warm_up(framework, result.config)
-        with _progress(console) as progress:
-            for seed in result.seeds:
-                _one_seed(result, seed, progress, folder)
+        with _heard() as stopped:
+            console.print(f"training on scikit-learn's digits with {framework}; Ctrl-C ends it and leaves a report")
+            _warm_up(framework, result.config)
+            with _progress(console) as progress:
+                for seed in result.seeds:
+                    _one_seed(result, seed, progress, folder, stopped)
     except KeyboardInterrupt:
         result.interrupted = True
         console.print("interrupted: the report tells of what ran")
@@ -103,7 +105,7 @@ def run_demo(
     return result
 
 
-def _one_seed(result: DemoResult, seed: int, progress: Progress, folder: Path) -> None:
+def _one_seed(result: DemoResult, seed: int, progress: Progress, folder: Path, stopped: threading.Event) -> None:
     data = digits(seed, result.config.test)
     for run in RUNS:
         states: Sequence[int] = result.config.states
@@ -117,6 +119,8 @@ def _one_seed(result: DemoResult, seed: int, progress: Progress, folder: Path) -
         with one_thread(result.framework):
             for event in train(partial(make, result.config, states, init, run == "truncated"), data, record):
                 _show(progress, task, event)
+                if stopped.is_set():
+                    raise KeyboardInterrupt
         write_results(result, folder / "results.json")
         if run == "full" and not result.traces:
             _metrics(result, record, progress)
@@ -153,6 +157,25 @@ def one_thread(framework: Framework) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+@contextmanager
+def _heard() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets beside raising KeyboardInterrupt, which is lost if it strikes in a library's callback."""
+    stopped = threading.Event()
+
+    def on_interrupt(signum: int, frame: FrameType | None) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
