@@ -29,7 +29,7 @@ class Balanced(NamedTuple):
 
 
 class Spectrum(NamedTuple):
-    """Gramian factors of a stable dense system and the singular value decomposition of their product."""
+    """A pair of Gramian factors of a dense system and the singular value decomposition of their product."""
 
     system: DenseSystem
     Zp: Array
@@ -37,11 +37,18 @@ class Spectrum(NamedTuple):
     U: Array
     s: Array
     V: Array
+    match_dc: bool = False
+    """Whether singular perturbation, not truncation, is to follow."""
 
     @property
     def sigma(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Hankel singular values on the host, padded with zeros to the order, shape (..., n)."""
         return pad(to_numpy(self.s), self.system.order)
+
+    @property
+    def cap(self) -> int:
+        """The numerical rank, largest over a batch: beyond it projections divide by rounding errors."""
+        return int(np.max(numerical_rank(self.sigma), initial=0))
 
 
 def pad(s: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
@@ -51,10 +58,13 @@ def pad(s: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
 
 def spectrum(system: System, solver: str | None) -> Spectrum:
     """Solve for the factors of `system` (in its own precision) and decompose their product."""
-    xp = namespace(*system.leaves)
-    Zp, Zq = factors(system, solver)
-    U, s, Vh = xp.linalg.svd(ct(Zq) @ Zp, full_matrices=False)
-    return Spectrum(system.to_dense(), Zp, Zq, U, s, ct(Vh))
+    return spectrum_of(system.to_dense(), *factors(system, solver))
+
+
+def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False) -> Spectrum:
+    """The spectrum for a given pair of Gramian factors, whichever Gramians they are of."""
+    U, s, Vh = namespace(Zp, Zq).linalg.svd(ct(Zq) @ Zp, full_matrices=False)
+    return Spectrum(system, Zp, Zq, U, s, ct(Vh), match_dc)
 
 
 def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
@@ -83,9 +93,14 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     X = both * Rr / root[..., None, :] + dead
     L = xp.linalg.solve(X, xp.linalg.solve(cross, ct(Tl)))
     R = Tr @ X
-    L, R = mask[..., :, None] * L, mask[..., None, :] * R
-    sign = _signs(L @ sp.system.B)
-    return (xp.conj(sign) if arrays.is_complex(sign) else sign)[..., :, None] * L, R * sign[..., None, :]
+    return signed(mask[..., :, None] * L, mask[..., None, :] * R, sp.system.B)
+
+
+def signed(L: Array, R: Array, B: Array) -> tuple[Array, Array]:
+    """The projections with signs (phases) that make the largest entry of each row of ``L @ B`` positive."""
+    sign = _signs(L @ B)
+    conj = namespace(sign).conj(sign) if arrays.is_complex(sign) else sign
+    return conj[..., :, None] * L, R * sign[..., None, :]
 
 
 def _signs(B: Array) -> Array:
@@ -101,13 +116,16 @@ def _signs(B: Array) -> Array:
 
 def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
     """Balanced truncation to order k with its projections; masked states of a batch become stable and unused."""
-    xp = namespace(sp.Zp)
-    g = sp.system
-    L, R = projections(sp, k)
+    return projected_by(sp.system, *projections(sp, k))
+
+
+def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array, Array]:
+    """`g` seen through given projections, with them."""
+    xp = namespace(L)
     A = L @ g.A @ R
     if not g.discrete:
         dead = xp.all(L == 0, axis=-1)
-        A = A - arrays.eye(A, k) * xp.astype(dead, A.dtype)[..., None, :]
+        A = A - arrays.eye(A, int(A.shape[-1])) * xp.astype(dead, A.dtype)[..., None, :]
     return DenseSystem(A, L @ g.B, g.C @ R, g.D, g.dt), L, R
 
 

@@ -7,6 +7,7 @@ to reduce.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +17,14 @@ import numpy as np
 from balred import arrays, reduction
 from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy, warn_caller
 from balred.balancing import Spectrum, spectrum
+from balred.diagonalisation import stored_states
 from balred.gradients import cotangents
 from balred.gramians import factors
-from balred.ranks import ErrorBound, Order, RankWarning, Rule, check_rule, choose_order, is_rule, numerical_rank
+from balred.methods import State, tail_bound
+from balred.ranks import ErrorBound, Order, RankWarning, Rule, check_rule, choose_order, is_rule
 from balred.reduction import Reduction
 from balred.separation import separated
-from balred.systems import System, cast_like, with_leaves
+from balred.systems import DenseSystem, System, cast_like, with_leaves
 
 
 def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:
@@ -119,31 +122,69 @@ class Analysis:
         system: System,
         rebuild: Callable[[System], Any],
         *,
+        method: str = "truncate",
         solver: str | None = None,
         offset: float | None = None,
+        **options: Any,
     ) -> None:
         be = backend_of(*system.leaves)
+        self.method = reduction.method_called(method)
+        self.method.check_options(method, options)
         if not is_concrete(*system.leaves):
             raise TypeError(
                 "analyze needs concrete values, got traced arrays: call balred.hsv under jit, or analyze outside it"
             )
         self.system = system
         self._rebuild = rebuild
-        self._cache: dict[tuple[int, str], Reduction] = {}
+        self._settings: dict[str, Any] = {"method": method, "solver": solver, "offset": offset, **options}
+        self._cache: dict[int, Reduction] = {}
+        self._others: dict[str, Analysis] = {}
         # where every new shape would be compiled (JAX), a few eager questions are answered faster by NumPy
-        work = arrays.mapped(system, be.stop_gradient if be.DYNAMIC_SHAPES else to_numpy)
+        stay = be.DYNAMIC_SHAPES and self.method.agnostic
+        work = arrays.mapped(system, be.stop_gradient if stay else to_numpy)
+        self.unstable: System | None = None
+        self.stable: System | None
+        self.state: State | None
         with double_precision(*work.leaves) as wide:
-            self.unstable, self.stable, self.spectrum = separated(
-                with_leaves(work, wide), offset, lambda part: spectrum(part, solver)
-            )
+            precise = with_leaves(work, wide)
+            if self.method.whole:
+                self.stable, self.state = precise, self._prepare(precise)
+            else:
+                self.unstable, self.stable, self.state = separated(precise, offset, self._prepare)
         fixed = 0 if self.unstable is None else self.unstable.order
         batch = tuple(system.B.shape[:-2])
-        sigma = np.zeros((*batch, 0)) if self.spectrum is None else self.spectrum.sigma
+        sigma = np.zeros((*batch, 0)) if self.state is None else self.state.sigma
         self.sigma: np.ndarray[Any, np.dtype[np.float64]] = sigma
         """The stable part's values on the host in float64, shape (..., stable order)."""
         values = np.concatenate([np.full((*batch, fixed), np.inf), sigma], axis=-1)
         self.hsv = be.from_numpy(values, like=system.B, real=True)
         self._unit = system.order // system.states
+
+    def _prepare(self, part: System) -> State:
+        options = {k: v for k, v in self._settings.items() if k not in ("method", "solver", "offset")}
+        if not self.method.agnostic:
+            part = one_dense(part, self._settings["method"])
+        state: State = self.method.prepare(part, self._settings["solver"], **options)
+        return state
+
+    def by(self, method: str | None) -> Analysis:
+        """The same system analysed for another method; the solve is shared where the two need the same."""
+        if method is None or method == self._settings["method"]:
+            return self
+        if method not in self._others:
+            other = reduction.method_called(method)
+            if (other.prepare, other.agnostic, other.whole) == (
+                self.method.prepare,
+                self.method.agnostic,
+                self.method.whole,
+            ):
+                twin = copy.copy(self)
+                twin.method, twin._cache, twin._settings = other, {}, {**self._settings, "method": method}
+                self._others[method] = twin
+            else:
+                same = {key: self._settings[key] for key in ("solver", "offset")}
+                self._others[method] = Analysis(self.system, self._rebuild, method=method, **same)
+        return self._others[method]
 
     def __repr__(self) -> str:
         s = self.sigma.reshape(-1, self.sigma.shape[-1]) if self.sigma.size else np.zeros((1, 1))
@@ -156,37 +197,60 @@ class Analysis:
     def numerical_rank(self) -> int:
         """Order beyond which Hankel singular values are rounding errors (largest over a batch)."""
         fixed = 0 if self.unstable is None else self.unstable.order
-        return fixed + (int(np.max(numerical_rank(self.sigma))) if self.sigma.size else 0)
+        return fixed + (0 if self.state is None else self.state.cap)
 
-    def rank(self, rule: Rule, method: str = "truncate") -> int:
+    def rank(self, rule: Rule, method: str | None = None) -> int:
         """The rank that `rule` chooses: stored states of a conjugate system, states otherwise.
 
         Unstable modes come on top of what the rule asks for the stable part (:class:`~balred.Order` counts them in).
         """
+        if method is not None:
+            return self.by(method).rank(rule)
         check_rule(rule)
         fixed = 0 if self.unstable is None else self.unstable.states
-        if self.stable is None or self.spectrum is None:
+        if self.stable is None or self.state is None:
             return fixed
-        order = choose_order(rule, self.sigma, self._unit)
         if isinstance(rule, Order):
             asked = -(-rule.rank // rule.multiple_of) * rule.multiple_of
-            enough = int(np.max(numerical_rank(self.sigma)))
+            enough = self.state.cap
             if self._unit == 2 and enough < self.stable.order:
-                enough = reduction.stored_states(self.spectrum, enough, method)
+                enough = self._stored(enough)
             return min(asked, enough + fixed, self.system.states)
+        order = self._chosen(rule)
         rank = -(-order // self._unit)
         if self._unit == 2 and rank < self.stable.states:
             # a reduced real pole fills a stored state by itself, so a few more may be needed to hold the order
-            rank = reduction.stored_states(self.spectrum, order, method)
+            rank = self._stored(order)
             rank = -(-rank // rule.multiple_of) * rule.multiple_of
         rank = min(rank, self.stable.states)
-        while self._unit == 2 and rank < self.stable.states and not self._meets(rule, order, rank + fixed, method):
+        while self._unit == 2 and rank < self.stable.states and not self._meets(rule, order, rank + fixed):
             rank = min(rank + rule.multiple_of, self.stable.states)
         return rank + fixed
 
-    def _meets(self, rule: Rule, order: int, rank: int, method: str) -> bool:
+    def _chosen(self, rule: Rule) -> int:
+        """The order that `rule` asks for of the stable part."""
+        if not isinstance(rule, ErrorBound) or self.method.bound is tail_bound:
+            return choose_order(rule, self.sigma, self._unit)
+        assert self.state is not None
+        limit, cap = rule.limit(self.sigma), self.state.cap
+        for k in range(1, cap + 1):
+            value = float(self.method.bound(self.state, k))
+            if value <= limit:
+                return min(-(-k // rule.multiple_of) * rule.multiple_of, cap)
+        name = self._settings["method"]
+        if np.isnan(value):
+            raise ValueError(f"ErrorBound needs a method with an a-priori error bound, got {name!r}")
+        raise ValueError(
+            f"the error bound of {name!r} must be reachable, it is {value:.3g} at order {cap}, got a tolerance of {limit:.3g}"
+        )
+
+    def _stored(self, order: int) -> int:
+        """How many stored states the reduction of the conjugate stable part to `order` fills."""
+        return stored_states(self.method.reduce(self.state, order)[0])
+
+    def _meets(self, rule: Rule, order: int, rank: int) -> bool:
         """Whether the reduction to `rank` holds the `order` that `rule` chose, and its bound is met."""
-        made = self.reduction(rank, method)
+        made = self.reduction(rank)
         if made.stable_order < order:
             return False
         limits = (
@@ -196,8 +260,12 @@ class Analysis:
         )
         return not limits or bool(np.all(made.bound.reshape(-1) <= limits))
 
-    def bound(self, rank: int, method: str = "truncate") -> Any:
-        r"""A-priori bound :math:`2\sum\sigma_i` on the H-infinity error at `rank`; a float, or an array over a batch."""
+    def bound(self, rank: int, method: str | None = None) -> Any:
+        r"""A-priori bound at `rank`, of the H-infinity error where the method says nothing else; NaN without one.
+
+        For truncation and singular perturbation :math:`2\sum\sigma_i` over the distinct values cut.  A float, or an
+        array over a batch.
+        """
         value = self.reduction(rank, method).bound
         return float(value) if value.ndim == 0 else value
 
@@ -209,40 +277,59 @@ class Analysis:
         share = np.where(total > 0, share, 1.0)
         return float(share) if share.ndim == 0 else share
 
-    def reduction(self, rank: int, method: str = "truncate") -> Reduction:
+    def reduction(self, rank: int, method: str | None = None) -> Reduction:
         """The reduction to `rank` with all that is known of it (cached)."""
-        key = (reduction.check_rank(rank, self.system.states), method)
+        if self.by(method) is not self:
+            return self.by(method).reduction(rank)
+        key = reduction.check_rank(rank, self.system.states)
         if key not in self._cache:
-            self._cache[key] = reduction.reduce_analysis(self, *key)
+            self._cache[key] = reduction.reduce_analysis(self, key)
         return self._cache[key]
 
-    def reduce(self, rank: int | Rule, *, method: str = "truncate") -> Any:
+    def reduce(self, rank: int | Rule, *, method: str | None = None) -> Any:
         """What was analysed, with `rank` states: the same type of object."""
+        if self.by(method) is not self:
+            return self.by(method).reduce(rank)
         if is_rule(rank):
-            return self._rebuild(self.reduction(self.rank(rank, method), method).system)  # type: ignore[arg-type]
+            return self._rebuild(self.reduction(self.rank(rank)).system)  # type: ignore[arg-type]
         chosen = reduction.check_rank(rank, self.system.states)
-        made = self.reduction(chosen, method)
+        made = self.reduction(chosen)
         self.warn_if_capped(chosen, made)
         return self._rebuild(made.system)
 
     def warn_if_capped(self, rank: int, made: Reduction) -> None:
         """Warn that an integer `rank` was beyond the numerical rank, which `made` has."""
-        if made.system.states < rank and made.stable_order == int(np.max(numerical_rank(self.sigma))):
+        if self.state is not None and made.system.states < rank and made.stable_order == self.state.cap:
             states = made.system.states
             warn_caller(
                 f"rank {rank} is beyond the numerical rank; the reduced system has {states} states", RankWarning
             )
 
 
-def analyze(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:
+def one_dense(part: System, method: str) -> DenseSystem:
+    """`part` as a single dense system, for a method that knows no other."""
+    if part.B.ndim > 2:
+        raise ValueError(
+            f"method {method!r} takes a single system, got a batch of shape {tuple(part.B.shape[:-2])}: loop over it"
+        )
+    return part.to_dense()
+
+
+def analyze(
+    obj: Any, *, method: str = "truncate", solver: str | None = None, offset: float | None = None, **options: Any
+) -> Any:
     """Solve once for the Gramian factors of `obj`, and answer many questions from them.
 
     Parameters
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
+    method : str, default "truncate"
+        As :func:`balred.reduce`; ``hsv`` then holds the values that the method ranks states by.
     solver : str, optional
     offset : float, optional
         As :func:`hsv`.
+    **options
+        Of the method.
 
     Returns
     -------
@@ -260,4 +347,7 @@ def analyze(obj: Any, *, solver: str | None = None, offset: float | None = None)
     """
     from balred.adapt import per_layer
 
-    return per_layer(obj, lambda system, rebuild: Analysis(system, rebuild, solver=solver, offset=offset))
+    return per_layer(
+        obj,
+        lambda system, rebuild: Analysis(system, rebuild, method=method, solver=solver, offset=offset, **options),
+    )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.arrays import Array, namespace, to_complex, to_numpy
-from balred.reduction import Change
+from balred.diagonalisation import Change
 from balred.systems import DiagonalSystem, diagonal
 
 Host = NDArray[Any]

@@ -16,7 +16,7 @@ from balred.adapt import adapt, layers_of, replace_layers
 from balred.arrays import warn_caller
 from balred.hankel import Analysis
 from balred.ranks import is_rule
-from balred.reduction import METHODS, check_rank
+from balred.reduction import check_rank, method_called
 
 
 class SkippedWarning(UserWarning):
@@ -78,6 +78,7 @@ def plan(
     method: str = "truncate",
     solver: str | None = None,
     offset: float | None = None,
+    **options: Any,
 ) -> Plan:
     """Decide what :func:`balred.reduce` would do to `model`.
 
@@ -88,7 +89,7 @@ def plan(
         In a dict, layers without a key are left alone.
     calibration : optional
         Data for layers whose dynamics depend on their input; time-invariant layers need none.
-    method, solver, offset
+    method, solver, offset, **options
         As :func:`balred.reduce`.
 
     Returns
@@ -101,8 +102,7 @@ def plan(
         As :func:`balred.reduce` for a single system or layer; a key of `ranks` that is no layer.  In a model with
         several layers, one that cannot be cut is skipped and the table says why.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    method_called(method).check_options(method, options)
     layers = layers_of(model)
     if isinstance(ranks, Mapping):
         if list(layers) == [""]:
@@ -131,9 +131,9 @@ def plan(
                 rows.append(Row(name, kind, states, None, note=f"has only {states} states"))
                 continue
             fixed = None if is_rule(wanted) else check_rank(wanted, states)
-            analysis = Analysis(system, rebuild, solver=solver, offset=offset)
-            rank = analysis.rank(wanted, method) if fixed is None else fixed
-            reduction = analysis.reduction(rank, method)
+            analysis = Analysis(system, rebuild, method=method, solver=solver, offset=offset, **options)
+            rank = analysis.rank(wanted) if fixed is None else fixed
+            reduction = analysis.reduction(rank)
             if fixed is not None:
                 analysis.warn_if_capped(rank, reduction)
             smaller = rebuild(reduction.system)
@@ -144,6 +144,6 @@ def plan(
             continue
         new[name] = smaller
         bound = float(np.max(reduction.bound)) if reduction.bound.size else 0.0
-        energy = float(np.min(analysis.energy(rank))) if method == "truncate" else None
+        energy = float(np.min(analysis.energy(rank)))
         rows.append(Row(name, kind, states, reduction.system.states, bound, energy))
     return Plan(model, tuple(rows), new)

@@ -227,7 +227,7 @@ def test_a_system_without_a_response_cannot_be_reduced(rank):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: balred.reduce(SIX, 2, method="hna"), "method must be one of truncate, singular_perturbation.*, got 'hna'"),
+        (lambda: balred.reduce(SIX, 2, method="hna"), "method must be one of truncate, .*singular_perturbation.*, got 'hna'"),
         (lambda: balred.hsv(SIX, solver="magic"), "solver must be one of smith, closed, scipy, slycot.*, got 'magic'"),
         (lambda: balred.gramians(SIX, solver="closed"), "solver 'closed' does not take a dense system: diagonal systems only"),
         (lambda: balred.gramians(diag_ss([-1.0]), solver="smith"), "solver 'smith' does not take a diagonal system: dense systems only"),
