@@ -26,6 +26,11 @@ def is_concrete(x: Array) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def on_host(x: Array) -> bool:
+    """Whether NumPy can compute with `x` where it lies: concrete values in main memory."""
+    return is_concrete(x) and all(d.platform == "cpu" for d in x.devices())
+
+
 def all_finite(x: Array) -> bool:
     """Whether no entry of the concrete array `x` is NaN or infinite."""
     return bool(np.isfinite(np.asarray(x)).all())
@@ -82,6 +87,11 @@ def double_scope() -> Iterator[None]:
 def stop_gradient(x: Array) -> Array:
     """``lax.stop_gradient``."""
     return jax.lax.stop_gradient(x)
+
+
+def over_batch(function: Callable[..., Array], batch: tuple[int, ...], *arrays: Array) -> Array:
+    """``function(*arrays)``: a device computes a batch at once."""
+    return function(*arrays)
 
 
 def differentiable(

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from threadpoolctl import ThreadpoolController
 
 Array = NDArray[Any]
+_PIECE = 32
+"""Members of a batch that are computed together."""
 DYNAMIC_SHAPES = True
 """Shapes may change inside a loop at no cost, so that factors may shed columns."""
 
 
 def is_concrete(x: Array) -> bool:
     """Always: NumPy does not trace."""
+    return True
+
+
+def on_host(x: Array) -> bool:
+    """Always."""
     return True
 
 
@@ -65,6 +80,55 @@ def double_scope() -> Iterator[None]:
 def stop_gradient(x: Array) -> Array:
     """Return `x`: NumPy does not differentiate."""
     return x
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_blas_lock = threading.Lock()
+_blas_users: list[Any] = []
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """One BLAS thread, for small matrices: several wait for each other longer than they compute.
+
+    The setting belongs to the process, so whoever comes first makes it, and whoever leaves last takes it back.
+    """
+    with _blas_lock:
+        _blas_users.append(None if _blas_users else _controller().limit(limits=1, user_api="blas"))
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            if len(_blas_users) == 1:
+                _blas_users[0].restore_original_limits()
+            _blas_users.pop()
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def over_batch(function: Callable[..., Array], batch: tuple[int, ...], *arrays: Array) -> Array:
+    """``function(*arrays)`` by pieces of the leading axes `batch`, which fit into a core's cache, on all cores.
+
+    The result has the same leading axes; pieces whose last axis is shorter are padded with zeros.
+    """
+    count = math.prod(batch)
+    if count < 2 * _PIECE:
+        return function(*arrays)
+    flat = [x.reshape(count, *x.shape[len(batch) :]) for x in arrays]
+    pieces = [[x[i : i + _PIECE] for x in flat] for i in range(0, count, _PIECE)]
+    with one_blas_thread(), ThreadPoolExecutor(_cores()) as pool:
+        parts = list(pool.map(lambda piece: function(*piece), pieces))
+    width = max(part.shape[-1] for part in parts)
+    out = np.zeros((count, *parts[0].shape[1:-1], width), parts[0].dtype)
+    for i, part in enumerate(parts):
+        out[i * _PIECE : i * _PIECE + len(part), ..., : part.shape[-1]] = part
+    return out.reshape(*batch, *out.shape[1:])
 
 
 def differentiable(
@@ -117,3 +181,40 @@ def gramian_factors(A: Array, B: Array, C: Array, discrete: bool) -> tuple[Array
         factor(scipy.linalg.solve_continuous_lyapunov(A, -B @ B.conj().T)),
         factor(scipy.linalg.solve_continuous_lyapunov(AH, -CH @ C)),
     )
+
+
+def sparse_matrix(x: Any) -> Any:
+    """`x` (sparse, or anything ``np.asarray`` reads) as a sparse matrix by columns, real or complex in double precision."""
+    M = scipy.sparse.csc_matrix(x)
+    return M.astype(np.complex128 if np.issubdtype(M.dtype, np.complexfloating) else np.float64)
+
+
+def sparse_eye(n: int) -> Any:
+    """The sparse identity."""
+    return scipy.sparse.identity(n, format="csc")
+
+
+def sparse_lu(M: Any, symmetric: bool = False) -> Any:
+    """LU factors of a sparse matrix: an object with ``solve(X, trans)`` for trans "N", "T" and "H".
+
+    `symmetric` says that the pattern is; the ordering for that fills in far less.  A singular matrix is a RuntimeError.
+    """
+    return scipy.sparse.linalg.splu(M.tocsc(), permc_spec="MMD_AT_PLUS_A" if symmetric else "COLAMD")
+
+
+def graded_singular_values(x: Array) -> Array:
+    """Singular values of ``D1 @ W @ D2``, each to high relative accuracy whatever the diagonal scalings (xGEJSV).
+
+    One-sided Jacobi after a rank-revealing QR factorisation with row and column pivoting; of order n, so meant for W
+    that are well conditioned.  [Drmac & Veselic, SIAM J. Matrix Anal. Appl. 29 (2008)].
+    """
+    if np.iscomplexobj(x):  # the real form has every value twice
+        x = np.block([[x.real, -x.imag], [x.imag, x.real]])
+        return graded_singular_values(x)[..., ::2]
+    out = np.empty(x.shape[:-1])
+    for at in np.ndindex(*x.shape[:-2]):
+        s, _, _, work, _, info = scipy.linalg.lapack.dgejsv(x[at], joba=2, jobu=3, jobv=3, jobr=0, jobt=1)
+        if info != 0:
+            raise ArithmeticError(f"dgejsv must converge, got info = {info}")
+        out[at] = np.sort(s * (work[0] / work[1]))[::-1]
+    return out

@@ -25,6 +25,11 @@ def is_concrete(x: Array) -> bool:
     return x.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+def on_host(x: Array) -> bool:
+    """Whether NumPy can compute with `x` where it lies: a concrete tensor in main memory."""
+    return x.device.type == "cpu" and is_concrete(x)
+
+
 def all_finite(x: Array) -> bool:
     """Whether no entry of the concrete array `x` is NaN or infinite."""
     return bool(torch.isfinite(x).all())
@@ -71,6 +76,11 @@ def double_scope() -> Iterator[None]:
 def stop_gradient(x: Array) -> Array:
     """Detach."""
     return x.detach()
+
+
+def over_batch(function: Callable[..., Array], batch: tuple[int, ...], *arrays: Array) -> Array:
+    """``function(*arrays)``: a device computes a batch at once."""
+    return function(*arrays)
 
 
 def differentiable(

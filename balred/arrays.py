@@ -148,6 +148,11 @@ def is_concrete(*arrays: Array) -> bool:
     return all(backend_of(a).is_concrete(a) for a in arrays)
 
 
+def on_host(*arrays: Array) -> bool:
+    """Whether NumPy can compute with the arrays where they lie, and so does: nothing is faster there."""
+    return all(backend_of(a).on_host(a) for a in arrays)
+
+
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     """Copy `x` to the host as a NumPy array."""
     result: np.ndarray[Any, Any] = backend_of(x).to_numpy(x)

@@ -6,18 +6,75 @@ r"""Gramians of diagonal systems in closed form, from the logarithms of the pole
 from __future__ import annotations
 
 from balred import arrays
-from balred.arrays import Array, ct, is_concrete, namespace
+from balred.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
+from balred.cauchy import cauchy_factor, siso_hankel
+from balred.poles import check_stable
 from balred.systems import DiagonalSystem
 
 
-def closed_form_factors(system: DiagonalSystem) -> tuple[Array, Array]:
-    """Factors of both Gramians of a stable diagonal system, in its own precision."""
-    P, Q = diagonal_gramians(system)
+def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tuple[Array, Array]:
+    """Factors of both Gramians of a stable diagonal system, in its own precision.
+
+    With one input (one output) by elimination in the Cauchy-like structure, else from the Gramian itself.  `relative`
+    asks for every entry to high relative accuracy, which only the elimination gives.
+    """
+    xp = namespace(system.B)
+    if relative and not is_siso(system):
+        raise ValueError(
+            "solver 'cauchy' takes systems with one input and one output and values that can be looked at, got "
+            f"{system.B.shape[-1]} inputs and {system.C.shape[-2]} outputs"
+        )
     if not is_concrete(*system.leaves):  # nobody could look at the poles: an unstable member becomes NaN
-        xp = namespace(P)
         stable = xp.max(arrays.real(system.log_poles), axis=-1) < 0
-        P, Q = (xp.where(stable[..., None, None], G, xp.nan) for G in (P, Q))
-    return _eigh_factor(P), _eigh_factor(Q)
+        P, Q = (xp.where(stable[..., None, None], G, xp.nan) for G in diagonal_gramians(system))
+        return _eigh_factor(P), _eigh_factor(Q)
+    one_input, one_output = system.B.shape[-1] == 1, system.C.shape[-2] == 1
+    Zp = Zq = None
+    if one_input:
+        Zp = _structured_factor(system, system.log_poles, system.B[..., :, 0], relative)
+    if one_output:
+        Zq = _structured_factor(system, xp.conj(arrays.to_complex(system.log_poles)), ct(system.C)[..., :, 0], relative)
+    if Zp is None or Zq is None:
+        P, Q = diagonal_gramians(system)
+        Zp, Zq = _eigh_factor(P) if Zp is None else Zp, _eigh_factor(Q) if Zq is None else Zq
+    return Zp, Zq
+
+
+def is_siso(system: DiagonalSystem) -> bool:
+    """Whether there is one input and one output, with values that can be looked at."""
+    return system.B.shape[-1] == system.C.shape[-2] == 1 and is_concrete(*system.leaves)
+
+
+def siso_values(system: DiagonalSystem, *, relative: bool = False) -> Array:
+    """Hankel singular values of a stable diagonal system (or a batch) with one input and one output.
+
+    Each to high relative accuracy where `relative`, at several times the cost.
+    """
+    check_stable(system)
+
+    def values(l: Array, b: Array, c: Array) -> Array:
+        M = siso_hankel(l, b, c, discrete=system.discrete, conjugate=system.conjugate, full=relative)
+        xp = namespace(M)
+        if relative:
+            host: Array = backend("numpy").graded_singular_values(to_numpy(M))
+            return backend_of(M).from_numpy(host, like=M, real=True)
+        if arrays.is_complex(M):
+            return xp.linalg.svdvals(M)
+        return xp.sort(xp.abs(xp.linalg.eigvalsh(M)), axis=-1, descending=True)
+
+    leaves = (system.log_poles, system.B[..., :, 0], system.C[..., 0, :])
+    batch = tuple(system.B.shape[:-2])
+    return backend_of(system.B).over_batch(values, batch, *(arrays.to_complex(x) for x in leaves))
+
+
+def _structured_factor(system: DiagonalSystem, log_poles: Array, g: Array, full: bool) -> Array:
+    be = backend_of(system.B)
+
+    def factor(l: Array, g: Array) -> Array:
+        return cauchy_factor(l, g, discrete=system.discrete, conjugate=system.conjugate, full=full)
+
+    batch = tuple(g.shape[:-1])
+    return be.over_batch(factor, batch, arrays.to_complex(log_poles), arrays.to_complex(g))
 
 
 def diagonal_gramians(system: DiagonalSystem) -> tuple[Array, Array]:

@@ -5,7 +5,10 @@ singular value of :math:`Z_q^H Z_p`, whereas the eigenvalues of :math:`PQ` are i
 
 * Dense systems: the squared Smith iteration [Penzl 1998, Gugercin, Sorensen & Antoulas 2003] on factors, after a
   Cayley transform where time is continuous.  It needs matmul, solve, qr and svd, so it runs on every backend.
-* Diagonal systems: the Gramians in closed form from the logarithms of the poles, then an eigendecomposition.
+* Diagonal systems: the Gramians in closed form from the logarithms of the poles, then an eigendecomposition; with one
+  input or output an elimination that uses their Cauchy-like structure.
+* ``solver="cauchy"`` for diagonal systems with one input and one output: every Hankel singular value, however small
+  beside the first, to high relative accuracy.
 * ``solver="scipy"`` and ``solver="slycot"``: named references on the host.
 """
 
@@ -27,6 +30,7 @@ __all__ = ["SOLVERS", "factors", "gramian_factors", "gramians", "structure"]
 SOLVERS: dict[str, dict[str, str]] = {
     "smith": {"dense": "", "diagonal": "dense systems only", "conjugate": "dense systems only"},
     "closed": {"dense": "diagonal systems only", "diagonal": "", "conjugate": ""},
+    "cauchy": {"dense": "diagonal systems only", "diagonal": "", "conjugate": ""},
     "scipy": {"dense": "", "diagonal": "", "conjugate": ""},
     "slycot": {"dense": "", "diagonal": "real systems only", "conjugate": ""},
 }
@@ -43,7 +47,7 @@ def gramian_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Arra
     Parameters
     ----------
     obj : system, layer, or anything :func:`balred.adapt` reads
-    solver : {"smith", "closed", "scipy", "slycot"}, optional
+    solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
         By default the squared Smith iteration for dense systems and the closed form for diagonal ones.
 
     Returns
@@ -119,14 +123,17 @@ def structure(system: System) -> str:
 def factors(system: System, solver: str | None) -> tuple[Array, Array]:
     """Gramian factors in the precision of the system's own arrays."""
     kind = structure(system)
+    if system.order == 0:
+        nothing = arrays.zeros(system.B, (*system.B.shape[:-2], 0, 0))
+        return nothing, nothing
     solver = solver or ("smith" if kind == "dense" else "closed")
     known = SOLVERS.get(solver)
     if known is not None and known[kind]:
         raise ValueError(f"solver {solver!r} does not take a {kind} system: {known[kind]}")
-    if solver == "closed":
+    if solver in ("closed", "cauchy"):
         assert isinstance(system, DiagonalSystem)
         check_stable(system)
-        return closed_form_factors(system)
+        return closed_form_factors(system, relative=solver == "cauchy")
     if solver == "smith":
         return smith_factors(system.to_dense())
     try:

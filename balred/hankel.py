@@ -15,8 +15,19 @@ from typing import Any
 import numpy as np
 
 from balred import arrays, reduction
-from balred.arrays import Array, backend_of, ct, double_precision, is_concrete, namespace, to_numpy, warn_caller
+from balred.arrays import (
+    Array,
+    backend_of,
+    ct,
+    double_precision,
+    is_concrete,
+    namespace,
+    on_host,
+    to_numpy,
+    warn_caller,
+)
 from balred.balancing import Spectrum, spectrum
+from balred.closed_form import is_siso, siso_values
 from balred.diagonalisation import stored_states
 from balred.gradients import cotangents
 from balred.gramians import factors
@@ -24,7 +35,7 @@ from balred.methods import State, tail_bound
 from balred.ranks import ErrorBound, Order, RankWarning, Rule, check_rule, choose_order, is_rule
 from balred.reduction import Reduction
 from balred.separation import separated
-from balred.systems import DenseSystem, System, cast_like, with_leaves
+from balred.systems import DenseSystem, DiagonalSystem, System, cast_like, with_leaves
 
 
 def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:
@@ -38,7 +49,8 @@ def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> 
     Parameters
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
-    solver : {"smith", "closed", "scipy", "slycot"}, optional
+    solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
+        "cauchy" (one input, one output, diagonal): every value to high relative accuracy, down to 1e-40 of the first.
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable.
 
@@ -70,35 +82,47 @@ def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> 
 
 def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
     be = backend_of(*system.leaves)
+    if system.order == 0:  # a static gain
+        return arrays.zeros(arrays.real(system.B), (*system.B.shape[:-2], 0))
     system = dataclasses.replace(system, D=None)  # no part in it, and a derivative rule may not close over it
 
     def value(*leaves: Array, residuals: bool = True) -> tuple[Array, Any]:
-        with double_precision(*leaves) as wide:
-            precise = with_leaves(system, tuple(be.stop_gradient(x) for x in wide))
+        given = with_leaves(system, tuple(be.stop_gradient(x) for x in leaves))
+        host = on_host(*leaves) and (be.DYNAMIC_SHAPES or not residuals)  # JAX may trace the backward pass
+        with double_precision(*(arrays.mapped(given, to_numpy) if host else given).leaves) as wide:
+            precise = with_leaves(system, wide)
             solve = spectrum if residuals else _values
             unstable, stable, solution = separated(precise, offset, lambda part: solve(part, solver))
             if stable is None or solution is None:
-                return cast_like(arrays.full(arrays.real(precise.B), (system.order,), np.inf), system), None
+                return cast_like(arrays.full(arrays.real(given.B), (system.order,), np.inf), system), None
             s = _padded(solution.s if isinstance(solution, Spectrum) else solution, stable.order)
             if unstable is not None:
                 xp = namespace(s)
                 s = xp.concat([arrays.full(s, (unstable.order,), np.inf), s], axis=-1)
-            return cast_like(s, system), (solution, stable if unstable is None else None)
+            out = be.from_numpy(s, like=system.B, real=True) if host else cast_like(s, system)
+            return out, (solution, stable if unstable is None else None)
 
     def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
         if residuals is None or residuals[1] is None:
             raise ValueError("hsv must be finite to be differentiated, got a system with unstable poles")
         sp, stable = residuals
-        with double_precision(g, *stable.leaves) as wide:
+        host = on_host(*stable.leaves) and be is not backend_of(*stable.leaves)
+        with double_precision(to_numpy(g) if host else g, *stable.leaves) as wide:
             grads = cotangents(sp, stable, wide[0][..., : sp.s.shape[-1]])
-            return tuple(cast_like(x, system) for x in grads)
+            return tuple(be.from_numpy(x, like=system.B) if host else cast_like(x, system) for x in grads)
 
     return be.differentiable(value, vjp, *system.leaves)
 
 
 def _values(system: System, solver: str | None) -> Array:
+    if isinstance(system, DiagonalSystem) and is_siso(system) and solver in (None, "closed", "cauchy"):
+        return siso_values(system, relative=solver == "cauchy")
     Zp, Zq = factors(system, solver)
-    return namespace(Zp).linalg.svdvals(ct(Zq) @ Zp)
+
+    def product(Zq: Array, Zp: Array) -> Array:
+        return namespace(Zp).linalg.svdvals(ct(Zq) @ Zp)
+
+    return backend_of(Zp).over_batch(product, tuple(Zp.shape[:-2]), Zq, Zp)
 
 
 def _padded(s: Array, n: int) -> Array:
@@ -139,15 +163,17 @@ class Analysis:
         self._settings: dict[str, Any] = {"method": method, "solver": solver, "offset": offset, **options}
         self._cache: dict[int, Reduction] = {}
         self._others: dict[str, Analysis] = {}
-        # where every new shape would be compiled (JAX), a few eager questions are answered faster by NumPy
-        stay = be.DYNAMIC_SHAPES and self.method.agnostic
+        # in main memory, and where every new shape would be compiled (JAX), NumPy answers fastest
+        stay = be.DYNAMIC_SHAPES and self.method.agnostic and not on_host(*system.leaves)
         work = arrays.mapped(system, be.stop_gradient if stay else to_numpy)
         self.unstable: System | None = None
         self.stable: System | None
         self.state: State | None
         with double_precision(*work.leaves) as wide:
             precise = with_leaves(work, wide)
-            if self.method.whole:
+            if system.order == 0:  # a static gain
+                self.stable, self.state = None, None
+            elif self.method.whole:
                 self.stable, self.state = precise, self._prepare(precise)
             else:
                 self.unstable, self.stable, self.state = separated(precise, offset, self._prepare)
@@ -158,7 +184,7 @@ class Analysis:
         """The stable part's values on the host in float64, shape (..., stable order)."""
         values = np.concatenate([np.full((*batch, fixed), np.inf), sigma], axis=-1)
         self.hsv = be.from_numpy(values, like=system.B, real=True)
-        self._unit = system.order // system.states
+        self._unit = system.order // max(system.states, 1)
 
     def _prepare(self, part: System) -> State:
         options = {k: v for k, v in self._settings.items() if k not in ("method", "solver", "offset")}
@@ -207,6 +233,8 @@ class Analysis:
         if method is not None:
             return self.by(method).rank(rule)
         check_rule(rule)
+        if self.system.states == 0:
+            raise ValueError("a system must have states for a rule to choose from, got a static gain (n = 0)")
         fixed = 0 if self.unstable is None else self.unstable.states
         if self.stable is None or self.state is None:
             return fixed

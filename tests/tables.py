@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import functools
 import importlib.util
+import unittest.mock
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ class Backend(enum.Enum):
     """An array library, in one of the ways people use it."""
 
     NUMPY = "numpy"  # arrays are read-only: nothing may be written into what was given
-    TORCH = "torch"
+    TORCH = "torch"  # computed by the library itself, as on a device, although NumPy could
     TORCH_GRAD = "torch-grad"  # leaves that require a gradient
     JAX = "jax"
     JAX_JIT = "jax-jit"  # traced, where tracing applies
@@ -64,6 +65,9 @@ class Library:
             import jax
 
             with jax.enable_x64(True):
+                yield
+        elif self.backend is Backend.TORCH:
+            with unittest.mock.patch.object(balred.arrays.backend("torch"), "on_host", return_value=False):
                 yield
         else:
             yield

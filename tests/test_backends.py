@@ -13,8 +13,8 @@ from tables import SINGLE, Backend, Library, each_case, each_method, each_single
 import balred
 from balred import arrays
 
-FUNCTIONS = ("is_concrete", "all_finite", "to_numpy", "from_numpy", "triangular_factor", "while_loop", "double_scope",
-             "stop_gradient", "differentiable", "DYNAMIC_SHAPES")  # fmt: skip
+FUNCTIONS = ("is_concrete", "on_host", "all_finite", "to_numpy", "from_numpy", "triangular_factor", "while_loop",
+             "over_batch", "double_scope", "stop_gradient", "differentiable", "DYNAMIC_SHAPES")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])

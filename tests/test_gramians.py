@@ -62,7 +62,7 @@ def test_factors_reproduce_the_gramians(xp, case):
 @pytest.mark.parametrize("solver", list(SOLVERS))
 @each_single
 def test_lyapunov_residual_of_every_solver(solver, case):
-    g = case.make(n=6)
+    g = case.make(n=6, m=1, p=1) if solver == "cauchy" else case.make(n=6)
     if SOLVERS[solver][structure(g)] or (solver == "slycot" and case.complex):
         pytest.skip(f"declared gap: {solver} does not take {case}")
     if solver == "slycot":

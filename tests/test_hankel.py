@@ -28,7 +28,8 @@ def test_equal_the_oracle(xp, case):
 @pytest.mark.parametrize("solver", list(SOLVERS))
 @each_case
 def test_every_solver_equals_the_oracle(solver, case):
-    system = case.make()
+    one = solver == "cauchy"  # takes one input and one output
+    system = case.make(m=1, p=1) if one else case.make()
     if solver == "slycot":
         pytest.importorskip("slycot")
         if case.complex:
@@ -40,7 +41,7 @@ def test_every_solver_equals_the_oracle(solver, case):
         with pytest.raises(ValueError, match=f"solver '{solver}' does not take a {structure(system)} system: {gap}"):
             balred.hsv(system, solver=solver)
         return
-    want = oracle_of(case, "float64")
+    want = np.array([oracle_hsv(member) for member in members(system)]).reshape(*case.batch, -1)
     # SciPy's solver works on full Gramians, which square the condition: half the digits
     assert_allclose(
         balred.hsv(system, solver=solver), want, rtol=0, atol=(1e-7 if solver == "scipy" else 1e-12) * want.max()

@@ -18,7 +18,13 @@ STDLIB = set(sys.stdlib_module_names)
 
 CORE = {"numpy", "array_api_compat", "balred"}
 EXTRA = {"balred/cli.py": {"typer", "rich"}}
-BACKENDS = {"__init__": set(), "numpy": {"scipy"}, "slycot": {"slycot"}, "torch": {"torch"}, "jax": {"jax", "jaxlib"}}
+BACKENDS = {
+    "__init__": set(),
+    "numpy": {"scipy", "threadpoolctl"},
+    "slycot": {"slycot"},
+    "torch": {"torch"},
+    "jax": {"jax", "jaxlib"},
+}
 ADAPTERS = {
     "__init__": set(),
     "control": {"control"},

@@ -180,5 +180,3 @@ def test_the_folder_of_pages_is_reached():
     index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
     for page in (DOCS / "methods").glob("*.md"):
         assert page.stem == "index" or page.stem in index, page.name
-
-

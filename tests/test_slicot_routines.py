@@ -105,7 +105,7 @@ def test_ab09nd_and_ab09md_keep_the_unstable_part(seed, n, m, p, dt):
     k = min(unstable + max(1, (n - unstable) // 2), n)
     s = balred.hsv(g)
     alpha = 1.0 if dt else 0.0
-    A, B, C, D = args(g)
+    A, B, C, _ = args(g)
     Ar, Br, Cr, ns, hsv, nr, _, info = ctrlsys.ab09md(
         "D" if dt else "C", "B", "N", "F", *size(g), k, alpha, A, B, C, 0.0
     )
