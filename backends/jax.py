@@ -97,9 +97,9 @@ def over_batch(function: Callable[..., Array], batch: tuple[int, ...], *arrays: 
 def differentiable(
     value: Callable[..., tuple[Array, Any]], vjp: Callable[[Any, Array], Sequence[Array]], *args: Array
 ) -> Array:
-    """``value(*args)[0]`` (``residuals=False`` where only the value is wanted) with the vector-Jacobian product ``vjp(residuals, g)``.
+    """``value(*args)[0]`` with the vector-Jacobian product ``vjp(residuals, g)``.
 
-    JAX's cotangent of a complex input is the conjugate of the gradient that `vjp` returns.
+    `value` is told by ``residuals=False`` that only the value is wanted, by ``traced=True`` to compute with JAX.  JAX's cotangent of a complex input is the conjugate of the gradient that `vjp` returns.
     """
 
     @jax.custom_vjp
@@ -107,7 +107,7 @@ def differentiable(
         return value(*inputs, residuals=False)[0]
 
     def forward(*inputs: Array) -> tuple[Array, Any]:
-        return value(*inputs)
+        return value(*inputs, traced=True)  # the backward pass may be
 
     def backward(residuals: Any, g: Array) -> tuple[Array, ...]:
         return tuple(

@@ -21,7 +21,9 @@ DYNAMIC_SHAPES = True
 
 
 def is_concrete(x: Array) -> bool:
-    """False for tensors on the meta device and for those that ``torch.func`` transforms."""
+    """False for tensors on the meta device, those that ``torch.func`` transforms, and while ``torch.compile`` traces."""
+    if torch.compiler.is_compiling():
+        return False
     return x.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
@@ -51,7 +53,7 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
     dtype = like.real.dtype
     if np.iscomplexobj(x) and not real:
         dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-    return torch.tensor(x.real if real else x).to(device=like.device, dtype=dtype)
+    return torch.tensor(np.array(x.real if real else x, order="C")).to(device=like.device, dtype=dtype)
 
 
 def triangular_factor(x: Array) -> Array:
@@ -86,24 +88,106 @@ def over_batch(function: Callable[..., Array], batch: tuple[int, ...], *arrays: 
 def differentiable(
     value: Callable[..., tuple[Array, Any]], vjp: Callable[[Any, Array], Sequence[Array]], *args: Array
 ) -> Array:
-    """``value(*args)[0]`` (``residuals=False`` where only the value is wanted) with the vector-Jacobian product ``vjp(residuals, g)``."""
-    if not (torch.is_grad_enabled() and any(a.requires_grad for a in args)):
+    """``value(*args)[0]`` with the vector-Jacobian product ``vjp(residuals, g)``.
+
+    `value` is told by ``residuals=False`` that only the value is wanted, by ``traced=True`` to compute with PyTorch.
+    """
+    if torch.compiler.is_compiling():
+        compiled: Array = _Compiled.apply(value, vjp, *args)  # type: ignore[no-untyped-call]
+        return compiled
+    traced = any(torch._C._functorch.is_functorch_wrapped_tensor(a) for a in args)
+    if not traced and not (torch.is_grad_enabled() and any(a.requires_grad for a in args)):
         return value(*args, residuals=False)[0]
-
-    class Rule(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Array) -> Array:
-            out, ctx.residuals = value(*inputs)
-            return out
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, g: Array) -> Any:
-            cotangents = vjp(ctx.residuals, g)
-            return tuple((c if a.is_complex() else c.real).to(a.dtype) for c, a in zip(cotangents, args, strict=True))
-
-    result: Array = Rule.apply(*args)  # type: ignore[no-untyped-call]
+    result: Array = _Rule.apply(value, vjp, _Kept(traced), *args)[0]  # type: ignore[no-untyped-call]
     return result
+
+
+class _Compiled(torch.autograd.Function):
+    """The same for ``torch.compile``, which does not trace the other form."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Any, vjp: Any, *inputs: Array) -> Array:
+        out: Array
+        out, ctx.residuals = value(*inputs, traced=True)
+        ctx.vjp, ctx.like = vjp, [(a.is_complex(), a.dtype) for a in inputs]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Array) -> Any:
+        cotangents = ctx.vjp(ctx.residuals, g)
+        return (
+            None,
+            None,
+            *((c if cx else c.real).to(dtype) for c, (cx, dtype) in zip(cotangents, ctx.like, strict=True)),
+        )
+
+
+class _Kept:
+    """What the way back needs beside tensors."""
+
+    def __init__(self, traced: bool) -> None:
+        self.traced = traced
+        self.spec: Any = None
+        self.fixed: list[tuple[Any] | None] = []
+
+
+class _Rule(torch.autograd.Function):
+    """The value and its derivative, in the form that ``torch.func`` can transform: tensors for the way back are outputs."""
+
+    @staticmethod
+    def forward(value: Any, vjp: Any, kept: _Kept, *inputs: Array) -> Any:
+        out, residuals = value(*inputs, traced=kept.traced)
+        leaves, kept.spec = _pytree.tree_flatten(residuals)
+        kept.fixed = [None if isinstance(x, torch.Tensor) else (x,) for x in leaves]
+        return (out, *(x for x in leaves if isinstance(x, torch.Tensor)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, ctx.vjp, ctx.kept, *args = inputs
+        ctx.like = [(a.is_complex(), a.dtype) for a in args]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:], *args)  # the arguments, so that a second derivative is noticed
+
+    @staticmethod
+    def backward(ctx: Any, g: Array, *_: Any) -> Any:
+        return (None, None, None, *_Once.apply(ctx.vjp, ctx.kept, ctx.like, g, *ctx.saved_tensors))  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, value: Any, vjp: Any, kept: _Kept, *inputs: Array) -> Any:
+        out = _Rule.apply(value, vjp, kept, *_leading(info, in_dims[3:], inputs))  # type: ignore[no-untyped-call]
+        return out, (0,) * len(out)
+
+
+class _Once(torch.autograd.Function):
+    """The gradient; it has no derivative of its own, and says so rather than give a wrong one."""
+
+    @staticmethod
+    def forward(vjp: Any, kept: _Kept, like: Any, g: Array, *saved: Array) -> Any:
+        tensors = iter(saved)
+        leaves = [next(tensors) if fixed is None else fixed[0] for fixed in kept.fixed]
+        cotangents = vjp(_pytree.tree_unflatten(leaves, kept.spec), g)
+        return tuple((c if cx else c.real).to(dtype) for c, (cx, dtype) in zip(cotangents, like, strict=True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError("Hankel singular values can be differentiated once, got a second derivative")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, vjp: Any, kept: _Kept, like: Any, g: Array, *saved: Array) -> Any:
+        out = _Once.apply(vjp, kept, like, *_leading(info, in_dims[3:], (g, *saved)))  # type: ignore[no-untyped-call]
+        return out, (0,) * len(out)
+
+
+def _leading(info: Any, dims: Sequence[int | None], tensors: Sequence[Array]) -> list[Array]:
+    """The mapped axis in front, where the core has its batch."""
+    return [
+        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip(tensors, dims, strict=True)
+    ]
 
 
 def _register(cls: Any, meta: tuple[str, ...]) -> None:

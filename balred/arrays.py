@@ -39,7 +39,7 @@ _BACKENDS = {
 def backend(name: str) -> Backend:
     """Import and return the backend called `name`; an unknown name is an error that lists the known ones."""
     if name in _BACKENDS:
-        return importlib.import_module(_BACKENDS[name])
+        return sys.modules.get(_BACKENDS[name]) or importlib.import_module(_BACKENDS[name])
     for point in entry_points(group="balred.backends"):
         if point.name == name:
             module: ModuleType = point.load()

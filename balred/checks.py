@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ def checked_dt(dt: Any) -> float | bool:
     """`dt` as 0, a positive step or True."""
     if isinstance(dt, (bool, np.bool_)):
         return True if dt else 0
-    if not isinstance(dt, (int, float, np.number)) or not np.isfinite(dt) or dt < 0:
+    if not isinstance(dt, (int, float, np.number)) or not math.isfinite(dt) or dt < 0:
         raise ValueError(f"dt must be 0 (continuous), a positive step or True (discrete), got {dt!r}")
     return dt if isinstance(dt, (int, float)) else float(dt)
 
@@ -34,10 +35,9 @@ def checked(
     if C.ndim < 2 or C.shape[-1] != n:
         raise ValueError(f"C must have shape (..., p, n) with n = {n}, got {tuple(C.shape)}")
     p, m = int(C.shape[-2]), int(B.shape[-1])
-    if 0 in (n, m, p):
-        raise ValueError(
-            f"a system must have at least one state, one input and one output, got n = {n}, m = {m}, p = {p}"
-        )
+    if 0 in (m, p) or (n == 0 and names[0] != "A"):
+        states = "" if names[0] == "A" else "one state, "
+        raise ValueError(f"a system must have at least {states}one input and one output, got n = {n}, m = {m}, p = {p}")
     if D is None:
         D = zeros(xp.real(C) if is_complex(C) and real_D else C, (p, m))
     elif not hasattr(D, "shape"):

@@ -86,9 +86,9 @@ def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
         return arrays.zeros(arrays.real(system.B), (*system.B.shape[:-2], 0))
     system = dataclasses.replace(system, D=None)  # no part in it, and a derivative rule may not close over it
 
-    def value(*leaves: Array, residuals: bool = True) -> tuple[Array, Any]:
+    def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
         given = with_leaves(system, tuple(be.stop_gradient(x) for x in leaves))
-        host = on_host(*leaves) and (be.DYNAMIC_SHAPES or not residuals)  # JAX may trace the backward pass
+        host = on_host(*leaves) and not traced
         with double_precision(*(arrays.mapped(given, to_numpy) if host else given).leaves) as wide:
             precise = with_leaves(system, wide)
             solve = spectrum if residuals else _values
