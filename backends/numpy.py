@@ -185,7 +185,8 @@ def gramian_factors(A: Array, B: Array, C: Array, discrete: bool) -> tuple[Array
 
 def sparse_matrix(x: Any) -> Any:
     """`x` (sparse, or anything ``np.asarray`` reads) as a sparse matrix by columns, real or complex in double precision."""
-    M = scipy.sparse.csc_matrix(x)
+    M = scipy.sparse.csc_matrix(x, copy=True)
+    M.eliminate_zeros()
     return M.astype(np.complex128 if np.issubdtype(M.dtype, np.complexfloating) else np.float64)
 
 
@@ -218,3 +219,13 @@ def graded_singular_values(x: Array) -> Array:
             raise ArithmeticError(f"dgejsv must converge, got info = {info}")
         out[at] = np.sort(s * (work[0] / work[1]))[::-1]
     return out
+
+
+def riccati(A: Array, B: Array, Q: Array, R: Array, S: Array, discrete: bool) -> Array:
+    """The stabilising solution of an algebraic Riccati equation; Q and R may be indefinite.
+
+    ``A^H X + X A - (X B + S) R^-1 (X B + S)^H + Q = 0``, or
+    ``A^H X A - X - (A^H X B + S) (R + B^H X B)^-1 (A^H X B + S)^H + Q = 0``.  Without one, a LinAlgError.
+    """
+    solve = scipy.linalg.solve_discrete_are if discrete else scipy.linalg.solve_continuous_are
+    return np.asarray(solve(A, B, Q, R, s=S))

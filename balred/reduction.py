@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 from balred import arrays
 from balred.arrays import Array, backend_of, double_precision, namespace
+from balred.coprime import coprime, left_coprime, right_coprime
 from balred.diagonalisation import Change, diagonalised
-from balred.methods import Method
+from balred.hankel_norm import hankel_norm, hankel_norm_bound
+from balred.methods import Method, no_bound
+from balred.riccati_balancing import bounded_real, lqg, lqg_bound, positive_real
 from balred.separation import join
+from balred.stochastic import stochastic, stochastic_bound
 from balred.systems import DiagonalSystem, System, with_leaves
-from balred.truncation import singular_perturbation, square_root, truncate
+from balred.truncation import singular_perturbation, square_root, truncate, truncate_or_match
 
 if TYPE_CHECKING:
     from balred.hankel import Analysis
@@ -27,6 +31,13 @@ METHODS: dict[str, Method] = {
     "truncate": Method(truncate, agnostic=True),
     "square_root": Method(square_root, agnostic=True),
     "singular_perturbation": Method(singular_perturbation, agnostic=True),
+    "hankel_norm": Method(hankel_norm, bound=hankel_norm_bound),
+    "stochastic": Method(truncate_or_match, stochastic, stochastic_bound, "relative error, |G^-1 (G - Gk)|"),
+    "left_coprime": Method(coprime, left_coprime, bounds="error of the coprime factors", whole=True),
+    "right_coprime": Method(coprime, right_coprime, bounds="error of the coprime factors", whole=True),
+    "lqg": Method(truncate_or_match, lqg, lqg_bound, "error of the normalised coprime factors", whole=True),
+    "bounded_real": Method(truncate_or_match, bounded_real, whole=True),
+    "positive_real": Method(truncate_or_match, positive_real, no_bound, whole=True),
 }
 """The methods by name; ``reduce(obj, rank, method=...)``."""
 

@@ -143,7 +143,7 @@ def one_thread(framework: Framework) -> Iterator[None]:
     The arrays are small: a second thread gains next to nothing, and on a machine that does other work as well, threads
     that wait for each other have been seen to slow a step down tenfold and a cut a hundredfold.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1):
         if framework != "torch":

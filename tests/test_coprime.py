@@ -1,0 +1,102 @@
+"""Coprime factors: the factorisation's identities, SLICOT's printed values, and stable and unstable systems."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from tables import frequencies
+
+import balred
+from balred.coprime import left_factors
+from balred.riccati import dual
+
+KINDS = pytest.mark.parametrize("factorization", ["inner", "normalized"])
+METHODS = pytest.mark.parametrize("method", ["left_coprime", "right_coprime"])
+TIMES = pytest.mark.parametrize("dt", [0, 1])
+
+
+def unstable(seed, dt, n=6, m=2, p=3, complex=False):
+    rng = np.random.default_rng(seed)
+    g = balred.testing.random_system(n, m, p, dt=dt, seed=seed, complex=complex)
+    poles = np.linalg.eigvals(g.A)
+    A = g.A * 1.3 / np.abs(poles).min() ** 0.5 if dt else g.A + np.abs(poles.real).mean() * np.eye(n)
+    return balred.ss(A, g.B, g.C, rng.standard_normal((p, m)), dt)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("complex", [False, True])
+@KINDS
+@TIMES
+def test_factors(seed, factorization, complex, dt):
+    g = unstable(seed, dt, complex=complex)
+    m = g.B.shape[1]
+    f = left_factors(g, normalized=factorization == "normalized")
+    assert np.all(np.abs(np.linalg.eigvals(f.A)) < 1) if dt else np.all(np.linalg.eigvals(f.A).real < 0)
+    for z in frequencies(g, 12):
+        N, M = f(z)[:, :m], f(z)[:, m:]
+        assert_allclose(np.linalg.solve(M, N), g(z), rtol=1e-7, atol=1e-9)
+        whole = M if factorization == "inner" else f(z)
+        assert_allclose(whole @ whole.conj().T, np.eye(3), atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@METHODS
+@KINDS
+@TIMES
+def test_the_error_of_the_factors_is_bounded(seed, method, factorization, dt):
+    g = unstable(seed, dt)
+    a = balred.analyze(g, method=method, factorization=factorization)
+    errors = []
+    for k in range(2, 6):
+        small = a.reduce(k)
+        assert small.order == k
+        right = method == "right_coprime"
+        f = left_factors(dual(g) if right else g, normalized=factorization == "normalized")
+        error = balred.error(f, balred.reduce(f, k))
+        assert error <= a.bound(k) * (1 + 1e-9)
+        errors.append(float(error))
+    assert errors[-1] < errors[0]
+
+
+def slicot_variant():
+    """The system of the examples of AB09FD, AB09GD and AB13BD: the plant of AB09AD with unstable poles."""
+    A = np.array([
+        [-0.04165, 0, 4.92, 0.492, 0, 0, 0],
+        [-5.21, -12.5, 0, 0, 0, 0, 0],
+        [0, 3.33, -3.33, 0, 0, 0, 0],
+        [0.545, 0, 0, 0, 0.0545, 0, 0],
+        [0, 0, 0, -0.492, 0.004165, 0, 4.92],
+        [0, 0, 0, 0, 0.521, -12.5, 0],
+        [0, 0, 0, 0, 0, 3.33, -3.33],
+    ])  # fmt: skip
+    B = np.zeros((7, 2))
+    B[1, 0] = B[5, 1] = 12.5
+    return balred.ss(A, B, np.eye(7)[[0, 3, 4]])
+
+
+def test_slicot_example():
+    """Hankel singular values printed in the documentation of AB09FD and AB09GD (left, inner; four decimals)."""
+    g = slicot_variant()
+    assert np.linalg.eigvals(g.A).real.max() > 0
+    want = [13.6047, 9.4106, 1.7684, 0.7456, 0.6891, 0.0241, 0.0230]
+    assert_allclose(balred.analyze(g, method="left_coprime").hsv, want, atol=5e-5)
+
+
+def test_stable_systems_with_inner_denominators_are_balanced_truncation():
+    """A stable system is its own numerator, its denominator is I."""
+    g = balred.testing.random_system(6, 2, 2, seed=0)
+    small, plain = balred.reduce(g, 3, method="left_coprime"), balred.reduce(g, 3)
+    for z in frequencies(g, 10):
+        assert_allclose(small(z), plain(z), rtol=1e-6, atol=1e-9)
+
+
+def test_a_marginal_pole_is_refused():
+    g = balred.ss(np.diag([0.0, -1.0]), np.ones((2, 1)), np.ones((1, 2)))
+    with pytest.raises(ValueError, match="without poles on the stability boundary"):
+        balred.reduce(g, 1, method="left_coprime")
+
+
+def test_an_unknown_factorization_is_named():
+    with pytest.raises(ValueError, match="factorization must be 'inner' or 'normalized', got 'outer'"):
+        balred.reduce(slicot_variant(), 3, method="left_coprime", factorization="outer")
