@@ -1,4 +1,4 @@
-"""python-control: ``control.StateSpace`` in and out, with names and dt kept."""
+"""python-control: ``control.StateSpace`` in and out, with names and dt kept, and its own functions as drop-ins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,33 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("python-control is not installed: pip install 'balred[control]'") from error
 
 from balred.adapt import register
+from balred.adapters.control_functions import (
+    balanced_reduction,
+    balreal,
+    balred,
+    gram,
+    hankel_singular_values,
+    hsvd,
+    minimal_realization,
+    minreal,
+    model_reduction,
+    modred,
+)
 from balred.systems import System, ss
+
+__all__ = [
+    "adapt_statespace",
+    "balanced_reduction",
+    "balreal",
+    "balred",
+    "gram",
+    "hankel_singular_values",
+    "hsvd",
+    "minimal_realization",
+    "minreal",
+    "model_reduction",
+    "modred",
+]
 
 
 @register(control.StateSpace)

@@ -63,9 +63,29 @@ def _nothing() -> Iterator[None]:
     yield
 
 
+def inverse(x: Array) -> Array:
+    """The inverse."""
+    return jnp.linalg.inv(x)
+
+
 def triangular_factor(x: Array) -> Array:
     """R of the QR factorisation of `x`, without Q."""
     return jnp.linalg.qr(x, mode="r")
+
+
+def extended_triangle(R: Array, W: Array) -> Array:
+    """The triangular factor of [R; W] for an upper triangular R."""
+    return triangular_factor(jnp.concatenate([R, W], axis=-2))
+
+
+def triangle_times(R: Array, x: Array) -> Array:
+    """``R @ x`` for a square upper triangular R."""
+    return R @ x
+
+
+def graded_rows(x: Array, most: int) -> Array:
+    """Return `x` itself: shapes do not change."""
+    return x
 
 
 def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:

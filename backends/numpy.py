@@ -57,10 +57,78 @@ def from_numpy(x: Array, like: Array, real: bool = False) -> Array:
     return np.asarray(x.real if real else x).astype(dtype)
 
 
+@functools.cache
+def _lapack(name: str, char: str) -> Callable[..., Any]:
+    """A routine of LAPACK or BLAS for a dtype (functions of SciPy look it up and check their arguments every time)."""
+    library = scipy.linalg.blas if name == "trmm" or name.startswith("syrk") else scipy.linalg.lapack
+    return getattr(library, {"f": "s", "d": "d", "F": "c", "D": "z"}[char] + name)  # type: ignore[no-any-return]
+
+
+def inverse(x: Array) -> Array:
+    """The inverse, from LU factors; a singular matrix is a LinAlgError."""
+    if x.ndim > 2:
+        return np.asarray(np.linalg.inv(x))
+    char = x.dtype.char
+    lu, pivots, info = _lapack("getrf", char)(x.T)  # of the transpose, which needs no copy
+    if info > 0:
+        raise np.linalg.LinAlgError("Singular matrix")
+    return np.asarray(_lapack("getri", char)(lu, pivots, lwork=64 * len(x), overwrite_lu=1)[0].T)
+
+
 def triangular_factor(x: Array) -> Array:
     """R of the QR factorisation of `x`, without Q."""
-    r: Array = np.asarray(np.linalg.qr(x, mode="r"))
-    return r
+    if x.ndim > 2:
+        return np.asarray(np.linalg.qr(x, mode="r"))
+    rows, n = x.shape
+    return np.triu(_lapack("geqrf", x.dtype.char)(x, lwork=64 * max(n, 1))[0][: min(rows, n)])
+
+
+def extended_triangle(R: Array, W: Array) -> Array:
+    """The triangular factor of [R; W] for an upper triangular R, at half the cost of any other; both are overwritten."""
+    if R.ndim > 2:
+        return triangular_factor(np.concatenate([R, W], axis=-2))
+    n = R.shape[1]
+    return np.asarray(_lapack("tpqrt", R.dtype.char)(0, min(32, n), R, W, overwrite_a=1, overwrite_b=1)[0])
+
+
+def triangle_times(R: Array, x: Array) -> Array:
+    """``R @ x`` for a square upper triangular R."""
+    return R @ x if R.ndim > 2 else np.asarray(_lapack("trmm", R.dtype.char)(1.0, R, x))
+
+
+def graded_rows(x: Array, most: int) -> Array:
+    """Rows with the same ``x^H x`` to rounding, falling in size, as many as the numerical rank, found by QR with pivoting.
+
+    `x` itself if more than `most` rows are needed.
+    """
+    rows, n = x.shape
+    char = x.dtype.char
+    eps = np.finfo(x.dtype).eps
+    if rows >= 64:  # pivoting is slow; a Cholesky factorisation tells half of the rank's digits at once
+        gram = np.asarray(x @ x.conj().T)
+        level = eps**0.875 * float(gram.diagonal().real.max())
+        if _lapack("pstrf", char)(gram, tol=level, overwrite_a=1)[2] > 0.75 * min(rows, most):
+            return x
+
+    def pivoted(x: Array) -> tuple[Array, Array, Array, Array]:
+        """R cut to the numerical rank, the order of the columns, and Q in its compact form."""
+        qr, order, tau, _, _ = _lapack("geqp3", char)(x, lwork=2 * x.shape[1] + 64 * (x.shape[1] + 1))
+        R = np.triu(qr[: min(x.shape)])
+        size = np.linalg.norm(R[::-1] / (abs(R[0, 0]) or 1.0), axis=1)
+        rest = np.sqrt(np.cumsum(size**2))[::-1]
+        rank = max(1, int(np.sum(rest > eps * rest[0])))
+        return R[:rank], order - 1, qr, tau
+
+    R, order, _, _ = pivoted(x)
+    if len(R) > most:
+        return x
+    kept = np.empty((len(R), n), x.dtype)
+    kept[:, order] = R
+    # the rows of R fall, but slower than the singular values; those of a second triangle do not
+    L, _, qr, tau = pivoted(kept.conj().T)
+    name = "ungqr" if np.iscomplexobj(x) else "orgqr"
+    Q = _lapack(name, char)(qr[:, : len(L)], tau[: len(L)], lwork=64 * len(L))[0]
+    return np.asarray(triangular_factor(L.conj().T) @ Q.conj().T)
 
 
 def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:
@@ -229,3 +297,9 @@ def riccati(A: Array, B: Array, Q: Array, R: Array, S: Array, discrete: bool) ->
     """
     solve = scipy.linalg.solve_discrete_are if discrete else scipy.linalg.solve_continuous_are
     return np.asarray(solve(A, B, Q, R, s=S))
+
+
+def lyapunov(A: Array, G: Array, discrete: bool) -> Array:
+    """The Hermitian solution of ``A X + X A^H + G = 0`` or ``A X A^H - X + G = 0``, stable or not (Bartels & Stewart)."""
+    X = scipy.linalg.solve_discrete_lyapunov(A, G) if discrete else scipy.linalg.solve_continuous_lyapunov(A, -G)
+    return np.asarray((X + X.conj().T) / 2)

@@ -56,10 +56,34 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
     return torch.tensor(np.array(x.real if real else x, order="C")).to(device=like.device, dtype=dtype)
 
 
+def inverse(x: Array) -> Array:
+    """The inverse."""
+    inverted: Array = torch.linalg.inv(x)
+    return inverted
+
+
 def triangular_factor(x: Array) -> Array:
     """R of the QR factorisation of `x`, without Q."""
     R: Array = torch.linalg.qr(x, mode="r").R
     return R
+
+
+def extended_triangle(R: Array, W: Array) -> Array:
+    """The triangular factor of [R; W] for an upper triangular R."""
+    return triangular_factor(torch.cat([R, W], dim=-2))
+
+
+def triangle_times(R: Array, x: Array) -> Array:
+    """``R @ x`` for a square upper triangular R."""
+    return R @ x
+
+
+def graded_rows(x: Array, most: int) -> Array:
+    """Rows with the same ``x^H x`` to rounding, as many as the numerical rank: singular vectors times their values."""
+    _, s, Vh = torch.linalg.svd(x, full_matrices=False)
+    kept = s > torch.finfo(s.dtype).eps * s[0]
+    rows: Array = s[kept, None] * Vh[kept]
+    return rows
 
 
 def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:

@@ -28,6 +28,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
     "equinox": ("balred.adapters.equinox",),
     "control": ("balred.adapters.control",),
+    "pymor": ("balred.adapters.pymor",),
     "scipy": ("balred.adapters.scipy",),
 }
 

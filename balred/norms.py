@@ -1,7 +1,8 @@
 r"""Norms of systems, and the measured error of a reduction.
 
 H2 from a Gramian, Hankel from the largest Hankel singular value, H-infinity by the level-set method on Hamiltonian
-eigenvalues, which finds peaks that a frequency grid misses.
+eigenvalues, which finds peaks that a frequency grid misses.  The L2 and L-infinity norms are the same integrals and
+suprema over the boundary of the stable region, and exist for unstable systems too.
 """
 
 from __future__ import annotations
@@ -17,42 +18,48 @@ from balred.arrays import Array, backend_of, double_precision, is_concrete, name
 from balred.balancing import projected, spectrum
 from balred.gradients import energy_cotangents
 from balred.gramians import factors
-from balred.poles import check_stable
+from balred.minimal import minimal_realisation
+from balred.poles import check_boundary, check_stable
 from balred.ranks import numerical_rank
-from balred.separation import block_diagonal
+from balred.separation import block_diagonal, split
 from balred.systems import DenseSystem, DiagonalSystem, System, cast_like, with_leaves
 
 
 def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
-    r"""Norm of a stable system.
+    r"""Norm of a system.
 
     .. math::
-        \|G\|_{H_2}^2 = \mathrm{tr}(CPC^H)\ [+\ \|D\|_F^2\ \text{in discrete time}], \quad
+        \|G\|_2^2 = \tfrac1{2\pi}\int\|G(i\omega)\|_F^2\,d\omega
+            = \mathrm{tr}(CPC^H)\ [+\ \|D\|_F^2\ \text{in discrete time}], \quad
         \|G\|_\infty = \sup_\omega \bar\sigma(G(i\omega)), \quad \|G\|_H = \sigma_1
+
+    (over the unit circle in discrete time).  "h2" and "hinf" are the norms of stable systems.  "l2" and "linf" are the
+    same integral and supremum for any system without poles on the boundary of the stable region, where they say nothing
+    of causal responses but, for example, how far two unstable systems are apart.
 
     Parameters
     ----------
     obj : system, layer, or anything :func:`balred.adapt` reads
-    kind : {"h2", "hinf", "hankel"}, default "h2"
+    kind : {"h2", "hinf", "hankel", "l2", "linf"}, default "h2"
     solver : str, optional
-        For "h2" and "hankel", as :func:`balred.hsv`.
+        For "h2", "l2" and "hankel", as :func:`balred.hsv`.
 
     Returns
     -------
     array, shape (...)
-        H2 is infinite for a continuous system with D != 0.
+        H2 and L2 are infinite for a continuous system with D != 0.
 
     Raises
     ------
     UnstableError
-        The system is not stable.
+        The system is not stable; for "l2" and "linf": a pole lies on the boundary.
     ValueError
-        Unknown `kind`.
+        Unknown `kind`; for "l2": stable and unstable poles are too close to be separated.
 
     References
     ----------
     N. A. Bruinsma and M. Steinbuch, A fast algorithm to compute the H-infinity norm of a transfer function matrix,
-    Systems & Control Letters 14 (1990).
+    Systems & Control Letters 14 (1990).  The L2 norm of an unstable system is that of SLICOT's AB13BD.
 
     Examples
     --------
@@ -60,6 +67,9 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
     >>> sys = balred.ss([[-1.0]], [[1.0]], [[1.0]])
     >>> [round(float(balred.norm(sys, kind)), 6) for kind in ("h2", "hinf", "hankel")]
     [0.707107, 1.0, 0.5]
+    >>> unstable = balred.ss([[2.0]], [[1.0]], [[1.0]])
+    >>> [round(float(balred.norm(unstable, kind)), 6) for kind in ("l2", "linf")]
+    [0.5, 0.5]
     """
     from balred.adapt import system_of
 
@@ -68,19 +78,26 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
         from balred.hankel import hsv
 
         check_stable(system)
-        return hsv(system, solver=solver)[..., 0]
+        values = hsv(system, solver=solver)
+        return values[..., 0] if values.shape[-1] else namespace(values).sum(values, axis=-1)
     if kind == "h2":
         return _h2(system, solver)
+    if kind not in ("hinf", "l2", "linf"):
+        raise ValueError(f"kind must be 'h2', 'hinf', 'hankel', 'l2' or 'linf', got {kind!r}")
+    if not is_concrete(*system.leaves):
+        name = {"hinf": "H-infinity", "l2": "L2", "linf": "L-infinity"}[kind]
+        raise TypeError(f"the {name} norm needs concrete values, got traced arrays")
     if kind == "hinf":
-        if not is_concrete(*system.leaves):
-            raise TypeError("the H-infinity norm needs concrete values, got traced arrays")
         check_stable(system)
-        A, B, C, D = (to_numpy(x) for x in _dense_leaves(system))
-        batch = A.shape[:-2]
-        flat = [x.reshape(-1, *x.shape[-2:]) for x in (A, B, C, np.broadcast_to(D, (*batch, *D.shape[-2:])))]
-        peaks = [_hinf(DenseSystem(a, b, c, d, system.dt), solver) for a, b, c, d in zip(*flat, strict=True)]
-        return backend_of(system.B).from_numpy(np.array(peaks).reshape(batch), like=system.B, real=True)
-    raise ValueError(f"kind must be 'h2', 'hinf' or 'hankel', got {kind!r}")
+    else:
+        check_boundary(system)
+    function = {"hinf": _hinf, "l2": _l2, "linf": _linf}[kind]
+    A, B, C, D = (to_numpy(x) for x in _dense_leaves(system))
+    batch = B.shape[:-2]
+    members = int(np.prod(batch))
+    flat = [x.reshape(members, *x.shape[-2:]) for x in (A, B, C, np.broadcast_to(D, (*batch, *D.shape[-2:])))]
+    peaks = [function(DenseSystem(a, b, c, d, system.dt), solver) for a, b, c, d in zip(*flat, strict=True)]
+    return backend_of(system.B).from_numpy(np.array(peaks).reshape(batch), like=system.B, real=True)
 
 
 def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = None) -> Array:
@@ -89,7 +106,7 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
     Parameters
     ----------
     sys, reduced : system, layer, or anything :func:`balred.adapt` reads
-    kind : {"hinf", "h2", "hankel"}, default "hinf"
+    kind : {"hinf", "h2", "hankel", "linf", "l2"}, default "hinf"
 
     Returns
     -------
@@ -100,7 +117,8 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
     ValueError
         Inputs, outputs or `dt` differ.
     UnstableError
-        The difference is unstable.  Unstable modes that the two share exactly are not cancelled.
+        The difference is unstable, and `kind` is neither "linf" nor "l2".  Unstable modes that the two share exactly are
+        not cancelled: use "linf" or "l2" there.
 
     Examples
     --------
@@ -152,11 +170,46 @@ def _hinf(system: DenseSystem, solver: str | None) -> float:
     may not come out imaginary; those of its balanced minimal realisation do.  So both propose frequencies, and the
     given matrices alone say what the gain is there.
     """
+    if system.order == 0:
+        return float(np.linalg.norm(system.D, 2))
     with double_precision(*system.leaves):
         sp = spectrum(system, solver)
         rank = int(numerical_rank(sp.sigma))
         minimal = [projected(sp, rank)[0]] if 0 < rank < system.order else []
     return hinf_peak(system, *minimal)[0]
+
+
+def _linf(system: DenseSystem, solver: str | None) -> float:
+    """L-infinity norm of one system without poles on the boundary, on the host."""
+    if system.order == 0:
+        return float(np.linalg.norm(system.D, 2))
+    smaller = minimal_realisation(system)
+    return hinf_peak(system, *([smaller] if 0 < smaller.order < system.order else []))[0]
+
+
+def _l2(system: DenseSystem, solver: str | None) -> float:
+    r"""L2 norm of one system without poles on the boundary, on the host.
+
+    The stable and the antistable part of :math:`G` are orthogonal.  The latter is the adjoint of a stable system: in
+    continuous time that of :math:`(-A,\,B,\,C)`; in discrete time, as a series in z,
+
+    .. math:: C(zI-A)^{-1}B = -CA^{-1}B - \sum_{k\ge1} z^k\,CA^{-1}\,A^{-k}B,
+
+    whose constant term adds to D.
+    """
+    unstable, stable = split(system, None)
+    D = system.D
+    square = 0.0 if stable is None else float(_h2(dataclasses.replace(stable, D=0 * D), solver)) ** 2
+    if unstable is not None:
+        g = unstable.to_dense()
+        A, B, C = (-g.A, g.B, g.C) if not g.discrete else (np.linalg.inv(g.A), g.B, g.C)
+        if g.discrete:
+            B = A @ B
+            D, C = D - C @ B, C @ A
+        square += float(_h2(DenseSystem(A, B, C, 0 * D, g.dt), solver)) ** 2
+    if system.discrete:
+        return float(np.sqrt(square + np.linalg.norm(D) ** 2))
+    return float(np.sqrt(square)) if not D.any() else np.inf
 
 
 def _h2(system: System, solver: str | None) -> Array:
@@ -168,7 +221,7 @@ def _h2(system: System, solver: str | None) -> Array:
     xp, be = namespace(system.B), backend_of(*system.leaves)
     bare = dataclasses.replace(system, D=None)
 
-    def value(*leaves: Array, residuals: bool = True) -> tuple[Array, Any]:
+    def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
         with double_precision(*(be.stop_gradient(x) for x in leaves)) as wide:
             precise = with_leaves(bare, wide)
             Zp, Zq = factors(precise, solver)

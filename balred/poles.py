@@ -36,7 +36,7 @@ def check_stable(system: System) -> None:
     if not is_concrete(*system.leaves):
         return
     poles, margin = pole_margin(system)
-    if margin.min() > marginal_tolerance(system):
+    if margin.min(initial=np.inf) > marginal_tolerance(system):
         return
     worst = poles.reshape(-1)[np.argmin(margin)]
     at = f"{worst.real:.6g}" if worst.imag == 0 else f"{worst.real:.6g}{worst.imag:+.6g}j"
@@ -47,3 +47,14 @@ def check_stable(system: System) -> None:
     raise UnstableError(
         f"{rule}, got a pole at {at} ({size}); hsv and reduce split off the unstable part of a single system, Gramians do not exist for it"
     )
+
+
+def check_boundary(system: System) -> None:
+    """Raise :class:`UnstableError` naming the pole if one lies on the stability boundary (within rounding)."""
+    poles, margin = pole_margin(system)
+    distance = np.abs(margin)
+    if distance.min(initial=np.inf) > marginal_tolerance(system):
+        return
+    at = complex(poles.reshape(-1)[np.argmin(distance)])
+    where = "unit circle" if system.discrete else "imaginary axis"
+    raise UnstableError(f"no pole may lie on the {where}, got a pole at {at:.6g}")

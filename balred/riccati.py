@@ -35,7 +35,10 @@ def stabilising(A: Matrix, B: Matrix, Q: Matrix, R: Matrix, S: Matrix, discrete:
     G, H = ((ct(A) @ X @ B + S), R + ct(B) @ X @ B) if discrete else (X @ B + S, R)
     F = np.linalg.solve(H, ct(G))
     residual = (ct(A) @ X @ A - X if discrete else ct(A) @ X + X @ A) - G @ F + Q
-    size = np.linalg.norm(X) * max(1.0, np.linalg.norm(A)) ** 2 + np.linalg.norm(Q)
+    reach = float(np.linalg.norm(A)) + discrete
+    # beside its own size a solution has a natural one, |A||R|/|B|^2: it may be zero but for rounding
+    natural = reach * float(np.linalg.norm(R)) / max(float(np.linalg.norm(B)) ** 2, 1e-300)
+    size = (float(np.linalg.norm(X)) + natural) * reach ** (2 if discrete else 1) + float(np.linalg.norm(Q))
     poles = np.linalg.eigvals(A - B @ F)
     if not (np.linalg.norm(residual) <= 1e-6 * size and np.all(np.abs(poles) < 1 if discrete else poles.real < 0)):
         worst = np.abs(poles).max() if discrete else poles.real.max()

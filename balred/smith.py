@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
 from balred import arrays
@@ -34,48 +35,82 @@ def smith_factors(system: DenseSystem) -> tuple[Array, Array]:
             check_stable(system)
             raise
     dtype = xp.result_type(A, B, C)
-    M, Zp, Zq = (xp.astype(x, dtype) for x in (A, B, ct(C)))
-    concrete = is_concrete(M, Zp, Zq)
+    # the factors lie on their sides, P = Fp^H Fp, so that what a QR factorisation leaves is the next factor
+    M, Fp, Fq = xp.astype(A, dtype), ct(xp.astype(B, dtype)), xp.astype(C, dtype)
+    concrete = is_concrete(M, Fp, Fq)
     shed = be.DYNAMIC_SHAPES and M.ndim == 2 and concrete
     n = int(M.shape[-1])
-    eps = arrays.eps(xp.real(M) if arrays.is_complex(M) else M)
-
-    def joined(Z: Array, W: Array, start: int, count: Any) -> Array:
-        both = xp.concat([Z, W], axis=-1)
-        # the decomposition that sheds columns is wasted on a wide factor that has never shed any
-        return _compress(be, both, shed and (2 * both.shape[-1] <= n or Z.shape[-1] < start << count))
+    eps = arrays.eps(arrays.real(M))
 
     def grow(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        M, Zp, Zq, Wp, Wq, count, _ = state
-        Zp, Zq = joined(Zp, Wp, start_p, count), joined(Zq, Wq, start_q, count)
+        M, Fp, Fq, Wp, Wq, count, _ = state
+        Fp, Fq = _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed)
         M = M @ M
-        Wp, Wq = M @ Zp, ct(M) @ Zq
-        small = xp.max(fro(Wp) - eps * fro(Zp)) <= 0
-        small = small & (xp.max(fro(Wq) - eps * fro(Zq)) <= 0)
-        size = xp.max(fro(M))
+        Wp, Wq = _times(be, Fp, ct(M)), _times(be, Fq, M)
+        size = _size(M)
+        # W is appended after the loop, and what would follow it is less than |M||W|
+        reach = xp.where(size < 1, size, xp.ones_like(size))
+        small = xp.all(reach * _size(Wp) <= eps * _size(Fp)) & xp.all(reach * _size(Wq) <= eps * _size(Fq))
         # neither converged nor diverged: go on
-        return M, Zp, Zq, Wp, Wq, count + 1, ~small & (size < 1e100) & (count < _MAX_DOUBLINGS)
+        return M, Fp, Fq, Wp, Wq, count + 1, ~small & (xp.max(size) < 1e100) & (count < _MAX_DOUBLINGS)
 
-    Zp, Zq = _compress(be, Zp, False), _compress(be, Zq, False)
-    start_p, start_q = int(Zp.shape[-1]), int(Zq.shape[-1])
+    Fp, Fq = (be.triangular_factor(F) if F.shape[-2] >= n else F for F in (Fp, Fq))
     counter, going = (0, True) if concrete else (xp.asarray(0), xp.asarray(True))
-    state: tuple[Any, ...] = (M, Zp, Zq, M @ Zp, ct(M) @ Zq, counter, going)
+    state: tuple[Any, ...] = (M, Fp, Fq, _times(be, Fp, ct(M)), _times(be, Fq, M), counter, going)
     if not shed:  # a fixed number of doublings until both factors are square; their shapes change no more
-        for _ in range(math.ceil(math.log2(n / min(Zp.shape[-1], Zq.shape[-1])))):
+        for _ in range(math.ceil(math.log2(n / min(Fp.shape[-2], Fq.shape[-2])))):
             state = grow(state)
-    M, Zp, Zq, _, _, count, going = be.while_loop(lambda s: s[-1], grow, state)
+    M, Fp, Fq, Wp, Wq, count, going = be.while_loop(lambda s: s[-1], grow, state)
+    if concrete:
+        _check_converged(system, float(be.stop_gradient(xp.max(_size(M)))), int(count))
+    Fp, Fq = _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed)
     if not concrete:
-        bad = ~(xp.isfinite(fro(M)) & (fro(M) < 1e100))[..., None, None] | (count >= _MAX_DOUBLINGS)
-        return xp.where(bad, xp.nan, Zp), xp.where(bad, xp.nan, Zq)
-    size = float(be.stop_gradient(xp.max(fro(M))))
-    if not size < 1 or int(count) > _SUSPECT_DOUBLINGS:
+        size = arrays.fro(M)
+        bad = ~(xp.isfinite(size) & (size < 1e100))[..., None, None] | (count >= _MAX_DOUBLINGS)
+        Fp, Fq = xp.where(bad, xp.nan, Fp), xp.where(bad, xp.nan, Fq)
+    return ct(Fp), ct(Fq)
+
+
+def _check_converged(system: DenseSystem, size: float, count: int) -> None:
+    """Raise unless the iteration ended well; `size` is that of the last power of the state matrix."""
+    if not size < 1 or count > _SUSPECT_DOUBLINGS:
         check_stable(system)  # names the pole; a stable mode that inputs or outputs hardly see may end here too
-        if not size < 1e100 or int(count) >= _MAX_DOUBLINGS:
+        if not size < 1e100 or count >= _MAX_DOUBLINGS:
             raise ArithmeticError(
                 f"the squared Smith iteration must converge in {_MAX_DOUBLINGS} doublings, got |A^(2^k)| = {size:.3g}: "
                 "the system is too close to instability; try solver='slycot'"
             )
-    return Zp, Zq
+
+
+def _joined(be: Backend, F: Array, W: Array, shed: bool) -> Array:
+    """A factor F of the sum of two Gramians with no more than n rows; one of n rows is upper triangular.
+
+    Where `shed`, a factor of low numerical rank loses the rows it does not need and has the others graded, from the
+    largest to the smallest: rounding errors of the large ones then never reach the small ones, so that Hankel
+    singular values far below eps of the first have digits too.
+    """
+    rows, n = F.shape[-2:]
+    if rows == n:
+        return be.extended_triangle(F, W)
+    both = namespace(F).concat([F, W], axis=-2)
+    if both.shape[-2] >= n:
+        both = be.triangular_factor(both)
+    # a factor that needs most of its rows is cheapest as a triangle; below 100 states digits are cheap
+    most = n // 2 if n > 100 else 4 * n // 5
+    if shed and rows <= most and both.shape[-2] >= max(16, n // 4):
+        graded = be.graded_rows(both, most)
+        if graded.shape[-2] <= most:
+            return graded
+    return both
+
+
+def _times(be: Backend, F: Array, M: Array) -> Array:
+    return be.triangle_times(F, M) if F.shape[-2] == F.shape[-1] else F @ M
+
+
+def _size(x: Array) -> Array:
+    """Frobenius norms (NumPy's routine for a single matrix makes no copies)."""
+    return np.linalg.norm(x) if isinstance(x, np.ndarray) and x.ndim == 2 else arrays.fro(x)
 
 
 def cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array]:
@@ -83,16 +118,24 @@ def cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array]:
 
     .. math:: A_d = (aI-A)^{-1}(aI+A),\quad B_d = \sqrt{2a}\,(aI-A)^{-1}B,\quad C_d = \sqrt{2a}\,C(aI-A)^{-1}
 
-    with :math:`a = \sqrt{\|A\|/\|A^{-1}\|}`, which centres the spectrum; any a > 0 is valid.
+    with :math:`a = \sqrt{\|A\|/\|A^{-1}\|}`, which centres the spectrum; any a > 0 is valid, so that the norm of the
+    inverse is estimated from its product with a few vectors.
     """
     xp = namespace(A)
-    I = eye(A, int(A.shape[-1]))
+    n = int(A.shape[-1])
+    I = eye(A, n)
+    # four vectors without pattern, the same every time
+    at = xp.arange(n, dtype=arrays.real(A).dtype, device=array_api_compat.device(A))
+    probes = xp.stack([xp.cos(root * at * at) for root in (1.0, 2**0.5, 3**0.5, 5**0.5)], axis=-1)
+    probes = xp.broadcast_to(xp.astype(probes, A.dtype), (*A.shape[:-1], 4))
     try:
-        a = xp.sqrt(fro(A, keepdims=True) / fro(xp.linalg.inv(A), keepdims=True))
+        a = xp.sqrt(
+            fro(A, keepdims=True) * fro(probes, keepdims=True) / fro(xp.linalg.solve(A, probes), keepdims=True) / n**0.5
+        )
     except (np.linalg.LinAlgError, RuntimeError):  # a singular A has a pole at zero: the iteration will not converge
         a = fro(A, keepdims=True) + 1.0
     a = xp.where(xp.isfinite(a) & (a > 0), a, xp.ones_like(a))
-    shifted = xp.linalg.inv(_scaled(I, a) - A)
+    shifted = backend_of(A).inverse(_scaled(I, a) - A)
     root = xp.sqrt(2 * a)
     return _scaled(shifted, 2 * a) - I, _scaled(shifted @ B, root), _scaled(C @ shifted, root)
 
@@ -100,20 +143,6 @@ def cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array]:
 def _scaled(x: Array, factor: Array) -> Array:
     xp = namespace(x)
     return xp.astype(factor, x.dtype) * x
-
-
-def _compress(be: Backend, Z: Array, shed: bool) -> Array:
-    """A factor of the same Gramian with no more columns than rows; of full numerical rank where `shed`."""
-    xp = namespace(Z)
-    n, k = Z.shape[-2:]
-    if k > n:
-        return ct(be.triangular_factor(ct(Z)))
-    if not shed or k == 1:
-        return Z
-    Q, R = xp.linalg.qr(Z, mode="reduced")
-    U, s, _ = xp.linalg.svd(R, full_matrices=False)
-    keep = max(1, int(xp.sum(xp.astype(s > arrays.eps(s) * s[0], xp.int64))))
-    return Q @ (U[:, :keep] * s[:keep])
 
 
 def lyapunov(A: Array, G: Array, discrete: bool) -> Array:

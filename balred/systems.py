@@ -222,12 +222,12 @@ def ss(A: Any, B: Any, C: Any, D: Any = None, dt: float | bool = 0) -> DenseSyst
     Returns
     -------
     DenseSystem
-        Of the array library, dtype and device of the data; lists become NumPy arrays.
+        Of the array library, dtype and device of the data; lists become NumPy arrays.  With n = 0 a static gain.
 
     Raises
     ------
     ValueError
-        Shapes do not fit, a dimension is empty, a value is NaN or infinite, `dt` is negative, devices differ.
+        Shapes do not fit, no inputs or no outputs, a value is NaN or infinite, `dt` is negative, devices differ.
     TypeError
         Arrays of integers, or from different libraries.
 

@@ -101,9 +101,11 @@ def test_singular_perturbation_keeps_the_dc_gain() -> None:
     np.testing.assert_allclose(small.dcgain(), plant.dcgain(), rtol=1e-8, atol=1e-10)
 
 
-def test_a_gain_without_states_is_a_clear_error() -> None:
-    with pytest.raises(ValueError, match="at least one state"):
-        balred.hsv(control.ss([], [], [], [[1.0]]))
+def test_a_gain_without_states_has_no_values_and_cannot_be_reduced() -> None:
+    gain = control.ss([], [], [], [[1.0]])
+    assert balred.hsv(gain).shape == (0,)
+    with pytest.raises(ValueError, match="rank must be between 1 and 0, got 1"):
+        balred.reduce(gain, 1)
 
 
 def test_an_unstable_system_keeps_its_unstable_part() -> None:

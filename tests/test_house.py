@@ -28,6 +28,8 @@ BACKENDS = {
 ADAPTERS = {
     "__init__": set(),
     "control": {"control"},
+    "control_functions": {"control"},
+    "pymor": {"pymor"},
     "scipy": {"scipy"},
     "torch": {"torch"},
     "torch_lru": {"torch"},
@@ -114,6 +116,7 @@ def test_importing_balred_loads_no_framework():
         "jaxlib",
         "slycot",
         "control",
+        "pymor",
         "equinox",
         "optax",
         "matplotlib",
@@ -133,7 +136,7 @@ g = balred.testing.random_system(4)
 balred.reduce(g, balred.Energy(.9)); balred.norm(g, "hinf"); balred.hsv(g, solver="scipy")
 try: balred.hsv(object())
 except TypeError: pass
-print([m for m in ("torch", "jax", "slycot", "control", "equinox", "scipy.signal", "matplotlib") if m in sys.modules])
+print([m for m in ("torch", "jax", "slycot", "control", "pymor", "equinox", "scipy.signal", "matplotlib") if m in sys.modules])
 """
     done = run(code)
     assert done.stdout.strip() == "[]", done.stderr
@@ -154,6 +157,7 @@ def test_nothing_pollutes_the_top_level():
         ("jax", "from balred.adapters.equinox import InTrainingReducer", "jax"),
         ("equinox", "from balred.adapters.equinox import InTrainingReducer", "jax"),
         ("control", "import balred.adapters.control", "control"),
+        ("pymor", "import balred.adapters.pymor", "pymor"),
     ],
 )
 def test_a_missing_dependency_names_the_extra(package, code, extra):
@@ -165,7 +169,7 @@ def test_a_missing_dependency_names_the_extra(package, code, extra):
     assert f"pip install 'balred[{extra}]'" in last
 
 
-@pytest.mark.parametrize("package", ["torch", "jax", "slycot", "control", "equinox"])
+@pytest.mark.parametrize("package", ["torch", "jax", "slycot", "control", "pymor", "equinox"])
 def test_the_core_runs_without_an_optional_dependency(package):
     done = run(
         f"import sys; sys.modules[{package!r}] = None\nimport balred\nprint(balred.reduce(balred.testing.random_system(5), 2).order)"
@@ -202,4 +206,4 @@ def test_contents_of_the_wheel(tmp_path):
     assert {n.partition("/")[0] for n in names} == {"balred"}
     assert "License-Expression: MIT" in metadata
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras >= {"slycot", "control", "torch", "jax", "studies", "docs", "test", "all"}
+    assert extras >= {"slycot", "control", "pymor", "torch", "jax", "studies", "docs", "test", "all"}

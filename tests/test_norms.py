@@ -10,10 +10,11 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from tables import SINGLE, each_case, each_single, frequencies, gains, members, skip_without
+from tables import CASES, SINGLE, each_case, each_single, frequencies, gains, members, skip_without
 
 import balred
 from balred.norms import hinf_peak
+from balred.separation import join
 
 
 @pytest.mark.parametrize("kind", ["h2", "hinf", "hankel"])
@@ -217,3 +218,159 @@ def test_a_peak_just_above_the_direct_term(name, shape, rank, method):
     small = balred.analyze(g).reduction(rank, method).system
     best = max(np.linalg.norm(g(z) - small(z), 2) for z in frequencies(g, 4000))
     assert float(balred.error(g, small)) >= best * (1 - 1e-9)
+
+
+def unstable(case, n=6, seed=3, shift=0.7):
+    """A system of a row of the table with poles on both sides of the boundary, and none near it."""
+    g = case.make(n, seed=seed)
+    first = g.poles if hasattr(g, "poles") else None
+    if first is not None:  # diagonal: move every second pole across
+        flip = np.arange(n) % 2 == 0
+        poles = np.where(flip, 1 / first.conj(), first) if g.discrete else np.where(flip, -first.conj(), first)
+        return balred.diagonal(poles, g.B, g.C, g.D, g.dt, conjugate=g.conjugate)
+    w, V = np.linalg.eig(g.A)
+    half = w.real < np.median(w.real)
+    w = np.where(half, 1 / w.conj(), w) if g.discrete else np.where(half, -w.conj(), w)
+    A = V @ np.diag(w) @ np.linalg.inv(V)
+    return balred.ss(A if np.iscomplexobj(g.A) else A.real, g.B, g.C, g.D, g.dt)
+
+
+@each_single
+def test_l2_of_unstable_systems_by_quadrature(case):
+    """The integral of ||G||_F^2 along the boundary, by the trapezoidal rule on the circle (after s = i tan(t/2))."""
+    g = unstable(case)
+    if not g.discrete:
+        g = dataclasses.replace(g, D=0 * g.D)
+    assert any(x > 0 for x in np.linalg.eigvals(g.to_dense().A).real) or g.discrete
+    t = 2 * np.pi * (np.arange(6000) + 0.5) / 6000 - np.pi
+    if g.discrete:
+        square = np.mean([np.linalg.norm(g(z)) ** 2 for z in np.exp(1j * t)])
+    else:  # 1/(2 pi) dw = 1/(2 pi) (1 + w^2)/2 dt
+        square = np.mean([np.linalg.norm(g(1j * w)) ** 2 * (1 + w * w) / 2 for w in np.tan(t / 2)])
+    assert_allclose(float(balred.norm(g, "l2")) ** 2, square, rtol=1e-6)
+
+
+@each_single
+def test_linf_of_unstable_systems_is_a_supremum(case):
+    g = unstable(case)
+    peak = float(balred.norm(g, "linf"))
+    grid = gains(g, frequencies(g, 4000)).max()
+    assert grid * (1 - 1e-9) <= peak <= grid * 1.05
+
+
+@each_single
+def test_l2_and_linf_of_stable_systems_are_h2_and_hinf(case):
+    g = case.make(n=5)
+    assert_allclose(balred.norm(g, "linf"), balred.norm(g, "hinf"), rtol=1e-9)
+    g = g if g.discrete else dataclasses.replace(g, D=0 * g.D)
+    assert_allclose(balred.norm(g, "l2"), balred.norm(g, "h2"), rtol=1e-12)
+
+
+def test_l2_and_linf_by_hand():
+    """1/(s - a): 1/(2a) is the square of the L2 norm and 1/a the peak; 1/(z - a), |a| > 1: 1/(a^2 - 1) and 1/(|a| - 1)."""
+    for a in (0.5, 2.0):
+        g = balred.ss([[a]], [[1.0]], [[1.0]])
+        assert_allclose([balred.norm(g, "l2") ** 2, balred.norm(g, "linf")], [1 / (2 * a), 1 / a], rtol=1e-12)
+    for a in (-3.0, 1.5):
+        g = balred.ss([[a]], [[1.0]], [[1.0]], dt=1)
+        want = [1 / (a * a - 1), 1 / (abs(a) - 1)]
+        assert_allclose([balred.norm(g, "l2") ** 2, balred.norm(g, "linf")], want, rtol=1e-12)
+    # z/(z - 2) = 1 + 2/(z - 2) = -(z/2) - (z/2)^2 - ...: the constant terms cancel, 1/4 + 1/16 + ... = 1/3
+    g = balred.ss([[2.0]], [[2.0]], [[1.0]], [[1.0]], dt=1)
+    assert_allclose(balred.norm(g, "l2") ** 2, 1 / 3, rtol=1e-12)
+    assert balred.norm(balred.ss([[2.0]], [[1.0]], [[1.0]], [[1.0]]), "l2") == np.inf
+
+
+SEVEN = balred.ss(
+    [
+        [-0.04165, 0.0, 4.92, 0.492, 0.0, 0.0, 0.0],
+        [-5.21, -12.5, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 3.33, -3.33, 0.0, 0.0, 0.0, 0.0],
+        [0.545, 0.0, 0.0, 0.0, 0.0545, 0.0, 0.0],
+        [0.0, 0.0, 0.0, -0.492, 0.004165, 0.0, 4.92],
+        [0.0, 0.0, 0.0, 0.0, 0.521, -12.5, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.0, 3.33, -3.33],
+    ],
+    [[0.0, 0.0], [12.5, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 12.5], [0.0, 0.0]],
+    [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]],
+)
+"""The unstable seven-state plant of SLICOT's documentation (AB13BD, AB09FD)."""
+
+
+def test_the_l2_norm_of_slicots_documentation():
+    """AB13BD prints 7.93948 for this plant."""
+    assert_allclose(balred.norm(SEVEN, "l2"), 7.93948, atol=5e-6)
+    assert_allclose(balred.norm(SEVEN, "linf"), gains(SEVEN, 1j * np.linspace(0, 5, 20_001)).max(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dt", [0, 1])
+@pytest.mark.parametrize("seed", range(4))
+def test_l2_against_slicot(dt, seed):
+    """AB13BD with the option for the L2 norm, by a coprime factorisation with inner denominator."""
+    ctrlsys = pytest.importorskip("ctrlsys")
+    (case,) = [c for c in SINGLE if c.name == ("dense-discrete" if dt else "dense-continuous")]
+    g = unstable(case, seed=seed)
+    D = g.D if dt else 0 * g.D
+    A, B, C, d = (np.asfortranarray(x.copy()) for x in (g.A, g.B, g.C, D))
+    want, _, _, info = ctrlsys.ab13bd("D" if dt else "C", "L", A, B, C, d, 0.0)
+    assert info == 0
+    assert_allclose(balred.norm(dataclasses.replace(g, D=D), "l2"), want, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["l2", "linf"])
+def test_differences_of_unstable_systems(kind):
+    """Shared unstable modes are harmless here: the stable parts alone differ."""
+    pole = balred.ss([[1.0]], [[2.0]], [[1.0]])
+    stable = balred.testing.random_system(5, 1, 1, seed=8)
+    stable = dataclasses.replace(stable, D=0 * stable.D)
+    g, small = (join(pole, h) for h in (stable, balred.reduce(stable, 2)))
+    want = balred.error(stable, balred.reduce(stable, 2), kind={"l2": "h2", "linf": "hinf"}[kind])
+    assert_allclose(balred.error(g, small, kind), want, rtol=1e-6)
+    with pytest.raises(balred.UnstableError):
+        balred.error(g, small)
+
+
+@pytest.mark.parametrize("kind", ["l2", "linf"])
+def test_poles_on_the_boundary_are_refused(kind):
+    with pytest.raises(balred.UnstableError, match="no pole may lie on the imaginary axis, got a pole at 0"):
+        balred.norm(balred.ss([[0.0]], [[1.0]], [[1.0]]), kind)
+    with pytest.raises(balred.UnstableError, match="no pole may lie on the unit circle, got a pole at -1"):
+        balred.norm(balred.ss([[-1.0]], [[1.0]], [[1.0]], dt=1), kind)
+    for stable_only in ("h2", "hinf", "hankel"):
+        with pytest.raises(balred.UnstableError, match="got a pole at 1"):
+            balred.norm(balred.ss([[1.0]], [[1.0]], [[1.0]]), stable_only)
+
+
+@pytest.mark.parametrize("kind", ["l2", "linf"])
+def test_l2_and_linf_in_every_library(xp, kind):
+    (case,) = [c for c in CASES if c.name == "conjugate-discrete-batch"]
+    g = case.make(n=2)
+    got = balred.norm(xp.system(g), kind)
+    assert str(got.dtype).removeprefix("torch.") == xp.precision
+    assert_allclose(xp.numpy(got), balred.norm(xp.exact(g), kind), rtol=max(8 * xp.eps, 1e-9))
+
+
+@pytest.mark.parametrize("dt", [0, 1])
+def test_static_gains(xp, dt):
+    """n = 0: no Hankel singular values; the gains of D."""
+    D = np.array([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]])
+    g = xp.system(balred.ss(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((3, 0)), D, dt))
+    norms = {k: float(xp.numpy(balred.norm(g, k))) for k in ("h2", "hinf", "hankel", "l2", "linf")}
+    two = 5.0 if dt else np.inf
+    assert norms == pytest.approx({"h2": two, "hinf": 4.0, "hankel": 0.0, "l2": two, "linf": 4.0})
+    assert tuple(balred.hsv(g).shape) == (0,)
+    assert [tuple(x.shape) for x in balred.gramians(g)] == [(0, 0), (0, 0)]
+    assert repr(g).startswith("DenseSystem(states=0, inputs=2, outputs=3")
+    assert_allclose(xp.numpy(g(0.5)), D)
+    assert balred.balance(g).system.order == 0
+    with pytest.raises(ValueError, match="rank must be between 1 and 0, got 1"):
+        balred.reduce(g, 1)
+    with pytest.raises(ValueError, match="got a static gain"):
+        balred.reduce(g, balred.Energy(0.9))
+
+
+def test_differences_with_static_gains():
+    g = balred.testing.random_system(4, 2, 3, seed=1)
+    gain = balred.ss(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((3, 0)), g.D)
+    assert_allclose(balred.error(g, gain), balred.norm(dataclasses.replace(g, D=0 * g.D), "hinf"), rtol=1e-9)
+    assert balred.error(gain, gain) == 0

@@ -1,0 +1,226 @@
+"""pyMOR: ``LTIModel`` in and out, and solvers for its Lyapunov equations that work on factors.
+
+pyMOR makes a low-rank factor from a full Gramian, which loses half the digits; behind :class:`BalredLyapunovSolverLR` its
+own reductors (``BTReductor``, say) see factors that never were a product, for sparse operators too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    import pymor
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("pyMOR is not installed: pip install 'balred[pymor]'") from error
+
+import numpy as np
+from numpy.typing import NDArray
+from pymor.algorithms.to_matrix import to_matrix
+from pymor.models.iosys import LTIModel
+from pymor.solvers.matrix_equations.interface import LyapunovSolver, LyapunovSolverLR
+from pymor.solvers.matrix_equations.utils import mat_eqn_sparse_min_size
+
+from balred.adapt import adapt, register
+from balred.arrays import backend
+from balred.descriptor import descriptor
+from balred.gramians import factors
+from balred.poles import UnstableError
+from balred.sparse import SparseSystem, gramian_factors_lr, sparse_system
+from balred.systems import DenseSystem, System, is_discrete, ss
+
+__all__ = ["BalredLyapunovSolver", "BalredLyapunovSolverLR", "adapt_lti", "lti_model"]
+
+Matrix = NDArray[Any]
+
+if int(pymor.__version__.partition(".")[0]) < 2026:
+    raise ImportError(f"pyMOR must be of version 2026.1 or newer, got {pymor.__version__}")
+
+
+@register(LTIModel)
+def adapt_lti(model: Any) -> tuple[System, Any]:
+    """The system of a pyMOR ``LTIModel``, and the way back to one without E.
+
+    E is divided out, and may be singular of index 1.  Sparse operators become full matrices below the order from which
+    pyMOR itself uses its sparse solvers (``mat_eqn_sparse_min_size``, 1000); above it the model is read as a
+    :class:`balred.sparse.SparseSystem`, that is by its most accurate balanced truncation.
+
+    What belongs to the state space (visualizer, error estimator, presets) does not survive; the final time and the time
+    stepper do, where the initial data are zero.
+
+    Raises
+    ------
+    ValueError
+        The model depends on parameters; E is singular of a higher index; initial data that are not zero, on the way back.
+    """
+    if model.parametric:
+        raise ValueError(
+            f"an LTIModel must not depend on parameters to be read, got {model.parameters}: assemble its operators first"
+        )
+    A, B, C, D, E = model.to_abcde_matrices()
+    dt = model.sampling_time
+    system: System
+    if _is_sparse(A) and model.order >= mat_eqn_sparse_min_size():
+        system = sparse_system(A, B, C, None if D is None else _full(D), E, dt).compressed
+    elif E is None:
+        system = ss(_full(A), _full(B), _full(C), None if D is None else _full(D), dt)
+    else:
+        system = descriptor(_full(E), _full(A), _full(B), _full(C), None if D is None else _full(D), dt)
+
+    def rebuild(reduced: System) -> Any:
+        keep: dict[str, Any] = {}
+        if model.T is not None:
+            if model.initial_data.as_range_array().norm().any():
+                raise ValueError("initial data must be zero for a reduced LTIModel, got others: set T=None first")
+            keep = {"T": model.T, "time_stepper": model.time_stepper, "num_values": model.num_values}
+        g = reduced.to_dense()
+        return LTIModel.from_matrices(
+            *(g.A, g.B, g.C, g.D if np.any(g.D) else None),
+            sampling_time=dt,
+            matrix_equation_solvers=model.matrix_equation_solvers,
+            name=model.name,
+            **keep,
+        )
+
+    return system, rebuild
+
+
+def lti_model(obj: Any, *, sampling_time: float | None = None, **options: Any) -> Any:
+    """A pyMOR ``LTIModel`` of a system of this library, or of anything :func:`balred.adapt` reads.
+
+    Parameters
+    ----------
+    obj : system, SparseSystem, ``control.StateSpace``, layer, ...
+        A :class:`balred.sparse.SparseSystem` keeps its sparse matrices and E.
+    sampling_time : float, optional
+        Needed for discrete systems with an unspecified step, ``dt=True``.
+    **options
+        Of ``LTIModel.from_matrices``: ``name``, ``matrix_equation_solvers``, ...
+
+    Returns
+    -------
+    LTIModel
+
+    Raises
+    ------
+    ValueError
+        A discrete system without a step; a `sampling_time` that is not that of the system.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.adapters.pymor import lti_model
+    >>> model = lti_model(balred.testing.random_system(8, seed=0), name="plant")
+    >>> model.order, balred.reduce(model, 3).order
+    (8, 3)
+    """
+    system: Any = obj if isinstance(obj, SparseSystem) else adapt(obj)[0].to_dense()
+    step = sampling_time if system.dt is True or sampling_time is not None else system.dt
+    if step is None:
+        raise ValueError("a discrete LTIModel needs a step, got dt=True: give sampling_time")
+    if is_discrete(step) != is_discrete(system.dt) or (system.dt is not True and step != system.dt):
+        raise ValueError(f"sampling_time must be that of the system, {system.dt}, got {sampling_time}")
+    D = system.D if np.any(system.D) else None
+    E = system.E if isinstance(system, SparseSystem) else None
+    return LTIModel.from_matrices(system.A, system.B, system.C, D, E, sampling_time=step, **options)
+
+
+class BalredLyapunovSolver(LyapunovSolver):  # type: ignore[misc]
+    r"""Dense solution of a pyMOR ``LyapunovEquation``, V being the vectors on its right-hand side.
+
+    .. math::
+        AXE^H + EXA^H + VV^H = 0 \qquad\text{or}\qquad AXA^H - EXE^H + VV^H = 0
+
+    with :math:`A^H, E^H` in place of A, E for ``trans=True``.  For a stable pencil X is a product of factors, hence
+    semidefinite; otherwise it comes from the Bartels-Stewart method, which asks only that the solution is unique.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymor.solvers.matrix_equations.equations import LyapunovEquation
+    >>> from balred.adapters.pymor import BalredLyapunovSolver
+    >>> equation = LyapunovEquation.from_matrices(np.array([[-2.0]]), None, np.array([[2.0]]))
+    >>> equation.solve(BalredLyapunovSolver()).round(12)
+    array([[1.]])
+    """
+
+    def _solve(self, equation: Any) -> Matrix:
+        system = _state_space(*_matrices(equation, sparse_from=None), equation)
+        try:
+            Z = _factor(system)
+        except UnstableError:
+            out: Matrix = backend("numpy").lyapunov(system.A, system.B @ system.B.conj().T, system.discrete)
+            return out
+        return Z @ Z.conj().T
+
+
+class BalredLyapunovSolverLR(LyapunovSolverLR):  # type: ignore[misc]
+    r"""Factor Z of the solution :math:`X = ZZ^H` of a stable pyMOR ``LyapunovEquation``.
+
+    The equations are those of :class:`BalredLyapunovSolver`, solved by the squared Smith iteration for full matrices and
+    by low-rank ADI for sparse ones, in continuous and in discrete time.  An unstable equation has no such factor and is
+    an UnstableError, or a ConvergenceError of the iteration.
+
+    Parameters
+    ----------
+    sparse_from : int, optional
+        The order from which sparse operators are not made full; by default pyMOR's ``mat_eqn_sparse_min_size``.
+    tol : float, default 1e-14
+        Relative residual of low-rank ADI.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from pymor.reductors.bt import BTReductor
+    >>> from pymor.solvers.matrix_equations.default import MatrixEquationSolvers
+    >>> from balred.adapters.pymor import BalredLyapunovSolverLR, lti_model
+    >>> solvers = MatrixEquationSolvers(lyapunov_lr=BalredLyapunovSolverLR())
+    >>> model = lti_model(balred.testing.random_system(8, seed=0), matrix_equation_solvers=solvers)
+    >>> BTReductor(model).reduce(3).order
+    3
+    """
+
+    def __init__(self, sparse_from: int | None = None, tol: float = 1e-14) -> None:
+        self.__auto_init(locals())  # pyMOR's own way: sets the attributes, which cannot change afterwards
+
+    def _solve(self, equation: Any) -> Any:
+        limit = mat_eqn_sparse_min_size() if self.sparse_from is None else self.sparse_from
+        A, E, V = _matrices(equation, sparse_from=limit)
+        if _is_sparse(A):
+            nothing = np.zeros((1, len(V)))
+            g = sparse_system(A, V, nothing, None, E, 0 if equation.cont_time else True)
+            Z = gramian_factors_lr(g, tol=self.tol)[0]
+        else:
+            Z = _factor(_state_space(A, E, V, equation))
+        return equation.A.source.from_numpy(Z)
+
+
+def _matrices(equation: Any, sparse_from: int | None) -> tuple[Any, Any, Matrix]:
+    """A and E (or their adjoints) and V, full unless they are sparse and of order `sparse_from` or more."""
+    A, E = to_matrix(equation.A), None if equation.E is None else to_matrix(equation.E)
+    if sparse_from is None or not _is_sparse(A) or equation.dim < sparse_from:
+        A, E = _full(A), None if E is None else _full(E)
+    if equation.trans:
+        A, E = A.conj().T, None if E is None else E.conj().T
+    return A, E, equation.B.to_numpy()
+
+
+def _state_space(A: Matrix, E: Matrix | None, V: Matrix, equation: Any) -> DenseSystem:
+    """The system whose controllability Gramian solves `equation`."""
+    if E is not None:
+        A, V = np.linalg.solve(E, A), np.linalg.solve(E, V)
+    return ss(A, V, np.zeros((1, len(A))), dt=0 if equation.cont_time else True)
+
+
+def _factor(system: DenseSystem) -> Matrix:
+    with backend("numpy").double_scope():
+        Z: Matrix = factors(system, None)[0]
+    return Z
+
+
+def _is_sparse(x: Any) -> bool:
+    return hasattr(x, "toarray")
+
+
+def _full(x: Any) -> Matrix:
+    out = x.toarray() if _is_sparse(x) else np.asarray(x)
+    return np.asarray(out, np.complex128 if np.iscomplexobj(out) else np.float64)

@@ -1,0 +1,251 @@
+"""pyMOR's ``LTIModel`` in and out, and its Lyapunov equations with our solvers behind them.
+
+The equations are those of pyMOR's own tests: a convection-diffusion problem in one dimension by finite differences
+(E = I) and by finite elements, of order 10, 20 and 300, random full matrices (unstable, most of them), with the
+residual below 1e-10 that is asked for there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sps
+from numpy.testing import assert_allclose
+
+pymor = pytest.importorskip("pymor")
+
+from pymor.models.iosys import LTIModel  # noqa: E402
+from pymor.reductors.bt import BTReductor  # noqa: E402
+from pymor.solvers.matrix_equations.default import MatrixEquationSolvers  # noqa: E402
+from pymor.solvers.matrix_equations.equations import LyapunovEquation  # noqa: E402
+from tables import frequencies  # noqa: E402
+
+import balred  # noqa: E402
+from balred.adapters.pymor import BalredLyapunovSolver, BalredLyapunovSolverLR, lti_model  # noqa: E402
+from balred.sparse import sparse_system  # noqa: E402
+from balred.testing import random_system  # noqa: E402
+
+
+def convection_diffusion(n: int, with_E: bool, dt: bool) -> tuple[Any, Any]:
+    """A and E (None for finite differences) of u_t = u_xx - 0.1 u_x on (0, 1); explicit Euler steps if `dt`."""
+    h, b = 1 / (n + 1), 0.1
+    A = sps.diags_array([1 / h**2 + b / (2 * h), -2 / h**2, 1 / h**2 - b / (2 * h)], offsets=[-1, 0, 1], shape=(n, n))
+    E = sps.diags_array([1 / 6, 2 / 3, 1 / 6], offsets=[-1, 0, 1], shape=(n, n))
+    mass = E if with_E else sps.eye_array(n)
+    if dt:
+        A = mass + 0.1 / (4 / h**2 + b / h) * A
+    return sps.csc_array(A), sps.csc_array(E) if with_E else None
+
+
+def residual(equation: LyapunovEquation, X: Any) -> float:
+    """Relative, from the definition of the equation."""
+    A, E, B = equation.to_matrices()
+    E = np.eye(len(A)) if E is None else E
+    if equation.trans:
+        A, E, B = A.T, E.T, B.T
+    left = A @ X @ E.T + E @ X @ A.T if equation.cont_time else A @ X @ A.T - E @ X @ E.T
+    return float(np.linalg.norm(left + B @ B.T) / np.linalg.norm(B @ B.T))
+
+
+each_equation = pytest.mark.parametrize("with_E", [False, True], ids=["I", "E"])
+each_side = pytest.mark.parametrize("trans", [False, True], ids=["control", "observe"])
+each_time = pytest.mark.parametrize("cont_time", [True, False], ids=["continuous", "discrete"])
+each_width = pytest.mark.parametrize("m", [1, 2])
+
+
+@each_width
+@each_equation
+@each_side
+@each_time
+@pytest.mark.parametrize(("n", "sparse_from"), [(10, None), (20, None), (20, 1), (300, 1)])
+def test_low_rank_factors(n: int, m: int, with_E: bool, trans: bool, cont_time: bool, sparse_from: int | None) -> None:
+    A, E = convection_diffusion(n, with_E, not cont_time)
+    B = np.random.default_rng(n + m).standard_normal((n, m))
+    before = A.toarray(), None if E is None else E.toarray(), B.copy()
+    equation = LyapunovEquation.from_matrices(A, E, B.T if trans else B, trans=trans, cont_time=cont_time)
+    Z = equation.solve_lr(BalredLyapunovSolverLR(sparse_from=sparse_from))
+    assert Z in equation.A.source
+    assert len(Z) <= n
+    assert residual(equation, Z.to_numpy() @ Z.to_numpy().T) < 1e-10
+    for old, new in zip(before, (A.toarray(), None if E is None else E.toarray(), B), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@each_width
+@each_equation
+@each_side
+@each_time
+@pytest.mark.parametrize("stable", [True, False], ids=["stable", "unstable"])
+@pytest.mark.parametrize("n", [1, 10, 20])
+def test_dense_solutions(n: int, m: int, with_E: bool, trans: bool, cont_time: bool, stable: bool) -> None:
+    rng = np.random.default_rng(n + 7 * m)
+    A = rng.standard_normal((n, n))
+    E = np.eye(n) + rng.standard_normal((n, n)) / n if with_E else None
+    if stable:  # of the pencil, whatever E
+        g = random_system(n, dt=0 if cont_time else 1, seed=n)
+        A = g.A if E is None else E @ g.A
+    B = rng.standard_normal((n, m))
+    equation = LyapunovEquation.from_matrices(A, E, B.T if trans else B, trans=trans, cont_time=cont_time)
+    X = equation.solve(BalredLyapunovSolver())
+    assert type(X) is np.ndarray
+    assert residual(equation, X) < 1e-10
+    assert_allclose(X, X.T, rtol=1e-9, atol=1e-12 * np.abs(X).max())
+
+
+def test_an_unstable_equation_has_no_factor() -> None:
+    equation = LyapunovEquation.from_matrices(np.diag([1.0, -2.0]), None, np.ones((2, 1)))
+    with pytest.raises(balred.UnstableError, match="got a pole at 1"):
+        equation.solve_lr(BalredLyapunovSolverLR())
+
+
+def solvers() -> MatrixEquationSolvers:
+    return MatrixEquationSolvers(BalredLyapunovSolver(), BalredLyapunovSolverLR())
+
+
+def test_pymors_reductor_sees_more_values_through_our_solver() -> None:
+    # poles -1, -4, -9, ...: the values fall by eighteen decades
+    A, B = np.diag(-(np.arange(1, 21.0) ** 2)), np.ones((20, 1))
+    plain, model = (
+        LTIModel.from_matrices(A, B, B.T, matrix_equation_solvers=s) for s in (MatrixEquationSolvers(), solvers())
+    )
+    # the closed form of a diagonal system, which has every value to high relative accuracy
+    want = balred.hsv(balred.diagonal(-(np.arange(1, 21.0) ** 2), B, B.T), solver="cauchy")
+    known = want > 1e-14 * want[0]
+    assert_allclose(model.hsv()[known], want[known], rtol=1e-6)
+    assert np.abs(plain.hsv()[known] / want[known] - 1).max() > 1e-6
+    rom = BTReductor(model).reduce(6)
+    assert balred.error(model, rom) <= 2 * want[6:].sum() * (1 + 1e-6)
+
+
+def test_complex_models_have_the_right_values_through_our_solver() -> None:
+    g = random_system(6, seed=1)
+    rotated = balred.ss(g.A + 3j * np.eye(6), g.B * 1j, g.C * (1 + 1j) / 2**0.5)  # a shift along the axis keeps values
+    model = lti_model(rotated, matrix_equation_solvers=solvers())
+    assert_allclose(model.hsv(), balred.hsv(g), rtol=1e-8)
+
+
+@pytest.mark.parametrize("dt", [0, 0.1])
+@pytest.mark.parametrize("with_D", [True, False])
+def test_a_model_in_and_out(dt: float, with_D: bool) -> None:
+    g = random_system(8, 2, 3, dt=1 if dt else 0, seed=3)
+    D = np.arange(6.0).reshape(3, 2) if with_D else None
+    model = LTIModel.from_matrices(g.A, g.B, g.C, D, sampling_time=dt, name="plant", matrix_equation_solvers=solvers())
+    small = balred.reduce(model, 3)
+    assert type(small) is LTIModel
+    assert (small.order, small.sampling_time, small.name, model.order) == (3, dt, "plant", 8)
+    assert small.matrix_equation_solvers is model.matrix_equation_solvers
+    want = balred.reduce(balred.ss(g.A, g.B, g.C, D, dt), 3)
+    A, B, C, D_small, E = small.to_abcde_matrices()
+    for mine, other in ((A, want.A), (B, want.B), (C, want.C)):
+        assert_allclose(mine, other, atol=1e-12)
+    assert E is None
+    if with_D:
+        assert_allclose(D_small, D)
+    else:
+        assert D_small is None
+    z = np.exp(0.3j) if dt else 0.3j
+    assert_allclose(small.transfer_function.eval_tf(z), want(z), atol=1e-12)
+    assert_allclose(balred.hsv(model), model.hsv(), rtol=1e-8)
+    if dt or not with_D:  # infinite in continuous time
+        assert_allclose(balred.norm(model, "h2"), model.h2_norm(), rtol=1e-8)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("dt", [False, True])
+def test_a_mass_matrix_is_divided_out(sparse: bool, dt: bool) -> None:
+    A, E = convection_diffusion(20, True, dt)
+    B = np.zeros((20, 1))
+    B[3] = 1.0
+    if not sparse:
+        A, E = A.toarray(), E.toarray()
+    model = LTIModel.from_matrices(A, B, B.T, E=E, sampling_time=float(dt), matrix_equation_solvers=solvers())
+    assert_allclose(balred.hsv(model)[:8], model.hsv()[:8], rtol=1e-6)
+    small = balred.reduce(model, 5)
+    bound = balred.analyze(model).bound(5)
+    for z in frequencies(balred.adapt(model)[0], 20):
+        gap = small.transfer_function.eval_tf(z) - model.transfer_function.eval_tf(z)
+        assert np.linalg.norm(gap, 2) <= bound * (1 + 1e-6)
+
+
+def test_an_algebraic_equation_is_solved() -> None:
+    # x' = -x + z + u, 0 = x - 2 z + u, y = x + z: z = (x + u) / 2
+    E, A = np.diag([1.0, 0.0]), np.array([[-1.0, 1.0], [1.0, -2.0]])
+    model = LTIModel.from_matrices(A, np.ones((2, 1)), np.ones((1, 2)), E=E)
+    system, _ = balred.adapt(model)
+    assert system.order == 1
+    assert_allclose(system(0.7j), 1.5 * 1.5 / (0.7j + 0.5) + 0.5, rtol=1e-12)
+
+
+def test_a_large_sparse_model_is_not_made_full() -> None:
+    n = 3000
+    A, E = convection_diffusion(n, True, False)
+    B = np.zeros((n, 1))
+    B[n // 2] = n
+    model = LTIModel.from_matrices(A, sps.csc_array(B), sps.csc_array(B.T / n), E=E)
+    system, _ = balred.adapt(model)
+    assert system.order < 100
+    small = balred.reduce(model, balred.ErrorBound(1e-6, relative=True))
+    assert small.order < 40
+    for s in (0.0, 1e2j, 1e5j):
+        full = model.transfer_function.eval_tf(s)
+        assert_allclose(small.transfer_function.eval_tf(s), full, atol=2e-6 * float(balred.hsv(model)[0]))
+
+
+def test_what_cannot_be_read_says_so() -> None:
+    A, B, C = np.diag([-1.0, -2.0]), np.ones((2, 1)), np.ones((1, 2))
+    plain = LTIModel.from_matrices(A, B, C)
+    parametric = plain.with_(A=plain.A * pymor.parameters.functionals.ProjectionParameterFunctional("mu"))
+    with pytest.raises(ValueError, match="must not depend on parameters"):
+        balred.hsv(parametric)
+    index2 = LTIModel.from_matrices(np.eye(2), np.array([[0.0], [1.0]]), C, E=np.array([[0.0, 1.0], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match="must have index 1 at most, got index 2"):
+        balred.hsv(index2)
+
+
+def test_the_time_of_a_simulation_survives() -> None:
+    from pymor.algorithms.timestepping import ImplicitEulerTimeStepper
+
+    g = random_system(6, seed=0)
+    make = {"T": 2.0, "time_stepper": ImplicitEulerTimeStepper(100)}
+    model = LTIModel.from_matrices(g.A, g.B, g.C, **make)
+    small = balred.reduce(model, 5)
+    assert (small.T, small.time_stepper.nt) == (2.0, 100)
+    assert np.abs(small.output(input="[sin(t[0]),1]") - model.output(input="[sin(t[0]),1]")).max() < 0.1
+    moving = LTIModel.from_matrices(g.A, g.B, g.C, initial_data=np.ones((6, 1)), **make)
+    assert balred.hsv(moving).shape == (6,)
+    with pytest.raises(ValueError, match="initial data must be zero"):
+        balred.reduce(moving, 3)
+
+
+@pytest.mark.parametrize("dt", [0, 0.1])
+def test_our_systems_become_models(dt: float) -> None:
+    g = random_system(5, 2, 1, dt=1 if dt else 0, seed=2)
+    g = balred.ss(g.A, g.B, g.C, [[1.0, 0.0]], dt)
+    model = lti_model(g, name="ours")
+    assert (model.name, model.sampling_time, model.dim_input, model.dim_output) == ("ours", dt, 2, 1)
+    for mine, other in zip(model.to_abcde_matrices(), (g.A, g.B, g.C, g.D), strict=False):
+        assert_allclose(mine, other)
+    assert balred.adapt(lti_model(balred.reduce(g, 2)))[0].order == 2
+    conjugate = balred.diagonal([-1.0 + 1j], B=[[1.0]], C=[[1.0]], conjugate=True)
+    assert_allclose(lti_model(conjugate).transfer_function.eval_tf(1j), conjugate(1j), rtol=1e-12)
+
+
+def test_a_sparse_system_stays_sparse_in_pymor() -> None:
+    A, E = convection_diffusion(50, True, False)
+    g = sparse_system(A, np.ones((50, 1)), np.ones((1, 50)), None, E)
+    back = lti_model(g).to_abcde_matrices()
+    assert sps.issparse(back[0])
+    assert (back[0] != A).nnz == 0
+    assert (back[4] != E).nnz == 0
+
+
+def test_an_unspecified_step_must_be_given() -> None:
+    g = random_system(3, dt=1, seed=0)
+    g = balred.ss(g.A, g.B, g.C, dt=True)
+    assert lti_model(g, sampling_time=0.5).sampling_time == 0.5
+    with pytest.raises(ValueError, match="needs a step, got dt=True"):
+        lti_model(g)
+    with pytest.raises(ValueError, match="sampling_time must be that of the system, 0, got 1"):
+        lti_model(random_system(3), sampling_time=1)
