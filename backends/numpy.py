@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 import os
 import threading
@@ -303,3 +304,58 @@ def lyapunov(A: Array, G: Array, discrete: bool) -> Array:
     """The Hermitian solution of ``A X + X A^H + G = 0`` or ``A X A^H - X + G = 0``, stable or not (Bartels & Stewart)."""
     X = scipy.linalg.solve_discrete_lyapunov(A, G) if discrete else scipy.linalg.solve_continuous_lyapunov(A, -G)
     return np.asarray((X + X.conj().T) / 2)
+
+
+def complex_schur(A: Array) -> tuple[Array, Array]:
+    """T and Q with ``A = Q T Q^H``, T upper triangular and Q unitary, both complex."""
+    T, Q = scipy.linalg.schur(A, output="complex")
+    return T, Q
+
+
+def triangular_solve(T: Array, x: Array, adjoint: bool = False) -> Array:
+    """``T^-1 x`` or ``T^-H x`` for an upper triangular complex T and a vector x."""
+    return np.asarray(scipy.linalg.blas.ztrsv(T, x, trans=2 if adjoint else 0))
+
+
+def read_mat(data: bytes) -> dict[str, Any]:
+    """The variables of a MATLAB file (version 4 to 7): arrays, sparse matrices by columns, text.
+
+    An object of a class of MATLAB's is listed with a word on what to do instead.
+    """
+    import scipy.io
+
+    try:
+        # numbers as they are stored: asked for MATLAB's own types, loadmat drops imaginary parts
+        found = scipy.io.loadmat(io.BytesIO(data))
+        logical = {name for name, _, kind in scipy.io.whosmat(io.BytesIO(data)) if kind == "logical"}
+    except NotImplementedError:
+        raise ValueError("a .mat file must be of version 7 or older, got 7.3 (HDF5): save it with -v7") from None
+    except Exception as error:  # of every kind, where the bytes are not what they claim to be
+        raise ValueError(f"the file must be a MATLAB file of version 4 to 7, got: {error}") from None
+    objects = (scipy.io.matlab.MatlabObject, scipy.io.matlab.MatlabOpaque)
+    return {
+        f"{key} (an object: save what ssdata gives for it)" if isinstance(value, objects) else key: (
+            value.astype(bool) if key in logical else value
+        )
+        for key, value in found.items()
+        if not key.startswith("__")
+    }
+
+
+def write_mat(variables: dict[str, Any]) -> bytes:
+    """A MATLAB file of version 5 with `variables`."""
+    import scipy.io
+
+    stream = io.BytesIO()
+    scipy.io.savemat(stream, variables)
+    return stream.getvalue()
+
+
+def expm(A: Array) -> Array:
+    """The matrix exponential, by scaling and squaring."""
+    return np.asarray(scipy.linalg.expm(A))
+
+
+def sylvester(A: Array, B: Array, G: Array) -> Array:
+    """X with ``A X - X B = G`` (Bartels & Stewart)."""
+    return np.asarray(scipy.linalg.solve_sylvester(A, -B, G))
