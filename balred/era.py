@@ -121,12 +121,13 @@ def markov_from_data(u: Any, y: Any, count: int, *, rest: bool = True) -> Matrix
     start = 0 if rest else count - 1
     equations = shifted[start:].reshape(-1, count * m)
     h, _, rank, _ = np.linalg.lstsq(equations, y[start:], rcond=None)
+    found: Matrix = h.reshape(count, m, -1).transpose(0, 2, 1)
     if rank < count * m:
         raise ValueError(
             f"the inputs must determine {count} Markov parameters of {m} columns, got {len(equations)} equations of "
             f"rank {rank} for {count * m} unknowns: take fewer, or data with an input that is more varied"
         )
-    return h.reshape(count, m, -1).transpose(0, 2, 1)
+    return found
 
 
 def hankel_matrix(markov: Any, *, rows: int | None = None, columns: int | None = None) -> Matrix:
@@ -316,9 +317,9 @@ def _series(name: str, x: Any) -> Matrix:
     x = np.asarray(x)
     if x.ndim not in (1, 2) or 0 in x.shape:
         raise ValueError(f"{name} must have shape (steps, channels) or (steps,), got {x.shape}")
-    x = x.astype(np.complex128 if np.iscomplexobj(x) else np.float64).reshape(len(x), -1)
-    check_finite(name, x)
-    return x
+    series: Matrix = x.astype(np.complex128 if np.iscomplexobj(x) else np.float64).reshape(len(x), -1)
+    check_finite(name, series)
+    return series
 
 
 def _count(name: str, value: Any) -> int:
