@@ -104,6 +104,7 @@ def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
     S = reachable(A.conj().T, C.conj().T, tol)
     if S.shape[1] == g.order:
         return g
+    S = S[:, ::-1]  # the order of SLICOT's TB01PD: what outputs see first comes last
     return DenseSystem(S.conj().T @ A @ S, S.conj().T @ B, C @ S, g.D, g.dt)
 
 
