@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from tables import oracle_hsv
+from oracle import oracle_hsv
 
 import balred
 from balred.cauchy import cauchy_factor

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from tables import SINGLE, each_case, each_single, members, oracle_hsv, oracle_of, skip_without
+from oracle import oracle_hsv
+from tables import SINGLE, each_case, each_single, members, oracle_of, skip_without
 
 import balred
 from balred.gramians import SOLVERS, structure

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from tables import oracle_hsv
+from oracle import oracle_hsv
 
 import balred
 from balred.testing import random_system
