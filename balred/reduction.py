@@ -23,6 +23,7 @@ from balred.separation import join
 from balred.stochastic import stochastic, stochastic_bound
 from balred.systems import DiagonalSystem, System, with_leaves
 from balred.truncation import singular_perturbation, square_root, truncate, truncate_or_match
+from balred.weighted import frequency_weighted, weighted_bound, weighted_truncation
 
 if TYPE_CHECKING:
     from balred.hankel import Analysis
@@ -38,6 +39,9 @@ METHODS: dict[str, Method] = {
     "lqg": Method(truncate_or_match, lqg, lqg_bound, "error of the normalised coprime factors", whole=True),
     "bounded_real": Method(truncate_or_match, bounded_real, whole=True),
     "positive_real": Method(truncate_or_match, positive_real, no_bound, whole=True),
+    "frequency_weighted": Method(
+        weighted_truncation, frequency_weighted, weighted_bound, "weighted error, |W_o (G - Gk) W_i|"
+    ),
 }
 """The methods by name; ``reduce(obj, rank, method=...)``."""
 
