@@ -224,6 +224,43 @@ def separate(A: Array, stable: Callable[[Array], Array]) -> tuple[Array, Array, 
     return U @ S, Sinv @ U.conj().T, int(k)
 
 
+def block_diagonal_form(A: Array, limit: float) -> tuple[Array, Array, Array, list[int], float]:
+    """Block-diagonalise a matrix as finely as transformations of norm `limit` allow [Bavely & Stewart 1979].
+
+    Returns T, T^-1, ``Tinv @ A @ T``, the sizes of its blocks and the condition number of T (but for units of state).
+    Blocks are split off the Schur form one by one; one whose Sylvester equation has a solution larger than `limit`
+    is first joined by the pole that is nearest to its own.
+    """
+    scaled, (scale, _) = scipy.linalg.matrix_balance(A, permute=False, separate=True)
+    S, T = scipy.linalg.schur(scaled, output="complex" if np.iscomplexobj(A) else "real")
+    char, n, start, sizes = S.dtype.char, len(A), 0, []
+
+    def step(i: int) -> int:
+        """Size of the block of the Schur form that begins at i."""
+        return 2 if i + 1 < n and S[i + 1, i] != 0 else 1
+
+    while start < n:
+        stop = start + step(start)
+        while stop < n:
+            here, rest = slice(start, stop), slice(stop, n)
+            X, shrink, _ = _lapack("trsyl", char)(S[here, here], S[rest, rest], -S[here, rest], isgn=-1)
+            if np.linalg.norm(X) <= limit * shrink:
+                T[:, rest] += T[:, here] @ (X / shrink)
+                S[here, rest] = 0
+                break
+            centre = np.trace(S[here, here]) / (stop - start)
+            blocks = {i: S[i : i + step(i), i : i + step(i)] for i in range(stop, n) if i == stop or S[i, i - 1] == 0}
+            at = min(blocks, key=lambda i: float(np.abs(np.linalg.eigvals(blocks[i]) - centre).min()))
+            part = slice(start, n)
+            moved, Z, _ = _lapack("trexc", char)(S[part, part], np.eye(n - start), at - start + 1, stop - start + 1)
+            S[part, part], T[:, part] = moved, T[:, part] @ Z
+            stop += step(stop)
+        sizes.append(stop - start)
+        start = stop
+    cond = float(np.linalg.cond(T / np.linalg.norm(T, axis=0))) if n else 1.0
+    return scale[:, None] * T, np.linalg.inv(T) / scale, S, sizes, cond
+
+
 def assignment(cost: Array) -> Array:
     """Column assigned to each row of the square matrix `cost` at least total cost."""
     return np.asarray(linear_sum_assignment(cost)[1])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from balred.arrays import is_concrete, to_numpy
-from balred.systems import DiagonalSystem, System
+from balred.systems import DiagonalSystem, System, is_discrete
 
 
 class UnstableError(ValueError):
@@ -21,6 +21,14 @@ def pole_margin(system: System) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, A
         return np.exp(logs) if system.discrete else logs, -logs.real
     poles = np.linalg.eigvals(to_numpy(system.A))
     return poles, (1 - np.abs(poles)) if system.discrete else -poles.real
+
+
+def continuous_poles(poles: np.ndarray[Any, Any], dt: float | bool) -> np.ndarray[Any, Any]:
+    """The poles as those of continuous time: log(z)/dt, a step of one where it is unspecified."""
+    if not is_discrete(dt):
+        return poles
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(poles.astype(np.complex128)) / float(dt))
 
 
 def marginal_tolerance(system: System) -> float:

@@ -1,4 +1,4 @@
-"""The stable part of an unstable system: what balancing may touch, and what it must leave alone.
+"""The parts of a system by its poles: slow and fast, and the stable part, which is all that balancing may touch.
 
 Poles that are not inside the stability region, moved in by `offset`, form the unstable part.  It is split off by a
 block-diagonalising similarity, kept whole, and put back beside the reduced stable part (MATLAB's ``Offset``, SLICOT's
@@ -7,17 +7,22 @@ block-diagonalising similarity, kept whole, and put back beside the reduced stab
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balred import arrays
-from balred.arrays import backend, backend_of, is_concrete, namespace, to_numpy
-from balred.poles import UnstableError, marginal_tolerance, pole_margin
-from balred.systems import DenseSystem, DiagonalSystem, System
+from balred.adapt import adapt
+from balred.arrays import backend, backend_of, double_precision, is_concrete, namespace, to_numpy
+from balred.poles import UnstableError, continuous_poles, marginal_tolerance, pole_margin
+from balred.systems import DenseSystem, DiagonalSystem, System, cast_like, with_leaves
 
 T = TypeVar("T")
+Poles: TypeAlias = NDArray[Any]
+Mask: TypeAlias = NDArray[np.bool_]
 
 
 def split(system: System, offset: float | None) -> tuple[System | None, System | None]:
@@ -46,7 +51,26 @@ def split(system: System, offset: float | None) -> tuple[System | None, System |
         )
     if isinstance(system, DiagonalSystem):
         return _take(system, unstable), _take(system, ~unstable)
-    return _split_dense(system, limit)
+
+    def stable(pole: Poles) -> Mask:
+        return np.asarray((1 - np.abs(pole) if system.discrete else -pole.real) > limit)
+
+    return _split_dense(system, stable, "stable and unstable poles", "offset")
+
+
+def split_by(
+    system: System, second: Callable[[Poles], Mask], names: str, boundary: str
+) -> tuple[System | None, System | None]:
+    """Return the two parts of a single `system` whose poles are not, and are, `second`; one without poles is None.
+
+    `names` and `boundary` say in errors what is separated, and which argument says where.
+    """
+    if system.B.ndim > 2:
+        raise ValueError(f"one system can be split, got a batch of shape {tuple(system.B.shape[:-2])}: loop over it")
+    if isinstance(system, DiagonalSystem):
+        mask = second(to_numpy(system.poles))
+        return _take(system, ~mask), _take(system, mask)
+    return _split_dense(system, second, names, boundary)
 
 
 def separated(
@@ -66,7 +90,7 @@ def separated(
     return unstable, stable, None if stable is None else solve(stable)
 
 
-def _take(system: DiagonalSystem, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> DiagonalSystem | None:
+def _take(system: DiagonalSystem, mask: Mask) -> DiagonalSystem | None:
     if not mask.any():
         return None
     keep = np.flatnonzero(mask)
@@ -75,26 +99,24 @@ def _take(system: DiagonalSystem, mask: np.ndarray[tuple[int, ...], np.dtype[np.
     )
 
 
-def _split_dense(system: DenseSystem, limit: float) -> tuple[DenseSystem | None, DenseSystem | None]:
+def _split_dense(
+    system: DenseSystem, second: Callable[[Poles], Mask], names: str, boundary: str
+) -> tuple[DenseSystem | None, DenseSystem | None]:
     be = backend_of(*system.leaves)
     A = to_numpy(system.A)
-
-    def stable(w: np.ndarray[tuple[int, ...], np.dtype[np.complex128]]) -> bool:
-        return bool((1 - np.abs(w) if system.discrete else -w.real) > limit)
-
-    T, Tinv, k = backend("numpy").separate(A, stable)
+    T, Tinv, k = backend("numpy").separate(A, second)
+    if k == 0 or k == len(A):
+        return (None, system) if k == 0 else (system, None)
     cond = float(np.linalg.norm(T, 2) * np.linalg.norm(Tinv, 2))
     if not cond < 1 / np.sqrt(np.finfo(A.dtype).eps):
         raise ValueError(
-            f"stable and unstable poles must be separable, got a transformation of condition {cond:.3g}: choose another offset"
+            f"{names} must be separable, got a transformation of condition {cond:.3g}: choose another {boundary}"
         )
     Th, Ti = be.from_numpy(T, like=system.A), be.from_numpy(Tinv, like=system.A)
     A2, B2, C2 = Ti @ system.A @ Th, Ti @ system.B, system.C @ Th
     parts = []
     for part in (slice(None, k), slice(k, None)):
-        size = len(range(*part.indices(A.shape[0])))
-        g = DenseSystem(A2[part, part], B2[part, :], C2[:, part], system.D, system.dt)
-        parts.append(g if size else None)
+        parts.append(DenseSystem(A2[part, part], B2[part, :], C2[:, part], system.D, system.dt))
     return parts[0], parts[1]
 
 
@@ -130,3 +152,104 @@ def block_diagonal(X: arrays.Array, Y: arrays.Array) -> arrays.Array:
     upper = xp.concat([X, arrays.zeros(X, (*X.shape[:-1], Y.shape[-1]))], axis=-1)
     lower = xp.concat([arrays.zeros(Y, (*Y.shape[:-1], X.shape[-1])), Y], axis=-1)
     return xp.concat([upper, lower], axis=-2)
+
+
+def frequency_separation(obj: Any, cutoff: float) -> tuple[Any, Any]:
+    r"""Split a system into its slow and its fast part, :math:`G = G_\mathrm{slow} + G_\mathrm{fast}`.
+
+    Parameters
+    ----------
+    obj : system, layer, or anything :func:`balred.adapt` reads
+        Stable or not.
+    cutoff : float
+        In rad/s: slow are the poles with :math:`|\lambda|` (in discrete time :math:`|\log\lambda|/dt`, of one step
+        if it is unspecified) below it.
+
+    Returns
+    -------
+    slow, fast : the same type as `obj`
+        D belongs to the fast part.  A dense part without poles has order 0.
+
+    Raises
+    ------
+    ValueError
+        `cutoff` is not positive; the parts are too close to be separated; a batch; a diagonal system with all its
+        poles on one side.
+
+    References
+    ----------
+    MATLAB's ``freqsep``; the similarity is that of SLICOT TB01KD.
+
+    Examples
+    --------
+    >>> import balred
+    >>> g = balred.ss([[-1.0, 1.0], [0.0, -50.0]], [[0.0], [1.0]], [[1.0, 0.0]])
+    >>> slow, fast = frequency_separation(g, 10.0)
+    >>> slow.A, fast.A
+    (array([[-1.]]), array([[-50.]]))
+    """
+    if isinstance(cutoff, bool) or not isinstance(cutoff, (int, float, np.integer, np.floating)) or not cutoff > 0:
+        raise ValueError(f"cutoff must be a positive frequency, got {cutoff!r}")
+
+    def divided(g: System) -> tuple[System | None, System | None]:
+        def fast(poles: Poles) -> Mask:
+            return np.asarray(np.abs(continuous_poles(poles, g.dt)) >= cutoff)
+
+        return split_by(g, fast, "slow and fast poles", "cutoff")
+
+    return _parts(obj, divided, ("below", "at or above the cutoff"))
+
+
+def stable_unstable(obj: Any, offset: float | None = None) -> tuple[Any, Any]:
+    r"""Split a system into its stable and its unstable part, :math:`G = G_\mathrm{stable} + G_\mathrm{unstable}`.
+
+    Parameters
+    ----------
+    obj : system, layer, or anything :func:`balred.adapt` reads
+    offset : float, optional
+        As :func:`balred.hsv`: stable are poles with :math:`\mathrm{Re}\,\lambda < -\mathrm{offset}`, in discrete time
+        :math:`|\lambda| < 1-\mathrm{offset}`; by default it is the rounding error of A.
+
+    Returns
+    -------
+    stable, unstable : the same type as `obj`
+        D belongs to the stable part.  A dense part without poles has order 0.
+
+    Raises
+    ------
+    ValueError
+        As :func:`frequency_separation`.
+
+    References
+    ----------
+    MATLAB's ``stabsep``; SLICOT TB01KD.
+
+    Examples
+    --------
+    >>> import balred
+    >>> stable, unstable = stable_unstable(balred.ss([[-1.0, 1.0], [0.0, 2.0]], [[0.0], [1.0]], [[1.0, 0.0]]))
+    >>> stable.A, unstable.A
+    (array([[-1.]]), array([[2.]]))
+    """
+    unstable, stable = _parts(obj, lambda g: split(g, offset), ("outside the boundary of stability", "inside it"))
+    return stable, unstable
+
+
+def _parts(
+    obj: Any, divided: Callable[[System], tuple[System | None, System | None]], sides: tuple[str, str]
+) -> tuple[Any, Any]:
+    """The two parts of `obj`, D with the second; `sides` says in errors where their poles are."""
+    system, rebuild = adapt(obj)
+    if not is_concrete(*system.leaves):
+        raise TypeError("the parts of a system need concrete values, got traced arrays")
+    with double_precision(*system.leaves) as leaves:
+        precise = with_leaves(system, leaves)
+        both = []
+        for part, side, D in zip(divided(precise), sides, (0 * precise.D, precise.D), strict=True):
+            if part is None:
+                if isinstance(precise, DiagonalSystem):
+                    raise ValueError(f"each part of a diagonal system must have a pole, got none {side}")
+                part = DenseSystem(precise.A[:0, :0], precise.B[:0, :], precise.C[:, :0], D, precise.dt)
+            narrow = arrays.mapped(dataclasses.replace(part, D=D), lambda x: cast_like(x, system))
+            both.append(rebuild(narrow))
+    return both[0], both[1]

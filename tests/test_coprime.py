@@ -41,22 +41,43 @@ def test_factors(seed, factorization, complex, dt):
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("match_dc", [False, True])
 @METHODS
 @KINDS
 @TIMES
-def test_the_error_of_the_factors_is_bounded(seed, method, factorization, dt):
+def test_the_reduced_system_is_the_quotient_of_reduced_factors(seed, method, factorization, match_dc, dt):
     g = unstable(seed, dt)
-    a = balred.analyze(g, method=method, factorization=factorization)
-    errors = []
+    a = balred.analyze(g, method=method, factorization=factorization, match_dc=match_dc)
+    right = method == "right_coprime"
+    h = dual(g) if right else g
+    f = left_factors(h, normalized=factorization == "normalized")
+    m, errors = h.B.shape[1], []
     for k in range(2, 6):
         small = a.reduce(k)
         assert small.order == k
-        right = method == "right_coprime"
-        f = left_factors(dual(g) if right else g, normalized=factorization == "normalized")
-        error = balred.error(f, balred.reduce(f, k))
+        factors = balred.reduce(f, k, method="singular_perturbation" if match_dc else "truncate")
+        for z in frequencies(g, 12):
+            value = factors(np.conj(z) if right else z)
+            quotient = np.linalg.solve(value[:, m:], value[:, :m])
+            assert_allclose(small(z), quotient.conj().T if right else quotient, rtol=1e-7, atol=1e-9)
+        error = float(balred.error(f, factors))
         assert error <= a.bound(k) * (1 + 1e-9)
-        errors.append(float(error))
+        errors.append(error)
+        if match_dc:
+            assert_allclose(small(1.0 if dt else 0.0), g(1.0 if dt else 0.0), rtol=1e-7, atol=1e-9)
     assert errors[-1] < errors[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("match_dc", [False, True])
+@METHODS
+def test_normalised_factors_in_continuous_time_are_lqg_balancing(seed, match_dc, method):
+    """D. G. Meyer (1990): both truncate the same coordinates."""
+    g = unstable(seed, 0)
+    lqg = balred.reduce(g, 4, method="lqg", match_dc=match_dc)
+    factors = balred.reduce(g, 4, method=method, factorization="normalized", match_dc=match_dc)
+    for z in frequencies(g, 10):
+        assert_allclose(factors(z), lqg(z), rtol=1e-7, atol=1e-9)
 
 
 def slicot_variant():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 from numpy.testing import assert_allclose
-from tables import frequencies, gains
+from tables import frequencies
 from test_coprime import unstable
 
 import balred
@@ -34,6 +35,12 @@ def passive(seed, dt, complex=False, m=2):
     return balred.ss(s.A + s.B @ inv @ s.C, 2**0.5 * s.B @ inv, 2**0.5 * inv @ s.C, inv @ (np.eye(m) + s.D), dt)
 
 
+def keeps_the_steady_gain(small, g, match_dc):
+    if match_dc:
+        at = 1.0 if g.discrete else 0.0
+        assert_allclose(small(at), g(at), rtol=1e-7, atol=1e-8)
+
+
 @SEEDS
 @TIMES
 @MATCH
@@ -41,10 +48,15 @@ def passive(seed, dt, complex=False, m=2):
 def test_contractions_stay_contractions(seed, dt, match_dc, complex):
     g = contractive(seed, dt, complex)
     a = balred.analyze(g, method="bounded_real", match_dc=match_dc)
+    assert np.all(np.asarray(a.hsv) <= 1 + 1e-9)
     for k in range(1, 7):
         small = a.reduce(k)
         assert float(balred.norm(small, "hinf")) <= 1 + 1e-8
+        keeps_the_steady_gain(small, g, match_dc)
         assert float(balred.error(g, small)) <= a.bound(k) * (1 + 1e-8) + 1e-9
+        assert is_stable(small.A, dt)
+        if not dt:  # the balanced solutions, cut, are those of the reduced system
+            assert_allclose(balred.analyze(small, method="bounded_real").hsv, a.hsv[:k], rtol=1e-6, atol=1e-8)
 
 
 @TIMES
@@ -73,15 +85,14 @@ def test_passive_systems_stay_passive(seed, dt, match_dc, complex):
         small = a.reduce(k)
         worst = min(np.linalg.eigvalsh(small(z) + small(z).conj().T)[0] for z in frequencies(g, 200))
         assert worst >= -1e-9
-        poles = np.linalg.eigvals(small.A)
-        assert np.all(np.abs(poles) < 1) if dt else np.all(poles.real < 0)
+        keeps_the_steady_gain(small, g, match_dc)
+        assert is_stable(small.A, dt)
 
 
 @SEEDS
 @TIMES
 @FIELDS
-def test_lqg_values_and_stability_of_the_loop(seed, dt, complex):
-    """A normalised LQG controller for the reduced plant stabilises the plant when the gap is within its margin."""
+def test_lqg_values_and_the_error_of_the_factors(seed, dt, complex):
     g = unstable(seed, dt, complex=complex)
     a = balred.analyze(g, method="lqg")
     s = np.asarray(a.hsv)
@@ -96,10 +107,94 @@ def test_lqg_values_and_stability_of_the_loop(seed, dt, complex):
     # the values of the normalised factors are s / sqrt(1 + s^2) (Mustafa & Glover 1991)
     factors = left_factors(g, normalized=True)
     assert_allclose(balred.hsv(factors), s / np.sqrt(1 + s**2), rtol=1e-6, atol=1e-8)
-    for k in range(2, 6):
-        small = left_factors(a.reduce(k), normalized=True)
-        error = gains(balred.norms.difference(factors, small), frequencies(g, 100)).max()
-        assert error <= a.bound(k) * (1 + 1e-7) + 1e-9
+    for match_dc in (False, True):
+        a = balred.analyze(g, method="lqg", match_dc=match_dc)
+        for k in range(2, 6):
+            small = left_factors(a.reduce(k), normalized=True)
+            points = frequencies(g, 100)
+            U = turn(factors, small, [0.0]) if match_dc else np.eye(3)
+            error = max(np.linalg.norm(factors(z) - U @ small(z), 2) for z in points)
+            assert error <= a.bound(k) * (1 + 1e-7) + 1e-9
+
+
+def turn(f, h, points):
+    """Normalised factors are unique but for a unitary factor from the left: that which takes `h` nearest to `f`."""
+    W, _, V = np.linalg.svd(sum(f(z) @ h(z).conj().T for z in points))
+    return W @ V
+
+
+def lqg_controller(g):
+    """u = K y, the filter and the regulator for weights and noises of one, from SciPy's Riccati solvers."""
+    solve = scipy.linalg.solve_discrete_are if g.discrete else scipy.linalg.solve_continuous_are
+
+    def regulator(A, B, C, D):
+        Q, R, S = ct(C) @ C, np.eye(B.shape[1]) + ct(D) @ D, ct(C) @ D
+        X = solve(A, B, Q, R, s=S)
+        if g.discrete:
+            return -np.linalg.solve(R + ct(B) @ X @ B, ct(B) @ X @ A + ct(S))
+        return -np.linalg.solve(R, ct(B) @ X + ct(S))
+
+    F, L = regulator(g.A, g.B, g.C, g.D), ct(regulator(*(ct(x) for x in (g.A, g.C, g.B, g.D))))
+    return balred.ss(g.A + g.B @ F + L @ g.C + L @ g.D @ F, -L, F, np.zeros((g.B.shape[1], len(g.C))), g.dt)
+
+
+def two_of_six(seed, dt, complex):
+    """A plant with an unstable pair or two unstable poles, and four weak stable ones."""
+    strong = unstable(seed, dt, n=2, complex=complex)
+    weak = balred.testing.random_system(4, 2, 3, dt=dt, seed=seed, complex=complex)
+    size = 0.02 if dt else 0.1
+    A = np.block([[strong.A, np.zeros((2, 4))], [np.zeros((4, 2)), weak.A if dt else weak.A - np.eye(4)]])
+    B, C = np.vstack([strong.B, size * weak.B]), np.hstack([strong.C, size * weak.C])
+    return balred.ss(A, B, C, 0.2 * strong.D, dt)
+
+
+def loop_matrix(g, K):
+    """State matrix of the loop u = K y around g; K has no direct term."""
+    return np.block([[g.A, g.B @ K.C], [K.B @ g.C, K.A + K.B @ g.D @ K.C]])
+
+
+def is_stable(A, dt):
+    poles = np.linalg.eigvals(A)
+    return bool(np.all(np.abs(poles) < 1) if dt else np.all(poles.real < 0))
+
+
+def margin(g, K, points):
+    """1/|[K; I] (I - G K)^-1 [I G]|: the error of normalised coprime factors that the loop bears (on a grid)."""
+    inverse = []
+    for z in points:
+        G, k = g(z), K(z)
+        inner = np.linalg.inv(np.eye(len(G)) - G @ k)
+        inverse.append(np.linalg.norm(np.vstack([k, np.eye(len(G))]) @ inner @ np.hstack([np.eye(len(G)), G]), 2))
+    return 1 / max(inverse)
+
+
+@SEEDS
+@TIMES
+@FIELDS
+@MATCH
+def test_the_pair_of_lqg_is_kept(seed, dt, complex, match_dc):
+    """The reduced plant has a stabilising pair of Riccati solutions; its controller also stabilises the plant if the
+    error of the normalised factors is within the loop's margin (Glover & McFarlane 1989; Vidyasagar 1985)."""
+    g = two_of_six(seed, dt, complex)
+    a = balred.analyze(g, method="lqg", match_dc=match_dc)
+    factors = left_factors(g, normalized=True)
+    points = frequencies(g, 80)
+    within = 0
+    for k in range(1, 7):
+        small = a.reduce(k)
+        K = lqg_controller(small)
+        assert is_stable(loop_matrix(small, K), dt)
+        keeps_the_steady_gain(small, g, match_dc)
+        assert np.isnan(a.bound(k)) == (dt == 1 and k < 6)
+        if not dt:  # the balanced solutions, cut
+            assert_allclose(balred.analyze(small, method="lqg").hsv, a.hsv[:k], rtol=1e-6, atol=1e-8)
+        other = left_factors(small, normalized=True)
+        U = turn(factors, other, points)
+        gap = max(np.linalg.norm(factors(z) - U @ other(z), 2) for z in points)
+        if gap < 0.95 * margin(small, K, points):
+            within += 1
+            assert is_stable(loop_matrix(g, K), dt)
+    assert within >= 2  # not the plant itself alone
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,31 @@ def test_relative_error_within_its_bound(seed, match_dc, complex, dt):
     zeros_outside = int(np.sum(s > 1 - 1e-6))
     for k in range(max(1, zeros_outside), 6):
         small = a.reduce(k)
+        poles = np.linalg.eigvals(small.A)
+        assert np.all(np.abs(poles) < 1 if dt else poles.real < 0)
         worst = max(np.linalg.norm(np.linalg.solve(g(z), g(z) - small(z)), 2) for z in frequencies(g, 200))
         assert worst <= a.bound(k) * (1 + 1e-7) + 1e-9
         if match_dc:
             at = 1.0 if dt else 0.0
             assert_allclose(small(at), g(at), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("match_dc", [False, True])
+@pytest.mark.parametrize("ports", [(1, 3), (3, 1), (2, 2)])
+@TIMES
+def test_beta_bounds_what_is_relative_above_it_and_absolute_below(seed, match_dc, ports, dt):
+    """|(G G^H + beta^2 I)^-1/2 (G - Gk)|: the relative error of [G, beta I], for any shape and without a direct term."""
+    beta = 0.3
+    g = balred.testing.random_system(6, *ports, dt=dt, seed=seed)
+    g = balred.ss(g.A, g.B, g.C, dt=dt)
+    a = balred.analyze(g, method="stochastic", beta=beta, match_dc=match_dc)
+    for k in range(1, 6):
+        small, worst = a.reduce(k), 0.0
+        for z in frequencies(g, 100):
+            L = np.linalg.cholesky(g(z) @ g(z).conj().T + beta**2 * np.eye(ports[1]))
+            worst = max(worst, np.linalg.norm(np.linalg.solve(L, g(z) - small(z)), 2))
+        assert worst <= a.bound(k) * (1 + 1e-7) + 1e-9
 
 
 @pytest.mark.parametrize("dt", [0, 0.5])
