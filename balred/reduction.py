@@ -18,6 +18,7 @@ from balred.coprime import coprime, left_coprime, right_coprime
 from balred.diagonalisation import Change, diagonalised
 from balred.hankel_norm import hankel_norm, hankel_norm_bound
 from balred.methods import Method, no_bound
+from balred.modal import modal, modal_bound, modes
 from balred.riccati_balancing import bounded_real, lqg, lqg_bound, positive_real
 from balred.separation import join
 from balred.stochastic import stochastic, stochastic_bound
@@ -39,6 +40,7 @@ METHODS: dict[str, Method] = {
     "lqg": Method(truncate_or_match, lqg, lqg_bound, "error of the normalised coprime factors", whole=True),
     "bounded_real": Method(truncate_or_match, bounded_real, whole=True),
     "positive_real": Method(truncate_or_match, positive_real, no_bound, whole=True),
+    "modal": Method(modal, modes, modal_bound),
     "frequency_weighted": Method(
         weighted_truncation, frequency_weighted, weighted_bound, "weighted error, |W_o (G - Gk) W_i|"
     ),
