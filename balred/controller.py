@@ -40,13 +40,13 @@ def reduce_controller(
 
     With :math:`S = (I\mp GK)^{-1}` the norm of :math:`W_o(K-K_r)W_i` is made small, where
 
-    =============  ===========  ==========  ==============================================
+    =============  ===========  ===========  ==============================================
     `weight`       :math:`W_o`  :math:`W_i`  for
-    =============  ===========  ==========  ==============================================
-    "output"       :math:`SG`   I           stability, judged at the plant's output
-    "input"        I            :math:`SG`  stability, judged at the plant's input
-    "performance"  :math:`SG`   S           stability, and the response of the closed loop
-    =============  ===========  ==========  ==============================================
+    =============  ===========  ===========  ==============================================
+    "output"       :math:`SG`   I            stability, judged at the plant's output
+    "input"        I            :math:`SG`   stability, judged at the plant's input
+    "performance"  :math:`SG`   S            stability, and the response of the closed loop
+    =============  ===========  ===========  ==============================================
 
     Parameters
     ----------
