@@ -221,7 +221,7 @@ def _factor(g: DenseSystem, w: DenseSystem | None, technique: str, combine: floa
     J = np.zeros((F.shape[1], F.shape[1]), F.dtype)
     J[: 2 * len(I), : 2 * len(I)] = rest * np.block([[S, I], [I, 0 * I]])
     J[2 * len(I) :, 2 * len(I) :] = combine**2 * np.eye(B1.shape[1])
-    Bbar = _definite(F, J, positive=technique == "varga_anderson")
+    Bbar = definite_factor(F, J, positive=technique == "varga_anderson")
     return controllability_factor(g.A, Bbar, g.dt), Bbar
 
 
@@ -237,7 +237,7 @@ def _decoupled(g: DenseSystem, w: DenseSystem, Z1: Matrix, Z2: Matrix) -> Matrix
     return np.concatenate([B1, (g.A @ X - X @ w.A + g.B @ w.C) @ Z2], axis=1)
 
 
-def _definite(F: Matrix, J: Matrix, *, positive: bool) -> Matrix:
+def definite_factor(F: Matrix, J: Matrix, *, positive: bool) -> Matrix:
     r"""U |S|^(1/2) for F J F^H = U S U^H, or its part with positive S alone."""
     Q, R = np.linalg.qr(F)
     X = R @ J @ ct(R)
