@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from balred import cli_systems
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Model reduction for linear systems and state-space layers."
 )
@@ -35,6 +37,10 @@ def main(
     ] = False,
 ) -> None:
     """Model reduction for linear systems and for the state-space layers of neural networks."""
+
+
+for command in (cli_systems.hsv, cli_systems.reduce, cli_systems.compare, cli_systems.methods):
+    app.command()(command)
 
 
 @app.command()

@@ -80,9 +80,15 @@ class Method:
     whole: bool = False
     agnostic: bool = False
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the method has, with their defaults (``inspect.Parameter.empty``: it must be given)."""
+        found = inspect.signature(self.prepare).parameters.values()
+        return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY}
+
     def check_options(self, name: str, options: Mapping[str, Any]) -> None:
         """Raise if `options` holds one that the method does not have."""
-        known = [p.name for p in inspect.signature(self.prepare).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        known = self.options
         unknown = [key for key in options if key not in known]
         if unknown:
             raise TypeError(

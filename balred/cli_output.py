@@ -1,0 +1,86 @@
+"""What every command says in the same way: errors in one line, tables for people, JSON for programs, a spinner.
+
+Results go to standard output, everything else to standard error, so that a pipe sees results only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+@contextmanager
+def reported(command: str, doing: str) -> Iterator[None]:
+    """Run the body with a spinner on a terminal; an error of what was given ends the command with one line and status 1.
+
+    Warnings are notes, a line each.
+    """
+    console = Console(stderr=True)
+    failure = None
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.filterwarnings("always", category=UserWarning)
+        try:
+            if console.is_terminal:
+                with console.status(f"{doing} ..."):
+                    yield
+            else:
+                yield
+        except (ValueError, TypeError, ArithmeticError, MemoryError, ImportError) as error:
+            failure = str(error)
+        except OSError as error:
+            failure = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    for note in notes:
+        say(command, f"note: {note.message}")
+    if failure is not None:
+        say(command, failure)
+        raise typer.Exit(1)
+
+
+def say(command: str, message: str) -> None:
+    """A line on standard error."""
+    typer.echo(f"balred {command}: {' '.join(message.split())}", err=True)
+
+
+def emit_json(data: Any) -> None:
+    """`data` as JSON: NaN becomes null, and an infinite number the string "Infinity", which JSON has no number for."""
+    typer.echo(json.dumps(_plain(data), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(member) for key, member in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(member) for member in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def number(value: float | None) -> str:
+    """Six digits, or a dash where there is no number."""
+    return "-" if value is None or math.isnan(value) else f"{value:.6g}"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
+    """A table on standard output; its first `left` columns are text, the others numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=any(columns))
+    for at, column in enumerate(columns):
+        table.add_column(column, justify="left" if at < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    with console.capture() as printed:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
