@@ -48,6 +48,11 @@ class Modes:
         """The order: every pole can be kept."""
         return self.system.order
 
+    def whole(self, k: int) -> int:
+        """The least order of at least `k` that keeps every group together."""
+        ends = np.cumsum(self.sizes)
+        return int(ends[np.searchsorted(ends, k)])
+
 
 def modes(
     system: DenseSystem,
