@@ -5,12 +5,14 @@ What is wrong with an option by itself is an error of usage, which ends the comm
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from balred.methods import Method
 from balred.ranks import Energy, ErrorBound, Relative
 from balred.reduction import METHODS
 
@@ -44,7 +46,15 @@ def method_options(method: str, given: list[str] | None, left: Path | None, righ
         METHODS[method].check_options(method, options)
     except TypeError as error:
         raise typer.BadParameter(str(error), param_hint="--option") from None
+    missing = [key for key in required(METHODS[method]) if key not in options]
+    if missing:
+        raise typer.BadParameter(f"method {method!r} needs {', '.join(missing)}, got none", param_hint="--option")
     return options
+
+
+def required(method: Method) -> list[str]:
+    """The options of a method that have no default."""
+    return [key for key, value in method.options.items() if value is inspect.Parameter.empty]
 
 
 def chosen_rank(

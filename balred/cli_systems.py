@@ -15,7 +15,6 @@ import numpy as np
 import typer
 
 import balred
-from balred.balancing import spectrum
 from balred.cli_options import (
     File,
     Json,
@@ -28,6 +27,7 @@ from balred.cli_options import (
     Solver,
     chosen_rank,
     method_options,
+    required,
 )
 from balred.cli_output import emit_json, number, print_table, reported
 from balred.comparison import compare as compared
@@ -213,7 +213,8 @@ def methods(as_json: Json = False) -> None:
         name: {
             "summary": _summary(row),
             "bounds": None if row.bound is no_bound else row.bounds,
-            "options": {key: None if value is inspect.Parameter.empty else value for key, value in row.options.items()},
+            "options": {key: value for key, value in row.options.items() if value is not inspect.Parameter.empty},
+            "required": required(row),
             "unstable": "reduced" if row.whole else "kept",
         }
         for name, row in METHODS.items()
@@ -223,15 +224,17 @@ def methods(as_json: Json = False) -> None:
         return
     rows = []
     for name, row in table.items():
-        known = ", ".join(f"{key}={json.dumps(value)}" for key, value in row["options"].items()) or "none"
-        details = f"bounds: {row['bounds'] or 'none'}\noptions: {known}\nunstable modes are {row['unstable']}\n"
+        known = [f"{key}=... (required)" for key in row["required"]]
+        known += [f"{key}={json.dumps(value)}" for key, value in row["options"].items()]
+        details = f"bounds: {row['bounds'] or 'none'}\noptions: {', '.join(known) or 'none'}\nunstable modes are {row['unstable']}\n"
         rows.append((name, f"{row['summary']}\n{details}"))
     print_table(("method", "what it does"), rows, left=2)
 
 
 def _summary(row: Method) -> str:
-    """The first line of what the method is documented by, with its formulas as plain text."""
-    text = (inspect.getdoc(row.reduce if row.prepare is spectrum else row.prepare) or "").partition("\n")[0]
+    """The first line of what is documented of the function that no other method has, with its formulas as plain text."""
+    shared = [other.prepare for other in METHODS.values()].count(row.prepare) > 1
+    text = (inspect.getdoc(row.reduce if shared else row.prepare) or "").partition("\n")[0]
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
     return re.sub(r"\\([a-z]+|.)", lambda found: _TEX.get(found[1], found[1]), text)
 

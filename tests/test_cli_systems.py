@@ -298,6 +298,9 @@ def test_methods() -> None:
     assert list(table) == list(balred.reduction.METHODS)
     assert table["stochastic"]["options"] == {"beta": 0.0, "match_dc": False}
     assert table["positive_real"]["bounds"] is None
+    assert (table["stochastic"]["required"], table["time_limited"]["required"]) == ([], ["horizon"])
+    # methods that share a preparation are told apart
+    assert len({row["summary"] for row in table.values()}) == len(table)
     assert (table["truncate"]["unstable"], table["lqg"]["unstable"]) == ("kept", "reduced")
     text = run("methods").stdout
     for name, row in table.items():
@@ -321,6 +324,7 @@ def test_methods() -> None:
         ("reduce {plant} --order 2 --option beta=1", "the options of method 'truncate' are none, got 'beta'"),
         ("reduce {plant} --order 2 --left {plant}", "the options of method 'truncate' are none, got 'left'"),
         ("reduce {plant} --order 2 --method stochastic --option beta", "must be KEY=VALUE, got 'beta'"),
+        ("hsv {plant} --method time_limited", "method 'time_limited' needs horizon, got none"),
         ("hsv {plant} --top 0", "--top"),
         ("hsv {plant} --offset -1", "--offset"),
         ("hsv", "Missing argument"),
