@@ -130,36 +130,6 @@ def markov_from_data(u: Any, y: Any, count: int, *, rest: bool = True) -> Matrix
     return found
 
 
-def hankel_matrix(markov: Any, *, rows: int | None = None, columns: int | None = None) -> Matrix:
-    r"""The block Hankel matrix of an impulse response.
-
-    .. math:: H_{ij} = h_{i+j+1}, \qquad i < \text{rows},\ j < \text{columns}
-
-    Parameters
-    ----------
-    markov : array_like, shape (steps, p, m) or (steps,)
-        :math:`h_0 = D, h_1, h_2, \dots`
-    rows, columns : int, optional
-        Of blocks; together at most ``steps - 1``.  By default all the data, in a matrix as square as can be.
-
-    Returns
-    -------
-    ndarray, shape (rows * p, columns * m)
-
-    Raises
-    ------
-    ValueError
-        As :func:`era`.
-
-    Examples
-    --------
-    >>> hankel_matrix([0.0, 4.0, 2.0, 1.0, 0.5])
-    array([[4., 2.],
-           [2., 1.]])
-    """
-    return _pair(*_windowed(markov, rows, columns))[0]
-
-
 def hankel_matrix_hsv(
     markov: Any, *, rows: int | None = None, columns: int | None = None, stable: bool = False
 ) -> NDArray[np.float64]:

@@ -128,7 +128,7 @@ def loewner(
     Notes
     -----
     Exact for a system of order n without noise if left and right data both are n + rank(D) vectors at least (conjugates
-    included) in general position.  Then rank(L) = n and rank([L, Ls]) = n + rank(D), and :func:`balred.descriptor.descriptor`
+    included) in general position.  Then rank(L) = n and rank([L, Ls]) = n + rank(D), and ``balred.descriptor.descriptor``
     finds D by solving the algebraic equations.  A relative error `tol` of the values moves singular values of L by at most
 
     .. math:: \mathit{tol}\cdot\Bigl\|\frac{|v_i||r_j| + |\ell_i||w_j|}{|\mu_i - \lambda_j|}\Bigr\|_F

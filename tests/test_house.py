@@ -29,6 +29,8 @@ ADAPTERS = {
     "__init__": set(),
     "control": {"control"},
     "control_functions": {"control"},
+    "matplotlib": {"matplotlib"},
+    "matplotlib_spectra": {"matplotlib"},
     "pymor": {"pymor"},
     "scipy": {"scipy"},
     "torch": {"torch"},
@@ -158,6 +160,7 @@ def test_nothing_pollutes_the_top_level():
         ("equinox", "from balred.adapters.equinox import InTrainingReducer", "jax"),
         ("control", "import balred.adapters.control", "control"),
         ("pymor", "import balred.adapters.pymor", "pymor"),
+        ("matplotlib", "import balred.adapters.matplotlib", "plot"),
     ],
 )
 def test_a_missing_dependency_names_the_extra(package, code, extra):
@@ -169,7 +172,7 @@ def test_a_missing_dependency_names_the_extra(package, code, extra):
     assert f"pip install 'balred[{extra}]'" in last
 
 
-@pytest.mark.parametrize("package", ["torch", "jax", "slycot", "control", "pymor", "equinox"])
+@pytest.mark.parametrize("package", ["torch", "jax", "slycot", "control", "pymor", "equinox", "matplotlib"])
 def test_the_core_runs_without_an_optional_dependency(package):
     done = run(
         f"import sys; sys.modules[{package!r}] = None\nimport balred\nprint(balred.reduce(balred.testing.random_system(5), 2).order)"
@@ -206,4 +209,4 @@ def test_contents_of_the_wheel(tmp_path):
     assert {n.partition("/")[0] for n in names} == {"balred"}
     assert "License-Expression: MIT" in metadata
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras >= {"slycot", "control", "pymor", "torch", "jax", "studies", "docs", "test", "all"}
+    assert extras >= {"slycot", "control", "pymor", "torch", "jax", "plot", "studies", "docs", "test", "all"}
