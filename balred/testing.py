@@ -31,7 +31,7 @@ def random_system(
     Parameters
     ----------
     n, m, p : int
-        States (stored ones), inputs, outputs.
+        States (stored ones), inputs, outputs.  A dense system may have no states: a static gain.
     dt : float or bool, default 0
     kind : {"dense", "diagonal", "conjugate"}, default "dense"
     complex : bool, default False
@@ -56,12 +56,12 @@ def random_system(
         return x + 1j * rng.standard_normal((*batch, *shape)) if wants_complex else x
 
     if kind == "dense":
-        A = normal(n, n, wants_complex=complex) / np.sqrt(n)
+        A = normal(n, n, wants_complex=complex) / np.sqrt(max(n, 1))
         poles = np.linalg.eigvals(A)
         if discrete:
-            A = 0.95 * A / np.abs(poles).max(axis=-1)[..., None, None]
+            A = 0.95 * A / np.abs(poles).max(axis=-1, initial=1e-300)[..., None, None]
         else:
-            A = A - (poles.real.max(axis=-1)[..., None, None] + 0.1) * np.eye(n)
+            A = A - (poles.real.max(axis=-1, initial=-1e300)[..., None, None] + 0.1) * np.eye(n)
         return ss(
             A,
             normal(n, m, wants_complex=complex),

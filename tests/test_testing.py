@@ -35,6 +35,12 @@ def test_complex_dense_systems() -> None:
     assert np.iscomplexobj(random_system(3, complex=True).A)
 
 
+@pytest.mark.parametrize("dt", [0, 1])
+def test_a_static_gain(dt: int) -> None:
+    g = random_system(0, 1, 3, dt=dt)
+    assert (g.A.shape, g.B.shape, g.C.shape, g.D.shape) == ((0, 0), (0, 1), (3, 0), (3, 1))
+
+
 def test_an_unknown_kind() -> None:
     with pytest.raises(ValueError, match=r"kind must be.*got 'banded'"):
         random_system(3, kind="banded")
