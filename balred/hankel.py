@@ -35,7 +35,7 @@ from balred.methods import State, tail_bound
 from balred.ranks import ErrorBound, Order, RankWarning, Rule, check_rule, choose_order, is_rule
 from balred.reduction import Reduction
 from balred.separation import separated
-from balred.systems import DenseSystem, DiagonalSystem, System, cast_like, with_leaves
+from balred.systems import DiagonalSystem, System, cast_like, with_leaves
 
 
 def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:
@@ -189,7 +189,8 @@ class Analysis:
     def _prepare(self, part: System) -> State:
         options = {k: v for k, v in self._settings.items() if k not in ("method", "solver", "offset")}
         if not self.method.agnostic:
-            part = one_dense(part, self._settings["method"])
+            part = single(part, self._settings["method"])
+            part = part if self.method.structured else part.to_dense()
         state: State = self.method.prepare(part, self._settings["solver"], **options)
         return state
 
@@ -334,13 +335,13 @@ class Analysis:
             )
 
 
-def one_dense(part: System, method: str) -> DenseSystem:
-    """`part` as a single dense system, for a method that knows no other."""
+def single(part: System, method: str) -> System:
+    """`part` itself, or an error that names the method if it is a batch."""
     if part.B.ndim > 2:
         raise ValueError(
             f"method {method!r} takes a single system, got a batch of shape {tuple(part.B.shape[:-2])}: loop over it"
         )
-    return part.to_dense()
+    return part
 
 
 def analyze(

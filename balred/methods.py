@@ -71,6 +71,8 @@ class Method:
     agnostic : bool
         Whether it takes the arrays of every library, batches and diagonal systems.  Otherwise it gets one dense system
         of NumPy arrays in float64 (or complex128), and its result is written back.
+    structured : bool
+        Whether a method that is not agnostic gets a diagonal system as it is, rather than dense.
     """
 
     reduce: Callable[[Any, int], Reduced]
@@ -79,6 +81,7 @@ class Method:
     bounds: str = "H-infinity norm of the error"
     whole: bool = False
     agnostic: bool = False
+    structured: bool = False
 
     @property
     def options(self) -> dict[str, Any]:

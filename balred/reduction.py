@@ -16,7 +16,9 @@ from balred import arrays
 from balred.arrays import Array, backend_of, double_precision, namespace
 from balred.coprime import coprime, left_coprime, right_coprime
 from balred.diagonalisation import Change, diagonalised
+from balred.h2_optimal import h2_spectrum, irka, tsia
 from balred.hankel_norm import hankel_norm, hankel_norm_bound
+from balred.limited import frequency_limited, limited_truncation, time_limited
 from balred.methods import Method, no_bound
 from balred.modal import modal, modal_bound, modes
 from balred.riccati_balancing import bounded_real, lqg, lqg_bound, positive_real
@@ -25,6 +27,7 @@ from balred.stochastic import stochastic, stochastic_bound
 from balred.systems import DiagonalSystem, System, with_leaves
 from balred.truncation import singular_perturbation, square_root, truncate, truncate_or_match
 from balred.weighted import frequency_weighted, weighted_bound, weighted_truncation
+from balred.weighted_hankel import weighted_hankel_bound, weighted_hankel_norm, weighted_hankel_reduction
 
 if TYPE_CHECKING:
     from balred.hankel import Analysis
@@ -41,8 +44,15 @@ METHODS: dict[str, Method] = {
     "bounded_real": Method(truncate_or_match, bounded_real, whole=True),
     "positive_real": Method(truncate_or_match, positive_real, no_bound, whole=True),
     "modal": Method(modal, modes, modal_bound),
+    "irka": Method(irka, h2_spectrum, no_bound, structured=True),
+    "tsia": Method(tsia, h2_spectrum, no_bound, structured=True),
     "frequency_weighted": Method(
         weighted_truncation, frequency_weighted, weighted_bound, "weighted error, |W_o (G - Gk) W_i|"
+    ),
+    "time_limited": Method(limited_truncation, time_limited, weighted_bound, whole=True),
+    "frequency_limited": Method(limited_truncation, frequency_limited, weighted_bound),
+    "weighted_hankel_norm": Method(
+        weighted_hankel_reduction, weighted_hankel_norm, weighted_hankel_bound, "Hankel norm of the weighted error"
     ),
 }
 """The methods by name; ``reduce(obj, rank, method=...)``."""
