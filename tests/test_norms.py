@@ -374,3 +374,13 @@ def test_differences_with_static_gains():
     gain = balred.ss(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((3, 0)), g.D)
     assert_allclose(balred.error(g, gain), balred.norm(dataclasses.replace(g, D=0 * g.D), "hinf"), rtol=1e-9)
     assert balred.error(gain, gain) == 0
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "conjugate"])
+@pytest.mark.parametrize("m", [1, 2])
+def test_small_h2_errors_of_diagonal_systems_have_digits(kind, m):
+    """G - (1 + d) G = -d G, so the error is d times the norm; a root of a Gramian would lose it below 1e-8."""
+    g = balred.testing.random_system(5, m, m, dt=1, kind=kind, seed=4)
+    g = dataclasses.replace(g, D=0 * g.D)
+    other = dataclasses.replace(g, C=g.C * (1 + 1e-10))
+    assert_allclose(balred.error(g, other, "h2"), 1e-10 * balred.norm(g, "h2"), rtol=1e-3)
