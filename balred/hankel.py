@@ -258,17 +258,18 @@ class Analysis:
 
     def _chosen(self, rule: Rule) -> int:
         """The order that `rule` asks for of the stable part."""
-        if not isinstance(rule, ErrorBound) or self.method.bound is tail_bound:
-            return choose_order(rule, self.sigma, self._unit)
         assert self.state is not None
-        limit, cap = rule.limit(self.sigma), self.state.cap
+        if not isinstance(rule, ErrorBound) or self.method.bound is tail_bound:
+            order = choose_order(rule, self.sigma, self._unit)
+            # a method that keeps conjugate pairs together, say, keeps what the rule asks for and its other half
+            return order if not hasattr(self.state, "whole") else int(self.state.whole(order))
+        limit, cap, name = rule.limit(self.sigma), self.state.cap, self._settings["method"]
         for k in range(1, cap + 1):
             value = float(self.method.bound(self.state, k))
+            if np.isnan(value):
+                raise ValueError(f"ErrorBound needs a method with an a-priori error bound, got {name!r}")
             if value <= limit:
                 return min(-(-k // rule.multiple_of) * rule.multiple_of, cap)
-        name = self._settings["method"]
-        if np.isnan(value):
-            raise ValueError(f"ErrorBound needs a method with an a-priori error bound, got {name!r}")
         raise ValueError(
             f"the error bound of {name!r} must be reachable, it is {value:.3g} at order {cap}, got a tolerance of {limit:.3g}"
         )
