@@ -154,6 +154,8 @@ class Analysis:
         be = backend_of(*system.leaves)
         self.method = reduction.method_called(method)
         self.method.check_options(method, options)
+        if offset is not None and self.method.whole:
+            raise ValueError(f"an offset needs a method that keeps unstable parts aside, got {offset} for {method!r}")
         if not is_concrete(*system.leaves):
             raise TypeError(
                 "analyze needs concrete values, got traced arrays: call balred.hsv under jit, or analyze outside it"

@@ -170,6 +170,18 @@ def test_unstable_systems_are_kept_or_reduced_whole(method):
         assert_allclose(unstable, [0.4], atol=1e-12)
 
 
+@EVERY
+def test_an_offset_is_refused_where_it_would_do_nothing(method):
+    g = plant(0)
+    if METHODS[method].whole:
+        with pytest.raises(
+            ValueError, match=f"an offset needs a method that keeps unstable parts aside, got 0.1 for '{method}'"
+        ):
+            balred.reduce(g, 5, method=method, offset=0.1, **options_of(method, 0))
+    else:
+        assert balred.reduce(g, 5, method=method, offset=1e-9, **options_of(method, 0)).states >= 4
+
+
 def test_an_option_no_method_has_is_named():
     with pytest.raises(TypeError, match=r"the options of method 'truncate' are none, got 'beta'"):
         balred.reduce(plant(0), 3, beta=1.0)
