@@ -17,6 +17,7 @@ from balred.arrays import Array, ct, double_precision, namespace, to_numpy
 from balred.gramians import factors
 from balred.ranks import numerical_rank
 from balred.systems import DenseSystem, System, cast_like, with_leaves
+from balred.units import rescaled
 
 
 class Balanced(NamedTuple):
@@ -129,6 +130,14 @@ def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array
     return DenseSystem(A, L @ g.B, g.C @ R, g.D, g.dt), L, R
 
 
+def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
+    """A single dense system on the host in other units of state, and d (x = d x_new); others as they are, and None."""
+    if not (isinstance(system, DenseSystem) and isinstance(system.A, np.ndarray) and system.A.ndim == 2):
+        return system, None
+    *leaves, d = rescaled(*system.leaves)
+    return with_leaves(system, tuple(leaves)), d
+
+
 def balance(obj: Any, *, solver: str | None = None) -> Balanced:
     r"""Balanced realisation: both Gramians equal :math:`\mathrm{diag}(\sigma_1, \dots, \sigma_n)`.
 
@@ -168,7 +177,8 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
 
     original = system_of(obj)
     with double_precision(*original.leaves) as leaves:
-        sp = spectrum(with_leaves(original, leaves), solver)
+        precise, d = in_even_units(with_leaves(original, leaves))
+        sp = spectrum(precise, solver)
         n = sp.system.order
         rank = int(np.min(numerical_rank(sp.sigma)))
         if rank < n:
@@ -176,6 +186,8 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
                 f"a balanced realisation needs a minimal system, got numerical rank {rank} of {n}: reduce it to {rank} states"
             )
         g, L, R = projected(sp, n)
+        if d is not None:
+            L, R = L / d, d[:, None] * R
         narrow = with_leaves(g, tuple(cast_like(x, original) for x in g.leaves))
         assert isinstance(narrow, DenseSystem)
         return Balanced(narrow, cast_like(sp.s, original), cast_like(L, original), cast_like(R, original))

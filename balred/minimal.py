@@ -16,6 +16,7 @@ from balred import arrays
 from balred.adapt import adapt, layers_of, replace_layers
 from balred.arrays import backend_of, is_concrete, to_numpy
 from balred.systems import DenseSystem, DiagonalSystem, System
+from balred.units import rescaled
 
 Matrix = NDArray[Any]
 
@@ -98,7 +99,7 @@ def _wide(x: Matrix) -> Matrix:
 
 def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
     """A minimal realisation of one dense system of NumPy arrays; `g` itself if it is one."""
-    A, B, C = _scaled(g.A, g.B, g.C)
+    A, B, C, _ = rescaled(g.A, g.B, g.C)
     Q = reachable(A, B, tol)
     A, B, C = Q.conj().T @ A @ Q, Q.conj().T @ B, C @ Q
     S = reachable(A.conj().T, C.conj().T, tol)
@@ -127,24 +128,6 @@ def reachable(A: Matrix, B: Matrix, tol: float) -> Matrix:
         Q = np.concatenate([Q, new], axis=1)
         block, floor = A @ new, noise
     return Q
-
-
-def _scaled(A: Matrix, B: Matrix, C: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """The system in other units of state (powers of two), with rows of [A, B] and columns of [A; C] of like norms."""
-    size = float(np.linalg.norm(A)) or 1.0
-    rows, columns = (x * (size / (float(np.linalg.norm(x)) or 1.0)) for x in (B, C))
-    off = np.abs(A) ** 2
-    np.fill_diagonal(off, 0)
-    inputs, outputs = np.sum(np.abs(rows) ** 2, axis=1), np.sum(np.abs(columns) ** 2, axis=0)
-    d = np.ones(len(A))
-    for _ in range(50):
-        r, c = off @ d**2 / d**2 + inputs / d**2, (d**-2 @ off) * d**2 + outputs * d**2
-        both = (r > 0) & (c > 0)
-        factor = np.where(both, np.exp2(np.round(np.log2(np.where(both, r, 1) / np.where(both, c, 1)) / 8)), 1.0)
-        d = d * factor
-        if np.all(factor == 1):
-            break
-    return A * d / d[:, None], B / d[:, None], C * d
 
 
 def minimal_diagonal(g: DiagonalSystem, tol: float) -> DiagonalSystem:

@@ -8,6 +8,7 @@ import numpy as np
 
 from balred.arrays import is_concrete, to_numpy
 from balred.systems import DiagonalSystem, System, is_discrete
+from balred.units import rescaled
 
 
 class UnstableError(ValueError):
@@ -36,7 +37,13 @@ def marginal_tolerance(system: System) -> float:
     if isinstance(system, DiagonalSystem):
         return 0.0
     A = to_numpy(system.A)
-    return float(A.shape[-1] * np.finfo(A.dtype).eps * max(1.0 if system.discrete else 0.0, np.abs(A).max(initial=0.0)))
+    # in units of state that make A small, as eigenvalue routines use them: others do not decide what is stable
+    none = np.zeros((A.shape[-1], 0))
+    size = max(
+        (float(np.abs(rescaled(x, none, none.T)[0]).max()) for x in (A.reshape(-1, *A.shape[-2:]) if A.size else ())),
+        default=0.0,
+    )
+    return float(A.shape[-1] * np.finfo(A.dtype).eps * max(1.0 if system.discrete else 0.0, size))
 
 
 def check_stable(system: System) -> None:

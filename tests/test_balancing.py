@@ -93,3 +93,16 @@ def test_a_balanced_system_stays_as_it_is():
     """By hand: A = -1, B = C = 1 is balanced with sigma = 1/2 already."""
     b = balred.balance(balred.ss([[-1.0]], [[1.0]], [[1.0]]))
     assert_allclose([b.T[0, 0], b.Tinv[0, 0], b.hsv[0]], [1, 1, 0.5], rtol=1e-14)
+
+
+@pytest.mark.parametrize("dt", [0, 1])
+def test_units_of_state_do_not_matter(dt):
+    """T and its inverse for states in units from 1e-8 to 1e8: the same balanced system, T T^-1 = I, T in the new units."""
+    g = balred.testing.random_system(6, 2, 2, dt=dt, seed=3)
+    d = 10.0 ** np.array([8, -8, 3, -5, 0, 6])
+    h = balred.ss(g.A * d[:, None] / d, g.B * d[:, None], g.C / d, g.D, dt)
+    plain, other = balred.balance(g), balred.balance(h)
+    np.testing.assert_allclose(other.system.A, plain.system.A, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(other.T @ other.Tinv, np.eye(6), atol=1e-9)
+    np.testing.assert_allclose(other.T * d, plain.T, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(other.Tinv / d[:, None], plain.Tinv, rtol=1e-8, atol=1e-9)

@@ -118,6 +118,19 @@ def test_an_error_bound_needs_a_method_that_has_one(method):
 
 
 @EVERY
+@TIMES
+def test_units_of_state_do_not_matter(method, dt):
+    """States measured in units from 1e-8 to 1e8 of the others: the same operator, so the same reduced operator."""
+    g = plant(dt)
+    d = 10.0 ** np.array([8, -8, 3, -5, 0, 6])
+    scaled = balred.ss(g.A * d[:, None] / d, g.B * d[:, None], g.C / d, g.D, dt)
+    plain, other = (balred.reduce(x, 4, method=method, **options_of(method, dt)) for x in (g, scaled))
+    assert other.states == plain.states
+    for z in frequencies(g, 12):
+        assert_allclose(other(z), plain(z), rtol=1e-5, atol=1e-5)
+
+
+@EVERY
 @pytest.mark.parametrize("kind", ["diagonal", "conjugate"])
 def test_diagonal_systems_stay_diagonal(method, kind):
     g = balred.testing.random_system(5, 2, 2, dt=1, kind=kind, seed=1)
