@@ -26,6 +26,7 @@ A = TypeVar("A", bound=Callable[..., Any])
 _LAZY: dict[str, tuple[str, ...]] = {
     "torch": ("balred.adapters.torch",),
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
+    "s5": ("balred.adapters.s5",),
     "equinox": ("balred.adapters.equinox",),
     "control": ("balred.adapters.control",),
     "pymor": ("balred.adapters.pymor",),

@@ -19,7 +19,7 @@ from balred.systems import DiagonalSystem, diagonal
 
 Host = NDArray[Any]
 LRU_NAMES = ("nu_log", "theta_log", "gamma_log", "B", "C")
-_FASTEST = 30.0
+FASTEST = 30.0
 """Poles of modulus below exp(-30) are written as exp(-30): exp(-exp(nu)) has a finite gradient there."""
 
 
@@ -119,22 +119,27 @@ def lru_parameters(system: DiagonalSystem, row_norm: float | None = None) -> dic
     if not (getattr(system, "conjugate", False) and system.discrete):
         raise ValueError(f"an LRU layer holds a discrete conjugate system, got {system!r}")
     logs, b, c = (to_numpy(x).astype(np.complex128) for x in system.leaves)
-    decay = np.clip(-logs.real, np.finfo(np.float64).tiny, _FASTEST)
+    decay = np.clip(-logs.real, np.finfo(np.float64).tiny, FASTEST)
     angle = np.mod(logs.imag, 2 * np.pi)
     # an angle within rounding of zero came from a real pole, seen from either side
     angle = np.where((angle < 1e-12) | (angle > 2 * np.pi - 1e-12), 2 * np.pi, angle)
     gamma = np.sqrt(-np.expm1(-2 * decay))
     B, C = b / gamma[:, None], 2 * c
     if row_norm is not None:
-        norms = np.linalg.norm(B, axis=1)
-        scale = np.where(norms > 0, row_norm / np.where(norms > 0, norms, 1), 1.0)
-        B, C = B * scale[:, None], C / scale
+        B, C = scaled_rows(B, C, row_norm)
     return {"nu_log": np.log(decay), "theta_log": np.log(angle), "gamma_log": np.log(gamma), "B": B, "C": C}
 
 
 def lru_rows(B: Host) -> float:
     """Root mean square norm of the rows of an LRU layer's B: the scale its optimizer is used to."""
     return float(np.sqrt(np.mean(np.sum(np.abs(B) ** 2, axis=1))))
+
+
+def scaled_rows(B: Host, C: Host, row_norm: float) -> tuple[Host, Host]:
+    """B (N, H) and C (P, N) with the states scaled so that each row of B that is not zero has norm `row_norm`."""
+    norms = np.linalg.norm(B, axis=1)
+    scale = np.where(norms > 0, row_norm / np.where(norms > 0, norms, 1), 1.0)
+    return B * scale[:, None], C / scale
 
 
 def lru_carry(

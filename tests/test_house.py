@@ -36,6 +36,7 @@ ADAPTERS = {
     "torch": {"torch"},
     "torch_lru": {"torch"},
     "lru_pytorch": {"torch", "LRU_pytorch"},
+    "s5": {"torch"},
     "equinox": {"jax", "equinox", "optax"},
     "equinox_lru": {"jax", "equinox", "optax"},
 }
@@ -156,6 +157,7 @@ def test_nothing_pollutes_the_top_level():
         ("torch", "from balred.arrays import backend; backend('torch')", "torch"),
         ("jax", "from balred.arrays import backend; backend('jax')", "jax"),
         ("torch", "from balred.adapters.torch import InTrainingReducer", "torch"),
+        ("torch", "import balred.adapters.s5", "s5"),
         ("jax", "from balred.adapters.equinox import InTrainingReducer", "jax"),
         ("equinox", "from balred.adapters.equinox import InTrainingReducer", "jax"),
         ("control", "import balred.adapters.control", "control"),
