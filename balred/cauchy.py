@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from balred.arrays import Array, namespace
+from balred.arrays import Array, namespace, on_host
 
 
 def cauchy_factor(log_poles: Array, g: Array, *, discrete: bool, conjugate: bool, full: bool = False) -> Array:
@@ -36,36 +36,19 @@ def cauchy_factor(log_poles: Array, g: Array, *, discrete: bool, conjugate: bool
     displacement structure, Math. Comp. 64 (1995); T. Haut and G. Beylkin, Fast and accurate con-eigenvalue algorithm
     for optimal rational approximations, SIAM J. Matrix Anal. Appl. 33 (2012).
     """
+    columns = _columns(log_poles, g, discrete, conjugate, full)
     xp = namespace(log_poles)
-    s, g = _half_plane(log_poles, g) if discrete else (log_poles, g)
-    n = int(s.shape[-1])
-    gap = -2 * xp.real(s)
-    negligible = (float(xp.finfo(gap.dtype).eps) / n) ** 2
-    columns, first = [], None
-    for _ in range(n):
-        size = xp.real(g * xp.conj(g)) / gap
-        k = xp.argmax(size, axis=-1, keepdims=True)
-        pivot = xp.take_along_axis(size, k, axis=-1)
-        first = pivot if first is None else first
-        if not full and not bool(xp.any(pivot > negligible * first)):
-            break
-        if conjugate:
-            g, pair = _eliminate_pair(s, g, k, gap)
-            columns += pair
-        else:
-            g, column = _eliminate(s, g, k, gap)
-            columns.append(column)
-    Z = xp.stack(columns, axis=-1)
     if not conjugate:
-        return Z
-    root = math.sqrt(2.0)
-    return xp.concat([root * xp.real(Z), root * xp.imag(Z)], axis=-2)
+        return xp.stack(columns, axis=-1)
+    halves = [xp.stack([part(x) for x in columns], axis=-1) for part in (xp.real, xp.imag)]
+    return math.sqrt(2.0) * xp.concat(halves, axis=-2)
 
 
-def _half_plane(l: Array, g: Array) -> tuple[Array, Array]:
+def half_plane(l: Array, g: Array | float) -> tuple[Array, Array]:
     r"""Poles and generator in continuous time: :math:`s = \tanh(l/2)`, :math:`1-\lambda_i\bar\lambda_j = -2(s_i+\bar s_j)/((1-s_i)(1-\bar s_j))`."""
     xp = namespace(l)
     x, y = xp.real(l), xp.imag(l)
+    x = xp.where(x < -80, xp.full_like(x, -80.0), x)  # a pole below 1e-34 is zero, and its sinh would overflow
     half, cosine = xp.sinh(x / 2), xp.cos(y / 2)
     # both terms positive: no digits are lost near the unit circle
     below = 2 * (half * half + cosine * cosine)
@@ -73,52 +56,88 @@ def _half_plane(l: Array, g: Array) -> tuple[Array, Array]:
     return s, g * (1 - s) / math.sqrt(2.0)
 
 
-def _eliminate(s: Array, g: Array, k: Array, gap: Array) -> tuple[Array, Array]:
-    """The generator of the Schur complement of state k, and its column of the factor."""
+def _columns(l: Array, g: Array, discrete: bool, conjugate: bool, full: bool) -> list[Array]:
+    """The factor's columns, each of shape (..., n): two a step for the stored half of a conjugate system."""
+    xp = namespace(l)
+    s, g = half_plane(l, g) if discrete else (l, g)
+    n = int(s.shape[-1])
+    gap = -2 * xp.real(s)
+    negligible = (float(xp.finfo(gap.dtype).eps) / n) ** 2
+    # what computes elsewhere is not asked, neither here nor at every step: it would have to be waited for
+    ask, first = on_host(s), None
+    pairs = ask and not bool(xp.any(xp.imag(s) == 0))
+    poles, pivots, ratios = [], [], []
+    for _ in range(n):
+        re, im = xp.real(g), xp.imag(g)
+        size = (re * re + im * im) / gap
+        if ask and not full:
+            pivot = xp.max(size, axis=-1)
+            first = pivot if first is None else first
+            if ratios and not bool(xp.any(pivot > negligible * first)):
+                break
+        k = xp.argmax(size, axis=-1, keepdims=True)
+        sk = xp.take_along_axis(s, k, axis=-1)
+        down, up = s - sk, s + xp.conj(sk)
+        if conjugate:
+            down, up = down * _to_mate(s, xp.conj(sk), sk, pairs), up * _to_mate(s, -sk, sk, pairs)
+        ratio = g / up
+        g = ratio * down
+        poles.append(sk)
+        pivots.append(k)
+        ratios.append(ratio)
+    if not conjugate:
+        return [xp.sqrt(-2 * xp.real(sk)) * ratio for sk, ratio in zip(poles, ratios, strict=True)]
+    at_pivots = [xp.take_along_axis(ratio, k, axis=-1) for ratio, k in zip(ratios, pivots, strict=True)]
+    weights = _turned(xp.stack(poles), xp.stack(at_pivots))
+    columns = []
+    for i, (sk, ratio) in enumerate(zip(poles, ratios, strict=True)):
+        u, v = ratio * _to_mate(s, -sk, sk, pairs), ratio * (s - sk)
+        columns += [weights[0][i] * u + weights[1][i] * v, weights[2][i] * u - weights[3][i] * v]
+    return columns
+
+
+def _to_mate(s: Array, point: Array, sk: Array, pairs: bool) -> Array:
+    """``s - point``, the factor of the conjugate of pole sk; a real pole has none, so 1 (there is none if `pairs`)."""
+    away = s - point
+    if pairs:
+        return away
     xp = namespace(s)
-    sk, dk = xp.take_along_axis(s, k, axis=-1), xp.take_along_axis(gap, k, axis=-1)
-    ratio = g / (s + xp.conj(sk))
-    return ratio * (s - sk), -ratio * xp.sqrt(dk)
+    return xp.where(xp.imag(sk) == 0, xp.ones_like(away), away)
 
 
-def _eliminate_pair(s: Array, g: Array, k: Array, gap: Array) -> tuple[Array, list[Array]]:
-    r"""The same for state k and its conjugate together, with two columns that are real in the real coordinates.
+def _turned(sk: Array, at_pivot: Array) -> list[Array]:
+    r"""Weights of two columns of single steps, for state k and its conjugate, in two that are real in the real coordinates.
 
-    The pivot block is :math:`\begin{pmatrix}\alpha&\beta\\\bar\beta&\alpha\end{pmatrix}`, with eigenvalues
+    Given is :math:`g_k/((s_k+\bar s_k)(s_k+s_k))`.  The pivot block is
+    :math:`\begin{pmatrix}\alpha&\beta\\\bar\beta&\alpha\end{pmatrix}`, with eigenvalues
     :math:`\alpha\pm|\beta|` and eigenvectors :math:`(z, \bar z)`, :math:`z = e^{i\arg(\beta)/2}/\sqrt2` or i times that;
-    a unitary matrix takes the columns of two single steps to those of the eigenvectors.
+    a unitary matrix takes the columns of the single steps to those of the eigenvectors.
     """
-    xp = namespace(s)
-    sk, gk, dk = (xp.take_along_axis(x, k, axis=-1) for x in (s, g, gap))
-    mate = xp.conj(sk)
+    xp = namespace(sk)
+    dk, mate = -2 * xp.real(sk), xp.conj(sk)
+    gk = -at_pivot * _to_mate(sk, -sk, sk, pairs=False)  # but for a positive factor
     size = xp.abs(gk)
     phase = xp.where(size > 0, gk / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(gk))
-    ratio = g / (s + mate)
-    u = -ratio * xp.sqrt(dk) * xp.conj(phase)
-    g = ratio * (s - sk)
     # at the conjugate state: the second pivot is real and positive after this phase
     gm = xp.conj(phase) * (mate - sk) / (2 * mate)
     height = xp.abs(gm)
-    real_pole = height == 0
-    turn = gm / xp.where(real_pole, xp.ones_like(height), height)
-    ratio = g / (s + sk)
-    v = xp.where(real_pole, xp.zeros_like(g), -ratio * xp.sqrt(dk) * xp.conj(turn))
-    g = xp.where(real_pole, g, ratio * (s - mate))
+    turn = gm / xp.where(height > 0, height, xp.ones_like(height))
     # beta / alpha = (g^2 / d_kk') / (|g|^2 / d_kk), and alpha^2 - |beta|^2 = alpha^2 |height|^2 exactly
     beta = -(phase * phase) * dk / (2 * sk)
     z = xp.sqrt(beta / xp.abs(beta)) / math.sqrt(2.0)
     plus = xp.sqrt(1 + xp.abs(beta))
     minus = height / plus
     # the phase of the second pivot's column relative to the Cholesky factor of the block
-    return g, [u * (z * plus) + v * (xp.conj(z) * minus), u * (1j * z * minus) - v * (1j * xp.conj(z) * plus)]
+    u, v = xp.sqrt(dk) * xp.conj(phase) * z, xp.sqrt(dk) * xp.conj(turn * z)
+    return [u * plus, v * minus, u * (1j * minus), v * (1j * plus)]
 
 
 def siso_hankel(log_poles: Array, b: Array, c: Array, *, discrete: bool, conjugate: bool, full: bool = False) -> Array:
     r"""A symmetric matrix whose singular values are the Hankel singular values of single-input, single-output systems.
 
-    Where states are scaled so that :math:`|b_i| = |c_i|`, the two Gramians are :math:`P` and
-    :math:`\Theta\bar P\Theta^H` with unitary diagonal :math:`\Theta = \mathrm{diag}(e^{i(\arg b_i-\arg c_i)})`: one
-    factor :math:`P = LL^H` gives :math:`L^T\bar\Theta L`, whose singular values are those of :math:`Z_q^HZ_p`.
+    Where states are scaled so that :math:`b_i = c_i = \sqrt{b_ic_i}`, the system is its own transpose and
+    :math:`Q = \bar P`: one factor :math:`P = LL^H` gives :math:`L^TL`, whose singular values are those of
+    :math:`Z_q^HZ_p`.
 
     Parameters
     ----------
@@ -129,19 +148,9 @@ def siso_hankel(log_poles: Array, b: Array, c: Array, *, discrete: bool, conjuga
     array, shape (..., k, k) complex symmetric, or (..., 2k, 2k) real symmetric where `conjugate`
     """
     xp = namespace(log_poles)
-    product = b * c
-    size = xp.abs(product)
-    nonzero = size > 0
-    turn = xp.where(nonzero, product / xp.where(nonzero, size, xp.ones_like(size)), xp.ones_like(product))
-    height = xp.abs(b)
-    phase = xp.where(nonzero, b / xp.where(nonzero, height, xp.ones_like(height)), xp.ones_like(product))
-    # conj(Theta_i) = e^{i (arg c - arg b)} = e^{i arg(bc)} e^{-2i arg b}
-    theta = turn * xp.conj(phase * phase)
-    Z = cauchy_factor(log_poles, xp.sqrt(size) * phase, discrete=discrete, conjugate=conjugate, full=full)
-    ZT = xp.matrix_transpose(Z)
+    columns = _columns(log_poles, xp.sqrt(b * c), discrete, conjugate, full)
     if not conjugate:
-        return ZT @ (theta[..., :, None] * Z)
-    n = int(log_poles.shape[-1])
-    re, im = Z[..., :n, :], Z[..., n:, :]
-    cos, sin = xp.real(theta)[..., :, None], xp.imag(theta)[..., :, None]
-    return ZT @ xp.concat([cos * re - sin * im, -(sin * re + cos * im)], axis=-2)
+        L = xp.stack(columns, axis=-2)
+        return L @ xp.matrix_transpose(L)
+    R, J = (xp.stack([part(x) for x in columns], axis=-2) for part in (xp.real, xp.imag))
+    return 2 * (R @ xp.matrix_transpose(R) - J @ xp.matrix_transpose(J))

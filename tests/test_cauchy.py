@@ -43,7 +43,7 @@ def test_factor_of_the_gramian(dt, conjugate):
 @pytest.mark.parametrize("dt", [0, 1])
 @pytest.mark.parametrize("conjugate", [False, True])
 def test_values_of_a_batch_are_those_of_the_full_gramians(dt, conjugate, solver):
-    g = channel(3, 6, dt, conjugate, batch=(70,))  # more than one piece
+    g = channel(3, 6, dt, conjugate, batch=(140,))  # more than one piece
     want = balred.hsv(g, solver="scipy")
     assert_allclose(balred.hsv(g, solver=solver), want, rtol=1e-6, atol=1e-7 * want[..., :1].max())
 
@@ -76,6 +76,16 @@ def test_states_that_hear_nothing_or_say_nothing():
         s = balred.hsv(g, solver=solver)
         assert_allclose(s[:6], balred.hsv(small), rtol=1e-9)
         assert np.all(s[6:] <= 1e-14 * s[0])
+
+
+@pytest.mark.parametrize("conjugate", [False, True])
+@pytest.mark.parametrize("solver", [None, "cauchy"])
+def test_a_system_that_hears_nothing_has_only_zeros(conjugate, solver):
+    g = balred.diagonal([0.5 + 0.1j, 0.2], B=[[0.0], [0.0]], C=[[1.0, 2.0]], dt=1, conjugate=conjugate)
+    assert np.array_equal(balred.hsv(g, solver=solver), np.zeros(g.order))
+    Zp, Zq = balred.gramian_factors(g, solver=solver)
+    assert not Zp.any()
+    assert Zq.any()
 
 
 def test_more_than_one_input_is_refused():
