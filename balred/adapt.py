@@ -20,11 +20,12 @@ from balred.systems import DenseSystem, DiagonalSystem, System
 Rebuild = Callable[[Any], Any]
 Adapter = Callable[[Any], tuple[System, Rebuild]]
 Carry = Callable[..., dict[str, Any]]
+Recognises = Callable[[Any], bool]
 T = TypeVar("T")
 A = TypeVar("A", bound=Callable[..., Any])
 
 _LAZY: dict[str, tuple[str, ...]] = {
-    "torch": ("balred.adapters.torch",),
+    "torch": ("balred.adapters.torch", "balred.adapters.s4d"),
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
     "s5": ("balred.adapters.s5",),
     "equinox": ("balred.adapters.equinox",),
@@ -51,6 +52,7 @@ class Container:
 
 
 _entries: dict[str, Entry] = {}
+_structures: dict[str, list[tuple[Recognises, Entry]]] = {}
 _containers: dict[str, Container] = {}
 _loaded: set[str] = set()
 
@@ -60,10 +62,20 @@ class AdapterNotFound(TypeError):
 
 
 @overload
-def register(cls: type | str, *, carry: Carry | None = None) -> Callable[[A], A]: ...
+def register(
+    cls: type | str, *, carry: Carry | None = None, recognises: Recognises | None = None
+) -> Callable[[A], A]: ...
 @overload
-def register(cls: type | str, adapter: Adapter, *, carry: Carry | None = None) -> None: ...
-def register(cls: type | str, adapter: Adapter | None = None, *, carry: Carry | None = None) -> Any:
+def register(
+    cls: type | str, adapter: Adapter, *, carry: Carry | None = None, recognises: Recognises | None = None
+) -> None: ...
+def register(
+    cls: type | str,
+    adapter: Adapter | None = None,
+    *,
+    carry: Carry | None = None,
+    recognises: Recognises | None = None,
+) -> Any:
     """Register how objects of `cls` become systems and back.
 
     Parameters
@@ -75,6 +87,10 @@ def register(cls: type | str, adapter: Adapter | None = None, *, carry: Carry | 
         Omitted: return a decorator.
     carry : callable, optional
         Takes optimizer moments through a cut, see ``docs/extending``; without it they are reset.
+    recognises : callable, optional
+        Only those objects of `cls` are meant for which ``recognises(obj)`` is true: a layer that people copy from
+        project to project is known by what it holds, ``register("torch.nn.modules.module.Module", ..., recognises=...)``.
+        It must be quick and must not fail.  Entries for a class itself come first.
 
     Examples
     --------
@@ -91,9 +107,17 @@ def register(cls: type | str, adapter: Adapter | None = None, *, carry: Carry | 
     (2,)
     """
     if adapter is None:
-        return lambda function: (register(cls, function, carry=carry), function)[1]
-    _entries[cls if isinstance(cls, str) else _name(cls)] = Entry(adapter, carry)
+        return lambda function: (register(cls, function, carry=carry, recognises=recognises), function)[1]
+    _enter(cls, Entry(adapter, carry), recognises)
     return None
+
+
+def _enter(cls: type | str, entry: Entry, recognises: Recognises | None) -> None:
+    name = cls if isinstance(cls, str) else _name(cls)
+    if recognises is None:
+        _entries[name] = entry
+    else:
+        _structures.setdefault(name, []).append((recognises, entry))
 
 
 def register_container(cls: type | str, container: Container) -> None:
@@ -130,7 +154,11 @@ def _lookup(cls: type, table: Mapping[str, T]) -> T | None:
 
 def entry_of(obj: Any) -> Entry | None:
     """The entry of the layer or system type of `obj`, or None."""
-    return _lookup(type(obj), _entries)
+    found = _lookup(type(obj), _entries)
+    if found is None:
+        structures = (s for base in type(obj).__mro__ for s in _structures.get(_name(base), ()))
+        found = next((entry for recognises, entry in structures if recognises(obj)), None)
+    return found
 
 
 def adapt(obj: Any) -> tuple[System, Rebuild]:

@@ -37,6 +37,7 @@ ADAPTERS = {
     "torch_lru": {"torch"},
     "lru_pytorch": {"torch", "LRU_pytorch"},
     "s5": {"torch"},
+    "s4d": {"torch"},
     "equinox": {"jax", "equinox", "optax"},
     "equinox_lru": {"jax", "equinox", "optax"},
 }
@@ -158,6 +159,7 @@ def test_nothing_pollutes_the_top_level():
         ("jax", "from balred.arrays import backend; backend('jax')", "jax"),
         ("torch", "from balred.adapters.torch import InTrainingReducer", "torch"),
         ("torch", "import balred.adapters.s5", "s5"),
+        ("torch", "import balred.adapters.s4d", "torch"),
         ("jax", "from balred.adapters.equinox import InTrainingReducer", "jax"),
         ("equinox", "from balred.adapters.equinox import InTrainingReducer", "jax"),
         ("control", "import balred.adapters.control", "control"),
