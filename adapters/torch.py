@@ -112,6 +112,10 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
     for name, layer in places.items():
         parent, _, last = name.rpartition(".")
         setattr(result.get_submodule(parent), last, layer)
+    for layer in places.values():
+        entry = entry_of(layer)
+        if entry is not None and entry.settle is not None:
+            entry.settle(result, layer)
     return result
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from balred.adapt import adapt, layers_of, replace_layers
+from balred.adapt import adapt, entry_of, layers_of, replace_layers
 from balred.arrays import warn_caller
 from balred.hankel import Analysis
 from balred.ranks import is_rule
 from balred.reduction import check_rank, method_called
+from balred.selective import Choice, choose
 
 
 class SkippedWarning(UserWarning):
@@ -87,8 +88,9 @@ def plan(
     model : system, layer, model
     ranks : int, rule, or dict by layer name of either
         In a dict, layers without a key are left alone.
-    calibration : optional
-        Data for layers whose dynamics depend on their input; time-invariant layers need none.
+    calibration : tensor, dict of keyword inputs, or iterable of either, optional
+        Data for layers whose dynamics depend on their input (docs, guide to selective layers); time-invariant layers
+        need none.
     method, solver, offset, **options
         As :func:`balred.reduce`.
 
@@ -102,8 +104,11 @@ def plan(
         As :func:`balred.reduce` for a single system or layer; a key of `ranks` that is no layer.  In a model with
         several layers, one that cannot be cut is skipped and the table says why.
     """
-    method_called(method).check_options(method, options)
     layers = layers_of(model)
+    entries = {name: entry_of(layer) for name, layer in layers.items()}
+    selective = {n: (layers[n], e.selective) for n, e in entries.items() if e is not None and e.selective is not None}
+    choosing = {k: options.pop(k) for k in ("selection", "compensate", "seed") if selective and k in options}
+    method_called(method).check_options(method, options)
     if isinstance(ranks, Mapping):
         if list(layers) == [""]:
             raise ValueError(f"ranks must be a number or a rule for a single system or layer, got {ranks!r}")
@@ -114,8 +119,20 @@ def plan(
                 f"the keys of ranks must be layers of the model ({', '.join(layers)}), got {', '.join(unknown)}"
             )
     rows, new = [], {}
+    chosen: Mapping[str, Choice] = {}
+    if selective:
+        if method != "truncate":
+            raise ValueError(f"selective layers are reduced by selection, so method must be left alone, got {method!r}")
+        asked = ranks if isinstance(ranks, Mapping) else dict.fromkeys(selective, ranks)
+        chosen = choose(model, selective, asked, calibration, **choosing)
     for name, layer in layers.items():
         kind = type(layer).__name__
+        if name in chosen:
+            choice = chosen[name]
+            rows.append(Row(name, kind, choice.states, choice.rank, None, choice.energy, choice.note))
+            if choice.layer is not None:
+                new[name] = choice.layer
+            continue
         states = None
         wanted: Any = ranks.get(name) if isinstance(ranks, Mapping) else ranks
         whole = isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool)

@@ -85,6 +85,7 @@ def reduce(
     rank: Any,
     *,
     method: str = "truncate",
+    calibration: Any = None,
     solver: str | None = None,
     offset: float | None = None,
     **options: Any,
@@ -100,6 +101,8 @@ def reduce(
         modes included), or a rule such as ``balred.Energy(0.99)``.  For a model also a dict by layer name.
     method : str, default "truncate"
         A name in ``balred.reduction.METHODS``; the guide to the methods says which for what.
+    calibration : tensor, dict of keyword inputs, or iterable of either, optional
+        Data for layers whose dynamics depend on their input, as :func:`balred.plan`.
     solver : str, optional
         As :func:`balred.hsv`.
     offset : float, optional
@@ -138,7 +141,7 @@ def reduce(
     """
     from balred.plan import plan
 
-    return plan(obj, rank, method=method, solver=solver, offset=offset, **options).apply()
+    return plan(obj, rank, calibration, method=method, solver=solver, offset=offset, **options).apply()
 
 
 def check_rank(rank: Any, states: int) -> int:

@@ -35,6 +35,8 @@ ADAPTERS = {
     "scipy": {"scipy"},
     "torch": {"torch"},
     "torch_lru": {"torch"},
+    "torch_mamba": {"torch"},
+    "torch_selective": {"torch"},
     "lru_pytorch": {"torch", "LRU_pytorch"},
     "s5": {"torch"},
     "s4d": {"torch"},

@@ -1,0 +1,143 @@
+"""Planning the reduction of selective layers, whose dynamics depend on their input.
+
+Such a layer is not one linear operator, so there is nothing for :func:`balred.adapt` to return.  A framework says how many
+states a layer has, how to gather moments of its signals while data run through the model, and how to write a selection
+of states into a smaller layer; which states those are is decided in :mod:`balred.selection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from balred.arrays import warn_caller
+from balred.ranks import ErrorBound, Order, choose_order, is_rule
+from balred.selection import SELECTIONS, Moments, Selection, select, spectrum
+
+
+class CalibrationWarning(UserWarning):
+    """States of selective layers were chosen without data."""
+
+
+@dataclass(frozen=True)
+class Selective:
+    """What a framework knows of a selective layer class.
+
+    Parameters
+    ----------
+    states : callable
+        ``states(layer)``: the state dimension.
+    gather : callable
+        ``gather(model, layers, calibration)``: the :class:`balred.selection.Moments` of each of `layers`, a dict by name,
+        in one pass over the data, or of a surrogate if `calibration` is None.
+    cut : callable
+        ``cut(layer, selection, moments)``: a new layer of the same type with the selected states.
+    one_size : bool
+        All layers of a model must have one state dimension, since its configuration holds one number.
+    """
+
+    states: Callable[[Any], int]
+    gather: Callable[[Any, Mapping[str, Any], Any], Mapping[str, Moments]]
+    cut: Callable[[Any, Selection, Moments], Any]
+    one_size: bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What becomes of a selective layer: the new one, its states, what it keeps of the output's energy, and remarks."""
+
+    states: int
+    layer: Any = None
+    rank: int | None = None
+    energy: float | None = None
+    note: str = ""
+
+
+def choose(
+    model: Any,
+    layers: Mapping[str, tuple[Any, Selective]],
+    wanted: Mapping[str, Any],
+    calibration: Any,
+    *,
+    selection: str = "joint",
+    compensate: bool = True,
+    seed: int = 0,
+) -> dict[str, Choice]:
+    """What becomes of each of the selective `layers` of `model`.
+
+    Parameters
+    ----------
+    model : the whole model
+    layers : dict by name of layers and their entries
+    wanted : dict by name of ranks or rules; a layer without one keeps its states
+    calibration : tensor, dict of keyword inputs, iterable of either, or None
+    selection : {"joint", "separate", "random"}
+    compensate : bool
+        Refit C so that kept states stand in for dropped ones, where the layer allows it.
+    seed : int
+        Of "random".
+    """
+    if selection not in SELECTIONS:
+        raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {selection!r}")
+    states = {name: entry.states(layer) for name, (layer, entry) in layers.items()}
+    wanted = {name: wanted[name] for name in layers if name in wanted}
+    for value in wanted.values():
+        _check(value, max(states.values()))
+    if calibration is None:
+        warn_caller(
+            "without calibration data the states of selective layers are chosen by a time-invariant surrogate driven by white "
+            "noise: what real inputs select, and how they correlate over time, is lost; pass calibration=",
+            CalibrationWarning,
+        )
+    moments: dict[str, Moments] = {}
+    for gather in {entry.gather for _, entry in layers.values()}:
+        found = gather(model, {n: layer for n, (layer, entry) in layers.items() if entry.gather is gather}, calibration)
+        moments.update(found if compensate else {n: _selection_only(m) for n, m in found.items()})
+    ranks = {name: _rank(wanted.get(name), moments[name]) for name in layers}
+    shared = [name for name, (_, entry) in layers.items() if entry.one_size]
+    largest = max((ranks[name] for name in shared), default=0)
+    result = {}
+    for name, (layer, entry) in layers.items():
+        rank = min(largest, states[name]) if entry.one_size else ranks[name]
+        note = "" if name in wanted else "not in ranks"
+        if rank != ranks[name] and name in wanted:
+            note = f"{ranks[name]} rounded up to {rank}: the model's configuration holds one state dimension"
+        if rank == states[name] and name not in wanted:
+            result[name] = Choice(states[name], note=note)
+            continue
+        chosen = select(moments[name], rank, selection, seed=seed)
+        measured = "surrogate" if calibration is None else "calibration data"
+        remark = f"output changes by {np.sqrt(chosen.error):.2g} on the {measured}"
+        new = entry.cut(layer, chosen, moments[name])
+        result[name] = Choice(states[name], new, rank, 1 - chosen.error, "; ".join(filter(None, [note, remark])))
+    return result
+
+
+def _check(wanted: Any, most: int) -> None:
+    if isinstance(wanted, ErrorBound):
+        raise ValueError(
+            f"a selective layer has no a-priori error bound, so the rule must be another one, got {wanted}"
+        )
+    if is_rule(wanted):
+        return
+    if not isinstance(wanted, (int, np.integer)) or isinstance(wanted, bool):
+        raise ValueError(f"rank must be an integer or a rule, got {wanted!r}")
+    if not 1 <= wanted <= most:
+        raise ValueError(f"rank must be between 1 and {most}, got {wanted}")
+
+
+def _rank(wanted: Any, moments: Moments) -> int:
+    if wanted is None:
+        return moments.states
+    if isinstance(wanted, Order):
+        return min(-(-wanted.rank // wanted.multiple_of) * wanted.multiple_of, moments.states)
+    if is_rule(wanted):
+        return min(max(choose_order(wanted, spectrum(moments)), 1), moments.states)
+    return min(int(wanted), moments.states)
+
+
+def _selection_only(moments: Moments) -> Moments:
+    return Moments(moments.contributions, moments.groups, moments.B, moments.C)
