@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, overload
 
+from balred.selective import Selective
 from balred.systems import DenseSystem, DiagonalSystem, System
 
 Rebuild = Callable[[Any], Any]
@@ -25,7 +26,7 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Callable[..., Any])
 
 _LAZY: dict[str, tuple[str, ...]] = {
-    "torch": ("balred.adapters.torch", "balred.adapters.s4d"),
+    "torch": ("balred.adapters.torch", "balred.adapters.s4d", "balred.adapters.torch_mamba"),
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
     "s5": ("balred.adapters.s5",),
     "equinox": ("balred.adapters.equinox",),
@@ -37,10 +38,16 @@ _LAZY: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What is registered for a class: how to read and write it, and how optimizer moments follow a cut."""
+    """What is registered for a class: how to read and write it, and how optimizer moments follow a cut.
+
+    A selective layer has a :class:`balred.selective.Selective` in place of the operator that it is not.
+    ``settle(model, layer)`` tells the new model around a replaced layer of its size.
+    """
 
     adapter: Adapter
     carry: Carry | None = None
+    selective: Selective | None = None
+    settle: Callable[[Any, Any], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,36 @@ def _enter(cls: type | str, entry: Entry, recognises: Recognises | None) -> None
         _entries[name] = entry
     else:
         _structures.setdefault(name, []).append((recognises, entry))
+
+
+def register_selective(
+    cls: type | str,
+    selective: Selective,
+    *,
+    recognises: Recognises | None = None,
+    settle: Callable[[Any, Any], None] | None = None,
+) -> None:
+    """Register layers whose dynamics depend on their input: they can be reduced, but are no linear operator.
+
+    Parameters
+    ----------
+    cls : type or str
+        As :func:`register`.
+    selective : balred.selective.Selective
+    recognises : callable, optional
+        Only objects with ``recognises(obj)`` are meant: a layout that packages share, or that people copy, under any name.
+        Entries for a class itself come first.
+    settle : callable, optional
+        ``settle(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
+    """
+    _enter(cls, Entry(_no_operator, selective=selective, settle=settle), recognises)
+
+
+def _no_operator(layer: Any) -> Any:
+    raise AdapterNotFound(
+        f"{_name(type(layer))} is selective, its dynamics depend on its input, so it has no linear operator and no Hankel "
+        "singular values: reduce it with balred.reduce(model, rank, calibration=data)"
+    )
 
 
 def register_container(cls: type | str, container: Container) -> None:
