@@ -238,7 +238,7 @@ def _decoupled(g: DenseSystem, w: DenseSystem, Z1: Matrix, Z2: Matrix) -> Matrix
 
 
 def definite_factor(F: Matrix, J: Matrix, *, positive: bool) -> Matrix:
-    r"""U |S|^(1/2) for F J F^H = U S U^H, or its part with positive S alone."""
+    r""":math:`U|S|^{1/2}` for :math:`FJF^H = USU^H`, or its part with positive S alone."""
     Q, R = np.linalg.qr(F)
     X = R @ J @ ct(R)
     s, U = np.linalg.eigh((X + ct(X)) / 2)
