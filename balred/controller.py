@@ -225,7 +225,7 @@ def reduce_observer_controller(
                 DenseSystem(AF, G, np.concatenate([F, -g.C - g.D @ F]), np.concatenate([k.D, np.eye(p)]), g.dt)
             )
         state = Factors(
-            k, spectrum(extended, None)._replace(match_dc=match_dc), m if factors == "right" else p, factors == "right"
+            spectrum(extended, None)._replace(match_dc=match_dc), k, m if factors == "right" else p, factors == "right"
         )
         made = coprime(state, min(rank, state.cap))
     small = made[0].to_dense()

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from balred.arrays import ct
-from balred.balancing import Spectrum, spectrum
-from balred.methods import Reduced
+from balred.balancing import spectrum
+from balred.methods import OfSpectrum, Reduced
 from balred.poles import UnstableError
 from balred.riccati import dual, inverse_root, stabilising
 from balred.systems import DenseSystem
@@ -24,23 +23,12 @@ _RULE = "a coprime factorisation needs a detectable (or stabilisable) system wit
 
 
 @dataclass(frozen=True)
-class Factors:
+class Factors(OfSpectrum):
     """The spectrum of [N M] (of the dual system for right factors), of which N has `inputs` columns."""
 
     system: DenseSystem
-    spectrum: Spectrum
     inputs: int
     right: bool
-
-    @property
-    def sigma(self) -> NDArray[np.float64]:
-        """Hankel singular values of the factors."""
-        return self.spectrum.sigma
-
-    @property
-    def cap(self) -> int:
-        """Numerical rank of the factors."""
-        return self.spectrum.cap
 
 
 def left_coprime(
@@ -95,7 +83,7 @@ def _analysed(system: DenseSystem, solver: str | None, factorization: str, match
         sp = spectrum(left_factors(g, normalized=factorization == "normalized"), solver)
     except UnstableError as error:
         raise ValueError(f"{_RULE}, got factors that are not stable ({error})") from None
-    return Factors(system, sp._replace(match_dc=match_dc), g.B.shape[1], right)
+    return Factors(sp._replace(match_dc=match_dc), system, g.B.shape[1], right)
 
 
 def left_factors(g: DenseSystem, *, normalized: bool) -> DenseSystem:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from balred import arrays
 from balred.arrays import backend, ct, warn_caller
-from balred.balancing import Spectrum, projected, spectrum
+from balred.balancing import projected, spectrum
 from balred.h2_step import NOISE, Iterate, Leaves, Modes, Target, evaluated, next_iterate, projection, seen
-from balred.methods import Reduced
+from balred.methods import OfSpectrum, Reduced
 from balred.norms import difference
 from balred.poles import check_stable, pole_margin
 from balred.resolvents import Matrix, resolvent
@@ -34,10 +33,9 @@ class ConvergenceWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class H2Spectrum:
+class H2Spectrum(OfSpectrum):
     """The balanced spectrum of a system, from which the iterations start, and what they approximate."""
 
-    spectrum: Spectrum
     target: Target
     maps: tuple[Matrix, Matrix] | None
     """L and R from the given coordinates to the target's, where they differ."""
@@ -49,16 +47,6 @@ class H2Spectrum:
     def system(self) -> DenseSystem:
         """The given system, dense."""
         return self.spectrum.system
-
-    @property
-    def sigma(self) -> NDArray[np.float64]:
-        """Hankel singular values."""
-        return self.spectrum.sigma
-
-    @property
-    def cap(self) -> int:
-        """Numerical rank."""
-        return self.spectrum.cap
 
 
 def h2_spectrum(

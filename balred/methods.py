@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.arrays import Array
-from balred.balancing import spectrum
+from balred.balancing import Spectrum, spectrum
 from balred.ranks import a_priori_bound
 from balred.systems import System
 
@@ -37,6 +37,23 @@ class State(Protocol):
     @property
     def cap(self) -> int:
         """The largest order the method makes (beyond the numerical rank nothing can be gained)."""
+
+
+@dataclass(frozen=True)
+class OfSpectrum:
+    """What a state that holds a spectrum and more has of it: what rules read, and the numerical rank."""
+
+    spectrum: Spectrum
+
+    @property
+    def sigma(self) -> NDArray[np.float64]:
+        """The values of the spectrum."""
+        return self.spectrum.sigma
+
+    @property
+    def cap(self) -> int:
+        """Their numerical rank."""
+        return self.spectrum.cap
 
 
 def tail_bound(state: State, k: int) -> NDArray[np.float64]:

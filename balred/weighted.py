@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from balred import arrays
 from balred.adapt import system_of
 from balred.arrays import backend_of, ct, double_precision, to_numpy
-from balred.balancing import Spectrum, spectrum_of
-from balred.methods import Reduced, no_bound
+from balred.balancing import spectrum_of
+from balred.methods import OfSpectrum, Reduced, no_bound
 from balred.norms import norm
 from balred.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
 from balred.ranks import a_priori_bound
@@ -31,26 +31,15 @@ TECHNIQUES = ("enns", "lin_chiu", "wang", "varga_anderson")
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(OfSpectrum):
     """The spectrum of the weighted Gramians, and the factor of its tail in the error bound (NaN without one)."""
 
-    spectrum: Spectrum
     factor: float
 
     @property
     def system(self) -> DenseSystem:
         """The system that was analysed."""
         return self.spectrum.system
-
-    @property
-    def sigma(self) -> NDArray[np.float64]:
-        """The frequency-weighted Hankel singular values."""
-        return self.spectrum.sigma
-
-    @property
-    def cap(self) -> int:
-        """Their numerical rank."""
-        return self.spectrum.cap
 
 
 def frequency_weighted(

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.arrays import backend, ct
-from balred.balancing import Spectrum, spectrum
+from balred.balancing import spectrum
 from balred.hankel_norm import bilinear, hankel_norm
-from balred.methods import Reduced
+from balred.methods import OfSpectrum, Reduced
 from balred.poles import check_stable, marginal_tolerance, pole_margin
 from balred.riccati import dual
 from balred.systems import DenseSystem
@@ -26,23 +26,12 @@ Matrix = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class WeightedHankel:
+class WeightedHankel(OfSpectrum):
     """The spectrum of the stable part of the weighted system, all in continuous time, and what the weights were."""
 
-    spectrum: Spectrum
     left: DenseSystem | None
     right: DenseSystem | None
     system: DenseSystem
-
-    @property
-    def sigma(self) -> NDArray[np.float64]:
-        """The Hankel singular values of the stable part of the weighted system."""
-        return self.spectrum.sigma
-
-    @property
-    def cap(self) -> int:
-        """Their numerical rank."""
-        return self.spectrum.cap
 
 
 def weighted_hankel_norm(
