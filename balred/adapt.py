@@ -30,9 +30,11 @@ _LAZY: dict[str, tuple[str, ...]] = {
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
     "s5": ("balred.adapters.s5",),
     "equinox": ("balred.adapters.equinox",),
+    "flax": ("balred.adapters.flax",),
     "control": ("balred.adapters.control",),
     "pymor": ("balred.adapters.pymor",),
     "scipy": ("balred.adapters.scipy",),
+    "builtins": ("balred.adapters.parameters",),
 }
 
 

@@ -134,7 +134,7 @@ def s5_system(
 
 def s5_parameters(
     system: DiagonalSystem,
-    step: float,
+    step: float | Host,
     row_norm: float,
     *,
     twice: bool = False,
@@ -148,8 +148,8 @@ def s5_parameters(
     ----------
     system : DiagonalSystem
         As from :func:`s5_system`.
-    step : float
-        The step that all states get.
+    step : float or array, shape (P,)
+        The step that the states get.
     row_norm : float
         Norm of the rows of B: the scale of each state is free between B and C.
     twice, bidirectional, rule
@@ -163,7 +163,7 @@ def s5_parameters(
         "Lambda" (P,), "log_step" (P,), "B" (P, H), "C" (H, P) or (H, 2 P).
     """
     _check_sampled(system, "S5")
-    steps = np.full(system.states, float(step))
+    steps = np.broadcast_to(np.asarray(step, dtype=np.float64), (system.states,))
     poles = continuous_poles(system.log_poles, steps, rule)
     g = _layer_gain(poles, steps, rule, gain)
     b, c = (to_numpy(x).astype(np.complex128) for x in (system.B, system.C))

@@ -42,6 +42,8 @@ ADAPTERS = {
     "s4d": {"torch"},
     "equinox": {"jax", "equinox", "optax"},
     "equinox_lru": {"jax", "equinox", "optax"},
+    "flax": {"jax", "flax"},
+    "parameters": set(),
 }
 
 
@@ -124,6 +126,7 @@ def test_importing_balred_loads_no_framework():
         "control",
         "pymor",
         "equinox",
+        "flax",
         "optax",
         "matplotlib",
         "sklearn",
@@ -164,6 +167,7 @@ def test_nothing_pollutes_the_top_level():
         ("torch", "import balred.adapters.s4d", "torch"),
         ("jax", "from balred.adapters.equinox import InTrainingReducer", "jax"),
         ("equinox", "from balred.adapters.equinox import InTrainingReducer", "jax"),
+        ("flax", "import balred.adapters.flax", "flax"),
         ("control", "import balred.adapters.control", "control"),
         ("pymor", "import balred.adapters.pymor", "pymor"),
         ("matplotlib", "import balred.adapters.matplotlib", "plot"),
