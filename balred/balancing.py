@@ -13,11 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from balred import arrays
-from balred.arrays import Array, ct, double_precision, namespace, to_numpy
+from balred.arrays import Array, backend_of, ct, double_precision, namespace, to_numpy
 from balred.gramians import factors
 from balred.ranks import numerical_rank
 from balred.systems import DenseSystem, System, cast_like, with_leaves
 from balred.units import rescaled
+
+
+_UNEVEN = 1024.0
+"""Units of state that differ by less are left as they are."""
 
 
 class Balanced(NamedTuple):
@@ -64,7 +68,12 @@ def spectrum(system: System, solver: str | None) -> Spectrum:
 
 def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False) -> Spectrum:
     """The spectrum for a given pair of Gramian factors, whichever Gramians they are of."""
-    U, s, Vh = namespace(Zp, Zq).linalg.svd(ct(Zq) @ Zp, full_matrices=False)
+
+    def product(Zq: Array, Zp: Array) -> tuple[Array, Array, Array]:
+        U, s, Vh = namespace(Zp, Zq).linalg.svd(ct(Zq) @ Zp, full_matrices=False)
+        return U, s, Vh
+
+    U, s, Vh = backend_of(Zp).over_batch(product, tuple(Zp.shape[:-2]), Zq, Zp)
     return Spectrum(system, Zp, Zq, U, s, ct(Vh), match_dc)
 
 
@@ -131,10 +140,16 @@ def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array
 
 
 def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
-    """A single dense system on the host in other units of state, and d (x = d x_new); others as they are, and None."""
+    """A single dense system on the host in other units of state, and d (x = d x_new), where its own lie far apart.
+
+    Other systems as they are, and None: what some methods make depends a little on the coordinates (frequency-weighted
+    balancing with definite parts, say), and those given are the ones to use where they do no harm.
+    """
     if not (isinstance(system, DenseSystem) and isinstance(system.A, np.ndarray) and system.A.ndim == 2):
         return system, None
     *leaves, d = rescaled(*system.leaves)
+    if d.size == 0 or d.max() <= _UNEVEN * d.min():
+        return system, None
     return with_leaves(system, tuple(leaves)), d
 
 
