@@ -129,7 +129,8 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         size = int(getattr(norm, "group_size", 0) or channels // groups)
         signal = (y + skip[:, now]) * gate[:, now]
         signal = signal.reshape(*signal.shape[:-1], -1, size)
-        rms = torch.rsqrt(signal.square().mean(-1, keepdim=True) + 1e-6).expand_as(signal).flatten(-2)
+        eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 1e-6)))
+        rms = torch.rsqrt(signal.square().mean(-1, keepdim=True) + eps).expand_as(signal).flatten(-2)
         return gate[:, now] * rms * _like(norm.weight, y)
 
     return Signals(

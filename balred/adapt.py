@@ -141,7 +141,7 @@ def register_selective(
     Parameters
     ----------
     cls : type or str
-        As :func:`register`.
+        As :func:`balred.register`.
     selective : balred.selective.Selective
     recognises : callable, optional
         Only objects with ``recognises(obj)`` are meant: a layout that packages share, or that people copy, under any name.
