@@ -83,6 +83,12 @@ def triangle_times(R: Array, x: Array) -> Array:
     return R @ x
 
 
+def semidefinite_factor(x: Array) -> Array:
+    """Z with ``Z Z^H = x`` for positive semidefinite matrices: eigenvectors times the roots of their values."""
+    w, V = jnp.linalg.eigh(x)
+    return V * jnp.sqrt(jnp.maximum(w, 0))[..., None, :]
+
+
 def graded_rows(x: Array, most: int) -> Array:
     """Return `x` itself: shapes do not change."""
     return x
@@ -101,6 +107,13 @@ def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: An
 def double_scope() -> Iterator[None]:
     """Float64 within this scope only; the global flag is left alone."""
     with jax.enable_x64(True):
+        yield
+
+
+@contextmanager
+def single_scope() -> Iterator[None]:
+    """Products in full float32 within this scope: left to itself, JAX rounds their factors to fewer bits on a GPU or TPU."""
+    with jax.default_matmul_precision("highest"):
         yield
 
 

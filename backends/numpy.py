@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import io
 import math
@@ -21,8 +22,10 @@ from scipy.optimize import linear_sum_assignment
 from threadpoolctl import ThreadpoolController
 
 Array = NDArray[Any]
-_PIECE = 32
-"""Members of a batch that are computed together."""
+_PIECE = 64
+"""Members of a batch that are computed together, at most."""
+_CACHED, _WORTH = 2**20, 2**17
+"""Entries that stay in a core's cache, and from how many on a second core is worth waking."""
 DYNAMIC_SHAPES = True
 """Shapes may change inside a loop at no cost, so that factors may shed columns."""
 
@@ -97,6 +100,22 @@ def triangle_times(R: Array, x: Array) -> Array:
     return R @ x if R.ndim > 2 else np.asarray(_lapack("trmm", R.dtype.char)(1.0, R, x))
 
 
+def semidefinite_factor(x: Array) -> Array:
+    """Z with ``Z Z^H = x`` to rounding for positive semidefinite matrices with ones on the diagonal.
+
+    By Cholesky factorisation with pivoting, which costs less than an eigendecomposition and is no less accurate; Z has
+    as many columns as the numerical rank (the largest in a batch).
+    """
+    n, batch = x.shape[-1], x.shape[:-2]
+    factor, tolerance = _lapack("pstrf", x.dtype.char), 4 * np.finfo(x.dtype).eps
+    out, columns = np.zeros_like(x), 1
+    for at in np.ndindex(*batch):
+        U, order, rank, _ = factor(x[at], tol=tolerance)
+        out[(*at, order - 1, slice(rank))] = np.triu(U[:rank]).conj().T
+        columns = max(columns, rank)
+    return out[..., :columns]
+
+
 def graded_rows(x: Array, most: int) -> Array:
     """Rows with the same ``x^H x`` to rounding, falling in size, as many as the numerical rank, found by QR with pivoting.
 
@@ -146,6 +165,13 @@ def double_scope() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def single_scope() -> Iterator[None]:
+    """The same for float32, which overflows earlier."""
+    with double_scope():
+        yield
+
+
 def stop_gradient(x: Array) -> Array:
     """Return `x`: NumPy does not differentiate."""
     return x
@@ -181,22 +207,41 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def over_batch(function: Callable[..., Array], batch: tuple[int, ...], *arrays: Array) -> Array:
+def over_batch(function: Callable[..., Any], batch: tuple[int, ...], *arrays: Array) -> Any:
     """``function(*arrays)`` by pieces of the leading axes `batch`, which fit into a core's cache, on all cores.
 
-    The result has the same leading axes; pieces whose last axis is shorter are padded with zeros.
+    The result, an array or a tuple of them, has the same leading axes; pieces with a shorter last axis are padded with
+    zeros.
     """
     count = math.prod(batch)
-    if count < 2 * _PIECE:
+    if not batch or count == 1:
         return function(*arrays)
+    size = max(math.prod(x.shape[len(batch) :]) for x in arrays)
+    size = max(size, arrays[0].shape[-1] ** 2)
+    if count * size < _WORTH:
+        with one_blas_thread():
+            return function(*arrays)
+    step = max(1, min(_PIECE, -(-count // _cores()), _CACHED // size))
     flat = [x.reshape(count, *x.shape[len(batch) :]) for x in arrays]
-    pieces = [[x[i : i + _PIECE] for x in flat] for i in range(0, count, _PIECE)]
+
+    def piece(i: int) -> tuple[contextvars.Context, list[Array]]:
+        return contextvars.copy_context(), [x[i : i + step] for x in flat]  # NumPy's errstate is in the context
+
     with one_blas_thread(), ThreadPoolExecutor(_cores()) as pool:
-        parts = list(pool.map(lambda piece: function(*piece), pieces))
+        parts = list(pool.map(lambda p: p[0].run(function, *p[1]), map(piece, range(0, count, step))))
+    if isinstance(parts[0], tuple):
+        return tuple(_joined(several, batch) for several in zip(*parts, strict=True))
+    return _joined(parts, batch)
+
+
+def _joined(parts: Sequence[Array], batch: tuple[int, ...]) -> Array:
+    """The pieces in one array, padded to the longest last axis."""
     width = max(part.shape[-1] for part in parts)
-    out = np.zeros((count, *parts[0].shape[1:-1], width), parts[0].dtype)
-    for i, part in enumerate(parts):
-        out[i * _PIECE : i * _PIECE + len(part), ..., : part.shape[-1]] = part
+    out = np.zeros((sum(map(len, parts)), *parts[0].shape[1:-1], width), parts[0].dtype)
+    at = 0
+    for part in parts:
+        out[at : at + len(part), ..., : part.shape[-1]] = part
+        at += len(part)
     return out.reshape(*batch, *out.shape[1:])
 
 

@@ -78,6 +78,13 @@ def triangle_times(R: Array, x: Array) -> Array:
     return R @ x
 
 
+def semidefinite_factor(x: Array) -> Array:
+    """Z with ``Z Z^H = x`` for positive semidefinite matrices: eigenvectors times the roots of their values."""
+    w, V = torch.linalg.eigh(x)
+    Z: Array = V * w.clamp(min=0).sqrt()[..., None, :]
+    return Z
+
+
 def graded_rows(x: Array, most: int) -> Array:
     """Rows with the same ``x^H x`` to rounding, as many as the numerical rank: singular vectors times their values."""
     _, s, Vh = torch.linalg.svd(x, full_matrices=False)
@@ -96,6 +103,12 @@ def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: An
 @contextmanager
 def double_scope() -> Iterator[None]:
     """Nothing to do: float64 always exists."""
+    yield
+
+
+@contextmanager
+def single_scope() -> Iterator[None]:
+    """Nothing to do, unless PyTorch was told to multiply in less than float32 (``set_float32_matmul_precision``)."""
     yield
 
 

@@ -9,6 +9,7 @@ from balred.balancing import Balanced, balance
 from balred.gramians import gramian_factors, gramians
 from balred.hankel import Analysis, analyze, hsv
 from balred.norms import error, norm
+from balred.nuclear_norm import hankel_nuclear_norm, hankel_weights
 from balred.plan import Plan, plan
 from balred.poles import UnstableError
 from balred.ranks import Energy, ErrorBound, Order, RankWarning, Relative
@@ -37,6 +38,8 @@ __all__ = [
     "error",
     "gramian_factors",
     "gramians",
+    "hankel_nuclear_norm",
+    "hankel_weights",
     "hsv",
     "norm",
     "plan",

@@ -165,10 +165,27 @@ def mapped(system: Any, function: Callable[[Array], Array]) -> Any:
     return dataclasses.replace(system, **{k: function(v) for k, v in fields.items() if hasattr(v, "shape")})
 
 
+PRECISIONS = {"float64": "complex128", "float32": "complex64"}
+"""What can be computed in, each with its complex dtype."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise unless `precision` is one of :data:`PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, got {precision!r}")
+
+
+@contextmanager
+def in_precision(precision: str, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Yield `arrays` in one of :data:`PRECISIONS`, within the scope that the library needs to compute in it."""
+    be, xp = backend_of(*arrays), namespace(*arrays)
+    with be.double_scope() if precision == "float64" else be.single_scope():
+        dtypes = getattr(xp, precision), getattr(xp, PRECISIONS[precision])
+        yield tuple(xp.astype(a, dtypes[is_complex(a)]) for a in arrays)
+
+
 @contextmanager
 def double_precision(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """Yield `arrays` in double precision, within the scope that the library needs to compute in it."""
-    be = backend_of(*arrays)
-    with be.double_scope():
-        xp = namespace(*arrays)
-        yield tuple(xp.astype(a, xp.complex128 if is_complex(a) else xp.float64) for a in arrays)
+    """The same in float64, whatever the arrays are in."""
+    with in_precision("float64", *arrays) as wide:
+        yield wide

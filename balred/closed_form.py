@@ -1,13 +1,16 @@
 r"""Gramians of diagonal systems in closed form, from the logarithms of the poles.
 
-:math:`P_{ij} = (BB^H)_{ij}/(1-\lambda_i\bar\lambda_j)`; a conjugate system's Gramians are those of its real form.
+:math:`P_{ij} = (BB^H)_{ij}/(1-\lambda_i\bar\lambda_j)`, written in continuous time; a conjugate system's Gramians are those
+of its real form.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from balred import arrays
 from balred.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
-from balred.cauchy import cauchy_factor, siso_hankel
+from balred.cauchy import cauchy_factor, half_plane, siso_hankel
 from balred.poles import check_stable
 from balred.systems import DiagonalSystem
 
@@ -27,7 +30,7 @@ def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tu
     if not is_concrete(*system.leaves):  # nobody could look at the poles: an unstable member becomes NaN
         stable = xp.max(arrays.real(system.log_poles), axis=-1) < 0
         P, Q = (xp.where(stable[..., None, None], G, xp.nan) for G in diagonal_gramians(system))
-        return _eigh_factor(P), _eigh_factor(Q)
+        return _gramian_factor(P), _gramian_factor(Q)
     one_input, one_output = system.B.shape[-1] == 1, system.C.shape[-2] == 1
     Zp = Zq = None
     if one_input:
@@ -36,7 +39,7 @@ def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tu
         Zq = _structured_factor(system, xp.conj(arrays.to_complex(system.log_poles)), ct(system.C)[..., :, 0], relative)
     if Zp is None or Zq is None:
         P, Q = diagonal_gramians(system)
-        Zp, Zq = _eigh_factor(P) if Zp is None else Zp, _eigh_factor(Q) if Zq is None else Zq
+        Zp, Zq = _gramian_factor(P) if Zp is None else Zp, _gramian_factor(Q) if Zq is None else Zq
     return Zp, Zq
 
 
@@ -80,61 +83,78 @@ def _structured_factor(system: DiagonalSystem, log_poles: Array, g: Array, full:
 def diagonal_gramians(system: DiagonalSystem) -> tuple[Array, Array]:
     r"""Gramians in closed form, in the coordinates of :meth:`DiagonalSystem.to_dense`.
 
-    :math:`P_{ij} = (BB^H)_{ij} / d_{ij}`, :math:`Q_{ij} = (C^HC)_{ij} / \bar d_{ij}` with d of :func:`cauchy`.
+    :math:`P = GG^H \circ R` and :math:`\bar Q = HH^H \circ R` with G, H, R of :func:`generators`.
     """
     xp = namespace(system.B)
-    g = system.doubled()
-    d = cauchy(g)
-    B, C = arrays.to_complex(g.B), arrays.to_complex(g.C)
-    P, Q = (B @ ct(B)) / d, (ct(C) @ C) / xp.conj(d)
+    g = generators(system)
+    P, Q = ((x @ mirrored(x, system.conjugate)) * g.R for x in (g.G, g.H))
     if not system.conjugate:
-        return P, Q
-    return _realified(P), _realified(Q)
+        return P, xp.conj(Q)
+    return _realified(P), _realified(xp.conj(Q))
 
 
-def cauchy(system: DiagonalSystem) -> Array:
-    r"""Denominators of the closed forms, shape (..., n, n).
+class Generators(NamedTuple):
+    r"""What the Gramians of a diagonal system are made of, in continuous time.
 
-    :math:`1-\lambda_i\bar\lambda_j = -\mathrm{expm1}(\log\lambda_i+\overline{\log\lambda_j})` in discrete time,
-    :math:`-(\lambda_i+\bar\lambda_j)` in continuous time.
+    Attributes
+    ----------
+    s : array, shape (..., n)
+        Poles, those of discrete time by the bilinear map :math:`s = \tanh(\frac12\log\lambda)`, which leaves Gramians as
+        they are where G and H carry its factors.
+    G, H : arrays, shape (..., n, inputs) and (..., n, outputs)
+        B and the transpose of C, each with that factor.
+    R : array, shape (..., n, n) or (..., n, 2n)
+        :math:`-1/(s_i+\bar s_j)`; of a conjugate system also the columns of the other halves, :math:`-1/(s_i+s_j)`.
+    scale : array, shape (..., n), or None
+        The factor, :math:`(1-s)/\sqrt2`; None in continuous time.
     """
-    xp = namespace(system.log_poles)
-    l = arrays.to_complex(system.log_poles)
-    total = l[..., :, None] + xp.conj(l)[..., None, :]
-    return -_expm1(total) if system.discrete else -total
+
+    s: Array
+    G: Array
+    H: Array
+    R: Array
+    scale: Array | None
 
 
-def _expm1(z: Array) -> Array:
-    """Complex ``expm1`` from real functions: PyTorch lacks the complex one."""
-    xp = namespace(z)
-    x, y = xp.real(z), xp.imag(z)
-    half = xp.sin(y / 2)
-    return xp.expm1(x) - 2 * xp.exp(x) * half * half + 1j * (xp.exp(x) * xp.sin(y))
+def generators(system: DiagonalSystem) -> Generators:
+    """The generators of both Gramians of `system`; n numbers need transcendental functions, n^2 only arithmetic."""
+    xp = namespace(system.B)
+    s, G, H = (arrays.to_complex(x) for x in (system.log_poles, system.B, xp.matrix_transpose(system.C)))
+    scale = None
+    if system.discrete:
+        s, scale = half_plane(s, 1.0)
+        G, H = G * scale[..., :, None], H * scale[..., :, None]
+    other = xp.concat([xp.conj(s), s], axis=-1) if system.conjugate else xp.conj(s)
+    return Generators(s, G, H, 1 / ((-s)[..., :, None] + (-other)[..., None, :]), scale)
+
+
+def mirrored(G: Array, conjugate: bool) -> Array:
+    """``G^H``, beside it ``G^T`` for the other halves of a conjugate system's states."""
+    xp = namespace(G)
+    return xp.concat([ct(G), xp.matrix_transpose(G)], axis=-1) if conjugate else ct(G)
 
 
 def _realified(P: Array) -> Array:
-    """Gramian of (x, conj x) in the coordinates sqrt(2) (Re x, Im x)."""
+    """Gramian of (x, conj x), given by its upper half, in the coordinates sqrt(2) (Re x, Im x)."""
     xp = namespace(P)
-    n = int(P.shape[-1]) // 2
-    P1, P2 = P[..., :n, :n], P[..., :n, n:]
+    n = int(P.shape[-2])
+    both, between = P[..., :, :n] + P[..., :, n:], P[..., :, :n] - P[..., :, n:]
     return xp.concat(
         [
-            xp.concat([xp.real(P1 + P2), xp.imag(P2 - P1)], axis=-1),
-            xp.concat([xp.imag(P1 + P2), xp.real(P1 - P2)], axis=-1),
+            xp.concat([xp.real(both), -xp.imag(between)], axis=-1),
+            xp.concat([xp.imag(both), xp.real(between)], axis=-1),
         ],
         axis=-2,
     )
 
 
-def _eigh_factor(P: Array) -> Array:
+def _gramian_factor(P: Array) -> Array:
     """Square-root factor of a positive semidefinite matrix, scaled to unit diagonal first for its digits."""
     xp = namespace(P)
     d = xp.sqrt(xp.maximum(arrays.real(xp.linalg.diagonal(P)), arrays.zeros(arrays.real(P), ())))
     d = xp.where(d > 0, d, xp.ones_like(d))
     scaled = P / _as(P, d[..., :, None] * d[..., None, :])
-    w, V = xp.linalg.eigh((scaled + ct(scaled)) / 2)
-    root = xp.sqrt(xp.where(w > 0, w, xp.zeros_like(w)))
-    return _as(P, d)[..., :, None] * V * _as(P, root)[..., None, :]
+    return _as(P, d)[..., :, None] * backend_of(P).semidefinite_factor((scaled + ct(scaled)) / 2)
 
 
 def _as(like: Array, x: Array) -> Array:
@@ -142,10 +162,8 @@ def _as(like: Array, x: Array) -> Array:
 
 
 def complexified(G: Array) -> Array:
-    """From the real coordinates sqrt(2) (Re x, Im x) back to (x, conj x): the inverse of ``_realified``."""
+    """From the real coordinates sqrt(2) (Re x, Im x) back to the upper half of (x, conj x): the inverse of ``_realified``."""
     xp = namespace(G)
     n = int(G.shape[-1]) // 2
     rr, rs, sr, ss = G[..., :n, :n], G[..., :n, n:], G[..., n:, :n], G[..., n:, n:]
-    G1 = ((rr + ss) + 1j * (sr - rs)) / 2
-    G2 = ((rr - ss) + 1j * (sr + rs)) / 2
-    return xp.concat([xp.concat([G1, G2], axis=-1), xp.concat([xp.conj(G2), xp.conj(G1)], axis=-1)], axis=-2)
+    return xp.concat([(rr + ss) + 1j * (sr - rs), (rr - ss) + 1j * (sr + rs)], axis=-1) / 2

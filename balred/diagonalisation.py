@@ -41,10 +41,10 @@ def diagonalised(
     """Reduce in dense coordinates, then diagonalise on the host, one round trip for the whole batch.
 
     The largest order is taken whose poles fit into `states` stored states, are stable where they must be, and whose
-    eigenvectors are well enough conditioned for the dtype of `original`.
+    eigenvectors are well enough conditioned for the dtype of `original`, and for that of the computation.
     """
     be = backend_of(*template.leaves)
-    limit = float(arrays.eps(arrays.real(original.B)) ** -0.5)
+    limit = float(max(arrays.eps(arrays.real(g.B)) for g in (original, template)) ** -0.5)
 
     def attempt(k: int) -> tuple[int, Any]:
         """How many stored states too many order k takes, and the diagonal system if it is none and well conditioned."""

@@ -5,10 +5,12 @@ Singular vectors have no derivative where values repeat, spectral functions do: 
 
 from __future__ import annotations
 
+import math
+
 from balred import arrays
 from balred.arrays import Array, ct, namespace
 from balred.balancing import Spectrum
-from balred.closed_form import cauchy, complexified
+from balred.closed_form import complexified, generators, mirrored
 from balred.smith import lyapunov
 from balred.systems import DenseSystem, DiagonalSystem, System
 
@@ -40,24 +42,37 @@ def _dense_cotangents(sp: Spectrum, g: DenseSystem, GP: Array, GQ: Array) -> tup
 
 
 def _diagonal_cotangents(system: DiagonalSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:
-    xp = namespace(system.B)
-    g = system.doubled()
     if system.conjugate:
         GP, GQ = complexified(GP), complexified(GQ)
-    d = cauchy(g)
-    B, C = arrays.to_complex(g.B), arrays.to_complex(g.C)
-    P, Q = (B @ ct(B)) / d, (ct(C) @ C) / xp.conj(d)
-    dB = 2 * (GP / xp.conj(d)) @ B
-    dC = 2 * C @ (GQ / d)
-    # dP = -P dd / d; dd = -exp(l_i + conj l_j) (dl_i + conj dl_j) in discrete time, -(dl_i + conj dl_j) otherwise
-    slope = (1 - d) if g.discrete else xp.ones_like(d)
-    dl = 2 * xp.sum(GP * xp.conj(P * slope / d) + xp.conj(GQ * xp.conj(Q * xp.conj(slope / d))), axis=-1)
-    if system.conjugate:
-        n = system.states
-        dl = dl[..., :n] + xp.conj(dl[..., n:])
-        dB = dB[..., :n, :] + xp.conj(dB[..., n:, :])
-        dC = dC[..., :, :n] + xp.conj(dC[..., :, n:])
-    return dl, dB, dC
+    return weighted_cotangents(system, GP, namespace(GQ).conj(GQ))
+
+
+def weighted_cotangents(system: DiagonalSystem, WP: Array, WQ: Array) -> tuple[Array, ...]:
+    r"""Gradient of :math:`\mathrm{Re}\langle W_P, P\rangle + \mathrm{Re}\langle W_Q, \bar Q\rangle` with respect to the leaves.
+
+    The weights are Hermitian; of a conjugate system they are the upper halves, in the coordinates (x, conj x).  The
+    Gramians, :math:`GG^H \circ R` and :math:`HH^H \circ R` with :func:`balred.closed_form.generators`, are never made:
+    :math:`dR_{ij} = R_{ij}^2(ds_i + d\bar s_j)`, so that two products with G give all.
+    """
+    xp = namespace(system.B)
+    g = generators(system)
+    R = xp.conj(g.R)
+    twice = 4.0 if system.conjugate else 2.0  # once for each half
+
+    def side(G: Array, W: Array) -> tuple[Array, Array]:
+        other = ct(mirrored(G, system.conjugate))
+        E = W * R
+        return twice * (E @ other), twice * xp.sum(xp.conj(G) * ((E * R) @ other), axis=-1)
+
+    dG, ds = side(g.G, WP)
+    dH, more = side(g.H, WQ)
+    ds = ds + more
+    if g.scale is None:
+        return ds, dG, xp.matrix_transpose(dH)
+    back = xp.conj(g.scale)[..., :, None]
+    B, C = arrays.to_complex(system.B), xp.matrix_transpose(arrays.to_complex(system.C))
+    ds = ds - (xp.sum(dG * xp.conj(B), axis=-1) + xp.sum(dH * xp.conj(C), axis=-1)) / math.sqrt(2.0)
+    return ds * xp.conj((1 - g.s * g.s) / 2), dG * back, xp.matrix_transpose(dH * back)
 
 
 def energy_cotangents(system: System, Zp: Array, Zq: Array) -> tuple[Array, ...]:

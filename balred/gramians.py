@@ -120,6 +120,13 @@ def structure(system: System) -> str:
     return "conjugate" if system.conjugate else "diagonal"
 
 
+def check_precision(precision: str, solver: str | None) -> None:
+    """Raise unless `solver` can compute in `precision`."""
+    arrays.check_precision(precision)
+    if precision != "float64" and solver not in (None, "smith", "closed"):
+        raise ValueError(f"precision {precision!r} needs solver 'smith' or 'closed', got {solver!r}, which has float64")
+
+
 def factors(system: System, solver: str | None) -> tuple[Array, Array]:
     """Gramian factors in the precision of the system's own arrays."""
     kind = structure(system)

@@ -19,18 +19,18 @@ from balred.arrays import (
     Array,
     backend_of,
     ct,
-    double_precision,
+    in_precision,
     is_concrete,
     namespace,
     on_host,
     to_numpy,
     warn_caller,
 )
-from balred.balancing import Spectrum, spectrum
+from balred.balancing import Spectrum, in_even_units, spectrum
 from balred.closed_form import is_siso, siso_values
 from balred.diagonalisation import stored_states
 from balred.gradients import cotangents
-from balred.gramians import factors
+from balred.gramians import check_precision, factors
 from balred.methods import State, tail_bound
 from balred.ranks import ErrorBound, Order, RankWarning, Rule, check_rule, choose_order, is_rule
 from balred.reduction import Reduction
@@ -38,12 +38,12 @@ from balred.separation import separated
 from balred.systems import DiagonalSystem, System, cast_like, with_leaves
 
 
-def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> Any:
+def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None, precision: str = "float64") -> Any:
     r"""Hankel singular values, descending.
 
     .. math:: \sigma_i = \sqrt{\lambda_i(PQ)} = \mathrm{svd}(Z_q^H Z_p)_i
 
-    Computed in float64 whatever the dtype of the data, and returned in it.  Differentiable by JAX and PyTorch,
+    Computed in float64 whatever the dtype of the data, and returned in its dtype.  Differentiable by JAX and PyTorch,
     for spectral functions (sums, energies) also where values repeat; JAX may trace it.
 
     Parameters
@@ -53,6 +53,9 @@ def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> 
         "cauchy" (one input, one output, diagonal): every value to high relative accuracy, down to 1e-40 of the first.
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable.
+    precision : {"float64", "float32"}, default "float64"
+        What is computed in: float32 throughout is for devices without fast float64, and leaves every value an error of
+        rounding of the first.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> 
     Raises
     ------
     ValueError
-        A batch with unstable members.
+        A batch with unstable members; a `precision` that `solver` does not have.
 
     References
     ----------
@@ -77,10 +80,11 @@ def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None) -> 
     """
     from balred.adapt import per_layer
 
-    return per_layer(obj, lambda system, _: _hsv(system, solver, offset))
+    check_precision(precision, solver)
+    return per_layer(obj, lambda system, _: _hsv(system, solver, offset, precision))
 
 
-def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
+def _hsv(system: System, solver: str | None, offset: float | None, precision: str) -> Array:
     be = backend_of(*system.leaves)
     if system.order == 0:  # a static gain
         return arrays.zeros(arrays.real(system.B), (*system.B.shape[:-2], 0))
@@ -89,7 +93,7 @@ def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
     def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
         given = with_leaves(system, tuple(be.stop_gradient(x) for x in leaves))
         host = on_host(*leaves) and not traced
-        with double_precision(*(arrays.mapped(given, to_numpy) if host else given).leaves) as wide:
+        with in_precision(precision, *(arrays.mapped(given, to_numpy) if host else given).leaves) as wide:
             precise = with_leaves(system, wide)
             solve = spectrum if residuals else _values
             unstable, stable, solution = separated(precise, offset, lambda part: solve(part, solver))
@@ -107,7 +111,7 @@ def _hsv(system: System, solver: str | None, offset: float | None) -> Array:
             raise ValueError("hsv must be finite to be differentiated, got a system with unstable poles")
         sp, stable = residuals
         host = on_host(*stable.leaves) and be is not backend_of(*stable.leaves)
-        with double_precision(to_numpy(g) if host else g, *stable.leaves) as wide:
+        with in_precision(precision, to_numpy(g) if host else g, *stable.leaves) as wide:
             grads = cotangents(sp, stable, wide[0][..., : sp.s.shape[-1]])
             return tuple(be.from_numpy(x, like=system.B) if host else cast_like(x, system) for x in grads)
 
@@ -149,11 +153,16 @@ class Analysis:
         method: str = "truncate",
         solver: str | None = None,
         offset: float | None = None,
+        precision: str = "float64",
         **options: Any,
     ) -> None:
         be = backend_of(*system.leaves)
         self.method = reduction.method_called(method)
         self.method.check_options(method, options)
+        check_precision(precision, solver)
+        if precision != "float64" and not self.method.agnostic:
+            raise ValueError(f"method {method!r} computes in float64, got precision {precision!r}")
+        self.precision = precision
         if offset is not None and self.method.whole:
             raise ValueError(f"an offset needs a method that keeps unstable parts aside, got {offset} for {method!r}")
         if not is_concrete(*system.leaves):
@@ -171,8 +180,8 @@ class Analysis:
         self.unstable: System | None = None
         self.stable: System | None
         self.state: State | None
-        with double_precision(*work.leaves) as wide:
-            precise = with_leaves(work, wide)
+        with in_precision(precision, *work.leaves) as wide:
+            precise, _ = in_even_units(with_leaves(work, wide))
             if system.order == 0:  # a static gain
                 self.stable, self.state = None, None
             elif self.method.whole:
@@ -181,10 +190,10 @@ class Analysis:
                 self.unstable, self.stable, self.state = separated(precise, offset, self._prepare)
         fixed = 0 if self.unstable is None else self.unstable.order
         batch = tuple(system.B.shape[:-2])
-        sigma = np.zeros((*batch, 0)) if self.state is None else self.state.sigma
-        self.sigma: np.ndarray[Any, np.dtype[np.float64]] = sigma
-        """The stable part's values on the host in float64, shape (..., stable order)."""
-        values = np.concatenate([np.full((*batch, fixed), np.inf), sigma], axis=-1)
+        sigma = np.zeros((*batch, 0), precision) if self.state is None else self.state.sigma
+        self.sigma: np.ndarray[Any, Any] = sigma
+        """The stable part's values on the host in the precision of the analysis, shape (..., stable order)."""
+        values = np.concatenate([np.full((*batch, fixed), np.inf, sigma.dtype), sigma], axis=-1)
         self.hsv = be.from_numpy(values, like=system.B, real=True)
         self._unit = system.order // max(system.states, 1)
 
@@ -212,7 +221,9 @@ class Analysis:
                 self._others[method] = twin
             else:
                 same = {key: self._settings[key] for key in ("solver", "offset")}
-                self._others[method] = Analysis(self.system, self._rebuild, method=method, **same)
+                self._others[method] = Analysis(
+                    self.system, self._rebuild, method=method, precision=self.precision, **same
+                )
         return self._others[method]
 
     def __repr__(self) -> str:
@@ -348,7 +359,13 @@ def single(part: System, method: str) -> System:
 
 
 def analyze(
-    obj: Any, *, method: str = "truncate", solver: str | None = None, offset: float | None = None, **options: Any
+    obj: Any,
+    *,
+    method: str = "truncate",
+    solver: str | None = None,
+    offset: float | None = None,
+    precision: str = "float64",
+    **options: Any,
 ) -> Any:
     """Solve once for the Gramian factors of `obj`, and answer many questions from them.
 
@@ -359,7 +376,8 @@ def analyze(
         As :func:`balred.reduce`; ``hsv`` then holds the values that the method ranks states by.
     solver : str, optional
     offset : float, optional
-        As :func:`hsv`.
+    precision : str, default "float64"
+        As :func:`hsv`; methods that are SciPy's work on the host have float64 only.
     **options
         Of the method.
 
@@ -381,5 +399,7 @@ def analyze(
 
     return per_layer(
         obj,
-        lambda system, rebuild: Analysis(system, rebuild, method=method, solver=solver, offset=offset, **options),
+        lambda system, rebuild: Analysis(
+            system, rebuild, method=method, solver=solver, offset=offset, precision=precision, **options
+        ),
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from balred.adapt import adapt, entry_of, layers_of, replace_layers
 from balred.arrays import warn_caller
+from balred.gramians import check_precision
 from balred.hankel import Analysis
 from balred.ranks import is_rule
 from balred.reduction import check_rank, method_called
@@ -79,6 +80,7 @@ def plan(
     method: str = "truncate",
     solver: str | None = None,
     offset: float | None = None,
+    precision: str = "float64",
     **options: Any,
 ) -> Plan:
     """Decide what :func:`balred.reduce` would do to `model`.
@@ -91,7 +93,7 @@ def plan(
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
         Data for layers whose dynamics depend on their input (docs, guide to selective layers); time-invariant layers
         need none.
-    method, solver, offset, **options
+    method, solver, offset, precision, **options
         As :func:`balred.reduce`.
 
     Returns
@@ -109,6 +111,7 @@ def plan(
     selective = {n: (layers[n], e.selective) for n, e in entries.items() if e is not None and e.selective is not None}
     choosing = {k: options.pop(k) for k in ("selection", "compensate", "seed") if selective and k in options}
     method_called(method).check_options(method, options)
+    check_precision(precision, solver)
     if isinstance(ranks, Mapping):
         if list(layers) == [""]:
             raise ValueError(f"ranks must be a number or a rule for a single system or layer, got {ranks!r}")
@@ -148,7 +151,9 @@ def plan(
                 rows.append(Row(name, kind, states, None, note=f"has only {states} states"))
                 continue
             fixed = None if is_rule(wanted) else check_rank(wanted, states)
-            analysis = Analysis(system, rebuild, method=method, solver=solver, offset=offset, **options)
+            analysis = Analysis(
+                system, rebuild, method=method, solver=solver, offset=offset, precision=precision, **options
+            )
             rank = analysis.rank(wanted) if fixed is None else fixed
             reduction = analysis.reduction(rank)
             if fixed is not None:

@@ -31,13 +31,13 @@ class Rule(Protocol):
         """Least number of values of the one spectrum `hsv` that satisfies the rule, before rounding and cap."""
 
 
-def numerical_rank(hsv: FloatArray, eps: float = float(np.finfo(np.float64).eps)) -> NDArray[np.int64]:
-    """Number of Hankel singular values above ``n * eps * sigma_1``, shape (...).
+def numerical_rank(hsv: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Number of Hankel singular values above ``n * eps * sigma_1``, eps that of their dtype, shape (...).
 
     The threshold is SLICOT's (TOL2 of AB09AD).
     """
     s = np.asarray(hsv)
-    return np.asarray(np.sum(s > s.shape[-1] * eps * s[..., :1], axis=-1))
+    return np.asarray(np.sum(s > s.shape[-1] * np.finfo(s.dtype).eps * s[..., :1], axis=-1))
 
 
 def a_priori_bound(hsv: FloatArray, order: int) -> FloatArray:
@@ -206,14 +206,15 @@ def choose_order(rule: Rule, hsv: FloatArray, states_per_rank: int = 1) -> int:
 
     `states_per_rank` is 2 for conjugate systems, whose multiple and whose :class:`Order` count stored states.
     """
-    spectra = np.asarray(hsv, dtype=np.float64).reshape(-1, np.shape(hsv)[-1])
-    alive = spectra[spectra[:, 0] > 0]
+    given = np.asarray(hsv).reshape(-1, np.shape(hsv)[-1])
+    given = given[given[:, 0] > 0]
+    alive = given.astype(np.float64)
     if len(alive) == 0:
         raise ValueError(f"{rule} cannot choose a rank: every Hankel singular value is zero")
     scale = states_per_rank if isinstance(rule, Order) else 1
     order = max(rule.order(s) * scale for s in alive)
     bucket = max(rule.multiple_of, 1) * states_per_rank if rule.multiple_of > 1 else 1
-    order, cap = -(-order // bucket) * bucket, int(np.max(numerical_rank(alive)))
+    order, cap = -(-order // bucket) * bucket, int(np.max(numerical_rank(given)))
     # rounding up, or another member's order, may split a group of equal values, where the bound is larger again
     while isinstance(rule, ErrorBound) and order < cap and any(a_priori_bound(s, order) > rule.limit(s) for s in alive):
         order += bucket

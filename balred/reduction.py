@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred import arrays
-from balred.arrays import Array, backend_of, double_precision, namespace
+from balred.arrays import Array, backend_of, in_precision, namespace
 from balred.coprime import coprime, left_coprime, right_coprime
 from balred.diagonalisation import Change, diagonalised
 from balred.h2_optimal import h2_spectrum, irka, tsia
@@ -88,6 +88,7 @@ def reduce(
     calibration: Any = None,
     solver: str | None = None,
     offset: float | None = None,
+    precision: str = "float64",
     **options: Any,
 ) -> Any:
     r"""Reduce a system, a layer, or every layer of a model to `rank` states.
@@ -107,6 +108,8 @@ def reduce(
         As :func:`balred.hsv`.
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable and are kept.
+    precision : str, default "float64"
+        As :func:`balred.analyze`.
     **options
         Of the method, ``beta=1.0`` for "stochastic" say.
 
@@ -141,7 +144,7 @@ def reduce(
     """
     from balred.plan import plan
 
-    return plan(obj, rank, calibration, method=method, solver=solver, offset=offset, **options).apply()
+    return plan(obj, rank, calibration, method=method, solver=solver, offset=offset, precision=precision, **options).apply()
 
 
 def check_rank(rank: Any, states: int) -> int:
@@ -179,7 +182,7 @@ def reduce_analysis(analysis: Analysis, rank: int) -> Reduction:
             "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
         )
     order = min((rank - fixed) * unit, state.cap)
-    with double_precision(*stable.leaves) as leaves:
+    with in_precision(analysis.precision, *stable.leaves) as leaves:
         precise = with_leaves(stable, leaves)
         small: System
         if isinstance(precise, DiagonalSystem):
@@ -200,4 +203,5 @@ def reduce_analysis(analysis: Analysis, rank: int) -> Reduction:
 def _cast(x: Array, like: Array) -> Array:
     xp = namespace(x)
     wide = like.dtype in (xp.float64, xp.complex128)
-    return x if wide else xp.astype(x, xp.complex64 if arrays.is_complex(x) else xp.float32)
+    dtypes = (xp.float64, xp.complex128) if wide else (xp.float32, xp.complex64)
+    return xp.astype(x, dtypes[arrays.is_complex(x)])

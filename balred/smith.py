@@ -41,6 +41,7 @@ def smith_factors(system: DenseSystem) -> tuple[Array, Array]:
     shed = be.DYNAMIC_SHAPES and M.ndim == 2 and concrete
     n = int(M.shape[-1])
     eps = arrays.eps(arrays.real(M))
+    huge = _huge(M)
 
     def grow(state: tuple[Any, ...]) -> tuple[Any, ...]:
         M, Fp, Fq, Wp, Wq, count, _ = state
@@ -52,7 +53,7 @@ def smith_factors(system: DenseSystem) -> tuple[Array, Array]:
         reach = xp.where(size < 1, size, xp.ones_like(size))
         small = xp.all(reach * _size(Wp) <= eps * _size(Fp)) & xp.all(reach * _size(Wq) <= eps * _size(Fq))
         # neither converged nor diverged: go on
-        return M, Fp, Fq, Wp, Wq, count + 1, ~small & (xp.max(size) < 1e100) & (count < _MAX_DOUBLINGS)
+        return M, Fp, Fq, Wp, Wq, count + 1, ~small & (xp.max(size) < huge) & (count < _MAX_DOUBLINGS)
 
     Fp, Fq = (be.triangular_factor(F) if F.shape[-2] >= n else F for F in (Fp, Fq))
     counter, going = (0, True) if concrete else (xp.asarray(0), xp.asarray(True))
@@ -66,7 +67,7 @@ def smith_factors(system: DenseSystem) -> tuple[Array, Array]:
     Fp, Fq = _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed)
     if not concrete:
         size = arrays.fro(M)
-        bad = ~(xp.isfinite(size) & (size < 1e100))[..., None, None] | (count >= _MAX_DOUBLINGS)
+        bad = ~(xp.isfinite(size) & (size < huge))[..., None, None] | (count >= _MAX_DOUBLINGS)
         Fp, Fq = xp.where(bad, xp.nan, Fp), xp.where(bad, xp.nan, Fq)
     return ct(Fp), ct(Fq)
 
@@ -75,11 +76,17 @@ def _check_converged(system: DenseSystem, size: float, count: int) -> None:
     """Raise unless the iteration ended well; `size` is that of the last power of the state matrix."""
     if not size < 1 or count > _SUSPECT_DOUBLINGS:
         check_stable(system)  # names the pole; a stable mode that inputs or outputs hardly see may end here too
-        if not size < 1e100 or count >= _MAX_DOUBLINGS:
+        if not size < _huge(system.B) or count >= _MAX_DOUBLINGS:
             raise ArithmeticError(
                 f"the squared Smith iteration must converge in {_MAX_DOUBLINGS} doublings, got |A^(2^k)| = {size:.3g}: "
                 "the system is too close to instability; try solver='slycot'"
             )
+
+
+def _huge(x: Array) -> float:
+    """A power of the state matrix larger than this has diverged: its cube is still a number in the precision of `x`."""
+    most = float(namespace(x).finfo(x.dtype).max)
+    return math.pow(most, 1 / 3)
 
 
 def _joined(be: Backend, F: Array, W: Array, shed: bool) -> Array:

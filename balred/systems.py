@@ -327,7 +327,8 @@ def with_leaves(system: System, leaves: tuple[Array, ...]) -> System:
 def cast_like(x: Array, system: System) -> Array:
     """`x` in the precision of `system`."""
     xp = namespace(x)
-    narrow = system.B.dtype in (xp.float32, xp.complex64)
-    if not narrow:
-        return x
-    return xp.astype(x, xp.complex64 if is_complex(x) else xp.float32)
+    if system.B.dtype in (xp.float32, xp.complex64):
+        dtype = xp.complex64 if is_complex(x) else xp.float32
+    else:
+        dtype = xp.complex128 if is_complex(x) else xp.float64
+    return x if x.dtype == dtype else xp.astype(x, dtype)

@@ -14,7 +14,7 @@ import balred
 from balred import arrays
 
 FUNCTIONS = ("is_concrete", "on_host", "all_finite", "to_numpy", "from_numpy", "triangular_factor", "while_loop",
-             "over_batch", "double_scope", "stop_gradient", "differentiable", "DYNAMIC_SHAPES")  # fmt: skip
+             "over_batch", "double_scope", "single_scope", "stop_gradient", "differentiable", "DYNAMIC_SHAPES")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
