@@ -19,7 +19,6 @@ from balred.ranks import numerical_rank
 from balred.systems import DenseSystem, System, cast_like, with_leaves
 from balred.units import rescaled
 
-
 _UNEVEN = 1024.0
 """Units of state that differ by less are left as they are."""
 
