@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[torch]'") from error
 from torch import nn
 
-from balred.adapt import Container, adapt, entry_of, layers_of, register, register_container
+from balred.adapt import Container, adapt, entry_of, linear_layers_of, register, register_container
 from balred.adapters.torch_lru import LRU
 from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
@@ -209,7 +209,7 @@ class InTrainingReducer:
         self.reports: list[Report] = []
         self._held: tuple[int, float, Any] | None = None
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name, layer in layers_of(model).items():
+        for name, layer in linear_layers_of(model).items():
             stray = [n for n, p in layer.named_parameters() if p.requires_grad and id(p) not in known]
             if stray:
                 raise ValueError(
@@ -233,7 +233,7 @@ class InTrainingReducer:
     def _attempt(self) -> Report | None:
         if self._held is not None or not self.policy.due(self.state, self.steps):
             return None
-        layers = layers_of(self.model)
+        layers = linear_layers_of(self.model)
         with torch.no_grad():
             cuts, self.state, report = decide(self.policy, self.state, self.steps, layers)
             if not cuts:
@@ -286,14 +286,14 @@ class InTrainingReducer:
 
     def _snapshot(self) -> Any:
         params = [(p, p.data.clone()) for p in self.model.parameters()]
-        modules = {n: copy.deepcopy(m) for n, m in layers_of(self.model).items()}
+        modules = {n: copy.deepcopy(m) for n, m in linear_layers_of(self.model).items()}
         buffers = {n: b.clone() for n, b in self.model.named_buffers()}
         state = {p: copy.deepcopy(s) for p, s in self.optimizer.state.items()}
         return params, modules, buffers, state
 
     def _restore(self, snapshot: Any) -> None:
         params, modules, buffers, state = snapshot
-        for name, layer in layers_of(self.model).items():
+        for name, layer in linear_layers_of(self.model).items():
             set_layer(layer, modules[name])
         for p, data in params:
             _resize(p, data)
@@ -317,4 +317,6 @@ class InTrainingReducer:
                 return None
             self._restore(snapshot)
         self.state = self.policy.stop(self.state)
-        return Report(self.steps, (), {n: adapt(m)[0].states for n, m in layers_of(self.model).items()}, restored=True)
+        return Report(
+            self.steps, (), {n: adapt(m)[0].states for n, m in linear_layers_of(self.model).items()}, restored=True
+        )

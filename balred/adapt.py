@@ -240,7 +240,7 @@ def system_of(obj: Any) -> System:
     """The system that `obj` is or contains as its only layer."""
     if isinstance(obj, (DenseSystem, DiagonalSystem)):
         return obj
-    found = layers_of(obj)
+    found = linear_layers_of(obj)
     if len(found) > 1:
         raise ValueError(f"one system is needed, got a model with {len(found)} layers: {', '.join(found)}")
     return adapt(next(iter(found.values())))[0]
@@ -263,6 +263,13 @@ def layers_of(obj: Any) -> dict[str, Any]:
             f"no adapter knows {_name(type(obj))} or any layer in it: register the layer's class with balred.register(cls, adapter)"
         )
     return found
+
+
+def linear_layers_of(obj: Any) -> dict[str, Any]:
+    """The layers of a model that have an operator, by name; all of them if none has."""
+    found = layers_of(obj)
+    entries = {name: entry_of(layer) for name, layer in found.items()}
+    return {n: x for n, x in found.items() if (e := entries[n]) is None or e.selective is None} or found
 
 
 def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
@@ -303,7 +310,7 @@ def per_layer(obj: Any, function: Callable[[System, Rebuild], T]) -> T | dict[st
     """`function` of the system in `obj`, or a dict of its values by layer name for a model with several layers."""
     if isinstance(obj, (DenseSystem, DiagonalSystem)):
         return function(*adapt(obj))
-    found = layers_of(obj)
+    found = linear_layers_of(obj)
     if list(found) == [""]:
         return function(*adapt(obj))
     return {name: function(*adapt(layer)) for name, layer in found.items()}

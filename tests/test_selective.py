@@ -427,3 +427,25 @@ def test_other_modules_are_not_taken_for_mamba() -> None:
     odd = Mamba2()
     odd.in_proj = nn.Linear(WIDTH, 7)  # holds something else than z, x, B, C and dt
     assert entry_of(odd) is None
+
+
+def test_linear_layers_beside_selective_ones_are_served_as_before(data: Any) -> None:
+    from balred.adapters.torch import LRU, InTrainingReducer
+
+    torch.manual_seed(0)
+    model = nn.Sequential(LRU(WIDTH, 12), Mamba())
+    assert list(balred.hsv(model)) == ["0"]
+    reducer = InTrainingReducer(model, torch.optim.SGD(model.parameters(), lr=0.0), balred.Energy(0.5), (0, 1), 1)
+    report = reducer.step()
+    assert report is not None
+    assert [cut.layer for cut in report.cuts] == ["0"]
+    p = balred.plan(model, 3, calibration=data.float())
+    assert [(r.type, r.after) for r in p.rows] == [("LRU", 3), ("Mamba", 3)]
+
+
+def test_half_precision(data: Any) -> None:
+    torch.manual_seed(0)
+    model = Model().to(torch.bfloat16)
+    small = balred.reduce(model, 2, calibration=data.to(torch.bfloat16))
+    assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
+    assert small.layers[0].A_log.shape == (CHANNELS, 2)
