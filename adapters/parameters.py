@@ -14,6 +14,8 @@ from balred.arrays import backend_of, eye, to_complex, to_numpy
 from balred.parametrisations import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
 from balred.systems import System
 
+SIZES = ("d_hidden", "d_state", "state_dim", "hidden_dim", "states", "N")
+"""Attributes in which modules with these parameters keep N."""
 NAMES = {"nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D"}
 
 

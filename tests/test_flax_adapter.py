@@ -113,7 +113,7 @@ class S5(nn.Module):
         return (2 if self.conj_sym else 1) * (x @ C.T).real + self.D * u
 
 
-def bound_lru(states: int = 10, width: int = 3) -> Any:
+def bound_lru(states: int = 8, width: int = 3) -> Any:
     module = LRU(states, width)
     return module.bind(module.init(jax.random.key(0), jnp.zeros((4, width))))
 
@@ -160,7 +160,7 @@ def test_check_adapter(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rank", [2, 5, None])
+@pytest.mark.parametrize("rank", [5, None])
 def test_outputs_are_those_of_the_reduced_system(kind: str, rank: int | None) -> None:
     full = KINDS[kind]()
     system, rebuild = balred.adapt(full)
@@ -183,7 +183,7 @@ def test_what_is_returned_is_a_bound_module_of_the_smaller_size(kind: str) -> No
     jax.tree.map(np.testing.assert_array_equal, before, full.variables)
 
 
-@pytest.mark.parametrize("rank", [2, 4, 6])
+@pytest.mark.parametrize("rank", [2, 5])
 def test_the_error_of_both_ways_on_data_is_within_the_bound(rank: int) -> None:
     full = bound_s5(bidirectional=True)
     bound = balred.plan(full, rank).rows[0].bound
@@ -226,20 +226,20 @@ class Stack(nn.Module):
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_tree_of_a_model_goes_into_the_smaller_model(frozen: bool) -> None:
-    variables = Stack(12).init(jax.random.key(0), jnp.zeros((4, 3)))
+    variables = Stack(8).init(jax.random.key(0), jnp.zeros((4, 3)))
     variables = freeze(variables) if frozen else variables
     assert list(layers_of(variables)) == ["params.LRU_0", "params.LRU_1"]
-    small = balred.reduce(variables, 11)
+    small = balred.reduce(variables, 7)
     assert type(small) is (FrozenDict if frozen else dict)
-    assert variables["params"]["LRU_0"]["nu_log"].shape == (12,)
-    assert small["params"]["LRU_1"]["nu_log"].shape == (11,)
-    got = Stack(11).apply(small, jnp.asarray(U, jnp.float32))
+    assert variables["params"]["LRU_0"]["nu_log"].shape == (8,)
+    assert small["params"]["LRU_1"]["nu_log"].shape == (7,)
+    got = Stack(7).apply(small, jnp.asarray(U, jnp.float32))
     assert got.shape == (40, 3)
     # with nothing to lose the tree comes back equal in effect
-    back = balred.reduce(variables, {"params.LRU_0": 12, "params.LRU_1": 12})
+    back = balred.reduce(variables, {"params.LRU_0": 8, "params.LRU_1": 8})
     np.testing.assert_allclose(
-        Stack(12).apply(back, jnp.asarray(U, jnp.float32)),
-        Stack(12).apply(variables, jnp.asarray(U, jnp.float32)),
+        Stack(8).apply(back, jnp.asarray(U, jnp.float32)),
+        Stack(8).apply(variables, jnp.asarray(U, jnp.float32)),
         rtol=1e-4, atol=1e-4,
     )  # fmt: skip
 

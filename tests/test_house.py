@@ -42,7 +42,9 @@ ADAPTERS = {
     "s4d": {"torch"},
     "equinox": {"jax", "equinox", "optax"},
     "equinox_lru": {"jax", "equinox", "optax"},
+    "equinox_copies": {"jax", "equinox", "optax"},
     "flax": {"jax", "flax"},
+    "flax_nnx": {"jax", "flax"},
     "parameters": set(),
 }
 
@@ -167,7 +169,9 @@ def test_nothing_pollutes_the_top_level():
         ("torch", "import balred.adapters.s4d", "torch"),
         ("jax", "from balred.adapters.equinox import InTrainingReducer", "jax"),
         ("equinox", "from balred.adapters.equinox import InTrainingReducer", "jax"),
+        ("equinox", "import balred.adapters.equinox_copies", "jax"),
         ("flax", "import balred.adapters.flax", "flax"),
+        ("flax", "import balred.adapters.flax_nnx", "flax"),
         ("control", "import balred.adapters.control", "control"),
         ("pymor", "import balred.adapters.pymor", "pymor"),
         ("matplotlib", "import balred.adapters.matplotlib", "plot"),

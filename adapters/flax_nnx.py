@@ -1,0 +1,70 @@
+"""flax nnx: models of modules, and LRU layers by minimal-LRU's names, known by the parameters that they hold.
+
+nnx modules are references: a reduction works on a clone, in which shared modules stay shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+try:
+    from flax import nnx
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("flax is not installed: pip install 'balred[flax]'") from error
+
+from balred.adapt import Container, Rebuild, entry_of, register, register_container
+from balred.adapters.parameters import SIZES, is_lru, lru_of
+from balred.systems import System
+
+
+def _named(model: Any) -> list[tuple[str, Any]]:
+    nodes = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
+    return [(".".join(map(str, path)), node) for path, node in sorted(nodes, key=lambda item: len(item[0]))]
+
+
+def _layers(model: Any) -> Mapping[str, Any]:
+    found: dict[str, Any] = {}
+    for name, module in _named(model):
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if name and not inside and entry_of(module) is not None:
+            found[name] = module
+    return dict(sorted(found.items()))
+
+
+def _replaced(model: Any, new: Mapping[str, Any]) -> Any:
+    result = nnx.clone(model)
+    for name, module in _named(result):
+        if name in new:  # filled in place, so that every reference to it sees the smaller layer
+            for key, value in vars(new[name]).items():
+                if not key.startswith("_"):
+                    setattr(module, key, value)
+    return result
+
+
+register_container("flax.nnx.module.Module", Container(_layers, _replaced))
+
+
+def _parameters(module: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if isinstance(value, nnx.Variable)}
+
+
+def _is_lru(module: Any) -> bool:
+    return is_lru(_parameters(module))
+
+
+@register("flax.nnx.module.Module", recognises=_is_lru)
+def adapt_lru(module: Any) -> tuple[System, Rebuild]:
+    """The conjugate system of an LRU module; attributes that hold the number of states change too."""
+    system, write = lru_of({key: value[...] for key, value in _parameters(module).items()})
+
+    def rebuild(reduced: Any) -> Any:
+        new = nnx.clone(module)
+        for key, value in write(reduced).items():
+            setattr(new, key, getattr(new, key).replace(value))
+        for key in SIZES:
+            if vars(module).get(key) == system.states:
+                setattr(new, key, reduced.states)
+        return new
+
+    return system, rebuild

@@ -1,0 +1,127 @@
+"""LRU layers of other packages in equinox and flax nnx: minimal-LRU's names, recognised by what they hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+eqx = pytest.importorskip("equinox")
+nnx = pytest.importorskip("flax.nnx")
+
+import jax.numpy as jnp  # noqa: E402
+
+import balred  # noqa: E402
+from balred.adapt import AdapterNotFound, entry_of, layers_of  # noqa: E402
+from balred.testing import check_adapter  # noqa: E402
+
+U = np.random.default_rng(0).standard_normal((30, 3)).astype(np.float32)
+
+
+@jax.jit
+def states(lam: Any, drive: Any) -> Any:
+    return jax.lax.scan(lambda x, u: (lam * x + u,) * 2, jnp.zeros_like(drive[0]), drive)[1]
+
+
+def output(layer: Any, u: Any) -> Any:
+    """The recurrence of arXiv 2303.06349, section 3."""
+    lam = jnp.exp(-jnp.exp(layer.nu_log[...]) + 1j * jnp.exp(layer.theta_log[...]))
+    B = (layer.B_re[...] + 1j * layer.B_im[...]) * jnp.exp(layer.gamma_log[...])[:, None]
+    C = layer.C_re[...] + 1j * layer.C_im[...]
+    return (states(lam, u @ B.T) @ C.T).real + layer.D[...] * u
+
+
+def parameters(n: int, h: int = 3, seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    values = {
+        "nu_log": np.log(-np.log(rng.uniform(0.6, 0.99, n))), "theta_log": np.log(rng.uniform(0.01, 3, n)),
+        "gamma_log": rng.normal(0, 0.3, n), "B_re": rng.normal(size=(n, h)), "B_im": rng.normal(size=(n, h)),
+        "C_re": rng.normal(size=(h, n)), "C_im": rng.normal(size=(h, n)), "D": rng.normal(size=h),
+    }  # fmt: skip
+    return {k: jnp.asarray(v, jnp.float32) for k, v in values.items()}
+
+
+class Equinox(eqx.Module):
+    nu_log: Any
+    theta_log: Any
+    gamma_log: Any
+    B_re: Any
+    B_im: Any
+    C_re: Any
+    C_im: Any
+    D: Any
+    state_dim: int = eqx.field(static=True)
+    name: str = eqx.field(static=True, default="lru")
+
+    def __call__(self, u: Any) -> Any:
+        return output(self, u)
+
+
+class Nnx(nnx.Module):
+    def __init__(self, n: int, seed: int = 0) -> None:
+        self.d_hidden, self.d_model = n, 3
+        for key, value in parameters(n, seed=seed).items():
+            setattr(self, key, nnx.Param(value))
+
+    def __call__(self, u: Any) -> Any:
+        return output(self, u)
+
+
+class Model(nnx.Module):
+    def __init__(self) -> None:
+        self.first = Nnx(8)
+        self.again = self.first
+        self.rest = nnx.List([Nnx(8, seed=1), nnx.Linear(3, 3, rngs=nnx.Rngs(0))])
+
+    def __call__(self, u: Any) -> Any:
+        for layer in (self.first, self.again, *self.rest):
+            u = layer(u)
+        return u
+
+
+def equinox_layer(n: int = 8) -> Any:
+    return Equinox(**parameters(n), state_dim=n)
+
+
+@pytest.mark.parametrize("make", [equinox_layer, lambda: Nnx(8)], ids=["equinox", "nnx"])
+def test_check_adapter(make: Any) -> None:
+    check_adapter(make())
+
+
+def test_the_equinox_layer_changes_its_size_field_and_nothing_else() -> None:
+    full = equinox_layer()
+    small = balred.reduce([full, 3], 4)[0]
+    assert (full.state_dim, small.state_dim, small.name) == (8, 4, "lru")
+    assert small.B_re.shape == (4, 3)
+    # a jitted call sees the new static field
+    assert eqx.filter_jit(small)(U).shape == (30, 3)
+
+
+def test_an_nnx_model_is_walked_cloned_and_keeps_what_is_shared() -> None:
+    model = Model()
+    assert set(layers_of(model)) == {next(iter(layers_of(model))), "rest.0"}
+    before = np.asarray(model(U))
+    small = balred.reduce(model, 5)
+    assert type(small) is Model
+    assert small.first is small.again
+    assert small.first is not model.first
+    assert (small.first.d_hidden, small.first.d_model, small.rest[0].nu_log.shape) == (5, 3, (5,))
+    assert isinstance(small.first.nu_log, nnx.Param)
+    np.testing.assert_array_equal(model(U), before)
+    alone = balred.reduce(model.first, 5)
+    np.testing.assert_array_equal(small.first(U), alone(U))
+    assert nnx.state(small, nnx.Param)["rest"][0]["B_re"].shape == (5, 3)
+
+
+@pytest.mark.parametrize("change", ["extra", "width"])
+def test_other_modules_are_not_recognised(change: str) -> None:
+    full = Nnx(8)
+    if change == "extra":
+        full.scale = nnx.Param(jnp.ones(3))
+    else:
+        full.D = nnx.Param(jnp.ones(4))
+    assert entry_of(full) is None
+    with pytest.raises(AdapterNotFound):
+        balred.reduce(full, 4)
