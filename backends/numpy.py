@@ -106,7 +106,7 @@ def semidefinite_factor(x: Array) -> Array:
     By Cholesky factorisation with pivoting, which costs less than an eigendecomposition and is no less accurate; Z has
     as many columns as the numerical rank (the largest in a batch).
     """
-    n, batch = x.shape[-1], x.shape[:-2]
+    batch = x.shape[:-2]
     factor, tolerance = _lapack("pstrf", x.dtype.char), 4 * np.finfo(x.dtype).eps
     out, columns = np.zeros_like(x), 1
     for at in np.ndindex(*batch):

@@ -66,7 +66,9 @@ def _columns(l: Array, g: Array, discrete: bool, conjugate: bool, full: bool) ->
     # what computes elsewhere is not asked, neither here nor at every step: it would have to be waited for
     ask, first = on_host(s), None
     pairs = ask and not bool(xp.any(xp.imag(s) == 0))
-    poles, pivots, ratios = [], [], []
+    poles: list[Array] = []
+    pivots: list[Array] = []
+    ratios: list[Array] = []
     for _ in range(n):
         re, im = xp.real(g), xp.imag(g)
         size = (re * re + im * im) / gap

@@ -144,7 +144,9 @@ def reduce(
     """
     from balred.plan import plan
 
-    return plan(obj, rank, calibration, method=method, solver=solver, offset=offset, precision=precision, **options).apply()
+    return plan(
+        obj, rank, calibration, method=method, solver=solver, offset=offset, precision=precision, **options
+    ).apply()
 
 
 def check_rank(rank: Any, states: int) -> int:

@@ -76,7 +76,9 @@ def test_ranks_of_trained_layers():
         batch = rng.choice(len(data.train_x), config.batch, replace=False)
         trainer.train_step(data.train_x[batch], data.train_y[batch])
     torch.set_num_threads(threads)
-    assert any(float((p - q).detach().abs().max()) > 0.05 for p, q in zip(trainer.model.parameters(), before, strict=True))
+    assert any(
+        float((p - q).detach().abs().max()) > 0.05 for p, q in zip(trainer.model.parameters(), before, strict=True)
+    )
     for block in trainer.model.blocks:
         assert ranks(block.lru, "float32") == ranks(block.lru, "float64")
 
