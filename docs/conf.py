@@ -60,8 +60,9 @@ class Capabilities(SphinxDirective):
         lines = [f"| | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
         for name, row in SOLVERS.items():
             lines.append(f'| `solver="{name}"` | ' + " | ".join(row[kind] or "yes" for kind in kinds) + " |")
-        for name in METHODS:  # a method works on the spectrum that a solver gave, whatever the structure
-            lines.append(f'| `method="{name}"` | ' + " | ".join("yes" for _ in kinds) + " |")
+        for name, method in METHODS.items():  # a method works on what a solver gave, whatever the structure
+            cell = "yes" if method.agnostic else "single systems"
+            lines.append(f'| `method="{name}"` | ' + " | ".join(cell for _ in kinds) + " |")
         return self.parse_text_to_nodes("\n".join(lines))
 
 
