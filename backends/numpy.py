@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -202,6 +202,14 @@ def one_blas_thread() -> Iterator[None]:
             _blas_users.pop()
 
 
+_FEW = 512
+
+
+def few_threads(n: int) -> AbstractContextManager[None]:
+    """One BLAS thread for matrices of order `n`, where that is small; no change otherwise."""
+    return one_blas_thread() if n <= _FEW else nullcontext()
+
+
 @functools.cache
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()
@@ -215,7 +223,8 @@ def over_batch(function: Callable[..., Any], batch: tuple[int, ...], *arrays: Ar
     """
     count = math.prod(batch)
     if not batch or count == 1:
-        return function(*arrays)
+        with few_threads(max(x.shape[-1] for x in arrays)):
+            return function(*arrays)
     size = max(math.prod(x.shape[len(batch) :]) for x in arrays)
     size = max(size, arrays[0].shape[-1] ** 2)
     if count * size < _WORTH:

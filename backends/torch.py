@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,11 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
     if np.iscomplexobj(x) and not real:
         dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     return torch.tensor(np.array(x.real if real else x, order="C")).to(device=like.device, dtype=dtype)
+
+
+def few_threads(n: int) -> AbstractContextManager[None]:
+    """No change: the library manages its own threads."""
+    return nullcontext()
 
 
 def inverse(x: Array) -> Array:

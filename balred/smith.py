@@ -25,6 +25,11 @@ _SUSPECT_DOUBLINGS = 40
 
 def smith_factors(system: DenseSystem) -> tuple[Array, Array]:
     """Factors of both Gramians of a stable dense system, in its own precision."""
+    with backend_of(*system.leaves).few_threads(system.order):
+        return _smith_factors(system)
+
+
+def _smith_factors(system: DenseSystem) -> tuple[Array, Array]:
     xp = namespace(*system.leaves)
     be = backend_of(*system.leaves)
     A, B, C = system.leaves
