@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balred import arrays
 from balred.arrays import backend_of, to_numpy
+from balred.batches import each_array, member
 from balred.methods import Reduced
 from balred.systems import DiagonalSystem, System
 
 Complex = NDArray[np.complex128]
+Modes: TypeAlias = tuple[NDArray[Any], ...]
+"""Logarithms of poles, b, c and the four matrices of :class:`Change`, of one member of a batch."""
 
 
 @dataclass(frozen=True)
@@ -36,57 +39,101 @@ class Change:
 
 
 def diagonalised(
-    template: DiagonalSystem, reduced: Callable[[int], Reduced], order: int, states: int, original: System, stable: bool
-) -> tuple[DiagonalSystem, int, Change | None]:
+    template: DiagonalSystem,
+    reduce: Callable[[Any, int], Reduced],
+    state: Any,
+    order: int,
+    states: int,
+    original: System,
+    stable: bool,
+) -> tuple[DiagonalSystem, NDArray[np.int64], Change | None]:
     """Reduce in dense coordinates, then diagonalise on the host, one round trip for the whole batch.
 
-    The largest order is taken whose poles fit into `states` stored states, are stable where they must be, and whose
-    eigenvectors are well enough conditioned for the dtype of `original`, and for that of the computation.
+    Each member gets the largest order, also returned, whose poles fit into `states` stored states, are stable where they
+    must be, and whose eigenvectors are well enough conditioned for the dtype of `original`, and for that of the computation.
     """
     be = backend_of(*template.leaves)
     limit = float(max(arrays.eps(arrays.real(g.B)) for g in (original, template)) ** -0.5)
+    made = reduce(state, order)
+    found = _attempt(made, template, states, limit, stable)
+    batch, D = tuple(template.B.shape[:-2]), made[0].D
+    orders = np.full(len(found), order)
+    wrong = [i for i, (_, modes) in enumerate(found) if modes is None]
+    if wrong:
+        if not be.on_host(template.B):  # what remains is a search, in steps too small for a device
+            state = each_array(state, to_numpy)
+        feedthrough = np.broadcast_to(to_numpy(D), (*batch, *D.shape[-2:])).reshape(-1, *D.shape[-2:]).copy()
+        for i in wrong:
+            one = member(state, np.unravel_index(i, batch)) if batch else state
 
-    def attempt(k: int) -> tuple[int, Any]:
-        """How many stored states too many order k takes, and the diagonal system if it is none and well conditioned."""
-        g, L, R = reduced(k)
-        A, B, C = (to_numpy(x) for x in g.leaves)
-        poles, vectors = np.linalg.eig(A)
-        vectors = vectors.astype(np.complex128)
-        b, c = np.linalg.solve(vectors, B), C @ vectors
-        picked = _picked(poles, b, c, template.conjugate)
-        excess = max(len(p) for p in picked) - states
-        margin = (1 - np.abs(poles)) if template.discrete else -poles.real
-        if excess > 0 or (stable and not np.all(margin > 0)) or not np.all(np.linalg.cond(vectors) < limit):
-            return excess, None
-        if L is None or R is None:  # no projection: there are no coordinates to carry over
-            maps = (np.zeros((*b.shape[:-2], template.order, b.shape[-2])), np.zeros((*b.shape[:-1], template.order)))
-        else:
-            maps = (to_numpy(R) @ vectors, np.linalg.solve(vectors, to_numpy(L)))
-        log_poles, b, c, change = _modes(poles, picked, (b, c, *maps), template)
-        log_poles, b, c = (be.from_numpy(x, like=template.B) for x in (log_poles, b, c))
-        return excess, (
-            DiagonalSystem(log_poles, b, c, g.D, template.dt, template.conjugate),
-            k,
-            None if L is None else change,
-        )
+            def attempt(k: int, one: Any = one) -> tuple[int, tuple[Modes | None, Any]]:
+                reduced = reduce(one, k)
+                [(excess, modes)] = _attempt(reduced, template, states, limit, stable)
+                return excess, (modes, reduced[0].D)
 
-    k, refused, best = order, order + 1, None
-    while k > 0 and best is None:
+            orders[i], modes, feedthrough[i] = _largest(attempt, order, found[i][0], states)
+            found[i] = (0, modes)
+        D = be.from_numpy(feedthrough.reshape(*batch, *D.shape[-2:]), like=template.B)
+    parts = [modes for _, modes in found if modes is not None]
+    count = max(len(modes[0]) for modes in parts)
+    several = zip(*(_extended(modes, count) for modes in parts), strict=True)
+    log_poles, b, c, *maps = (np.stack(x).reshape(*batch, *x[0].shape) for x in several)
+    log_poles, b, c = (be.from_numpy(x, like=template.B) for x in (log_poles, b, c))
+    small = DiagonalSystem(log_poles, b, c, D, template.dt, template.conjugate)
+    return small, orders.reshape(batch), None if made[1] is None else Change(*maps)
+
+
+def _largest(
+    attempt: Callable[[int], tuple[int, tuple[Modes | None, Any]]], order: int, excess: int, states: int
+) -> tuple[int, Modes, Any]:
+    """The largest order below `order`, which holds `excess` stored states too many, at which an attempt succeeds."""
+    refused, k = order, order - max(1, excess)  # one state less frees at most one stored state
+    best: tuple[Modes | None, Any] = (None, None)
+    while k > 0 and best[0] is None:
         excess, best = attempt(k)
-        if best is None:
-            refused, k = k, k - max(1, excess)  # one state less frees at most one stored state
-    while best is not None and k + 1 < refused:  # the step down may have been too long
-        k += 1
-        _, better = attempt(k)
-        if better is None:
+        if best[0] is None:
+            refused, k = k, k - max(1, excess)
+    while best[0] is not None and k + 1 < refused:  # the step down may have been too long
+        _, better = attempt(k + 1)
+        if better[0] is None:
             break
-        best = better
-    if best is None:
+        k, best = k + 1, better
+    if best[0] is None:
         raise ValueError(
             f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors at every order"
         )
-    result: tuple[DiagonalSystem, int, Change | None] = best
-    return result
+    return k, best[0], best[1]
+
+
+def _attempt(
+    reduced: Reduced, template: DiagonalSystem, states: int, limit: float, stable: bool
+) -> list[tuple[int, Modes | None]]:
+    """For each member: how many stored states too many it takes, and its modes if it is none and well conditioned."""
+    g, L, R = reduced
+    A, B, C = (to_numpy(x) for x in g.leaves)
+    poles, vectors = np.linalg.eig(A)
+    vectors = vectors.astype(np.complex128)
+    condition = np.linalg.cond(vectors)
+    vectors = np.where(np.isfinite(condition)[..., None, None], vectors, np.eye(vectors.shape[-1]))
+    b, c = np.linalg.solve(vectors, B), C @ vectors
+    picked = _picked(poles, b, c, template.conjugate)
+    margin = (1 - np.abs(poles)) if template.discrete else -poles.real
+    good = condition < limit
+    if stable:
+        good &= np.all(margin > 0, axis=-1)
+    if L is None or R is None:  # no projection: there are no coordinates to carry over
+        V, W = (
+            np.zeros((*b.shape[:-2], *shape))
+            for shape in ((template.order, b.shape[-2]), (b.shape[-2], template.order))
+        )
+    else:
+        V, W = to_numpy(R) @ vectors, np.linalg.solve(vectors, to_numpy(L))
+    flat = [x.reshape(-1, *x.shape[-2:]) for x in (b, c, V, W)]
+    members = zip(poles.reshape(-1, poles.shape[-1]), picked, good.reshape(-1), *flat, strict=True)
+    return [
+        (len(at) - states, _one_mode_set(template, lam, at, *four) if fine and len(at) <= states else None)
+        for lam, at, fine, *four in members
+    ]
 
 
 def stored_states(g: System) -> int:
@@ -110,23 +157,9 @@ def _picked(poles: NDArray[Any], b: NDArray[Any], c: NDArray[Any], conjugate: bo
     return chosen
 
 
-def _modes(
-    poles: NDArray[Any], picked: list[NDArray[np.intp]], parts: tuple[NDArray[Any], ...], template: DiagonalSystem
-) -> tuple[Complex, Complex, Complex, Change]:
-    """Log poles, b, c and the change of coordinates of the modes picked, for the whole batch."""
-    count = max(len(p) for p in picked)
-    flat = [x.reshape(-1, *x.shape[-2:]) for x in parts]
-    members = zip(poles.reshape(-1, poles.shape[-1]), picked, *flat, strict=True)
-    out = [_one_mode_set(p, q, b, c, V, W, count, template) for p, q, b, c, V, W in members]
-    batch = poles.shape[:-1]
-    log_poles, b, c, *maps = (np.stack(x).reshape(*batch, *x[0].shape) for x in zip(*out, strict=True))
-    return log_poles, b, c, Change(*maps)
-
-
-def _one_mode_set(
-    poles: Complex, picked: NDArray[np.intp], b: Complex, c: Complex, V: Complex, W: Complex, count: int,
-    template: DiagonalSystem,
-) -> tuple[NDArray[Any], ...]:  # fmt: skip
+def _one_mode_set(template: DiagonalSystem, poles: Complex, picked: NDArray[np.intp], *parts: Complex) -> Modes:
+    """The modes picked of one member; `parts` are its b, c, right and left eigenvectors in coordinates of the state."""
+    b, c, V, W = parts
     lam = poles[picked].astype(np.complex128)
     b, c, V, W = b[picked], c[:, picked], V[:, picked], W[picked]
     if template.conjugate:
@@ -156,8 +189,14 @@ def _one_mode_set(
         logs = np.log(lam)
     else:
         logs = lam
-    extra = count - len(picked)
-    if extra:  # batch members with fewer modes get states that neither hear nor speak
+    return logs, b, c, V1, V2, W1, W2
+
+
+def _extended(modes: Modes, count: int) -> Modes:
+    """`modes` and, where they are fewer than `count`, states that neither hear nor speak."""
+    logs, b, c, V1, V2, W1, W2 = modes
+    extra = count - len(logs)
+    if extra:
         logs = np.concatenate([logs, np.full(extra, -1.0)])
         b, W1, W2 = (np.concatenate([x, np.zeros((extra, x.shape[1]))]) for x in (b, W1, W2))
         c, V1, V2 = (np.concatenate([x, np.zeros((x.shape[0], extra))], axis=1) for x in (c, V1, V2))

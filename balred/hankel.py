@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from balred.arrays import (
     warn_caller,
 )
 from balred.balancing import Spectrum, in_even_units, spectrum
+from balred.batches import alike, check_budget, member, stacked, streamed, together
 from balred.closed_form import is_siso, siso_values
 from balred.diagonalisation import stored_states
 from balred.gradients import cotangents
@@ -38,7 +39,14 @@ from balred.separation import separated
 from balred.systems import DiagonalSystem, System, cast_like, with_leaves
 
 
-def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None, precision: str = "float64") -> Any:
+def hsv(
+    obj: Any,
+    *,
+    solver: str | None = None,
+    offset: float | None = None,
+    precision: str = "float64",
+    max_bytes: int | None = None,
+) -> Any:
     r"""Hankel singular values, descending.
 
     .. math:: \sigma_i = \sqrt{\lambda_i(PQ)} = \mathrm{svd}(Z_q^H Z_p)_i
@@ -56,6 +64,8 @@ def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None, pre
     precision : {"float64", "float32"}, default "float64"
         What is computed in: float32 throughout is for devices without fast float64, and leaves every value an error of
         rounding of the first.
+    max_bytes : int, optional
+        A budget: a batch that would take more memory than this is computed piece by piece, at least a member at a time.
 
     Returns
     -------
@@ -81,7 +91,13 @@ def hsv(obj: Any, *, solver: str | None = None, offset: float | None = None, pre
     from balred.adapt import per_layer
 
     check_precision(precision, solver)
-    return per_layer(obj, lambda system, _: _hsv(system, solver, offset, precision))
+    check_budget(max_bytes)
+
+    def values(system: System) -> Array:
+        return streamed(lambda part: _hsv(part, solver, offset, precision), system, max_bytes)
+
+    systems = per_layer(obj, lambda system, _: system)
+    return together(values, systems) if isinstance(systems, dict) else values(systems)
 
 
 def _hsv(system: System, solver: str | None, offset: float | None, precision: str) -> Array:
@@ -205,6 +221,17 @@ class Analysis:
         state: State = self.method.prepare(part, self._settings["solver"], **options)
         return state
 
+    def members(self, systems: Sequence[System], rebuilds: Sequence[Callable[[System], Any]]) -> list[Analysis]:
+        """The analyses of the `systems` that were stacked into this one."""
+        several = []
+        for i, (system, rebuild) in enumerate(zip(systems, rebuilds, strict=True)):
+            one = copy.copy(self)
+            one.system, one._rebuild, one._cache, one._others = system, rebuild, {}, {}
+            one.stable, one.state = member(self.stable, i), member(self.state, i)
+            one.sigma, one.hsv = self.sigma[i], self.hsv[i]
+            several.append(one)
+        return several
+
     def by(self, method: str | None) -> Analysis:
         """The same system analysed for another method; the solve is shared where the two need the same."""
         if method is None or method == self._settings["method"]:
@@ -314,10 +341,10 @@ class Analysis:
 
     def energy(self, rank: int) -> Any:
         r"""Share of :math:`\sum\sigma_i` kept at `rank`; a float, or an array over a batch."""
-        kept = self.reduction(rank).stable_order
-        total = np.sum(self.sigma, axis=-1)
-        share = np.sum(self.sigma[..., :kept], axis=-1) / np.where(total > 0, total, 1)
-        share = np.where(total > 0, share, 1.0)
+        sums = np.cumsum(np.concatenate([np.zeros((*self.sigma.shape[:-1], 1)), self.sigma], axis=-1), axis=-1)
+        kept = np.take_along_axis(sums, self.reduction(rank).orders[..., None], axis=-1)[..., 0]
+        total = sums[..., -1]
+        share = np.where(total > 0, kept / np.where(total > 0, total, 1), 1.0)
         return float(share) if share.ndim == 0 else share
 
     def reduction(self, rank: int, method: str | None = None) -> Reduction:
@@ -397,9 +424,35 @@ def analyze(
     """
     from balred.adapt import per_layer
 
-    return per_layer(
-        obj,
-        lambda system, rebuild: Analysis(
-            system, rebuild, method=method, solver=solver, offset=offset, precision=precision, **options
-        ),
-    )
+    settings = {"method": method, "solver": solver, "offset": offset, "precision": precision, **options}
+    read = per_layer(obj, lambda system, rebuild: (system, rebuild))
+    if not isinstance(read, dict):
+        return Analysis(*read, **settings)
+    found = analyses(read, **settings)
+    for one in found.values():
+        if isinstance(one, Exception):
+            raise one
+    return found
+
+
+def analyses(
+    read: Mapping[str, tuple[System, Callable[[System], Any]]], **settings: Any
+) -> dict[str, Analysis | ValueError | ArithmeticError]:
+    """The analysis of each layer by name, those of one shape from one solve; or the error that says why there is none."""
+    found: dict[str, Analysis | ValueError | ArithmeticError] = {}
+    for names in alike({name: system for name, (system, _) in read.items()}):
+        systems, rebuilds = zip(*(read[name] for name in names), strict=True)
+        if len(names) > 1:
+            try:
+                joint = Analysis(stacked(systems), lambda system: system, **settings)
+            except (ValueError, ArithmeticError):
+                pass  # of one member at least: each by itself will tell of which
+            else:
+                found |= zip(names, joint.members(systems, rebuilds), strict=True)
+                continue
+        for name in names:
+            try:
+                found[name] = Analysis(*read[name], **settings)
+            except (ValueError, ArithmeticError) as error:
+                found[name] = error
+    return {name: found[name] for name in read}

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from balred.adapt import adapt
-from balred.hankel import Analysis
+from balred.arrays import backend
+from balred.hankel import analyses
 from balred.ranks import Rule, check_rule
 from balred.reduction import Reduction
 
@@ -245,22 +246,37 @@ def decide(
     back is skipped, and the report says why.
     """
     began = time.perf_counter()
-    analyses: dict[str, Analysis] = {}
+    # the training keeps the other cores busy, or their threads awake: more than one for the linear algebra would wait
+    with backend("numpy").one_blas_thread():
+        done, state, cuts, after, skipped = _decided(policy, state, step, layers)
+    return done, state, Report(step, cuts, after, skipped, False, time.perf_counter() - began)
+
+
+def _decided(
+    policy: Policy, state: PolicyState, step: int, layers: Mapping[str, Any]
+) -> tuple[dict[str, Step], PolicyState, tuple[Cut, ...], dict[str, int], dict[str, str]]:
+    """The cuts, the policy's state, their description, and every layer's rank afterwards or why it was skipped."""
+    read: dict[str, Any] = {}
     ranks: dict[str, tuple[int, int]] = {}
-    after: dict[str, int] = {}
     skipped: dict[str, str] = {}
     for name, layer in layers.items():
         try:
-            system, rebuild = adapt(layer)
-            after[name] = system.states
-            analyses[name] = Analysis(system, rebuild)
-            ranks[name] = (system.states, analyses[name].rank(policy.rule))
+            read[name] = adapt(layer)
+        except (ValueError, ArithmeticError) as error:
+            skipped[name] = str(error)
+    after = {name: system.states for name, (system, _) in read.items()}
+    found: dict[str, Any] = analyses(read)
+    for name, a in found.items():
+        try:
+            if isinstance(a, Exception):
+                raise a
+            ranks[name] = (a.system.states, a.rank(policy.rule))
         except (ValueError, ArithmeticError) as error:
             skipped[name] = str(error)
     wanted, state = policy.update(state, step, ranks)
     cuts, done = [], {}
     for name, rank in wanted.items():
-        a = analyses[name]
+        a = found[name]
         try:
             reduction = a.reduction(rank)
             done[name] = Step(a.reduce(rank), reduction)
@@ -271,4 +287,4 @@ def decide(
         cuts.append(
             Cut(name, a.system.states, after[name], float(np.min(a.energy(rank))), float(np.max(a.bound(rank))))
         )
-    return done, state, Report(step, tuple(cuts), after, skipped, False, time.perf_counter() - began)
+    return done, state, tuple(cuts), after, skipped

@@ -70,11 +70,16 @@ class Reduction:
     """A reduced system and what is known of it."""
 
     system: System
-    stable_order: int
-    """Order of the stable part's reduced operator (for a conjugate system up to twice its stored states)."""
+    orders: NDArray[np.int64]
+    """Order of the stable part's reduced operator (for a conjugate system up to twice its stored states), shape (...)."""
     bound: NDArray[np.float64]
     change: Change | None = None
     """None where nothing was diagonalised: a dense system, an unstable part, or nothing cut."""
+
+    @property
+    def stable_order(self) -> int:
+        """The order of the stable part's reduced operator, the least over a batch."""
+        return int(self.orders.min())
 
     def __repr__(self) -> str:
         return f"Reduction({self.system!r}, bound={self.bound})"
@@ -171,13 +176,13 @@ def reduce_analysis(analysis: Analysis, rank: int) -> Reduction:
             f"rank must be at least the number of unstable modes, {fixed}, which are kept whole, got {rank}"
         )
     if state is None or stable is None:
-        return Reduction(system, 0, np.zeros(batch))
+        return Reduction(system, np.zeros(batch, np.int64), np.zeros(batch))
     if rank == fixed:
         raise ValueError(
             f"rank must be at least {fixed + 1}: {fixed} unstable modes and a state for the stable part, got {rank}"
         )
     if rank == system.states and isinstance(system, DiagonalSystem):
-        return Reduction(system, stable.order, np.zeros(batch))  # already diagonal, nothing to cut
+        return Reduction(system, np.full(batch, stable.order), np.zeros(batch))  # already diagonal, nothing to cut
     unit = stable.order // stable.states
     if state.cap == 0:
         raise ValueError(
@@ -188,18 +193,20 @@ def reduce_analysis(analysis: Analysis, rank: int) -> Reduction:
         precise = with_leaves(stable, leaves)
         small: System
         if isinstance(precise, DiagonalSystem):
-            small, order, change = diagonalised(
-                precise, lambda k: method.reduce(state, k), order, rank - fixed, system, stable=not method.whole
+            small, orders, change = diagonalised(
+                precise, method.reduce, state, order, rank - fixed, system, stable=not method.whole
             )
         else:
             small, change = method.reduce(state, order)[0], None
-            order = min(order, small.order)
+            orders = np.full(batch, min(order, small.order))
         joined = join(kept, small)
     if backend_of(joined.B) is be:
         narrow = with_leaves(joined, tuple(_cast(x, like=system.B) for x in joined.leaves))
     else:  # analysed on the host
         narrow = arrays.mapped(joined, lambda x: be.from_numpy(x, like=system.B))
-    return Reduction(narrow, order, method.bound(state, order), None if kept is not None else change)
+    bounds = {int(k): method.bound(state, int(k)) for k in np.unique(orders)}
+    bound = np.select([orders == k for k in bounds], list(bounds.values()))
+    return Reduction(narrow, orders, np.asarray(bound), None if kept is not None else change)
 
 
 def _cast(x: Array, like: Array) -> Array:
