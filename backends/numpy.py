@@ -202,7 +202,7 @@ def one_blas_thread() -> Iterator[None]:
             _blas_users.pop()
 
 
-_FEW = 512
+_FEW = 1024
 
 
 def few_threads(n: int) -> AbstractContextManager[None]:
