@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ try:
 except ModuleNotFoundError as error:  # pragma: no cover - tested in a process without jax
     raise ModuleNotFoundError("JAX is not installed: pip install 'balred[jax]'") from error
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from balred.systems import DenseSystem, DiagonalSystem
 
@@ -54,8 +56,19 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
     else:
         host = np.asarray(x.real).astype(np.float64 if wide else np.float32)
     with double_scope() if wide else nullcontext():
-        # an uncommitted result stays uncommitted, or a jitted step would be compiled once more for the difference
-        return jax.device_put(host, next(iter(like.devices())) if getattr(like, "committed", False) else None)
+        return jax.device_put(host, _place(like, host.shape))
+
+
+def _place(like: Array, shape: tuple[int, ...]) -> Any:
+    """Where a result of `shape` belongs that was computed from `like`: on the same devices, its leading axes split alike."""
+    if not getattr(like, "committed", False):
+        return None  # or a jitted step would be compiled once more for the difference
+    sharding = like.sharding
+    if len(like.devices()) == 1 or not isinstance(sharding, NamedSharding):
+        return next(iter(like.devices()))
+    axes = zip(shape, like.shape, sharding.spec, strict=False)
+    spec = [axis for _, _, axis in itertools.takewhile(lambda a: a[0] == a[1], axes)]
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
 def few_threads(n: int) -> AbstractContextManager[None]:

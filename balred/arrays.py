@@ -113,19 +113,25 @@ def real(x: Array) -> Array:
     return namespace(x).real(x) if is_complex(x) else x
 
 
+def device_of(x: Array) -> Any:
+    """Where to put what belongs beside `x`: on its device, whole on each where JAX has split `x` over several."""
+    device = array_api_compat.device(x)
+    return type(device)(device.mesh, type(device.spec)()) if hasattr(device, "spec") else device
+
+
 def eye(x: Array, n: int) -> Array:
     """Identity of order `n` in the dtype and on the device of `x`."""
-    return namespace(x).eye(n, dtype=x.dtype, device=array_api_compat.device(x))
+    return namespace(x).eye(n, dtype=x.dtype, device=device_of(x))
 
 
 def zeros(x: Array, shape: tuple[int, ...]) -> Array:
     """Zeros in the dtype and on the device of `x`."""
-    return namespace(x).zeros(shape, dtype=x.dtype, device=array_api_compat.device(x))
+    return namespace(x).zeros(shape, dtype=x.dtype, device=device_of(x))
 
 
 def full(x: Array, shape: tuple[int, ...], value: float) -> Array:
     """A constant in the dtype and on the device of `x`."""
-    return namespace(x).full(shape, value, dtype=x.dtype, device=array_api_compat.device(x))
+    return namespace(x).full(shape, value, dtype=x.dtype, device=device_of(x))
 
 
 def to_complex(x: Array) -> Array:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import array_api_compat
 import numpy as np
 
 from balred import arrays
@@ -137,7 +136,7 @@ def cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array]:
     n = int(A.shape[-1])
     I = eye(A, n)
     # four vectors without pattern, the same every time
-    at = xp.arange(n, dtype=arrays.real(A).dtype, device=array_api_compat.device(A))
+    at = xp.arange(n, dtype=arrays.real(A).dtype, device=arrays.device_of(A))
     probes = xp.stack([xp.cos(root * at * at) for root in (1.0, 2**0.5, 3**0.5, 5**0.5)], axis=-1)
     probes = xp.broadcast_to(xp.astype(probes, A.dtype), (*A.shape[:-1], 4))
     try:
