@@ -35,6 +35,7 @@ docs: env
 
 bench: env
 	$(BIN)/python benchmarks/dense.py
+	$(BIN)/python benchmarks/gradient.py
 	$(BIN)/python benchmarks/moments.py
 	$(BIN)/python benchmarks/variants.py
 
