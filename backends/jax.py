@@ -68,7 +68,7 @@ def _place(like: Array, shape: tuple[int, ...]) -> Any:
         return next(iter(like.devices()))
     axes = zip(shape, like.shape, sharding.spec, strict=False)
     spec = [axis for _, _, axis in itertools.takewhile(lambda a: a[0] == a[1], axes)]
-    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))  # type: ignore[no-untyped-call]
 
 
 def few_threads(n: int) -> AbstractContextManager[None]:
