@@ -20,7 +20,7 @@ from balred.methods import Reduced
 from balred.systems import DiagonalSystem, System
 
 Complex = NDArray[np.complex128]
-Modes: TypeAlias = tuple[NDArray[Any], ...]
+_Modes: TypeAlias = tuple[NDArray[Any], ...]
 """Logarithms of poles, b, c and the four matrices of :class:`Change`, of one member of a batch."""
 
 
@@ -66,7 +66,7 @@ def diagonalised(
         for i in wrong:
             one = member(state, np.unravel_index(i, batch)) if batch else state
 
-            def attempt(k: int, one: Any = one) -> tuple[int, tuple[Modes | None, Any]]:
+            def attempt(k: int, one: Any = one) -> tuple[int, tuple[_Modes | None, Any]]:
                 reduced = reduce(one, k)
                 [(excess, modes)] = _attempt(reduced, template, states, limit, stable)
                 return excess, (modes, reduced[0].D)
@@ -84,11 +84,11 @@ def diagonalised(
 
 
 def _largest(
-    attempt: Callable[[int], tuple[int, tuple[Modes | None, Any]]], order: int, excess: int, states: int
-) -> tuple[int, Modes, Any]:
+    attempt: Callable[[int], tuple[int, tuple[_Modes | None, Any]]], order: int, excess: int, states: int
+) -> tuple[int, _Modes, Any]:
     """The largest order below `order`, which holds `excess` stored states too many, at which an attempt succeeds."""
     refused, k = order, order - max(1, excess)  # one state less frees at most one stored state
-    best: tuple[Modes | None, Any] = (None, None)
+    best: tuple[_Modes | None, Any] = (None, None)
     while k > 0 and best[0] is None:
         excess, best = attempt(k)
         if best[0] is None:
@@ -107,7 +107,7 @@ def _largest(
 
 def _attempt(
     reduced: Reduced, template: DiagonalSystem, states: int, limit: float, stable: bool
-) -> list[tuple[int, Modes | None]]:
+) -> list[tuple[int, _Modes | None]]:
     """For each member: how many stored states too many it takes, and its modes if it is none and well conditioned."""
     g, L, R = reduced
     A, B, C = (to_numpy(x) for x in g.leaves)
@@ -157,7 +157,7 @@ def _picked(poles: NDArray[Any], b: NDArray[Any], c: NDArray[Any], conjugate: bo
     return chosen
 
 
-def _one_mode_set(template: DiagonalSystem, poles: Complex, picked: NDArray[np.intp], *parts: Complex) -> Modes:
+def _one_mode_set(template: DiagonalSystem, poles: Complex, picked: NDArray[np.intp], *parts: Complex) -> _Modes:
     """The modes picked of one member; `parts` are its b, c, right and left eigenvectors in coordinates of the state."""
     b, c, V, W = parts
     lam = poles[picked].astype(np.complex128)
@@ -192,7 +192,7 @@ def _one_mode_set(template: DiagonalSystem, poles: Complex, picked: NDArray[np.i
     return logs, b, c, V1, V2, W1, W2
 
 
-def _extended(modes: Modes, count: int) -> Modes:
+def _extended(modes: _Modes, count: int) -> _Modes:
     """`modes` and, where they are fewer than `count`, states that neither hear nor speak."""
     logs, b, c, V1, V2, W1, W2 = modes
     extra = count - len(logs)

@@ -1,0 +1,132 @@
+"""What in-training truncation costs a training: a check of every layer, and a cut, against a training step.
+
+    python benchmarks/overhead.py [--out benchmarks/results]
+
+A check is all that happens at an attempt that cuts nothing: Hankel singular values of all layers, the rank choice, the policy.
+A cut is an attempt that cuts every layer to a quarter: the same, and the smaller layers, put in place with the optimizer's
+state.  Two models of :mod:`balred.studies`: the demo's, an LRU of 256 states in width 16, batch 32, length 64; and six
+LRUs of 384 states in width 512 as for sequential CIFAR-10, length 1024, with a batch of 4 instead of 50, so that the
+step is shorter than a real one and the share of the check larger.  Memory is what Python's allocator saw at its peak
+during a check, above what was there before, as a multiple of the parameters of the layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from benchmarks_common import best_of, describe_machine, markdown, write
+
+import balred
+from balred.adapters.equinox import InTrainingReducer as JaxReducer
+from balred.adapters.torch import InTrainingReducer as TorchReducer
+from balred.studies.models_jax import Classifier as JaxClassifier
+from balred.studies.models_torch import Classifier as TorchClassifier
+
+MODELS = {"demo: LRU 256, H 16": (16, (256,), 32, 64), "6 x LRU 384, H 512": (512, (384,) * 6, 4, 1024)}
+EVERY = 100
+NEVER = balred.Energy(1.0)
+"""A rule that keeps all there is to keep: at most the numerically zero values are cut, which `min_cut` forbids."""
+
+
+def of_torch(width: int, states: tuple[int, ...], batch: int, length: int) -> dict[str, Any]:
+    model = TorchClassifier(width, states, seed=0, ring=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    x, y = torch.randn(batch, length), torch.randint(0, 10, (batch,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    def attempt(rule: Any, min_cut: float) -> Any:
+        reducer = TorchReducer(model, optimizer, rule=rule, window=(0, 1), attempts=1, min_cut=min_cut)
+        return reducer.step()
+
+    return measured(step, attempt, states, layer_bytes(p.nbytes for b in model.blocks for p in b.lru.parameters()))
+
+
+def of_jax(width: int, states: tuple[int, ...], batch: int, length: int) -> dict[str, Any]:
+    model = JaxClassifier(width, states, ring=(0.9, 0.999), key=jax.random.key(0))
+    optimizer = optax.adamw(1e-4)
+    state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    x, y = jax.random.normal(jax.random.key(1), (batch, length)), jnp.zeros(batch, jnp.int32)
+
+    @eqx.filter_jit
+    def update(model: Any, state: Any) -> Any:
+        def loss(model: Any) -> Any:
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model(x), y))
+
+        updates, new = optimizer.update(eqx.filter_grad(loss)(model), state, eqx.filter(model, eqx.is_inexact_array))
+        return eqx.apply_updates(model, updates), new
+
+    def attempt(rule: Any, min_cut: float) -> Any:
+        reducer = JaxReducer(rule=rule, window=(0, 1), attempts=1, min_cut=min_cut)
+        return reducer.update(model, state, reducer.init(model), 1)[-1]
+
+    sizes = (p.nbytes for b in model.blocks for p in jax.tree.leaves(eqx.filter(b.lru, eqx.is_array)))
+    return measured(lambda: jax.block_until_ready(update(model, state)), attempt, states, layer_bytes(sizes))
+
+
+def layer_bytes(sizes: Any) -> int:
+    return int(sum(sizes))
+
+
+def measured(
+    step: Callable[[], Any], attempt: Callable[[Any, float], Any], states: tuple[int, ...], size: int
+) -> dict[str, Any]:
+    """Best times of a step and of a check, the memory of a check, and then the one cut."""
+    step()
+    fast = best_of(step, 1)[0]
+    rounds = 3 if fast > 1 else 20
+    seconds = {"step": fast}
+    for _ in range(rounds):  # in turn, so that both meet the machine in the same moods
+        seconds["step"] = min(seconds["step"], best_of(step, 1)[0])
+        spent, report = best_of(lambda: attempt(NEVER, 0.9), 1)
+        assert not report.cuts, report
+        seconds["check"] = min(seconds.get("check", np.inf), spent)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    attempt(NEVER, 0.9)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    began = time.perf_counter()
+    report = attempt(balred.Order(states[0] // 4), 0.05)
+    seconds["cut"] = time.perf_counter() - began
+    assert len(report.cuts) == len(states), report
+    return {"seconds": seconds, "peak": peak, "parameters": size}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    rows, table = [], []
+    for name, shape in MODELS.items():
+        for framework, make in (("torch", of_torch), ("jax", of_jax)):
+            row = {"model": name, "framework": framework, **make(*shape)}
+            rows.append(row)
+            t = row["seconds"]
+            table.append([
+                name, framework, f"{t['step']:.3g} s", f"{t['check'] / t['step']:.2f} steps", f"{100 * t['check'] / (EVERY * t['step']):.2f} %",
+                f"{t['cut'] / t['step']:.2f} steps", f"{row['peak'] / 2**20:.0f} MiB", f"{row['peak'] / row['parameters']:.1f}x",
+            ])  # fmt: skip
+            print(table[-1], flush=True)
+    header = ["model", "framework", "a step", "a check", f"a check every {EVERY} steps", "a cut", "memory of a check", "of the layers' parameters"]  # fmt: skip
+    text = markdown(header, table)
+    print(text)
+    write(args.out, "overhead", {"machine": describe_machine(), "rows": rows}, text)
+
+
+if __name__ == "__main__":
+    main()
