@@ -35,6 +35,10 @@ docs: env
 
 bench: env
 	$(BIN)/python benchmarks/dense.py
+	$(BIN)/python benchmarks/channels.py
+	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/gradient.py
 	$(BIN)/python benchmarks/moments.py
 	$(BIN)/python benchmarks/variants.py

@@ -102,6 +102,17 @@ def semidefinite_factor(x: Array) -> Array:
     return V * jnp.sqrt(jnp.maximum(w, 0))[..., None, :]
 
 
+def svd(x: Array) -> tuple[Array, Array, Array]:
+    """U, s and V^H, of the smaller shapes."""
+    U, s, Vh = jnp.linalg.svd(x, full_matrices=False)
+    return U, s, Vh
+
+
+def svdvals(x: Array) -> Array:
+    """The singular values alone."""
+    return jnp.linalg.svd(x, compute_uv=False)
+
+
 def graded_rows(x: Array, most: int) -> Array:
     """Return `x` itself: shapes do not change."""
     return x

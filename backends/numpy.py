@@ -116,6 +116,25 @@ def semidefinite_factor(x: Array) -> Array:
     return out[..., :columns]
 
 
+def svd(x: Array) -> tuple[Array, Array, Array]:
+    """U, s and V^H, of the smaller shapes; in single precision where `x` is, which NumPy itself computes in double."""
+    if x.dtype.char not in "fF":
+        return np.linalg.svd(x, full_matrices=False)
+    if x.ndim == 2:
+        return scipy.linalg.svd(x, full_matrices=False, check_finite=False)  # type: ignore[no-any-return]
+    parts = [svd(one) for one in x.reshape(-1, *x.shape[-2:])]
+    U, s, Vh = (np.stack(part) for part in zip(*parts, strict=True))
+    return tuple(y.reshape(*x.shape[:-2], *y.shape[1:]) for y in (U, s, Vh))  # type: ignore[return-value]
+
+
+def svdvals(x: Array) -> Array:
+    """The singular values alone, as :func:`svd`."""
+    if x.dtype.char not in "fF":
+        return np.asarray(np.linalg.svd(x, compute_uv=False))
+    values = [scipy.linalg.svd(one, compute_uv=False, check_finite=False) for one in x.reshape(-1, *x.shape[-2:])]
+    return np.stack(values).reshape(*x.shape[:-2], -1)
+
+
 def graded_rows(x: Array, most: int) -> Array:
     """Rows with the same ``x^H x`` to rounding, falling in size, as many as the numerical rank, found by QR with pivoting.
 
@@ -369,12 +388,15 @@ def graded_singular_values(x: Array) -> Array:
     One-sided Jacobi after a rank-revealing QR factorisation with row and column pivoting; of order n, so meant for W
     that are well conditioned.  [Drmac & Veselic, SIAM J. Matrix Anal. Appl. 29 (2008)].
     """
-    if np.iscomplexobj(x):  # the real form has every value twice
-        x = np.block([[x.real, -x.imag], [x.imag, x.real]])
-        return graded_singular_values(x)[..., ::2]
+    if np.iscomplexobj(x):  # the real form has every value twice; entry by entry, so that it is graded like x
+        rows, columns = x.shape[-2:]
+        real = np.empty((*x.shape[:-2], rows, 2, columns, 2))
+        real[..., 0, :, 0] = real[..., 1, :, 1] = x.real
+        real[..., 1, :, 0], real[..., 0, :, 1] = x.imag, -x.imag
+        return graded_singular_values(real.reshape(*x.shape[:-2], 2 * rows, 2 * columns))[..., ::2]
     out = np.empty(x.shape[:-1])
     for at in np.ndindex(*x.shape[:-2]):
-        s, _, _, work, _, info = scipy.linalg.lapack.dgejsv(x[at], joba=2, jobu=3, jobv=3, jobr=0, jobt=1)
+        s, _, _, work, _, info = scipy.linalg.lapack.dgejsv(x[at], joba=2, jobu=3, jobv=3, jobr=0, jobt=0)
         if info != 0:
             raise ArithmeticError(f"dgejsv must converge, got info = {info}")
         out[at] = np.sort(s * (work[0] / work[1]))[::-1]

@@ -90,6 +90,18 @@ def semidefinite_factor(x: Array) -> Array:
     return Z
 
 
+def svd(x: Array) -> tuple[Array, Array, Array]:
+    """U, s and V^H, of the smaller shapes."""
+    U, s, Vh = torch.linalg.svd(x, full_matrices=False)
+    return U, s, Vh
+
+
+def svdvals(x: Array) -> Array:
+    """The singular values alone."""
+    s: Array = torch.linalg.svdvals(x)
+    return s
+
+
 def graded_rows(x: Array, most: int) -> Array:
     """Rows with the same ``x^H x`` to rounding, as many as the numerical rank: singular vectors times their values."""
     _, s, Vh = torch.linalg.svd(x, full_matrices=False)

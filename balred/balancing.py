@@ -68,11 +68,8 @@ def spectrum(system: System, solver: str | None) -> Spectrum:
 def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False) -> Spectrum:
     """The spectrum for a given pair of Gramian factors, whichever Gramians they are of."""
 
-    def product(Zq: Array, Zp: Array) -> tuple[Array, Array, Array]:
-        U, s, Vh = namespace(Zp, Zq).linalg.svd(ct(Zq) @ Zp, full_matrices=False)
-        return U, s, Vh
-
-    U, s, Vh = backend_of(Zp).over_batch(product, tuple(Zp.shape[:-2]), Zq, Zp)
+    be = backend_of(Zp, Zq)
+    U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(ct(Zq) @ Zp), tuple(Zp.shape[:-2]), Zq, Zp)
     return Spectrum(system, Zp, Zq, U, s, ct(Vh), match_dc)
 
 

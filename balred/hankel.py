@@ -139,10 +139,8 @@ def _values(system: System, solver: str | None) -> Array:
         return siso_values(system, relative=solver == "cauchy")
     Zp, Zq = factors(system, solver)
 
-    def product(Zq: Array, Zp: Array) -> Array:
-        return namespace(Zp).linalg.svdvals(ct(Zq) @ Zp)
-
-    return backend_of(Zp).over_batch(product, tuple(Zp.shape[:-2]), Zq, Zp)
+    be = backend_of(Zp)
+    return be.over_batch(lambda Zq, Zp: be.svdvals(ct(Zq) @ Zp), tuple(Zp.shape[:-2]), Zq, Zp)
 
 
 def _padded(s: Array, n: int) -> Array:
@@ -190,9 +188,7 @@ class Analysis:
         self._settings: dict[str, Any] = {"method": method, "solver": solver, "offset": offset, **options}
         self._cache: dict[int, Reduction] = {}
         self._others: dict[str, Analysis] = {}
-        # in main memory, and where every new shape would be compiled (JAX), NumPy answers fastest
-        stay = be.DYNAMIC_SHAPES and self.method.agnostic and not on_host(*system.leaves)
-        work = arrays.mapped(system, be.stop_gradient if stay else to_numpy)
+        work = _where_fastest(system) if self.method.agnostic else arrays.mapped(system, to_numpy)
         self.unstable: System | None = None
         self.stable: System | None
         self.state: State | None
@@ -433,6 +429,22 @@ def analyze(
         if isinstance(one, Exception):
             raise one
     return found
+
+
+def _where_fastest(system: System) -> System:
+    """`system` as a constant, on the device or on the host."""
+    be = backend_of(*system.leaves)
+    # in main memory, and where every new shape would be compiled (JAX), NumPy answers fastest
+    stay = be.DYNAMIC_SHAPES and not on_host(*system.leaves)
+    constant: System = arrays.mapped(system, be.stop_gradient if stay else to_numpy)
+    return constant
+
+
+def values_in_single(system: System) -> np.ndarray[Any, Any]:
+    """The Hankel singular values in float32 arithmetic, on the host: the quickest look at a stable system."""
+    work = _where_fastest(system)
+    with in_precision("float32", *work.leaves) as leaves:
+        return np.asarray(to_numpy(_padded(_values(with_leaves(work, leaves), None), work.order)))
 
 
 def analyses(

@@ -18,9 +18,11 @@ import numpy as np
 
 from balred.adapt import adapt
 from balred.arrays import backend
-from balred.hankel import analyses
-from balred.ranks import Rule, check_rule
+from balred.batches import alike
+from balred.hankel import Analysis, analyses, values_in_single
+from balred.ranks import Rule, check_rule, choose_order
 from balred.reduction import Reduction
+from balred.systems import DiagonalSystem, System
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,13 @@ class Policy:
         cuts = {
             name: chosen
             for name, (present, chosen) in ranks.items()
-            if chosen <= (1 - self.min_cut) * present and chosen < present and self._is_settled(choices[name])
+            if self.allows(present, chosen) and self._is_settled(choices[name])
         }
         return cuts, replace(state, step=step, choices=choices)
+
+    def allows(self, present: int, chosen: int) -> bool:
+        """Whether a cut from rank `present` to rank `chosen` is large enough."""
+        return chosen <= (1 - self.min_cut) * present and chosen < present
 
     def _is_settled(self, choices: tuple[int, ...]) -> bool:
         if self.settled is None:
@@ -265,26 +271,58 @@ def _decided(
         except (ValueError, ArithmeticError) as error:
             skipped[name] = str(error)
     after = {name: system.states for name, (system, _) in read.items()}
-    found: dict[str, Any] = analyses(read)
-    for name, a in found.items():
+    if policy.settled is None:
+        ranks = _far_from_a_cut(policy, {name: system for name, (system, _) in read.items()})
+    rest = {name: system for name, (system, _) in read.items() if name not in ranks}
+    ready: dict[str, tuple[Step, Cut]] = {}
+    for group in alike(rest):  # one after the other: of large layers the workings of one are held at a time
+        found: dict[str, Any] = analyses({name: read[name] for name in group})
+        for name, a in found.items():
+            try:
+                if isinstance(a, Exception):
+                    raise a
+                ranks[name] = (a.system.states, a.rank(policy.rule))
+                if policy.allows(*ranks[name]):
+                    ready[name] = _cut(name, a, ranks[name][1])
+            except (ValueError, ArithmeticError) as error:
+                skipped[name] = str(error)
+    wanted, state = policy.update(state, step, {name: ranks[name] for name in layers if name in ranks})
+    chosen = {name: ready[name] for name in wanted if name in ready}
+    done = {name: one for name, (one, _) in chosen.items()}
+    return (
+        done,
+        state,
+        tuple(cut for _, cut in chosen.values()),
+        after | {c.layer: c.after for _, c in chosen.values()},
+        skipped,
+    )
+
+
+def _cut(name: str, a: Analysis, rank: int) -> tuple[Step, Cut]:
+    """The cut of an analysed layer, and its description."""
+    reduction = a.reduction(rank)
+    energy, bound = float(np.min(a.energy(rank))), float(np.max(a.bound(rank)))
+    return Step(a.reduce(rank), reduction), Cut(name, a.system.states, reduction.system.states, energy, bound)
+
+
+_SLACK = 0.02
+"""The share of a layer's order by which float32 may misjudge what a rule asks for, generously."""
+
+
+def _far_from_a_cut(policy: Policy, systems: Mapping[str, System]) -> dict[str, tuple[int, int]]:
+    """Layers that need no analysis: their present rank, and less than which the rule cannot ask for.
+
+    Most checks of a training end without a cut, and values in float32 tell so at a fraction of an analysis's cost.
+    """
+    found = {}
+    for name, system in systems.items():
+        if not isinstance(system, DiagonalSystem):
+            continue  # float32 can do little with a dense system in bad units
         try:
-            if isinstance(a, Exception):
-                raise a
-            ranks[name] = (a.system.states, a.rank(policy.rule))
-        except (ValueError, ArithmeticError) as error:
-            skipped[name] = str(error)
-    wanted, state = policy.update(state, step, ranks)
-    cuts, done = [], {}
-    for name, rank in wanted.items():
-        a = found[name]
-        try:
-            reduction = a.reduction(rank)
-            done[name] = Step(a.reduce(rank), reduction)
-        except (ValueError, ArithmeticError) as error:
-            skipped[name] = str(error)
-            continue
-        after[name] = reduction.system.states
-        cuts.append(
-            Cut(name, a.system.states, after[name], float(np.min(a.energy(rank))), float(np.max(a.bound(rank))))
-        )
-    return done, state, tuple(cuts), after, skipped
+            order = choose_order(policy.rule, values_in_single(system), unit := system.order // max(system.states, 1))
+        except (ValueError, ArithmeticError):
+            continue  # unstable, or a rule that cannot be met: the analysis will tell
+        least = int((order - _SLACK * system.order) / unit)
+        if least > 0 and not policy.allows(system.states, least):
+            found[name] = (system.states, least)
+    return found

@@ -4,7 +4,7 @@
 
 A channel is a conjugate system of 64 stored states (real order 128), one input, one output, poles as S4D-Lin with random
 decay and step.  SLICOT's AB09AD (balancing off, order 2 asked for) and ``control.hsvd`` get the same real systems, built
-beforehand; "eig(PQ)" is what one would write down: both Gramians of the poles and their conjugates by formula, the
+beforehand (python-control in continuous time, by the bilinear map); "eig(PQ)" is what one would write down: both Gramians of the poles and their conjugates by formula, the
 eigenvalues of their product.  Everything runs in one process on all cores; ours best of three, the peers, which take
 minutes, once.  The error is the largest difference to SLICOT's values, relative to the first.
 """
@@ -48,6 +48,13 @@ def real_form(l: Any, C: Any) -> tuple[Any, Any, Any]:
     return A, b, c
 
 
+def in_continuous_time(A: Any, b: Any, c: Any) -> Any:
+    """The system with the same Hankel singular values for python-control, which has none of discrete time."""
+    eye = np.eye(len(A))
+    inverse = np.linalg.inv(eye + A)
+    return control.ss((A - eye) @ inverse, np.sqrt(2) * inverse @ b, np.sqrt(2) * c @ inverse, 0)
+
+
 def by_eig(xp: Any, l: Any, B: Any, C: Any) -> Any:
     """Eigenvalues of the product of the Gramians, a piece of the batch at a time for the memory."""
     out = []
@@ -69,7 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     l, B, C = channels(args.channels)
     reals = [real_form(*x) for x in zip(l, C, strict=True)]
-    objects = [control.ss(*x, 0, 1) for x in reals]
+    objects = [in_continuous_time(*x) for x in reals]
     order = 2 * STATES
 
     def ours(f: Callable[[Any], Any]) -> Any:

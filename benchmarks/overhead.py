@@ -6,13 +6,15 @@ A check is all that happens at an attempt that cuts nothing: Hankel singular val
 A cut is an attempt that cuts every layer to a quarter: the same, and the smaller layers, put in place with the optimizer's
 state.  Two models of :mod:`balred.studies`: the demo's, an LRU of 256 states in width 16, batch 32, length 64; and six
 LRUs of 384 states in width 512 as for sequential CIFAR-10, length 1024, with a batch of 4 instead of 50, so that the
-step is shorter than a real one and the share of the check larger.  Memory is what Python's allocator saw at its peak
+step is shorter than a real one and the share of the check larger.  The demo's runs on one thread, as the demo does, the other
+on all.  Memory is what Python's allocator saw at its peak
 during a check, above what was there before, as a multiple of the parameters of the layers.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from benchmarks_common import best_of, describe_machine, markdown, write
 import balred
 from balred.adapters.equinox import InTrainingReducer as JaxReducer
 from balred.adapters.torch import InTrainingReducer as TorchReducer
+from balred.studies.demo import one_thread
 from balred.studies.models_jax import Classifier as JaxClassifier
 from balred.studies.models_torch import Classifier as TorchClassifier
 
@@ -114,7 +117,8 @@ def main() -> None:
     rows, table = [], []
     for name, shape in MODELS.items():
         for framework, make in (("torch", of_torch), ("jax", of_jax)):
-            row = {"model": name, "framework": framework, **make(*shape)}
+            with one_thread(framework) if name.startswith("demo") else contextlib.nullcontext():
+                row = {"model": name, "framework": framework, **make(*shape)}
             rows.append(row)
             t = row["seconds"]
             table.append([

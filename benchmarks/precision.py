@@ -1,4 +1,4 @@
-"""How right the Hankel singular values are, by their size: against 50 digits; and the ranks that float32 chooses.
+"""How right the Hankel singular values are, by their size: against 100 digits; and the ranks that float32 chooses.
 
     python benchmarks/precision.py [--out benchmarks/results]
 
@@ -42,9 +42,23 @@ def lru(seed: int) -> Any:
 
 
 def channel(seed: int) -> Any:
-    """16 stored states, one input, one output."""
-    g = double(s4d_like(seed, n=16))
-    return balred.diagonal(log_poles=g.log_poles[0], B=g.B[0], C=g.C[0], dt=1, conjugate=True)
+    """16 stored states, one input, one output: decay 1/2, angles of odd multiples of pi/2, a step of 0.01 to 0.1."""
+    rng = np.random.default_rng(seed)
+    poles = -0.5 + 0.5j * np.pi * (2 * np.arange(16) + 1)
+    step = np.exp(rng.uniform(np.log(1e-2), np.log(1e-1)))
+    C = rng.standard_normal((1, 16)) + 1j * rng.standard_normal((1, 16))
+    return balred.diagonal(
+        log_poles=step * poles, B=(np.expm1(step * poles) / poles)[:, None], C=C, dt=1, conjugate=True
+    )
+
+
+def real_channel(seed: int) -> Any:
+    """S4D-Real: 16 states with poles -1 to -16, one input, one output."""
+    rng = np.random.default_rng(seed)
+    poles = -np.arange(1.0, 17.0) + 0j
+    step = np.exp(rng.uniform(np.log(1e-2), np.log(1e-1)))
+    C = rng.standard_normal((1, 16)) + 0j
+    return balred.diagonal(log_poles=step * poles, B=(np.expm1(step * poles) / poles)[:, None], C=C, dt=1)
 
 
 def heat(seed: int) -> Any:
@@ -76,11 +90,16 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 
 def accuracy() -> tuple[list[list[str]], list[dict[str, Any]]]:
     table, records = [], []
-    for kind, make in (("LRU, 4 inputs", lru), ("S4D channel", channel), ("heat, dense", heat)):
+    for kind, make in (
+        ("LRU, 4 inputs", lru),
+        ("S4D channel", channel),
+        ("S4D-Real channel", real_channel),
+        ("heat, dense", heat),
+    ):
         systems = [make(seed) for seed in range(SEEDS)]
-        truths = [oracle_hsv(g) for g in systems]
+        truths = [oracle_hsv(g, 100) for g in systems]
         for way, values in WAYS.items():
-            if way == "cauchy" and kind != "S4D channel":
+            if way == "cauchy" and "channel" not in kind:
                 continue
             cells = []
             found = [np.asarray(values(g), dtype=float) for g in systems]

@@ -50,7 +50,7 @@ def test_values_of_a_batch_are_those_of_the_full_gramians(dt, conjugate, solver)
 
 @pytest.mark.parametrize("dt", [0, 1])
 @pytest.mark.parametrize(
-    ("conjugate", "real", "rtol"), [(True, False, 1e-11), (False, False, 1e-3), (False, True, 1e-3)]
+    ("conjugate", "real", "rtol"), [(True, False, 1e-11), (False, False, 1e-11), (False, True, 1e-11)]
 )
 def test_every_value_has_digits(dt, conjugate, real, rtol, monkeypatch):
     """The last values lie 25 to 50 decades below the first."""

@@ -219,6 +219,35 @@ def test_decide_reports_cuts_ranks_and_reasons() -> None:
     assert "dead skipped" in text
 
 
+@pytest.mark.parametrize("kind", ["diagonal", "conjugate"])
+@pytest.mark.parametrize(
+    "rule", [balred.Energy(0.999), balred.Energy(0.9), balred.Relative(1e-2), balred.Order(17), balred.ErrorBound(1e-2, relative=True)]
+)  # fmt: skip
+def test_the_quick_look_never_hides_a_cut(kind: str, rule: Any) -> None:
+    """Whatever float32 says, the ranks of the layers that are cut are those of the analysis in float64."""
+    layers = {str(i): random_system(24, 2, 2, dt=1, kind=kind, seed=i) for i in range(12)}
+    policy = Policy(rule, (0, 1), min_cut=0.3)
+    _, state, report = decide(policy, policy.init(), 1, layers)
+    exact = {name: balred.analyze(g).rank(rule) for name, g in layers.items()}
+    wanted = {name: r for name, r in exact.items() if r <= 0.7 * 24}
+    assert {c.layer: c.after for c in report.cuts} == wanted
+    assert all(state.choices[name][0] <= r for name, r in exact.items())
+
+
+def test_a_check_without_a_cut_analyses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = {"a": random_system(24, 2, 2, dt=1, kind="conjugate", seed=0)}
+    policy = Policy(balred.Energy(0.999), (0, 1), min_cut=0.8)
+    monkeypatch.setattr("balred.intraining.analyses", None)  # calling it would raise
+    done, _, report = decide(policy, policy.init(), 1, layers)
+    assert not done
+    assert not report.skipped
+    assert report.ranks == {"a": 24}
+    monkeypatch.undo()
+    settled = Policy(balred.Energy(0.999), (0, 2), min_cut=0.8, settled=2)  # needs the choices themselves
+    _, state, _ = decide(settled, settled.init(), 1, layers)
+    assert state.choices["a"] == (balred.analyze(layers["a"]).rank(balred.Energy(0.999)),)
+
+
 def test_the_other_reports_say_so() -> None:
     assert "nothing cut" in str(Report(7, (), {"a": 3}))
     assert "taken back" in str(Report(7, (), {"a": 3}, restored=True))

@@ -10,6 +10,7 @@ import unittest.mock
 
 import numpy as np
 import pytest
+import scipy.linalg
 from numpy.testing import assert_allclose
 from tables import CASES, Backend, Library, skip_without
 
@@ -139,16 +140,18 @@ def test_no_float64_arises_in_torch(kind, m):
 
 @pytest.mark.parametrize("kind", ["dense", "diagonal", "conjugate"])
 def test_no_float64_arises_in_numpy(kind, monkeypatch):
-    """What NumPy's own factorisations are given, and what comes out."""
+    """What the factorisations of NumPy and SciPy are given, and what comes out."""
     seen = set()
-    for name in ("svd", "eigh", "qr", "inv", "solve", "eigvalsh"):
-        original = getattr(np.linalg, name)
+    for library, name in [(np.linalg, n) for n in ("eigh", "qr", "inv", "solve", "eigvalsh")] + [(scipy.linalg, "svd")]:
+        original = getattr(library, name)
 
         def spy(x, *args, original=original, **kwargs):
             seen.add(np.asarray(x).dtype)
             return original(x, *args, **kwargs)
 
-        monkeypatch.setattr(np.linalg, name, spy)
+        monkeypatch.setattr(library, name, spy)
+    # NumPy's computes in float64 whatever it is given
+    monkeypatch.setattr(np.linalg, "svd", None)
     g = Library(Backend.NUMPY, "float64").system(
         balred.testing.random_system(6, 2, 2, dt=1, kind=kind, batch=(2,), seed=0)
     )
