@@ -26,7 +26,7 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Callable[..., Any])
 
 _LAZY: dict[str, tuple[str, ...]] = {
-    "torch": ("balred.adapters.torch", "balred.adapters.s4d", "balred.adapters.torch_mamba"),
+    "torch": ("balred.adapters.torch", "balred.adapters.s4d", "balred.adapters.s4", "balred.adapters.torch_mamba"),
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
     "s5": ("balred.adapters.s5",),
     "equinox": ("balred.adapters.equinox", "balred.adapters.equinox_copies"),
