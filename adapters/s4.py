@@ -67,10 +67,10 @@ def _is_kernel(module: Any) -> bool:
 def _is_layer(module: Any) -> bool:
     kernel: Any = module._modules.get("kernel")
     D = module._parameters.get("D")
-    if kernel is None or D is None or not _is_kernel(kernel):
+    if kernel is None or D is None or D.ndim != 2 or not _is_kernel(kernel):
         return False
     sides = 2 if getattr(module, "bidirectional", False) else 1
-    return (sides * D.shape[0], *D.shape[1:]) == tuple(kernel.C.shape[:2])
+    return (sides * D.shape[0], D.shape[1]) == tuple(kernel.C.shape[:2])
 
 
 @register("torch.nn.modules.module.Module", recognises=_is_layer)
