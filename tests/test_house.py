@@ -34,6 +34,7 @@ ADAPTERS = {
     "pymor": {"pymor"},
     "scipy": {"scipy"},
     "torch": {"torch"},
+    "torch_attention": {"torch"},
     "torch_lru": {"torch"},
     "torch_mamba": {"torch"},
     "torch_selective": {"torch"},
