@@ -5,7 +5,7 @@ S4 holds half of the poles, inputs and outputs of a real system, and half of P, 
 .. math:: x' = (\Lambda - PP^H)x + Bu,\qquad y = Cx
 
 The low rank ties the two halves together, so the state matrix is real and full in the coordinates of
-:meth:`~balred.systems.DiagonalSystem.to_dense`.  Its eigenvectors may be nearly parallel: at S4's initialisation
+``DiagonalSystem.to_dense``.  Its eigenvectors may be nearly parallel: at S4's initialisation
 (HiPPO-LegS) with 64 states they have condition 1e16, which rounding the parameters to single precision turns into 1e9.
 So where the diagonal form is another system, that of a matrix 1e-9 away is taken, which is as good as the parameters
 and has better eigenvectors (approximate diagonalisation).  All on the host, in double precision.
