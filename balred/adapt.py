@@ -26,7 +26,13 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Callable[..., Any])
 
 _LAZY: dict[str, tuple[str, ...]] = {
-    "torch": ("balred.adapters.torch", "balred.adapters.s4d", "balred.adapters.torch_mamba"),
+    "torch": (
+        "balred.adapters.torch",
+        "balred.adapters.s4d",
+        "balred.adapters.s4",
+        "balred.adapters.torch_mamba",
+        "balred.adapters.torch_attention",
+    ),
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
     "s5": ("balred.adapters.s5",),
     "equinox": ("balred.adapters.equinox", "balred.adapters.equinox_copies"),
@@ -117,11 +123,12 @@ def register(
     """
     if adapter is None:
         return lambda function: (register(cls, function, carry=carry, recognises=recognises), function)[1]
-    _enter(cls, Entry(adapter, carry), recognises)
+    register_entry(cls, Entry(adapter, carry), recognises)
     return None
 
 
-def _enter(cls: type | str, entry: Entry, recognises: Recognises | None) -> None:
+def register_entry(cls: type | str, entry: Entry, recognises: Recognises | None = None) -> None:
+    """Register an :class:`Entry` made by hand; otherwise as :func:`register`."""
     name = cls if isinstance(cls, str) else _name(cls)
     if recognises is None:
         _entries[name] = entry
@@ -149,7 +156,7 @@ def register_selective(
     settle : callable, optional
         ``settle(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
     """
-    _enter(cls, Entry(_no_operator, selective=selective, settle=settle), recognises)
+    register_entry(cls, Entry(_no_operator, selective=selective, settle=settle), recognises)
 
 
 def _no_operator(layer: Any) -> Any:

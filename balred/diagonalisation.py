@@ -114,8 +114,10 @@ def _attempt(
     poles, vectors = np.linalg.eig(A)
     vectors = vectors.astype(np.complex128)
     condition = np.linalg.cond(vectors)
-    vectors = np.where(np.isfinite(condition)[..., None, None], vectors, np.eye(vectors.shape[-1]))
-    b, c = np.linalg.solve(vectors, B), C @ vectors
+    usable = np.isfinite(condition)[..., None]
+    vectors = np.where(usable[..., None], vectors, np.eye(vectors.shape[-1]))
+    paired = np.where(usable, poles, 0.0)
+    b, c = coefficients(paired, vectors, B), C @ vectors
     picked = _picked(poles, b, c, template.conjugate)
     margin = (1 - np.abs(poles)) if template.discrete else -poles.real
     good = condition < limit
@@ -127,13 +129,29 @@ def _attempt(
             for shape in ((template.order, b.shape[-2]), (b.shape[-2], template.order))
         )
     else:
-        V, W = to_numpy(R) @ vectors, np.linalg.solve(vectors, to_numpy(L))
+        V, W = to_numpy(R) @ vectors, coefficients(paired, vectors, to_numpy(L))
     flat = [x.reshape(-1, *x.shape[-2:]) for x in (b, c, V, W)]
     members = zip(poles.reshape(-1, poles.shape[-1]), picked, good.reshape(-1), *flat, strict=True)
     return [
         (len(at) - states, _one_mode_set(template, lam, at, *four) if fine and len(at) <= states else None)
         for lam, at, fine, *four in members
     ]
+
+
+def coefficients(poles: NDArray[Any], vectors: Complex, x: NDArray[Any]) -> NDArray[Any]:
+    """Coefficients of the columns of `x` in eigenvectors; for a real matrix and real `x` conjugate to the last digit.
+
+    Nearly parallel eigenvectors leave few digits of a coefficient; that all of them together stand for `x` does not
+    survive when the one of a pair is replaced by the conjugate of the other, unless it is that already.
+    """
+    if np.iscomplexobj(x) or not np.iscomplexobj(poles):
+        return np.linalg.solve(vectors, x)
+    up, down = (poles.imag > 0)[..., None, :], (poles.imag < 0)[..., None, :]  # in turns
+    root = 2**0.5
+    y = np.linalg.solve(np.where(up, root * vectors.real, np.where(down, root * vectors.imag, vectors.real)), x)
+    up, down = up.swapaxes(-1, -2), down.swapaxes(-1, -2)
+    first, second = (y + 1j * np.roll(y, -1, axis=-2)) / root, (np.roll(y, 1, axis=-2) - 1j * y) / root
+    return np.where(up, first, np.where(down, second, y))
 
 
 def stored_states(g: System) -> int:

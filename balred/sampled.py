@@ -89,7 +89,7 @@ def _check_sampled(system: Any, layer: str) -> None:
         raise ValueError(f"an {layer} layer holds a discrete conjugate system, got {system!r}")
 
 
-def _layer_gain(poles: Host, step: Host, rule: str, gain: Gain | None) -> Host:
+def layer_gain(poles: Host, step: Host, rule: str, gain: Gain | None) -> Host:
     """The layer's own gain, or the exact one where the layer's has no correct digit (a pole that rounds to 1)."""
     exact = np.asarray(input_gain(poles, step, rule))
     own = exact if gain is None else gain(poles, step)
@@ -165,7 +165,7 @@ def s5_parameters(
     _check_sampled(system, "S5")
     steps = np.broadcast_to(np.asarray(step, dtype=np.float64), (system.states,))
     poles = continuous_poles(system.log_poles, steps, rule)
-    g = _layer_gain(poles, steps, rule, gain)
+    g = layer_gain(poles, steps, rule, gain)
     b, c = (to_numpy(x).astype(np.complex128) for x in (system.B, system.C))
     B, C = scaled_rows(b / g[:, None], c, row_norm)
     if bidirectional:
@@ -204,6 +204,6 @@ def s4d_parameters(system: DiagonalSystem, step: Host, gain: Gain | None = None)
     _check_sampled(system, "S4D")
     steps = np.broadcast_to(np.asarray(step, dtype=np.float64)[:, None], tuple(system.log_poles.shape))
     poles = continuous_poles(system.log_poles, steps)
-    g = _layer_gain(poles, steps, "zoh", gain)
+    g = layer_gain(poles, steps, "zoh", gain)
     B, C = (to_numpy(x).astype(np.complex128) for x in (system.B, system.C))
     return {"A": poles, "C": C[:, 0, :] * B[:, :, 0] / g}
