@@ -56,6 +56,20 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
     return torch.tensor(np.array(x.real if real else x, order="C")).to(device=like.device, dtype=dtype)
 
 
+def to_bytes(x: Array) -> np.ndarray[Any, Any]:
+    """The bytes of `x` in C order."""
+    x = x.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    return np.asarray((torch.view_as_real(x) if x.is_complex() else x).reshape(-1).view(torch.uint8).numpy())
+
+
+def from_bytes(data: np.ndarray[Any, Any], like: Array) -> Array:
+    """A tensor of the shape, dtype and device of `like` with these bytes."""
+    real = like.real.dtype if like.is_complex() else like.dtype
+    x = torch.from_numpy(np.array(data)).view(real)
+    x = torch.view_as_complex(x.reshape(*like.shape, 2)) if like.is_complex() else x.reshape(like.shape)
+    return x.to(like.device)
+
+
 def few_threads(n: int) -> AbstractContextManager[None]:
     """No change: the library manages its own threads."""
     return nullcontext()

@@ -1,0 +1,296 @@
+"""Reduced models in files: tensors with the ranks of the layers, so that a full-size skeleton knows what to become.
+
+A file is of the safetensors format (:mod:`balred.tensor_files`), whatever framework the model belongs to; complex tensors
+are pairs of real numbers in it, a tensor that a model has in several places is there once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balred.adapt import adapt, container_of, entry_of, layers_of, replace_layers
+from balred.arrays import backend_of, device_of, eye, namespace
+from balred.selection import Moments, Selection
+from balred.systems import DiagonalSystem, System
+from balred.tensor_files import Tensor, TensorFile, read_tensors, write_tensors
+
+_KEY = "balred"
+_FORMAT = 1
+_PARTS = {"complex64": "float32", "complex128": "float64"}
+
+
+def save(model: Any, path: str | PathLike[str]) -> None:
+    """Write a model, and the ranks of its layers, to a file that :func:`load` reads.
+
+    Parameters
+    ----------
+    model : layer, model, or lists, tuples and dicts of them
+        Of PyTorch, equinox, flax (a parameter tree, a bound linen module, an nnx module), or of a framework whose
+        registered container has ``tensors``.
+    path : path
+        A safetensors file, usually ``.safetensors``; one that exists is replaced, when all of the new one is written.
+
+    Raises
+    ------
+    balred.adapt.AdapterNotFound
+        No layer of the model is known.
+    TypeError
+        Something in the model is neither an array nor a model.
+    OSError
+        The file cannot be written.
+
+    Notes
+    -----
+    Parameters and buffers are written, also buffers that a ``state_dict`` leaves out.  What else a model has (its classes, random
+    keys, numbers that are no arrays) is code, and comes from the skeleton.
+
+    Examples
+    --------
+    >>> import tempfile, balred, numpy as np
+    >>> from balred.parametrisations import lru_initial
+    >>> rng = np.random.default_rng(0)
+    >>> def fresh():
+    ...     return {"lru": lru_initial(2, 8, 0.5, 0.99, 3.0, rng.random, lambda *shape: rng.standard_normal(shape))}
+    >>> small = balred.reduce(fresh(), 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     balred.save(small, f"{folder}/small.safetensors")
+    ...     again = balred.load(fresh(), f"{folder}/small.safetensors")
+    >>> bool(np.all(again["lru"]["C_re"] == small["lru"]["C_re"]))
+    True
+    """
+    from balred import __version__
+
+    layers = {n: {"type": _type(layer), "states": _states(layer)} for n, layer in layers_of(model).items()}
+    found = tensors_of(model)
+    first: dict[int, str] = {}
+    shared = {}
+    for name, x in found.items():
+        if first.setdefault(id(x), name) != name:
+            shared[name] = first[id(x)]
+    paired = {name: dtype for name, x in found.items() if name not in shared and (dtype := _dtype(x)) in _PARTS}
+    record = {"format": _FORMAT, "version": __version__, "layers": layers, "shared": shared, "complex": paired}
+    tensors = {name: _tensor(x) for name, x in found.items() if name not in shared}
+    write_tensors(path, tensors, {_KEY: json.dumps(record)})
+
+
+def load(skeleton: Any, path: str | PathLike[str]) -> Any:
+    """Read a model from a file of :func:`save`.
+
+    Parameters
+    ----------
+    skeleton : model
+        Of the classes of the saved one, such as a freshly constructed one: its layers are first shrunk to the recorded
+        ranks, then every tensor is read.
+    path : path
+
+    Returns
+    -------
+    model
+        A new one, on the device of `skeleton`, which is left as it is.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        The file is damaged or not from :func:`save`; a layer of the skeleton is of another type, has fewer states
+        or another width; tensors are missing or left over, or differ in shape or dtype.  The message begins with the file.
+
+    Examples
+    --------
+    See :func:`save`.
+    """
+    path = Path(path)
+    try:
+        file = read_tensors(path)
+        return _loaded(skeleton, file)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _loaded(skeleton: Any, file: TensorFile) -> Any:
+    if _KEY not in file.metadata:
+        raise ValueError("the file must be one that balred.save wrote, got one without its notes")
+    file.check_seal()
+    record = notes(file)
+    stored = {name: _joined(x, record["complex"].get(name)) for name, x in file.tensors.items()}
+    stored |= {name: stored[other] for name, other in record["shared"].items()}
+    model = _shrunk(skeleton, record["layers"], stored)
+    mine = tensors_of(model)
+    _compare(mine, stored)
+    by_id: dict[int, Tensor] = {}
+    for name, x in mine.items():
+        one = by_id.setdefault(id(x), stored[name])
+        if one is not stored[name] and not np.array_equal(one.read(), stored[name].read()):
+            raise ValueError(f"tensors that the skeleton shares must be equal, got another {name}")
+    made = {key: backend_of(x).from_bytes(by_id[key].read(), x) for key, x in {id(x): x for x in mine.values()}.items()}
+    return with_tensors(model, {name: made[id(x)] for name, x in mine.items()})
+
+
+def notes(file: TensorFile) -> dict[str, Any]:
+    """What :func:`save` noted in a file: "layers" by name with "type" and "states", "shared", "complex"; empty without."""
+    if _KEY not in file.metadata:
+        return {}
+    try:
+        record = json.loads(file.metadata[_KEY])
+        if record["format"] > _FORMAT:
+            wanted = f"the file must be of format {_FORMAT} or older"
+            raise ValueError(f"{wanted}, got {record['format']}, written by balred {record['version']}")
+        return {key: dict(record[key]) for key in ("layers", "shared", "complex")}
+    except (TypeError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"the notes of balred.save must be whole, got {file.metadata[_KEY]!r:.80} ({error!r})"
+        ) from None
+
+
+def _compare(mine: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
+    missing, extra = [n for n in mine if n not in stored], [n for n in stored if n not in mine]
+    if missing or extra:
+        got = [f"without {_few(missing)}"] * bool(missing) + [f"with {_few(extra)}"] * bool(extra)
+        raise ValueError(f"the file must hold the skeleton's tensors, got one {' and '.join(got)}")
+    for what, of in (("shape", lambda x: tuple(x.shape)), ("dtype", _dtype)):
+        other = [f"{n} {of(mine[n])}, got {of(stored[n])}" for n in mine if of(mine[n]) != of(stored[n])]
+        if other:
+            raise ValueError(f"every tensor must have the skeleton's {what}: {_few(other, '; ')}")
+
+
+def _few(items: list[str], separator: str = ", ") -> str:
+    rest = [f"{len(items) - 5} more"] if len(items) > 5 else []
+    return separator.join(items[:5] + rest)
+
+
+# ------------------------------------------------------------------------------------------------------- layers
+
+
+def _type(layer: Any) -> str:
+    return "mapping" if isinstance(layer, Mapping) else type(layer).__name__
+
+
+def _states(layer: Any) -> int:
+    entry = entry_of(layer)
+    if entry is not None and entry.selective is not None:
+        return int(entry.selective.states(layer))
+    return int(adapt(layer)[0].states)
+
+
+def _shrunk(skeleton: Any, layers: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Any:
+    """The skeleton with its layers of the recorded sizes."""
+    mine = layers_of(skeleton)
+    if set(mine) != set(layers):
+        raise ValueError(f"the skeleton must have the layers {', '.join(layers)}, got {', '.join(mine)}")
+    own = {name: tuple(x.shape) for name, x in tensors_of(skeleton).items()}
+    theirs = {name: x.shape for name, x in stored.items()}
+    new = {}
+    for name, layer in mine.items():
+        kind, states = layers[name]["type"], layers[name]["states"]
+        if _type(layer) != kind:
+            raise ValueError(f"the skeleton's layer {name or 'itself'} must be a {kind}, got a {_type(layer)}")
+        have, prefix = _states(layer), f"{name}." if name else ""
+        if have < states:
+            raise ValueError(f"the skeleton's layer {name or 'itself'} must have at least {states} states, got {have}")
+        # a cut may change more than the size, S4 to a diagonal one: then the same number of states is written anew, too
+        if have > states or _under(prefix, own) != _under(prefix, theirs):
+            new[name] = _of_size(layer, states)
+    return replace_layers(skeleton, new)
+
+
+def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+
+
+def _of_size(layer: Any, states: int) -> Any:
+    """A layer like `layer` with fewer states, whichever: what is in it is about to be replaced."""
+    entry = entry_of(layer)
+    if entry is None or entry.selective is None:
+        system, rebuild = adapt(layer)
+        return rebuild(_part(system, states))
+    n = entry.selective.states(layer)
+    ones = np.ones((1, n))
+    kept = np.arange(states)[None]  # one row for every group
+    return entry.selective.cut(layer, Selection(kept, None, 0.0), Moments(np.eye(n), 1, ones, ones))
+
+
+def _part(system: System, states: int) -> System:
+    """A stable system with the first states' inputs and outputs."""
+    A, B, C = system.leaves
+    B, C = B[..., :states, :], C[..., :states]
+    if isinstance(system, DiagonalSystem):
+        return dataclasses.replace(system, log_poles=A[..., :states], B=B, C=C)
+    xp = namespace(A)
+    diagonal = (1 if system.discrete else -1) * xp.linspace(0.1, 0.9, states, dtype=A.dtype, device=device_of(A))
+    A = xp.broadcast_to(eye(A, states) * diagonal, (*A.shape[:-2], states, states))
+    return dataclasses.replace(system, A=A, B=B, C=C)
+
+
+# ------------------------------------------------------------------------------------------------------ tensors
+
+
+def tensors_of(obj: Any, path: str = "") -> dict[str, Any]:
+    """The arrays of a model by name, parameters and buffers; those that it has in several places are the same object.
+
+    Mappings, lists and tuples are looked into; what is no array and holds none (numbers, texts, functions, random keys) is
+    left out.
+    """
+    prefix = f"{path}." if path else ""
+    container = container_of(obj)
+    if container is not None and container.tensors is not None:
+        return {prefix + name: x for name, x in container.tensors(obj).items()}
+    members = obj.items() if isinstance(obj, Mapping) else enumerate(obj) if isinstance(obj, (list, tuple)) else None
+    if members is not None:
+        found = [item for key, value in members for item in tensors_of(value, f"{prefix}{key}").items()]
+        if len(dict(found)) < len(found):
+            raise ValueError(f"names of tensors must differ, got some twice below {path or 'the top'}")
+        return dict(found)
+    if _is_array(obj):
+        return {path: obj}
+    plain = obj is None or isinstance(obj, (bool, int, float, complex, str, bytes)) or inspect.isroutine(obj)
+    if plain or hasattr(obj, "__wrapped__") or str(getattr(obj, "dtype", "")).startswith("key<"):
+        return {}
+    raise TypeError(
+        f"a checkpoint must be of models of a framework whose container has tensors, of arrays, and of lists and dicts of both, "
+        f"got {type(obj).__name__}{f' at {path}' if path else ''}"
+    )
+
+
+def with_tensors(obj: Any, new: Mapping[str, Any], path: str = "") -> Any:
+    """A copy of a model with other arrays under the names of :func:`tensors_of`."""
+    prefix = f"{path}." if path else ""
+    container = container_of(obj)
+    if container is not None and container.with_tensors is not None:
+        return container.with_tensors(obj, {n[len(prefix) :]: x for n, x in new.items() if n.startswith(prefix)})
+    if isinstance(obj, Mapping):
+        values = {key: with_tensors(value, new, f"{prefix}{key}") for key, value in obj.items()}
+        return type(obj)(values)  # type: ignore[call-arg]
+    if isinstance(obj, (list, tuple)):
+        members = [with_tensors(value, new, f"{prefix}{i}") for i, value in enumerate(obj)]
+        return type(obj)(*members) if hasattr(obj, "_fields") else type(obj)(members)
+    return new.get(path, obj)
+
+
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "shape") and hasattr(x, "dtype") and not str(x.dtype).startswith("key<")
+
+
+def _dtype(x: Any) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _tensor(x: Any) -> Tensor:
+    """An array as it is written."""
+    dtype, shape, be = _dtype(x), tuple(map(int, x.shape)), backend_of(x)
+    if dtype in _PARTS:
+        dtype, shape = _PARTS[dtype], (*shape, 2)
+    return Tensor(dtype, shape, lambda: be.to_bytes(x))
+
+
+def _joined(x: Tensor, dtype: str | None) -> Tensor:
+    """A tensor as it was before it was written."""
+    return x if dtype is None else Tensor(dtype, x.shape[:-1], x.read)
