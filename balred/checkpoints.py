@@ -121,7 +121,7 @@ def _loaded(skeleton: Any, file: TensorFile) -> Any:
         raise ValueError("the file must be one that balred.save wrote, got one without its notes")
     file.check_seal()
     record = notes(file)
-    stored = {name: _joined(x, record["complex"].get(name)) for name, x in file.tensors.items()}
+    stored = {name: joined(x, record["complex"].get(name)) for name, x in file.tensors.items()}
     stored |= {name: stored[other] for name, other in record["shared"].items()}
     model = _shrunk(skeleton, record["layers"], stored)
     mine = tensors_of(model)
@@ -291,6 +291,6 @@ def _tensor(x: Any) -> Tensor:
     return Tensor(dtype, shape, lambda: be.to_bytes(x))
 
 
-def _joined(x: Tensor, dtype: str | None) -> Tensor:
-    """A tensor as it was before it was written."""
+def joined(x: Tensor, dtype: str | None) -> Tensor:
+    """A tensor as it was before it was written: complex, if `dtype` was noted."""
     return x if dtype is None else Tensor(dtype, x.shape[:-1], x.read)
