@@ -43,13 +43,15 @@ class Entry:
     """What is registered for a class: how to read and write it, and how optimizer moments follow a cut.
 
     A selective layer has a :class:`balred.selective.Selective` in place of the operator that it is not.
-    ``settle(model, layer)`` tells the new model around a replaced layer of its size.
+    ``settle(model, layer)`` tells the new model around a replaced layer of its size, ``groups(layer)`` how many groups of
+    states are selected from, one by default.
     """
 
     adapter: Adapter
     carry: Carry | None = None
     selective: Selective | None = None
     settle: Callable[[Any, Any], None] | None = None
+    groups: Callable[[Any], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def register_selective(
     *,
     recognises: Recognises | None = None,
     settle: Callable[[Any, Any], None] | None = None,
+    groups: Callable[[Any], int] | None = None,
 ) -> None:
     """Register layers whose dynamics depend on their input: they can be reduced, but are no linear operator.
 
@@ -154,8 +157,10 @@ def register_selective(
         Entries for a class itself come first.
     settle : callable, optional
         ``settle(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
+    groups : callable, optional
+        ``groups(layer)``: how many groups keep states of their own, where it is more than one.
     """
-    _enter(cls, Entry(_no_operator, selective=selective, settle=settle), recognises)
+    _enter(cls, Entry(_no_operator, selective=selective, settle=settle, groups=groups), recognises)
 
 
 def _no_operator(layer: Any) -> Any:

@@ -20,7 +20,7 @@ from balred.sampled import input_gain, s4d_system, s5_system
 from balred.systems import System
 from balred.tensor_files import Tensor
 
-Group = Mapping[str, Tensor]
+_Group = Mapping[str, Tensor]
 """The tensors of a layer by their names inside it."""
 
 
@@ -35,7 +35,7 @@ class Layer:
     name: str = ""
 
 
-Recogniser = Callable[[Group, Mapping[str, Any]], Layer | None]
+_Recogniser = Callable[[_Group, Mapping[str, Any]], Layer | None]
 
 
 def find_layers(checkpoint: Checkpoint) -> list[Layer]:
@@ -49,7 +49,7 @@ def find_layers(checkpoint: Checkpoint) -> list[Layer]:
     return [found[name] for name in sorted(found, key=_natural)]
 
 
-def _candidates(tensors: Group) -> Iterator[tuple[str, Group, Recogniser]]:
+def _candidates(tensors: _Group) -> Iterator[tuple[str, _Group, _Recogniser]]:
     for name in tensors:
         head, leaf = re.fullmatch(r"(?:(.*)[./])?([^./]*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
         if leaf in FAMILIES:
@@ -69,7 +69,7 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _fits(group: Group, **shapes: tuple[int, ...]) -> bool:
+def _fits(group: _Group, **shapes: tuple[int, ...]) -> bool:
     return all(name in group and group[name].shape == shape for name, shape in shapes.items())
 
 
@@ -93,7 +93,7 @@ def _complex(x: Tensor) -> NDArray[Any]:
 # ------------------------------------------------------------------------------------------ time-invariant layers
 
 
-def _lru(group: Group, config: Mapping[str, Any]) -> Layer | None:
+def _lru(group: _Group, config: Mapping[str, Any]) -> Layer | None:
     (n,) = states = group["nu_log"].shape if len(group["nu_log"].shape) == 1 else (0,)
     split = "B_re" in group and "C_re" in group
     B, C = (group.get(f"{k}_re" if split else k) for k in "BC")
@@ -115,7 +115,7 @@ def _lru(group: Group, config: Mapping[str, Any]) -> Layer | None:
     return Layer("LRU", n, read)
 
 
-def _s5(group: Group, config: Mapping[str, Any]) -> Layer | None:
+def _s5(group: _Group, config: Mapping[str, Any]) -> Layer | None:
     split = "Lambda" not in group
     states = group["Lambda_re"].shape if split else _shape(group["Lambda"])
     parts = ["C1", "C2"] if "C1" in group else ["C"]
@@ -138,7 +138,7 @@ def _s5(group: Group, config: Mapping[str, Any]) -> Layer | None:
     return Layer("S5", states[0], read, "a zero-order hold is assumed" + " and conjugate pairs are" * split)
 
 
-def _s4d(group: Group, config: Mapping[str, Any]) -> Layer | None:
+def _s4d(group: _Group, config: Mapping[str, Any]) -> Layer | None:
     shape = group["log_A_real"].shape
     if len(shape) != 2 or not _fits(group, A_imag=shape, log_dt=shape[:1]) or _shape(group.get("C")) != shape:
         return None
@@ -154,25 +154,25 @@ def _s4d(group: Group, config: Mapping[str, Any]) -> Layer | None:
 # ------------------------------------------------------------------------------- layers that need more than numbers
 
 
-def _s4(group: Group, config: Mapping[str, Any]) -> Layer | None:
+def _s4(group: _Group, config: Mapping[str, Any]) -> Layer | None:
     A = group.get("A_imag")
     if A is None or len(A.shape) != 2 or "B" not in group or "C" not in group:
         return None
     return Layer("S4", A.shape[1], note="ranks need the module, which knows the step's rule")
 
 
-def _linoss(group: Group, config: Mapping[str, Any]) -> Layer | None:
+def _linoss(group: _Group, config: Mapping[str, Any]) -> Layer | None:
     shape = group["A_diag"].shape
     if len(shape) != 1 or not _fits(group, steps=shape) or _shape(group.get("B"))[:1] != shape:
         return None
-    return Layer("LinOSS", 2 * shape[0], note="undamped oscillators have no Hankel singular values")
+    return Layer("LinOSS", shape[0], note="oscillators, which keep or lose both of their states")
 
 
 _SELECTIVE = "selective: ranks need data, balred.plan(model, rule, calibration=data)"
 _GROUPS = ("n_groups", "mamba_n_groups", "mamba_ngroups", "ngroups")
 
 
-def _mamba(group: Group, config: Mapping[str, Any]) -> Layer | None:
+def _mamba(group: _Group, config: Mapping[str, Any]) -> Layer | None:
     shape = group["A_log"].shape
     if len(shape) == 2 and "x_proj.weight" in group and "dt_proj.weight" in group:
         channels, states = shape
@@ -194,7 +194,7 @@ def _mamba(group: Group, config: Mapping[str, Any]) -> Layer | None:
     return Layer("Mamba-2", (width - channels) // (2 * groups), note=_SELECTIVE + guess)
 
 
-FAMILIES: dict[str, Recogniser] = {
+FAMILIES: dict[str, _Recogniser] = {
     "nu_log": _lru,
     "Lambda": _s5,
     "Lambda_re": _s5,

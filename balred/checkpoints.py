@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from balred.adapt import adapt, container_of, entry_of, layers_of, replace_layers
-from balred.arrays import backend_of, device_of, eye, namespace
+from balred.arrays import backend_of, to_numpy
 from balred.selection import Moments, Selection
 from balred.systems import DiagonalSystem, System
 from balred.tensor_files import Tensor, TensorFile, read_tensors, write_tensors
@@ -207,27 +207,31 @@ def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tupl
 
 
 def _of_size(layer: Any, states: int) -> Any:
-    """A layer like `layer` with fewer states, whichever: what is in it is about to be replaced."""
+    """A layer like `layer` with so many states, whichever: what is in it is about to be replaced."""
     entry = entry_of(layer)
     if entry is None or entry.selective is None:
         system, rebuild = adapt(layer)
-        return rebuild(_part(system, states))
-    n = entry.selective.states(layer)
-    ones = np.ones((1, n))
-    kept = np.arange(states)[None]  # one row for every group
-    return entry.selective.cut(layer, Selection(kept, None, 0.0), Moments(np.eye(n), 1, ones, ones))
+        return rebuild(_plain(system, states))
+    n, groups = entry.selective.states(layer), 1 if entry.groups is None else entry.groups(layer)
+    first, ones = np.tile(np.arange(states), (groups, 1)), np.ones((groups, n))
+    return entry.selective.cut(layer, Selection(first, None, 0.0), Moments(np.eye(groups * n), groups, ones, ones))
 
 
-def _part(system: System, states: int) -> System:
-    """A stable system with the first states' inputs and outputs."""
-    A, B, C = system.leaves
-    B, C = B[..., :states, :], C[..., :states]
+def _plain(system: System, states: int) -> System:
+    """A system of this size that any layer can hold: distinct poles, neither slow nor fast, none of them unstable."""
+    A, B, C = (to_numpy(x) for x in system.leaves)
+    B, C = np.ones_like(B[..., :1, :].repeat(states, axis=-2)), np.ones_like(C[..., :1].repeat(states, axis=-1))
     if isinstance(system, DiagonalSystem):
-        return dataclasses.replace(system, log_poles=A[..., :states], B=B, C=C)
-    xp = namespace(A)
-    diagonal = (1 if system.discrete else -1) * xp.linspace(0.1, 0.9, states, dtype=A.dtype, device=device_of(A))
-    A = xp.broadcast_to(eye(A, states) * diagonal, (*A.shape[:-2], states, states))
-    return dataclasses.replace(system, A=A, B=B, C=C)
+        poles = np.linspace(-0.2, -0.1, states) + 1j * np.linspace(0.1, 2.9, states)
+        leaves = np.broadcast_to(poles, (*A.shape[:-1], states)).astype(A.dtype), B, C
+        kind = "log_poles"
+    else:
+        values = np.linspace(0.1, 0.9, states) * (1 if system.discrete else -1)
+        leaves = np.broadcast_to(np.diag(values), (*A.shape[:-2], states, states)).astype(A.dtype), B, C
+        kind = "A"
+    be = backend_of(system.B)
+    new = {key: be.from_numpy(x, like=system.B) for key, x in zip((kind, "B", "C"), leaves, strict=True)}
+    return dataclasses.replace(system, **new)
 
 
 # ------------------------------------------------------------------------------------------------------ tensors

@@ -129,7 +129,7 @@ def test_without_a_configuration_groups_are_a_guess(tmp_path: Path) -> None:
     ("tensors", "want"),
     [
         ({"m.A_imag": (4, 8), "m.B": (2, 8, 2), "m.C": (1, 4, 8, 2), "m.inv_dt": (4,), "m.A_real": (4, 8)}, ("S4", 8)),
-        ({"m.A_diag": (6,), "m.steps": (6,), "m.B": (6, 3, 2), "m.C": (3, 6, 2)}, ("LinOSS", 12)),
+        ({"m.A_diag": (6,), "m.steps": (6,), "m.B": (6, 3, 2), "m.C": (3, 6, 2)}, ("LinOSS", 6)),
         ({"m.A_log": (2, 16, 8), "m.x_proj_weight": (2, 20, 16)}, ("Mamba-1", 8)),
     ],
 )
