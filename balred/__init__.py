@@ -6,6 +6,7 @@
 from balred import ranks, stability, testing
 from balred.adapt import adapt, register
 from balred.balancing import Balanced, balance
+from balred.budget import Budget
 from balred.checkpoints import load, save
 from balred.gramians import gramian_factors, gramians
 from balred.hankel import Analysis, analyze, hsv
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Analysis",
     "Balanced",
+    "Budget",
     "DenseSystem",
     "DiagonalSystem",
     "Energy",

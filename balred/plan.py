@@ -6,6 +6,7 @@ and records the a-priori bound and what it skips and why.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,13 @@ import numpy as np
 
 from balred.adapt import adapt, entry_of, layers_of, replace_layers
 from balred.arrays import warn_caller
+from balred.budget import Budget, tail, tail_of
 from balred.gramians import check_precision
 from balred.hankel import Analysis
 from balred.ranks import is_rule
 from balred.reduction import check_rank, method_called
-from balred.selective import Choice, choose
+from balred.selection import Moments, spectrum
+from balred.selective import Choice, check_wanted, choose, measure
 
 
 class SkippedWarning(UserWarning):
@@ -88,8 +91,8 @@ def plan(
     Parameters
     ----------
     model : system, layer, model
-    ranks : int, rule, or dict by layer name of either
-        In a dict, layers without a key are left alone.
+    ranks : int, rule, dict by layer name of either, or Budget
+        In a dict, layers without a key are left alone.  A :class:`balred.Budget` is shared out over the layers.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
         Data for layers whose dynamics depend on their input (docs, guide to selective layers); time-invariant layers
         need none.
@@ -112,60 +115,93 @@ def plan(
     choosing = {k: options.pop(k) for k in ("selection", "compensate", "seed") if selective and k in options}
     method_called(method).check_options(method, options)
     check_precision(precision, solver)
-    if isinstance(ranks, Mapping):
-        if list(layers) == [""]:
-            raise ValueError(f"ranks must be a number or a rule for a single system or layer, got {ranks!r}")
-        ranks = {str(key): wanted for key, wanted in ranks.items()}
-        unknown = [key for key in ranks if key not in layers]
-        if unknown:
-            raise ValueError(
-                f"the keys of ranks must be layers of the model ({', '.join(layers)}), got {', '.join(unknown)}"
-            )
-    rows, new = [], {}
-    chosen: Mapping[str, Choice] = {}
+    settings = {"method": method, "solver": solver, "offset": offset, "precision": precision, **options}
+    wanted = ranks if isinstance(ranks, Budget) else _by_layer(ranks, layers)
+    moments: Mapping[str, Moments] = {}
     if selective:
         if method != "truncate":
             raise ValueError(f"selective layers are reduced by selection, so method must be left alone, got {method!r}")
-        asked = ranks if isinstance(ranks, Mapping) else dict.fromkeys(selective, ranks)
-        chosen = choose(model, selective, asked, calibration, **choosing)
+        compensate = choosing.pop("compensate", True)
+        check_wanted(selective, {} if isinstance(wanted, Budget) else wanted, choosing.get("selection", "joint"))
+        moments = measure(model, selective, calibration, compensate=compensate)
+    ready: dict[str, Analysis] = {}
+    if isinstance(wanted, Budget):
+        ready = _analysed({n: x for n, x in layers.items() if n not in selective}, settings)
+        tails = {n: tail(spectrum(m)) for n, m in moments.items()} | {n: tail_of(a) for n, a in ready.items()}
+        tied = [n for n, (_, entry) in selective.items() if entry.one_size]
+        shared = wanted.shared({name: tails[name] for name in layers if name in tails}, [tied])
+        wanted = {name: shared.get(name, 1) for name in layers}  # of one that cannot be analysed, any rank says why
+    chosen: Mapping[str, Choice] = {}
+    if selective:
+        source = "surrogate" if calibration is None else "calibration data"
+        chosen = choose(selective, wanted, moments, measured=source, **choosing)
+    rows, new = [], {}
     for name, layer in layers.items():
-        kind = type(layer).__name__
         if name in chosen:
-            choice = chosen[name]
-            rows.append(Row(name, kind, choice.states, choice.rank, None, choice.energy, choice.note))
-            if choice.layer is not None:
-                new[name] = choice.layer
-            continue
-        states = None
-        wanted: Any = ranks.get(name) if isinstance(ranks, Mapping) else ranks
-        whole = isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool)
-        if len(layers) > 1 and wanted is not None and not is_rule(wanted) and not (whole and wanted >= 1):
-            raise ValueError(f"rank must be an integer of at least 1 or a rule, got {wanted!r}")
-        try:
-            system, rebuild = adapt(layer)
-            states = system.states
-            if isinstance(ranks, Mapping) and wanted is None:
-                rows.append(Row(name, kind, states, None, note="not in ranks"))
-                continue
-            if whole and len(layers) > 1 and wanted > states:
-                rows.append(Row(name, kind, states, None, note=f"has only {states} states"))
-                continue
-            fixed = None if is_rule(wanted) else check_rank(wanted, states)
-            analysis = Analysis(
-                system, rebuild, method=method, solver=solver, offset=offset, precision=precision, **options
-            )
-            rank = analysis.rank(wanted) if fixed is None else fixed
-            reduction = analysis.reduction(rank)
-            if fixed is not None:
-                analysis.warn_if_capped(rank, reduction)
-            smaller = rebuild(reduction.system)
-        except ValueError as error:
-            if len(layers) == 1:
-                raise
-            rows.append(Row(name, kind, states, None, note=str(error)))
-            continue
-        new[name] = smaller
-        bound = float(np.max(reduction.bound)) if reduction.bound.size else 0.0
-        energy = float(np.min(analysis.energy(rank)))
-        rows.append(Row(name, kind, states, reduction.system.states, bound, energy))
+            choice, smaller = chosen[name], chosen[name].layer
+            row = Row(name, type(layer).__name__, choice.states, choice.rank, None, choice.energy, choice.note)
+        else:
+            row, smaller = _row(name, layer, wanted.get(name), len(layers) == 1, ready.get(name), settings)
+        rows.append(row)
+        if smaller is not None:
+            new[name] = smaller
     return Plan(model, tuple(rows), new)
+
+
+def _by_layer(ranks: Any, layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The rank or rule of each layer by name; layers without one are left alone."""
+    if not isinstance(ranks, Mapping):
+        return dict.fromkeys(layers, ranks)
+    if list(layers) == [""]:
+        raise ValueError(f"ranks must be a number or a rule for a single system or layer, got {ranks!r}")
+    wanted = {str(key): value for key, value in ranks.items()}
+    unknown = [key for key in wanted if key not in layers]
+    if unknown:
+        raise ValueError(
+            f"the keys of ranks must be layers of the model ({', '.join(layers)}), got {', '.join(unknown)}"
+        )
+    budgets = [key for key, value in wanted.items() if isinstance(value, Budget)]
+    if budgets:
+        raise ValueError(f"a budget is shared by all layers of a model, got one for {', '.join(budgets)}")
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def _analysed(layers: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Analysis]:
+    """The analyses of those layers that have one."""
+    found = {}
+    for name, layer in layers.items():
+        with contextlib.suppress(ValueError):  # the layer's row will say why
+            analysis = Analysis(*adapt(layer), **settings)
+            if analysis.state is not None and analysis.state.cap:
+                found[name] = analysis
+    return found
+
+
+def _row(
+    name: str, layer: Any, wanted: Any, alone: bool, analysis: Analysis | None, settings: Mapping[str, Any]
+) -> tuple[Row, Any]:
+    """What becomes of a layer that has an operator, and the smaller layer; a layer that is not `alone` may be skipped."""
+    kind, states = type(layer).__name__, None
+    whole = isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool)
+    if not alone and wanted is not None and not is_rule(wanted) and not (whole and wanted >= 1):
+        raise ValueError(f"rank must be an integer of at least 1 or a rule, got {wanted!r}")
+    try:
+        system, rebuild = adapt(layer)
+        states = system.states
+        if not alone and wanted is None:
+            return Row(name, kind, states, None, note="not in ranks"), None
+        if not alone and whole and wanted > states:
+            return Row(name, kind, states, None, note=f"has only {states} states"), None
+        fixed = None if is_rule(wanted) else check_rank(wanted, states)
+        analysis = analysis or Analysis(system, rebuild, **settings)
+        rank = analysis.rank(wanted) if fixed is None else fixed
+        reduction = analysis.reduction(rank)
+        if fixed is not None:
+            analysis.warn_if_capped(rank, reduction)
+        smaller = rebuild(reduction.system)
+    except ValueError as error:
+        if alone:
+            raise
+        return Row(name, kind, states, None, note=str(error)), None
+    bound = float(np.max(reduction.bound)) if reduction.bound.size else 0.0
+    return Row(name, kind, states, reduction.system.states, bound, float(np.min(analysis.energy(rank)))), smaller

@@ -102,9 +102,10 @@ def reduce(
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
         Never changed.
-    rank : int or rule
+    rank : int, rule, or Budget
         The number of states to keep, as the object counts them (stored states of a conjugate system; unstable
-        modes included), or a rule such as ``balred.Energy(0.99)``.  For a model also a dict by layer name.
+        modes included), or a rule such as ``balred.Energy(0.99)``.  For a model also a dict by layer name, or a
+        :class:`balred.Budget` of states that its layers share.
     method : str, default "truncate"
         A name in ``balred.reduction.METHODS``; the guide to the methods says which for what.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional

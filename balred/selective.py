@@ -56,36 +56,19 @@ class Choice:
     note: str = ""
 
 
-def choose(
-    model: Any,
-    layers: Mapping[str, tuple[Any, Selective]],
-    wanted: Mapping[str, Any],
-    calibration: Any,
-    *,
-    selection: str = "joint",
-    compensate: bool = True,
-    seed: int = 0,
-) -> dict[str, Choice]:
-    """What becomes of each of the selective `layers` of `model`.
+def measure(
+    model: Any, layers: Mapping[str, tuple[Any, Selective]], calibration: Any, *, compensate: bool = True
+) -> dict[str, Moments]:
+    """Moments of the signals of each of the selective `layers` of `model`, in one pass over the data.
 
     Parameters
     ----------
     model : the whole model
     layers : dict by name of layers and their entries
-    wanted : dict by name of ranks or rules; a layer without one keeps its states
     calibration : tensor, dict of keyword inputs, iterable of either, or None
-    selection : {"joint", "separate", "random"}
     compensate : bool
         Refit C so that kept states stand in for dropped ones, where the layer allows it.
-    seed : int
-        Of "random".
     """
-    if selection not in SELECTIONS:
-        raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {selection!r}")
-    states = {name: entry.states(layer) for name, (layer, entry) in layers.items()}
-    wanted = {name: wanted[name] for name in layers if name in wanted}
-    for value in wanted.values():
-        _check(value, max(states.values()))
     if calibration is None:
         warn_caller(
             "without calibration data the states of selective layers are chosen by a time-invariant surrogate driven by white "
@@ -96,6 +79,42 @@ def choose(
     for gather in {entry.gather for _, entry in layers.values()}:
         found = gather(model, {n: layer for n, (layer, entry) in layers.items() if entry.gather is gather}, calibration)
         moments.update(found if compensate else {n: _selection_only(m) for n, m in found.items()})
+    return moments
+
+
+def check_wanted(layers: Mapping[str, tuple[Any, Selective]], wanted: Mapping[str, Any], selection: str) -> None:
+    """Raise unless each rank or rule in `wanted` is one that the selective `layers` can meet."""
+    if selection not in SELECTIONS:
+        raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {selection!r}")
+    most = max(entry.states(layer) for layer, entry in layers.values())
+    for name in layers:
+        if name in wanted:
+            _check(wanted[name], most)
+
+
+def choose(
+    layers: Mapping[str, tuple[Any, Selective]],
+    wanted: Mapping[str, Any],
+    moments: Mapping[str, Moments],
+    *,
+    measured: str,
+    selection: str = "joint",
+    seed: int = 0,
+) -> dict[str, Choice]:
+    """What becomes of each of the selective `layers`.
+
+    Parameters
+    ----------
+    layers : dict by name of layers and their entries
+    wanted : dict by name of ranks or rules; a layer without one keeps its states
+    moments : dict by name, from :func:`measure`
+    measured : str
+        What the moments are of, for the remarks.
+    selection : {"joint", "separate", "random"}
+    seed : int
+        Of "random".
+    """
+    states = {name: entry.states(layer) for name, (layer, entry) in layers.items()}
     ranks = {name: _rank(wanted.get(name), moments[name]) for name in layers}
     shared = [name for name, (_, entry) in layers.items() if entry.one_size]
     largest = max((ranks[name] for name in shared), default=0)
@@ -109,7 +128,6 @@ def choose(
             result[name] = Choice(states[name], note=note)
             continue
         chosen = select(moments[name], rank, selection, seed=seed)
-        measured = "surrogate" if calibration is None else "calibration data"
         remark = f"output changes by {np.sqrt(chosen.error):.2g} on the {measured}"
         new = entry.cut(layer, chosen, moments[name])
         result[name] = Choice(states[name], new, rank, 1 - chosen.error, "; ".join(filter(None, [note, remark])))

@@ -1,0 +1,160 @@
+r"""One number of states for a whole model, shared out over its layers by what each state is worth.
+
+A layer that keeps r states makes an error of at most twice the tail of its Hankel singular values; in units of the layer's
+own gain that is
+
+.. math:: e_l(r) = \sum_{i>r}\sigma_i \Big/ \sum_i \sigma_i .
+
+The ranks minimise :math:`\sum_l e_l(r_l)` for a given total.  Values descend, so tails are convex, and taking away one state
+after the other, always the cheapest, ends at the minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from balred.hankel import Analysis
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """States for all layers of a model together, shared out by marginal error.
+
+    Parameters
+    ----------
+    states : int, optional
+        At most so many, counted as the layers count them.
+    fraction : float, optional
+        Instead of `states`: this share of those the layers have now, in (0, 1].
+    multiple_of : int, default 1
+        Ranks are multiples of this, or all that a layer has.
+
+    Notes
+    -----
+    Layers that cannot be reduced do not take part.  A layer is never left without states, and unstable modes stay.
+
+    Examples
+    --------
+    >>> import balred
+    >>> layers = [balred.testing.random_system(8, seed=1), balred.testing.random_system(40, seed=2)]
+    >>> [layer.states for layer in balred.reduce(layers, balred.Budget(fraction=0.25))]
+    [4, 8]
+    """
+
+    states: int | None = None
+    fraction: float | None = None
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.states is None) == (self.fraction is None):
+            raise ValueError(
+                f"a budget must be given as states or as a fraction, got states={self.states}, fraction={self.fraction}"
+            )
+        for name in ("states", "multiple_of"):
+            value = getattr(self, name)
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= 1):
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        number = isinstance(self.fraction, (int, float, np.floating)) and not isinstance(self.fraction, bool)
+        if self.fraction is not None and not (number and 0 < self.fraction <= 1):
+            raise ValueError(f"fraction must be in (0, 1], got {self.fraction!r}")
+
+    def shared(self, tails: Mapping[str, FloatArray], tied: Collection[Collection[str]] = ()) -> dict[str, int]:
+        """The rank of every layer.
+
+        Parameters
+        ----------
+        tails : dict by layer name of (states + 1,) arrays
+            The relative error at each rank from 0 on, falling; infinite at ranks that are too small.
+        tied : collection of collections of names
+            Layers that must have one rank, or all their states where they have fewer.
+
+        Returns
+        -------
+        dict
+
+        Raises
+        ------
+        ValueError
+            The budget does not reach for a state in every layer.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> tails = {"flat": np.array([1.0, 0.75, 0.5, 0.25, 0.0]), "steep": np.array([1.0, 0.1, 0.01, 0.001, 0.0])}
+        >>> Budget(states=5).shared(tails)
+        {'flat': 4, 'steep': 1}
+        """
+        groups = [[n for n in g if n in tails] for g in tied]
+        groups = [g for g in groups if g]
+        bound = {name for g in groups for name in g}
+        groups += [[name] for name in tails if name not in bound]
+        sizes = {name: len(tail) - 1 for name, tail in tails.items()}
+        total = sum(sizes.values())
+        allowed = int(self.states) if self.states is not None else int(round((self.fraction or 0) * total, 9))
+        ranks = [max(sizes[n] for n in g) for g in groups]
+
+        def at(group: list[str], rank: int) -> tuple[float, int]:
+            """Error and states of a group at a rank."""
+            kept = [min(rank, sizes[n]) for n in group]
+            return float(sum(tails[n][k] for n, k in zip(group, kept, strict=True))), sum(kept)
+
+        def price(i: int) -> tuple[float, int]:
+            """What a group's next step down costs for each state it frees, and the rank it leads to."""
+            lower = (ranks[i] - 1) // self.multiple_of * self.multiple_of
+            if lower < 1 or not np.isfinite(at(groups[i], lower)[0]):
+                return np.inf, ranks[i]
+            (now, had), (then, has) = at(groups[i], ranks[i]), at(groups[i], lower)
+            return max(then - now, 0.0) / (had - has), lower
+
+        prices = [price(i) for i in range(len(groups))]
+        while (used := sum(at(g, r)[1] for g, r in zip(groups, ranks, strict=True))) > allowed:
+            i = min(range(len(groups)), key=lambda j: prices[j][0])
+            if not np.isfinite(prices[i][0]):
+                rule = f"a state in every layer ({used} with a multiple of {self.multiple_of} and unstable modes)"
+                raise ValueError(f"the budget must reach for {rule}, got {allowed} of {total} states")
+            ranks[i] = prices[i][1]
+            prices[i] = price(i)
+        return {
+            n: min(r, sizes[n]) for name in tails for g, r in zip(groups, ranks, strict=True) for n in g if n == name
+        }
+
+
+def tail(values: Any, unit: int = 1, fixed: int = 0) -> FloatArray:
+    r"""The relative error at each rank, (states + 1,), from descending values (..., order), which a batch adds up.
+
+    Parameters
+    ----------
+    values : (..., order)
+    unit : int
+        Values for each state that is counted: 2 for a conjugate system.
+    fixed : int
+        States that stay and have no value here, beside which one at least must be kept.
+
+    Examples
+    --------
+    >>> tail([[3.0, 1.0]]).tolist()
+    [1.0, 0.25, 0.0]
+    """
+    s = np.asarray(values, dtype=np.float64)
+    s = s.reshape(-1, s.shape[-1]).sum(0)
+    sums = np.concatenate([np.cumsum(s[::-1])[::-1], [0.0]])[::unit]
+    relative = sums / sums[0] if sums[0] > 0 else np.zeros_like(sums)
+    return np.concatenate([np.full(fixed, np.inf), [np.inf if fixed else relative[0]], relative[1:]])
+
+
+def tail_of(analysis: Analysis) -> FloatArray:
+    """The relative error of an analysed layer at each rank; values that are rounding errors count as nothing."""
+    fixed = 0 if analysis.unstable is None else analysis.unstable.states
+    if analysis.stable is None or analysis.state is None:
+        return np.concatenate([np.full(fixed, np.inf), [0.0]])
+    real = np.arange(analysis.sigma.shape[-1]) < analysis.state.cap
+    return tail(np.where(real, analysis.sigma, 0.0), analysis.stable.order // analysis.stable.states, fixed)
