@@ -144,11 +144,18 @@ def notes(file: TensorFile) -> dict[str, Any]:
         if record["format"] > _FORMAT:
             wanted = f"the file must be of format {_FORMAT} or older"
             raise ValueError(f"{wanted}, got {record['format']}, written by balred {record['version']}")
-        return {key: dict(record[key]) for key in ("layers", "shared", "complex")}
-    except (TypeError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"the notes of balred.save must be whole, got {file.metadata[_KEY]!r:.80} ({error!r})"
-        ) from None
+        found = {key: dict(record[key]) for key in ("layers", "shared", "complex")}
+        whole = all(isinstance(x["type"], str) and type(x["states"]) is int for x in found["layers"].values())
+        whole = whole and all(other in file.tensors for other in found["shared"].values())
+        whole = whole and all(
+            dtype in _PARTS and (file.tensors[name].dtype, file.tensors[name].shape[-1:]) == (_PARTS[dtype], (2,))
+            for name, dtype in found["complex"].items()
+        )
+    except (TypeError, KeyError, AttributeError, json.JSONDecodeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"the notes of balred.save must be whole, got {file.metadata[_KEY]!r:.80}")
+    return found
 
 
 def _compare(mine: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:

@@ -110,6 +110,16 @@ def test_complex_parameters_of_other_packages(tmp_path: Path) -> None:
     assert again["lru"].state.shape == (3,)
 
 
+@pytest.mark.gpu
+def test_the_device_is_the_skeletons(saved: tuple[Any, Path]) -> None:
+    small, path = saved
+    again = balred.load(stack(3).cuda(), path)
+    assert {x.device.type for x in (*again.parameters(), *again.buffers())} == {"cuda"}
+    assert same_state(again.cpu(), small.state_dict())
+    balred.save(small.cuda(), path)
+    assert same_state(balred.load(stack(3), path), small.cpu().state_dict())
+
+
 class Tied(nn.Module):
     """A decoder that shares its matrix with the encoder."""
 
@@ -144,6 +154,20 @@ def test_tied_tensors_are_written_once_and_stay_tied(tmp_path: Path) -> None:
     balred.save(balred.reduce(Tied(tied=False), {"lru": 4}), path)
     with pytest.raises(ValueError, match=r"that the skeleton shares must be equal, got another decoder\.weight"):
         balred.load(Tied(), path)
+
+
+def test_a_layer_in_two_places_stays_one(tmp_path: Path) -> None:
+    def model() -> Any:
+        layer = LRU(3, 8)
+        return nn.ModuleDict({"a": layer, "b": nn.Sequential(layer, LRU(3, 6))})
+
+    small = balred.reduce(model(), {"a": 3, "b.1": 2})
+    balred.save(small, tmp_path / "x")
+    again = balred.load(model(), tmp_path / "x")
+    assert again["a"] is again["b"][0]
+    assert again["a"].nu_log is again["b"][0].nu_log
+    with torch.no_grad():
+        assert torch.equal(again["b"](U), small["b"](U))
 
 
 def test_layers_that_change_more_than_their_size(tmp_path: Path) -> None:
@@ -410,6 +434,18 @@ def without_layers(notes: Any, tensors: Any) -> None:
     del notes["layers"]
 
 
+def without_states(notes: Any, tensors: Any) -> None:
+    notes["layers"]["0"]["states"] = "5"
+
+
+def shared_with_nothing(notes: Any, tensors: Any) -> None:
+    notes["shared"]["0.B_re"] = "nowhere"
+
+
+def complex_without_parts(notes: Any, tensors: Any) -> None:
+    notes["complex"]["0.B_re"] = "complex64"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -419,7 +455,10 @@ def without_layers(notes: Any, tensors: Any) -> None:
         (other_states, r"must have the skeleton's shape: 0\.nu_log \(4,\), got \(5,\); .*2 more$"),
         (other_type, r"layer 0 must be a GRU, got a LRU$"),
         (newer, r"must be of format 1 or older, got 9, written by balred "),
-        (without_layers, r"notes of balred.save must be whole, got"),
+        *(
+            (change, r"notes of balred\.save must be whole, got")
+            for change in (without_layers, without_states, shared_with_nothing, complex_without_parts)
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(change: Any, message: str, saved: tuple[Any, Path]) -> None:
