@@ -27,7 +27,7 @@ from balred.adapt import AdapterNotFound, Container, Rebuild, layers_of, registe
 from balred.adapters.parameters import adapt_lru_parameters, is_lru, lru_of
 from balred.arrays import to_numpy
 from balred.backends.jax import from_numpy
-from balred.checkpoints import tensors_of, with_tensors
+from balred.model_tensors import tensors_of, with_tensors
 from balred.parametrisations import keep_feedthrough, lru_rows
 from balred.sampled import Host, input_gain, s5_parameters, s5_system
 from balred.systems import System

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 
 from balred.adapt import Container, Rebuild, entry_of, register, register_container
 from balred.adapters.parameters import SIZES, is_lru, lru_of
-from balred.checkpoints import tensors_of, with_tensors
+from balred.model_tensors import tensors_of, with_tensors
 from balred.systems import System
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from balred.arrays import backend, backend_of
 from balred.checkpoints import joined, notes
+from balred.model_tensors import dtype_of
 from balred.tensor_files import Tensor, read_tensors
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
@@ -107,8 +108,8 @@ def _json(path: Path) -> dict[str, Any]:
 def _flat(tree: Any, path: str) -> dict[str, Tensor]:
     """The tensors anywhere in a tree of containers; what else a training wrote there is left out."""
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
-        be, dtype = backend_of(tree), str(tree.dtype).removeprefix("torch.")
-        return {path: Tensor(dtype, tuple(tree.shape), lambda: be.to_bytes(tree))}
+        be = backend_of(tree)
+        return {path: Tensor(dtype_of(tree), tuple(tree.shape), lambda: be.to_bytes(tree))}
     members = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
     found: dict[str, Tensor] = {}
     for key, value in members:

@@ -7,7 +7,6 @@ are pairs of real numbers in it, a tensor that a model has in several places is 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 from collections.abc import Mapping
 from os import PathLike
@@ -16,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from balred.adapt import adapt, container_of, entry_of, layers_of, replace_layers
+from balred.adapt import adapt, entry_of, layers_of, replace_layers
 from balred.arrays import backend_of, to_numpy
+from balred.model_tensors import dtype_of, tensors_of, with_tensors
 from balred.selection import Moments, Selection
 from balred.systems import DiagonalSystem, System
 from balred.tensor_files import Tensor, TensorFile, read_tensors, write_tensors
@@ -75,7 +75,7 @@ def save(model: Any, path: str | PathLike[str]) -> None:
     for name, x in found.items():
         if first.setdefault(id(x), name) != name:
             shared[name] = first[id(x)]
-    paired = {name: dtype for name, x in found.items() if name not in shared and (dtype := _dtype(x)) in _PARTS}
+    paired = {name: dtype for name, x in found.items() if name not in shared and (dtype := dtype_of(x)) in _PARTS}
     record = {"format": _FORMAT, "version": __version__, "layers": layers, "shared": shared, "complex": paired}
     tensors = {name: _tensor(x) for name, x in found.items() if name not in shared}
     write_tensors(path, tensors, {_KEY: json.dumps(record)})
@@ -163,7 +163,7 @@ def _compare(mine: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
     if missing or extra:
         got = [f"without {_few(missing)}"] * bool(missing) + [f"with {_few(extra)}"] * bool(extra)
         raise ValueError(f"the file must hold the skeleton's tensors, got one {' and '.join(got)}")
-    for what, of in (("shape", lambda x: tuple(x.shape)), ("dtype", _dtype)):
+    for what, of in (("shape", lambda x: tuple(x.shape)), ("dtype", dtype_of)):
         other = [f"{n} {of(mine[n])}, got {of(stored[n])}" for n in mine if of(mine[n]) != of(stored[n])]
         if other:
             raise ValueError(f"every tensor must have the skeleton's {what}: {_few(other, '; ')}")
@@ -244,59 +244,9 @@ def _plain(system: System, states: int) -> System:
 # ------------------------------------------------------------------------------------------------------ tensors
 
 
-def tensors_of(obj: Any, path: str = "") -> dict[str, Any]:
-    """The arrays of a model by name, parameters and buffers; those that it has in several places are the same object.
-
-    Mappings, lists and tuples are looked into; what is no array and holds none (numbers, texts, functions, random keys) is
-    left out.
-    """
-    prefix = f"{path}." if path else ""
-    container = container_of(obj)
-    if container is not None and container.tensors is not None:
-        return {prefix + name: x for name, x in container.tensors(obj).items()}
-    members = obj.items() if isinstance(obj, Mapping) else enumerate(obj) if isinstance(obj, (list, tuple)) else None
-    if members is not None:
-        found = [item for key, value in members for item in tensors_of(value, f"{prefix}{key}").items()]
-        if len(dict(found)) < len(found):
-            raise ValueError(f"names of tensors must differ, got some twice below {path or 'the top'}")
-        return dict(found)
-    if _is_array(obj):
-        return {path: obj}
-    plain = obj is None or isinstance(obj, (bool, int, float, complex, str, bytes)) or inspect.isroutine(obj)
-    if plain or hasattr(obj, "__wrapped__") or str(getattr(obj, "dtype", "")).startswith("key<"):
-        return {}
-    raise TypeError(
-        f"a checkpoint must be of models of a framework whose container has tensors, of arrays, and of lists and dicts of both, "
-        f"got {type(obj).__name__}{f' at {path}' if path else ''}"
-    )
-
-
-def with_tensors(obj: Any, new: Mapping[str, Any], path: str = "") -> Any:
-    """A copy of a model with other arrays under the names of :func:`tensors_of`."""
-    prefix = f"{path}." if path else ""
-    container = container_of(obj)
-    if container is not None and container.with_tensors is not None:
-        return container.with_tensors(obj, {n[len(prefix) :]: x for n, x in new.items() if n.startswith(prefix)})
-    if isinstance(obj, Mapping):
-        values = {key: with_tensors(value, new, f"{prefix}{key}") for key, value in obj.items()}
-        return type(obj)(values)  # type: ignore[call-arg]
-    if isinstance(obj, (list, tuple)):
-        members = [with_tensors(value, new, f"{prefix}{i}") for i, value in enumerate(obj)]
-        return type(obj)(*members) if hasattr(obj, "_fields") else type(obj)(members)
-    return new.get(path, obj)
-
-
-def _is_array(x: Any) -> bool:
-    return hasattr(x, "shape") and hasattr(x, "dtype") and not str(x.dtype).startswith("key<")
-
-
-def _dtype(x: Any) -> str:
-    return str(x.dtype).removeprefix("torch.")
-
-
 def _tensor(x: Any) -> Tensor:
     """An array as it is written."""
-    dtype, shape, be = _dtype(x), tuple(map(int, x.shape)), backend_of(x)
+    dtype, shape, be = dtype_of(x), tuple(map(int, x.shape)), backend_of(x)
     if dtype in _PARTS:
         dtype, shape = _PARTS[dtype], (*shape, 2)
     return Tensor(dtype, shape, lambda: be.to_bytes(x))
