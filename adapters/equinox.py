@@ -53,8 +53,22 @@ def _replaced(model: Any, new: Mapping[str, Any]) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(_name(path), leaf), model, is_leaf=_is_layer)
 
 
-register_container("equinox._module._module.Module", Container(_layers, _replaced))
-register_container(eqx.Module, Container(_layers, _replaced))
+def _is_tensor(leaf: Any) -> bool:
+    return eqx.is_array(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _tensors(model: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(model)[0]
+    return {_name(path): leaf for path, leaf in leaves if _is_tensor(leaf)}
+
+
+def _with_tensors(model: Any, new: Mapping[str, Any]) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: new[_name(path)] if _is_tensor(leaf) else leaf, model)
+
+
+_CONTAINER = Container(_layers, _replaced, _tensors, _with_tensors)
+register_container("equinox._module._module.Module", _CONTAINER)
+register_container(eqx.Module, _CONTAINER)
 
 
 @register(LRU, carry=lru_carry_split)

@@ -27,6 +27,7 @@ from balred.adapt import AdapterNotFound, Container, Rebuild, layers_of, registe
 from balred.adapters.parameters import adapt_lru_parameters, is_lru, lru_of
 from balred.arrays import to_numpy
 from balred.backends.jax import from_numpy
+from balred.model_tensors import tensors_of, with_tensors
 from balred.parametrisations import keep_feedthrough, lru_rows
 from balred.sampled import Host, input_gain, s5_parameters, s5_system
 from balred.systems import System
@@ -72,6 +73,19 @@ def _rebound(module: Any, fields: Mapping[str, Any], parameters: Mapping[str, An
     """A bound copy of `module` with other fields and parameters."""
     variables = {**module.variables, "params": {**_parameters(module), **parameters}}
     return module.clone(parent=None, **fields).bind(variables)
+
+
+def _tensors(module: Any) -> Mapping[str, Any]:
+    return {} if module.scope is None else tensors_of(module.variables)
+
+
+def _with_tensors(module: Any, new: Mapping[str, Any]) -> Any:
+    return module if module.scope is None else module.clone(parent=None).bind(with_tensors(module.variables, new))
+
+
+register_container(
+    "flax.linen.module.Module", Container(lambda module: {}, lambda module, new: module, _tensors, _with_tensors)
+)
 
 
 def _is_lru(module: Any) -> bool:

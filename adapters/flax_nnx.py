@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
 
 from balred.adapt import Container, Rebuild, entry_of, register, register_container
 from balred.adapters.parameters import SIZES, is_lru, lru_of
+from balred.model_tensors import tensors_of, with_tensors
 from balred.systems import System
 
 
@@ -42,7 +43,19 @@ def _replaced(model: Any, new: Mapping[str, Any]) -> Any:
     return result
 
 
-register_container("flax.nnx.module.Module", Container(_layers, _replaced))
+def _tensors(model: Any) -> Mapping[str, Any]:
+    return tensors_of(nnx.to_pure_dict(nnx.state(model)))
+
+
+def _with_tensors(model: Any, new: Mapping[str, Any]) -> Any:
+    result = nnx.clone(model)
+    state = nnx.state(result)
+    nnx.replace_by_pure_dict(state, with_tensors(nnx.to_pure_dict(state), new))
+    nnx.update(result, state)
+    return result
+
+
+register_container("flax.nnx.module.Module", Container(_layers, _replaced, _tensors, _with_tensors))
 
 
 def _parameters(module: Any) -> dict[str, Any]:

@@ -119,7 +119,25 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
     return result
 
 
-register_container("torch.nn.modules.module.Module", Container(_layers, _replaced))
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    parameters, buffers = (
+        dict(named(remove_duplicate=False)) for named in (model.named_parameters, model.named_buffers)
+    )
+    return parameters | buffers
+
+
+def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
+    copies: dict[int, Any] = {}
+    for name, old in _tensors(model).items():
+        value = new[name]
+        if isinstance(old, nn.Parameter):
+            value = copies.get(id(old), nn.Parameter(value, requires_grad=old.requires_grad))
+            vars(value).update(copy.deepcopy(vars(old)))
+        copies[id(old)] = value
+    return copy.deepcopy(model, copies)  # takes these for what it has copied already, so that no old value is
+
+
+register_container("torch.nn.modules.module.Module", Container(_layers, _replaced, _tensors, _with_tensors))
 
 
 # ------------------------------------------------------------------------------------------------ the LRU layer

@@ -264,4 +264,10 @@ def _normed(layer: Any, short: str, x: torch.Tensor) -> torch.Tensor:
 
 _MODULE = "torch.nn.modules.module.Module"
 register_selective(_MODULE, Selective(state_size, _gather, _cut_mamba1), recognises=is_mamba1, settle=settle)
-register_selective(_MODULE, Selective(state_size, _gather, _cut_mamba2), recognises=is_mamba2, settle=settle)
+register_selective(
+    _MODULE,
+    Selective(state_size, _gather, _cut_mamba2),
+    recognises=is_mamba2,
+    settle=settle,
+    groups=lambda layer: _sizes2(layer)[1],
+)

@@ -59,6 +59,18 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
         return jax.device_put(host, _place(like, host.shape))
 
 
+def to_bytes(x: Array) -> np.ndarray[Any, Any]:
+    """The bytes of `x` in C order."""
+    return np.ascontiguousarray(np.asarray(x)).reshape(-1).view(np.uint8)
+
+
+def from_bytes(data: np.ndarray[Any, Any], like: Array) -> Array:
+    """An array of the shape, dtype and devices of `like` with these bytes."""
+    host = np.array(data).view(np.dtype(like.dtype)).reshape(like.shape)
+    with double_scope():  # or JAX would narrow 64 bits
+        return jax.device_put(host, like.sharding if getattr(like, "committed", False) else None)
+
+
 def _place(like: Array, shape: tuple[int, ...]) -> Any:
     """Where a result of `shape` belongs that was computed from `like`: on the same devices, its leading axes split alike."""
     if not getattr(like, "committed", False):

@@ -61,6 +61,16 @@ def from_numpy(x: Array, like: Array, real: bool = False) -> Array:
     return np.asarray(x.real if real else x).astype(dtype)
 
 
+def to_bytes(x: Array) -> NDArray[np.uint8]:
+    """The bytes of `x` in C order, little-endian."""
+    return np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+
+
+def from_bytes(data: NDArray[np.uint8], like: Array) -> Array:
+    """An array of the shape and dtype of `like` with these bytes."""
+    return np.array(data).view(like.dtype.newbyteorder("=")).reshape(like.shape)
+
+
 @functools.cache
 def _lapack(name: str, char: str) -> Callable[..., Any]:
     """A routine of LAPACK or BLAS for a dtype (functions of SciPy look it up and check their arguments every time)."""

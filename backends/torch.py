@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -54,6 +56,32 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
     if np.iscomplexobj(x) and not real:
         dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     return torch.tensor(np.array(x.real if real else x, order="C")).to(device=like.device, dtype=dtype)
+
+
+def to_bytes(x: Array) -> np.ndarray[Any, Any]:
+    """The bytes of `x` in C order."""
+    x = x.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    return np.asarray((torch.view_as_real(x) if x.is_complex() else x).reshape(-1).view(torch.uint8).numpy())
+
+
+def from_bytes(data: np.ndarray[Any, Any], like: Array) -> Array:
+    """A tensor of the shape, dtype and device of `like` with these bytes."""
+    real = like.real.dtype if like.is_complex() else like.dtype
+    x = torch.from_numpy(np.array(data)).view(real)
+    x = torch.view_as_complex(x.reshape(*like.shape, 2)) if like.is_complex() else x.reshape(like.shape)
+    return x.to(like.device)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """What is in a file of ``torch.save``, if it is tensors and plain containers of them; mapped where the format allows."""
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # the format before version 1.6
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [repr(error)]
+        raise ValueError(f"a PyTorch checkpoint must hold tensors and nothing that is code, got: {reason[0]}") from None
 
 
 def few_threads(n: int) -> AbstractContextManager[None]:

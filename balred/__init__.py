@@ -7,6 +7,7 @@ from balred import ranks, stability, testing
 from balred.adapt import adapt, register
 from balred.balancing import Balanced, balance
 from balred.budget import Budget
+from balred.checkpoints import load, save
 from balred.gramians import gramian_factors, gramians
 from balred.hankel import Analysis, analyze, hsv
 from balred.norms import error, norm
@@ -43,11 +44,13 @@ __all__ = [
     "hankel_nuclear_norm",
     "hankel_weights",
     "hsv",
+    "load",
     "norm",
     "plan",
     "ranks",
     "reduce",
     "register",
+    "save",
     "ss",
     "stability",
     "testing",

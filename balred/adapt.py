@@ -49,21 +49,29 @@ class Entry:
     """What is registered for a class: how to read and write it, and how optimizer moments follow a cut.
 
     A selective layer has a :class:`balred.selective.Selective` in place of the operator that it is not.
-    ``settle(model, layer)`` tells the new model around a replaced layer of its size.
+    ``settle(model, layer)`` tells the new model around a replaced layer of its size, ``groups(layer)`` how many groups of
+    states are selected from, one by default.
     """
 
     adapter: Adapter
     carry: Carry | None = None
     selective: Selective | None = None
     settle: Callable[[Any, Any], None] | None = None
+    groups: Callable[[Any], int] | None = None
 
 
 @dataclass(frozen=True)
 class Container:
-    """How to look into a model: its layers by name, and a copy of it with some of them replaced."""
+    """How to look into a model: its layers by name, and a copy of it with some of them replaced.
+
+    Checkpoints need its arrays by name too, parameters and buffers (an array that it has in several places is the same
+    object under several names), and a copy of it with other arrays, which may share the rest with the model.
+    """
 
     layers: Callable[[Any], Mapping[str, Any]]
     replace: Callable[[Any, Mapping[str, Any]], Any]
+    tensors: Callable[[Any], Mapping[str, Any]] | None = None
+    with_tensors: Callable[[Any, Mapping[str, Any]], Any] | None = None
 
 
 _entries: dict[str, Entry] = {}
@@ -142,6 +150,7 @@ def register_selective(
     *,
     recognises: Recognises | None = None,
     settle: Callable[[Any, Any], None] | None = None,
+    groups: Callable[[Any], int] | None = None,
 ) -> None:
     """Register layers whose dynamics depend on their input: they can be reduced, but are no linear operator.
 
@@ -155,8 +164,10 @@ def register_selective(
         Entries for a class itself come first.
     settle : callable, optional
         ``settle(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
+    groups : callable, optional
+        ``groups(layer)``: how many groups keep states of their own, where it is more than one.
     """
-    register_entry(cls, Entry(_no_operator, selective=selective, settle=settle), recognises)
+    register_entry(cls, Entry(_no_operator, selective=selective, settle=settle, groups=groups), recognises)
 
 
 def _no_operator(layer: Any) -> Any:
@@ -169,6 +180,11 @@ def _no_operator(layer: Any) -> Any:
 def register_container(cls: type | str, container: Container) -> None:
     """Register how to look into models of `cls`."""
     _containers[cls if isinstance(cls, str) else _name(cls)] = container
+
+
+def container_of(obj: Any) -> Container | None:
+    """How to look into `obj`, or None if it is no model of a registered framework."""
+    return _lookup(type(obj), _containers)
 
 
 def _name(cls: type) -> str:
@@ -282,7 +298,7 @@ def linear_layers_of(obj: Any) -> dict[str, Any]:
 def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
     if isinstance(obj, (DenseSystem, DiagonalSystem)) or entry_of(obj) is not None:
         return [(path, obj)]
-    container = _lookup(type(obj), _containers)
+    container = container_of(obj)
     prefix = f"{path}." if path else ""
     if container is not None:
         return [(prefix + name, layer) for name, layer in container.layers(obj).items()]
@@ -299,7 +315,7 @@ def _replaced(obj: Any, path: str, new: Mapping[str, Any]) -> Any:
     if path in new:
         return new[path]
     prefix = f"{path}." if path else ""
-    container = _lookup(type(obj), _containers)
+    container = container_of(obj)
     if container is not None:
         mine = {name[len(prefix) :]: layer for name, layer in new.items() if name.startswith(prefix)}
         return container.replace(obj, mine) if mine else obj

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from balred import cli_systems
+from balred import cli_inspect, cli_systems
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Model reduction for linear systems and state-space layers."
@@ -39,7 +39,7 @@ def main(
     """Model reduction for linear systems and for the state-space layers of neural networks."""
 
 
-for command in (cli_systems.hsv, cli_systems.reduce, cli_systems.compare, cli_systems.methods):
+for command in (cli_systems.hsv, cli_systems.reduce, cli_systems.compare, cli_systems.methods, cli_inspect.inspect):
     app.command()(command)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,15 @@ import numpy as np
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
 @contextmanager
-def reported(command: str, doing: str) -> Iterator[None]:
+def reported(command: str, doing: str) -> Iterator[Callable[[str], object]]:
     """Run the body with a spinner on a terminal; an error of what was given ends the command with one line and status 1.
 
-    Warnings are notes, a line each.
+    Warnings are notes, a line each.  The body gets a function that says beside the spinner how far it is.
     """
     console = Console(stderr=True)
     failure = None
@@ -31,10 +32,10 @@ def reported(command: str, doing: str) -> Iterator[None]:
         warnings.filterwarnings("always", category=UserWarning)
         try:
             if console.is_terminal:
-                with console.status(f"{doing} ..."):
-                    yield
+                with console.status(f"{doing} ...") as status:
+                    yield lambda progress: status.update(escape(f"{doing} ... {progress}"))
             else:
-                yield
+                yield lambda progress: None
         except (ValueError, TypeError, ArithmeticError, MemoryError, ImportError) as error:
             failure = str(error)
         except OSError as error:

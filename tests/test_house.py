@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 STDLIB = set(sys.stdlib_module_names)
 
 CORE = {"numpy", "array_api_compat", "balred"}
-EXTRA = {f"balred/{name}.py": {"typer", "rich"} for name in ("cli", "cli_options", "cli_output", "cli_systems")}
+EXTRA = {
+    f"balred/{name}.py": {"typer", "rich"}
+    for name in ("cli", "cli_options", "cli_output", "cli_systems", "cli_inspect")
+}
 BACKENDS = {
     "__init__": set(),
     "numpy": {"scipy", "threadpoolctl"},
