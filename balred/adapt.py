@@ -26,7 +26,12 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Callable[..., Any])
 
 _LAZY: dict[str, tuple[str, ...]] = {
-    "torch": ("balred.adapters.torch", "balred.adapters.s4d", "balred.adapters.torch_mamba"),
+    "torch": (
+        "balred.adapters.torch",
+        "balred.adapters.s4d",
+        "balred.adapters.torch_mamba",
+        "balred.adapters.torch_zamba",
+    ),
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
     "s5": ("balred.adapters.s5",),
     "equinox": ("balred.adapters.equinox", "balred.adapters.equinox_copies"),

@@ -36,6 +36,8 @@ ADAPTERS = {
     "torch": {"torch"},
     "torch_lru": {"torch"},
     "torch_mamba": {"torch"},
+    "torch_mamba_parts": {"torch"},
+    "torch_zamba": {"torch"},
     "torch_selective": {"torch"},
     "lru_pytorch": {"torch", "LRU_pytorch"},
     "s5": {"torch"},
