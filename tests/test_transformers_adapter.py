@@ -144,11 +144,12 @@ def test_a_smaller_model_of_the_same_classes(made: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(again, data), logits(small, data), rtol=1e-6, atol=1e-7)
 
 
-def replayed(layer: Any, x: Any) -> Any:
-    """The layer's output from its signals, by the plain recurrence."""
+def replayed(layer: Any, x: Any, kept: Any = None) -> Any:
+    """The layer's output from its signals, by the plain recurrence; `kept`, (groups, rank): of these states alone."""
     s = {1: _mamba2, 2: _mamba1, 3: _zamba}[layer.A_log.ndim](layer, x, None)
     groups, width = s.B.shape[2], s.dt.shape[-1] // s.B.shape[2]
-    B, C = (v.repeat_interleave(width, dim=2) for v in (s.B, s.C))
+    read = torch.ones(s.C.shape[2:]) if kept is None else torch.zeros(s.C.shape[2:]).scatter(1, torch.tensor(kept), 1.0)
+    B, C = (v.repeat_interleave(width, dim=2) for v in (s.B, s.C * read))
     h, ys = torch.zeros(len(x), width * groups, s.B.shape[-1]), []
     for t in range(x.shape[1]):
         h = torch.exp(s.dt[:, t, :, None] * s.A) * h + s.drive[:, t, :, None] * B[:, t]
