@@ -35,7 +35,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
     "s5": ("balred.adapters.s5",),
     "equinox": ("balred.adapters.equinox", "balred.adapters.equinox_copies"),
-    "flax": ("balred.adapters.flax", "balred.adapters.flax_nnx"),
+    "flax": ("balred.adapters.flax", "balred.adapters.flax_nnx", "balred.adapters.flax_mamba"),
     "control": ("balred.adapters.control",),
     "pymor": ("balred.adapters.pymor",),
     "scipy": ("balred.adapters.scipy",),
