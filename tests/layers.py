@@ -3,7 +3,7 @@
 ``python tests/layers.py`` measures every row and writes ``docs/_tables/support.md``.
 
 A new layer is one more function here, named by its row: it makes a layer of the real package (or, where people copy the
-layer's file, one written from its description) and returns :func:`exact` or :func:`selected` of it.
+layer's file, one written from its description) and returns :func:`exact` or :func:`selected` (in PyTorch :func:`mamba`) of it.
 Packages are imported inside, so that a row skips where its package is absent.
 """
 
@@ -76,22 +76,16 @@ def exact(layer: Any, apply: Callable[..., Any], expected: Callable[..., Any] = 
     return Errors(apart(apply(same, u), apply(layer, u)), apart(apply(small, u), want))
 
 
-def selected(layer: Any) -> Errors:
-    """Errors of S for a Mamba layer in PyTorch: the operator is the scan of the kept states alone, from the layer's own signals."""
-    import torch
-    from test_transformers_adapter import replayed
-
-    width = layer.in_proj.weight.shape[1]
-    x = torch.randn(2, 24, width, generator=torch.Generator().manual_seed(1))
+def selected(layer: Any, x: Any, apply: Callable[..., Any], replayed: Callable[..., Any]) -> Errors:
+    """Errors of S: the operator is ``replayed(layer, x, kept)``, the layer's own scan of the kept states alone."""
     selective = entry_of(layer).selective
     states = selective.states(layer)
     same, small = (balred.reduce(layer, r, calibration=x, compensate=False) for r in (states, states // 2))
     assert type(same) is type(small) is type(layer)
     m = selective.gather(layer, {"": layer}, x)[""]
     kept = select(Moments(m.contributions, m.groups, m.B, m.C), states // 2).kept
-    with torch.no_grad():
-        full, own, less = (f(x).numpy() for f in (same, layer, small))
-        return Errors(apart(full, own), apart(less, replayed(layer, x, kept).numpy()))
+    want = np.asarray(replayed(layer, x, kept))
+    return Errors(apart(apply(same, x), apply(layer, x)), apart(apply(small, x), want))
 
 
 # ------------------------------------------------------------------------------------------------ exact, PyTorch
@@ -188,6 +182,15 @@ def linen_s5_both_ways() -> Errors:
 # ------------------------------------------------------------------------------------------------ selective
 
 
+def mamba(layer: Any) -> Errors:
+    """Errors of a Mamba layer in PyTorch."""
+    from test_transformers_adapter import replayed, torch
+
+    x = torch.randn(2, 24, layer.in_proj.weight.shape[1], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return selected(layer, x, lambda layer, x: layer(x).numpy(), replayed)
+
+
 NORMS = "norms over the states"
 
 
@@ -198,7 +201,7 @@ def transformers(name: str, note: str = "") -> None:
     def measure() -> Errors:
         from test_transformers_adapter import build
 
-        return selected(next(m for m in build(name).modules() if getattr(m, "A_log", None) is not None))
+        return mamba(next(m for m in build(name).modules() if getattr(m, "A_log", None) is not None))
 
 
 transformers("Mamba")
@@ -214,14 +217,22 @@ def mambapy(name: str, note: str = "") -> None:
     def measure() -> Errors:
         import pytest
 
-        mamba, torch = pytest.importorskip("mambapy.mamba"), pytest.importorskip("torch")
+        package, torch = pytest.importorskip("mambapy.mamba"), pytest.importorskip("torch")
         torch.manual_seed(0)
-        config = mamba.MambaConfig(d_model=16, n_layers=1, d_state=8, inner_layernorms=bool(note))
-        return selected(mamba.Mamba(config).layers[0].mixer)
+        config = package.MambaConfig(d_model=16, n_layers=1, d_state=8, inner_layernorms=bool(note))
+        return mamba(package.Mamba(config).layers[0].mixer)
 
 
 mambapy("`mambapy.mamba.MambaBlock`")
 mambapy("`mambapy.mamba.MambaBlock`, `inner_layernorms`", NORMS)
+
+
+@row("`mamba2_jax.Mamba2Mixer`", "mamba2-jax", "S")
+def mamba2_jax() -> Errors:
+    from test_mamba2_jax import build, jax, mixer, replayed
+
+    x = jax.random.normal(jax.random.key(2), (2, 13, 32))
+    return selected(mixer(build(layers=1)), x, lambda layer, x: np.asarray(layer(x)[0]), replayed)
 
 
 # ------------------------------------------------------------------------------------------------ the page
