@@ -40,6 +40,10 @@ def _replaced(model: Any, new: Mapping[str, Any]) -> Any:
             for key, value in vars(new[name]).items():
                 if not key.startswith("_"):
                     setattr(module, key, value)
+    for layer in new.values():
+        entry = entry_of(layer)
+        if entry is not None and entry.settle is not None:
+            entry.settle(result, layer)
     return result
 
 
