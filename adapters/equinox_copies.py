@@ -1,7 +1,8 @@
-"""equinox LRU and S5 layers of other packages, by their authors' names: known by the arrays that they hold."""
+"""equinox LRU, S5 and LinOSS layers of other packages, by their authors' names: known by the arrays that they hold."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 try:
@@ -9,9 +10,13 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("JAX and equinox are not installed: pip install 'balred[jax]'") from error
 
-from balred.adapt import Rebuild, register
+from balred import oscillators
+from balred.adapt import Rebuild, register, register_selective
 from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
+from balred.backends.jax import from_numpy
 from balred.parametrisations import lru_carry_split
+from balred.selection import Moments, Selection
+from balred.selective import Selective
 from balred.systems import System
 
 
@@ -49,3 +54,39 @@ def written(layer: Any, values: dict[str, Any], before: int, after: int) -> Any:
     for key, size in resized(vars(layer), before, after).items():
         object.__setattr__(new, key, size)  # a new object of a frozen class, not yet handed out
     return new
+
+
+def _is_linoss(layer: Any) -> bool:
+    return oscillators.is_linoss(_arrays(layer), layer)
+
+
+def adapt_linoss(layer: Any) -> tuple[System, Rebuild]:
+    """The real system of a LinOSS layer, to look at: nothing but selected oscillators can be written back."""
+    return oscillators.linoss_system(_arrays(layer), layer.discretization), oscillators.refuse
+
+
+def gather_linoss(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
+    """The moments of LinOSS layers, for white noise; `calibration` is the length of the sequences, if it is given."""
+    whole = isinstance(calibration, int) and not isinstance(calibration, bool)
+    if calibration is not None and not (whole and calibration >= 1):
+        raise ValueError(
+            f"calibration of LinOSS layers must be the length of the sequences, a positive integer, got {calibration!r}"
+        )
+    return {n: oscillators.oscillators(_arrays(x), x.discretization, calibration) for n, x in layers.items()}
+
+
+def cut_linoss(layer: Any, selection: Selection, moments: Moments) -> Any:
+    """The layer with the selected oscillators."""
+    values = oscillators.smaller(_arrays(layer), selection, moments)
+    arrays = {k: from_numpy(v, like=layer.D) for k, v in values.items()}
+    return written(layer, arrays, moments.states, selection.kept.shape[1])
+
+
+register_selective(
+    eqx.Module,
+    Selective(
+        lambda layer: int(layer.A_diag.shape[0]), gather_linoss, cut_linoss, one_size=False, select=oscillators.selected
+    ),
+    recognises=_is_linoss,
+    adapter=adapt_linoss,
+)
