@@ -5,8 +5,8 @@ A linen layer is a pair, the module's fields and its parameters.  As one object 
 the parameters are at hand, LRU layers are found in the tree itself (:mod:`balred.adapters.parameters`).
 
 Known are LRU as minimal-LRU writes it (the field ``d_hidden``) and S5 as its authors do (the fields P, V, Vinv,
-Lambda_re_init, Lambda_im_init, conj_sym, discretization, clip_eigs, bidirectional, step_rescale): by what they hold,
-since both are copied from project to project.
+Lambda_re_init, Lambda_im_init, conj_sym, discretization, clip_eigs, step_rescale): by what they hold, since both are
+copied from project to project.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from balred.arrays import Array, eye, namespace, to_numpy
 from balred.selection import FloatArray, Moments, Selection, select
 from balred.systems import DenseSystem, ss
 
-HORIZON = 1024
+HORIZON = 4096
 """Steps over which energy counts where an oscillator is not damped, so that it has none over all time, and nobody says."""
 _DAMPED = 1e-6
 _RIDGE = 1e-8
@@ -65,7 +65,7 @@ def recurrence(tree: Mapping[str, Any], scheme: str) -> tuple[list[Array], list[
     s = xp.ones_like(A)
     if "G_diag" in tree:
         s = 1 + step * _positive(tree["G_diag"])
-        low, high = ((1 + s + sign * 2 * xp.sqrt(s)) / step**2 for sign in (-1, 1))
+        low, high = (((xp.sqrt(s) + sign) / step) ** 2 for sign in (-1, 1))
         A = low + _positive(tree["A_diag"] - low) - _positive(tree["A_diag"] - high)
     return [1 / s, -step * A / s, step / s, 1 - step**2 * A / s], [step / s, step**2 / s]
 
