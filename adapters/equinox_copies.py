@@ -10,10 +10,11 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("JAX and equinox are not installed: pip install 'balred[jax]'") from error
 
-from balred import oscillators
+from balred import linoss
 from balred.adapt import Rebuild, register, register_selective
 from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
 from balred.backends.jax import from_numpy
+from balred.oscillators import selected
 from balred.parametrisations import lru_carry_split
 from balred.selection import Moments, Selection
 from balred.selective import Selective
@@ -57,12 +58,12 @@ def written(layer: Any, values: dict[str, Any], before: int, after: int) -> Any:
 
 
 def _is_linoss(layer: Any) -> bool:
-    return oscillators.is_linoss(_arrays(layer), layer)
+    return linoss.is_linoss(_arrays(layer), layer)
 
 
 def adapt_linoss(layer: Any) -> tuple[System, Rebuild]:
     """The real system of a LinOSS layer, to look at: nothing but selected oscillators can be written back."""
-    return oscillators.linoss_system(_arrays(layer), layer.discretization), oscillators.refuse
+    return linoss.linoss_system(_arrays(layer), layer.discretization), linoss.refuse
 
 
 def gather_linoss(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
@@ -72,21 +73,19 @@ def gather_linoss(model: Any, layers: Mapping[str, Any], calibration: Any) -> di
         raise ValueError(
             f"calibration of LinOSS layers must be the length of the sequences, a positive integer, got {calibration!r}"
         )
-    return {n: oscillators.oscillators(_arrays(x), x.discretization, calibration) for n, x in layers.items()}
+    return {n: linoss.linoss_moments(_arrays(x), x.discretization, calibration) for n, x in layers.items()}
 
 
 def cut_linoss(layer: Any, selection: Selection, moments: Moments) -> Any:
     """The layer with the selected oscillators."""
-    values = oscillators.smaller(_arrays(layer), selection, moments)
+    values = linoss.smaller(_arrays(layer), selection, moments)
     arrays = {k: from_numpy(v, like=layer.D) for k, v in values.items()}
     return written(layer, arrays, moments.states, selection.kept.shape[1])
 
 
 register_selective(
     eqx.Module,
-    Selective(
-        lambda layer: int(layer.A_diag.shape[0]), gather_linoss, cut_linoss, one_size=False, select=oscillators.selected
-    ),
+    Selective(lambda layer: int(layer.A_diag.shape[0]), gather_linoss, cut_linoss, one_size=False, select=selected),
     recognises=_is_linoss,
     adapter=adapt_linoss,
 )

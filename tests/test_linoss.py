@@ -14,7 +14,8 @@ import jax.numpy as jnp  # noqa: E402
 
 import balred  # noqa: E402
 from balred.adapt import AdapterNotFound  # noqa: E402
-from balred.oscillators import HORIZON, recurrence, response_gram  # noqa: E402
+from balred.linoss import recurrence  # noqa: E402
+from balred.oscillators import HORIZON, response_gram  # noqa: E402
 from balred.testing import simulate  # noqa: E402
 
 H, N = 3, 8
@@ -113,6 +114,15 @@ def test_the_error_under_white_noise_is_the_one_announced(kind: str, rank: int, 
     error = np.sum((full - reduced) ** 2) / np.sum(full**2)
     assert error == pytest.approx(1 - p.rows[0].energy, rel=1e-3)  # float32 responses
     assert "white noise" in p.rows[0].note
+
+
+def test_the_error_announced_is_the_H2_error_of_the_systems() -> None:
+    layer = eqx.tree_at(lambda m: m.D, linoss("damped"), jnp.zeros(H))
+    p = balred.plan(layer, 4)
+    full, small = (balred.adapt(x)[0] for x in (layer, p.apply()))
+    share = (balred.error(full, small, "h2") / balred.norm(full, "h2")) ** 2
+    # both parameters and the refitted matrices are rounded to float32
+    assert share == pytest.approx(1 - p.rows[0].energy, rel=1e-5)
 
 
 @each_kind
