@@ -23,6 +23,8 @@ from balred.systems import System
 
 SIZES = ("d_hidden", "d_state", "state_dim", "hidden_dim", "states", "N")
 """Attributes in which modules with these parameters keep N."""
+ORDERS = ("ssm_size", "d_state", "state_dim")
+"""Attributes in which modules whose states stand for two each keep the number of these."""
 S5_SETTINGS = ("conj_sym", "discretization", "clip_eigs", "step_rescale")
 """Attributes of an S5 module without which its parameters have no meaning."""
 CLIP = 1e-4
@@ -78,9 +80,15 @@ def lru_of(tree: Mapping[str, Any]) -> tuple[System, Any]:
 
 
 def resized(fields: Mapping[str, Any], before: int, after: int) -> dict[str, int]:
-    """New values of those attributes in `fields` that hold the number of states, or the order that they stand for."""
-    held = {k: v for k in (*SIZES, "P", "ssm_size") if isinstance(v := fields.get(k), int)}
-    return {k: v // before * after for k, v in held.items() if v in (before, 2 * before)}
+    """New values of those attributes in `fields` that hold the number of states, or the order of the conjugate system.
+
+    Examples
+    --------
+    >>> resized({"P": 8, "d_state": 16, "hidden_dim": 16}, 8, 3)
+    {'d_state': 6, 'P': 3}
+    """
+    held = {k: v for k in (*SIZES, *ORDERS, "P") if isinstance(v := fields.get(k), int)}
+    return {k: v // before * after for k, v in held.items() if v == before or (k in ORDERS and v == 2 * before)}
 
 
 def is_s5(tree: Mapping[str, Any], settings: Any) -> bool:
