@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from balred.adapt import register
-from balred.adapters.torch import blank_copy
+from balred.adapters.torch_layers import blank_copy
 from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
 from balred.parametrisations import LRU_NAMES, keep_feedthrough, lru_carry, lru_parameters, lru_rows, lru_system

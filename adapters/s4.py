@@ -35,7 +35,7 @@ except ModuleNotFoundError as error:
 
 from balred.adapt import Rebuild, register
 from balred.adapters.s4_kernels import POSITIVE, low_rank, outputs, sides_of, system_of, values_of, written
-from balred.adapters.torch import blank_copy
+from balred.adapters.torch_layers import blank_copy
 from balred.arrays import is_concrete, to_numpy
 from balred.parametrisations import keep_feedthrough
 from balred.sampled import Host

@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 from torch import nn
 
 from balred.adapt import Rebuild, register
-from balred.adapters.torch import blank_copy
+from balred.adapters.torch_layers import blank_copy
 from balred.arrays import is_concrete, to_numpy
 from balred.backends.torch import from_numpy
 from balred.parametrisations import keep_feedthrough

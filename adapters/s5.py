@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[s5]'") from error
 
 from balred.adapt import Rebuild, register
-from balred.adapters.torch import blank_copy
+from balred.adapters.torch_layers import blank_copy
 from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
 from balred.parametrisations import keep_feedthrough, lru_rows

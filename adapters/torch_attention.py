@@ -35,7 +35,7 @@ except ModuleNotFoundError as error:
 from torch import nn
 
 from balred.adapt import Entry, Rebuild, register_entry
-from balred.adapters.torch import blank_copy, set_layer
+from balred.adapters.torch_layers import blank_copy, set_layer
 from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
 from balred.systems import DenseSystem, System, ss

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from balred.adapters.torch import blank_copy
+from balred.adapters.torch_layers import blank_copy
 
 _SIZES = ("ssm_state_size", "d_state", "state_size", "mamba_d_state")
 """What the state dimension is called: in layers and in their configurations."""

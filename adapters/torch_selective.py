@@ -6,7 +6,7 @@ Sums are all that is kept: memory does not depend on the number of batches, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from balred.calibration import batches
 from balred.selection import Moments
 
 _CHUNK = 1 << 23  # numbers held at a time: tokens times channels times states
@@ -153,7 +154,7 @@ def _along_data(
     device = next(iter(model.parameters())).device
     try:
         model.eval()
-        for args, kwargs in batches(calibration):
+        for args, kwargs in batches(calibration, (torch.Tensor,)):
             model(*(_to(x, device) for x in args), **{k: _to(x, device) for k, x in kwargs.items()})
     finally:
         for hook in hooks:
@@ -170,27 +171,6 @@ def _along_data(
     if bad:
         raise ValueError(f"the layers' signals on the calibration data must be finite, got others in {', '.join(bad)}")
     return moments
-
-
-def batches(calibration: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The positional and keyword inputs of each batch: `calibration` is a tensor, a dict, or an iterable of either."""
-    rule = "calibration must be a tensor, a dict of keyword inputs, or an iterable of either"
-    single = isinstance(calibration, (torch.Tensor, Mapping))
-    if not single and (not isinstance(calibration, Iterable) or isinstance(calibration, (str, bytes))):
-        raise ValueError(f"{rule}, got {calibration!r}")
-    count = 0
-    for batch in [calibration] if single else calibration:
-        if isinstance(batch, (list, tuple)) and len(batch) == 1:
-            batch = batch[0]  # what a DataLoader of a TensorDataset yields
-        if isinstance(batch, torch.Tensor):
-            yield (batch,), {}
-        elif isinstance(batch, Mapping):
-            yield (), dict(batch)
-        else:
-            raise ValueError(f"{rule}, got one of {type(batch).__name__}")
-        count += 1
-    if count == 0:
-        raise ValueError("calibration must hold at least one batch, got none")
 
 
 def _noise(layer: nn.Module, width: int) -> torch.Tensor:

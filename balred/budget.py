@@ -1,12 +1,13 @@
 r"""One number of states for a whole model, shared out over its layers by what each state is worth.
 
-A layer that keeps r states makes an error of at most twice the tail of its Hankel singular values; in units of the layer's
-own gain that is
+A layer that keeps r states makes an error of at most twice the tail of its Hankel singular values.  The layers of a network
+mostly add to one stream, where errors of different layers add up like independent ones, in squares; so the ranks minimise
 
-.. math:: e_l(r) = \sum_{i>r}\sigma_i \Big/ \sum_i \sigma_i .
+.. math:: \sum_l e_l(r_l)^2, \qquad e_l(r) = \sum_{i>r}\sigma_i ,
 
-The ranks minimise :math:`\sum_l e_l(r_l)` for a given total.  Values descend, so tails are convex, and taking away one state
-after the other, always the cheapest, ends at the minimum.
+for a given total.  Values descend, so squared tails are convex, and taking away one state after the other, always the
+cheapest, ends at the minimum.  Tails in units of each layer's own (``relative``) are for systems that share no units; on
+trained networks they do worse than equal ranks (``benchmarks/budget.py``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Budget:
-    """States for all layers of a model together, shared out by marginal error.
+    r"""States for all layers of a model together, shared out by marginal error.
 
     Parameters
     ----------
@@ -36,6 +37,9 @@ class Budget:
         Instead of `states`: this share of those the layers have now, in (0, 1].
     multiple_of : int, default 1
         Ranks are multiples of this, or all that a layer has.
+    relative : bool, default False
+        Measure the error of each layer in units of its own :math:`\sum\sigma_i`, for layers that share no units.  So it is
+        in any case where selective layers, whose errors are measured, are mixed with others.
 
     Notes
     -----
@@ -46,12 +50,13 @@ class Budget:
     >>> import balred
     >>> layers = [balred.testing.random_system(8, seed=1), balred.testing.random_system(40, seed=2)]
     >>> [layer.states for layer in balred.reduce(layers, balred.Budget(fraction=0.25))]
-    [4, 8]
+    [3, 9]
     """
 
     states: int | None = None
     fraction: float | None = None
     multiple_of: int = 1
+    relative: bool = False
 
     def __post_init__(self) -> None:
         if (self.states is None) == (self.fraction is None):
@@ -73,7 +78,7 @@ class Budget:
         Parameters
         ----------
         tails : dict by layer name of (states + 1,) arrays
-            The relative error at each rank from 0 on, falling; infinite at ranks that are too small.
+            The squared error at each rank from 0 on, falling and convex; infinite at ranks that are too small.
         tied : collection of collections of names
             Layers that must have one rank, or all their states where they have fewer.
 
@@ -128,33 +133,35 @@ class Budget:
         }
 
 
-def tail(values: Any, unit: int = 1, fixed: int = 0) -> FloatArray:
-    r"""The relative error at each rank, (states + 1,), from descending values (..., order), which a batch adds up.
-
-    Parameters
-    ----------
-    values : (..., order)
-    unit : int
-        Values for each state that is counted: 2 for a conjugate system.
-    fixed : int
-        States that stay and have no value here, beside which one at least must be kept.
-
-    Examples
-    --------
-    >>> tail([[3.0, 1.0]]).tolist()
-    [1.0, 0.25, 0.0]
-    """
-    s = np.asarray(values, dtype=np.float64)
-    s = s.reshape(-1, s.shape[-1]).sum(0)
-    sums = np.concatenate([np.cumsum(s[::-1])[::-1], [0.0]])[::unit]
-    relative = sums / sums[0] if sums[0] > 0 else np.zeros_like(sums)
-    return np.concatenate([np.full(fixed, np.inf), [np.inf if fixed else relative[0]], relative[1:]])
-
-
 def tail_of(analysis: Analysis) -> FloatArray:
-    """The relative error of an analysed layer at each rank; values that are rounding errors count as nothing."""
+    """The squared error of an analysed layer at each rank, (states + 1,), added up over a batch.
+
+    Values that are rounding errors count as nothing.  Unstable modes stay, and a state at least beside them.
+    """
     fixed = 0 if analysis.unstable is None else analysis.unstable.states
     if analysis.stable is None or analysis.state is None:
         return np.concatenate([np.full(fixed, np.inf), [0.0]])
     real = np.arange(analysis.sigma.shape[-1]) < analysis.state.cap
-    return tail(np.where(real, analysis.sigma, 0.0), analysis.stable.order // analysis.stable.states, fixed)
+    unit = analysis.stable.order // analysis.stable.states
+    return tail(np.where(real, analysis.sigma, 0.0), unit, fixed)
+
+
+def tail(values: Any, unit: int = 1, fixed: int = 0) -> FloatArray:
+    """The squared sums of the last of descending `values` (..., order), at each rank, of which `unit` belong to a state.
+
+    Examples
+    --------
+    >>> tail([3.0, 1.0]).tolist()
+    [16.0, 1.0, 0.0]
+    """
+    s = np.asarray(values, dtype=np.float64)
+    sums = np.cumsum(s[..., ::-1], axis=-1)[..., ::-1]
+    squares = (sums**2).reshape(-1, s.shape[-1]).sum(0)
+    at = np.concatenate([squares, [0.0]])[::unit]
+    return np.concatenate([np.full(fixed, np.inf), [np.inf if fixed else at[0]], at[1:]])
+
+
+def relative(tails: FloatArray) -> FloatArray:
+    """In units of the largest (finite) one."""
+    largest = float(np.max(tails[np.isfinite(tails)], initial=0.0))
+    return tails / largest if largest > 0 else tails

@@ -205,7 +205,7 @@ def _shrunk(skeleton: Any, layers: Mapping[str, Any], stored: Mapping[str, Tenso
             raise ValueError(f"the skeleton's layer {name or 'itself'} must have at least {states} states, got {have}")
         # a cut may change more than the size, S4 to a diagonal one: then the same number of states is written anew, too
         if have > states or _under(prefix, own) != _under(prefix, theirs):
-            new[name] = _of_size(layer, states)
+            new[name] = of_size(layer, states)
     return replace_layers(skeleton, new)
 
 
@@ -213,7 +213,7 @@ def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tupl
     return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
-def _of_size(layer: Any, states: int) -> Any:
+def of_size(layer: Any, states: int) -> Any:
     """A layer like `layer` with so many states, whichever: what is in it is about to be replaced."""
     entry = entry_of(layer)
     if entry is None or entry.selective is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 from balred.adapt import adapt
 from balred.arrays import backend
 from balred.batches import alike
+from balred.budget import Budget, relative, tail_of
 from balred.hankel import Analysis, analyses, values_in_single
 from balred.ranks import Rule, check_rule, choose_order
 from balred.reduction import Reduction
@@ -64,6 +65,15 @@ class PolicyState:
     choices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     stopped: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint."""
+        return {"step": self.step, "choices": {k: list(v) for k, v in self.choices.items()}, "stopped": self.stopped}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PolicyState:
+        """The state that :meth:`to_dict` wrote."""
+        return cls(int(values["step"]), {k: tuple(v) for k, v in values["choices"].items()}, bool(values["stopped"]))
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -71,8 +81,9 @@ class Policy:
 
     Parameters
     ----------
-    rule : rule
-        Chooses each layer's rank, for example ``balred.Energy(0.99)``.
+    rule : rule, or Budget
+        Chooses each layer's rank, for example ``balred.Energy(0.99)``; a :class:`balred.Budget` of states is shared out over
+        the layers.
     window : (int, int)
         Steps between which cuts may happen: the learning-rate warm-up, or the first tenth of the training.
     attempts : int, optional
@@ -84,6 +95,8 @@ class Policy:
     settled : int, optional
         A layer is cut only once its choice has stayed within 5 % (or one state) over this many attempts in a row.
     guard : Guard, optional
+    dry_run : bool, default False
+        Only report what would be cut.
 
     Examples
     --------
@@ -92,16 +105,23 @@ class Policy:
     (1000, 2000, 3000, 4000)
     """
 
-    rule: Rule
+    rule: Rule | Budget
     window: tuple[int, int]
     attempts: int | None = None
     interval: int | None = None
     min_cut: float = 0.05
     settled: int | None = None
     guard: Guard | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
-        check_rule(self.rule)
+        if isinstance(self.rule, Budget):
+            if self.rule.states is None:
+                raise ValueError(
+                    f"in training a budget must be given in states, since each cut changes what a fraction is of, got {self.rule}"
+                )
+        else:
+            check_rule(self.rule)
         whole = isinstance(self.window, (tuple, list)) and all(isinstance(x, (int, np.integer)) for x in self.window)
         if not whole or len(self.window) != 2:
             raise ValueError(f"window must be (start, end) in whole steps, got {self.window!r}")
@@ -214,6 +234,12 @@ class Report:
         Whether the guard restored the state before the last cut.
     seconds : float
         Time spent on analysis and cut.
+    dry_run : bool
+        The cuts were not carried out.
+    loss : (float, float), optional
+        The loss of the last batch before and after the cut, where it was measured.
+    back_to : int, optional
+        With `restored`: the step whose state was restored.
     """
 
     step: int
@@ -222,15 +248,20 @@ class Report:
     skipped: Mapping[str, str] = field(default_factory=dict)
     restored: bool = False
     seconds: float = 0.0
+    dry_run: bool = False
+    loss: tuple[float, float] | None = None
+    back_to: int | None = None
 
     def __str__(self) -> str:
         if self.restored:
             return f"step {self.step}: the last cut was taken back, the metric fell by more than the guard's tolerance"
         lines = [
-            f"step {self.step}: {c.layer or 'layer'} {c.before} -> {c.after} states, "
+            f"step {self.step}: {c.layer or 'layer'} {'would be ' if self.dry_run else ''}{c.before} -> {c.after} states, "
             f"{100 * c.energy:.2f} % of the energy, error bound {c.bound:.3g}"
             for c in self.cuts
         ] or [f"step {self.step}: nothing cut"]
+        if self.loss is not None:
+            lines.append(f"step {self.step}: loss of the last batch {self.loss[0]:.4g} -> {self.loss[1]:.4g}")
         return "\n".join(
             lines + [f"step {self.step}: {name or 'layer'} skipped: {why}" for name, why in self.skipped.items()]
         )
@@ -255,13 +286,16 @@ def decide(
     # the training keeps the other cores busy, or their threads awake: more than one for the linear algebra would wait
     with backend("numpy").one_blas_thread():
         done, state, cuts, after, skipped = _decided(policy, state, step, layers)
-    return done, state, Report(step, cuts, after, skipped, False, time.perf_counter() - began)
+    if not policy.dry_run:
+        after |= {c.layer: c.after for c in cuts}
+    report = Report(step, cuts, after, skipped, False, time.perf_counter() - began, policy.dry_run)
+    return ({} if policy.dry_run else done), state, report
 
 
 def _decided(
     policy: Policy, state: PolicyState, step: int, layers: Mapping[str, Any]
 ) -> tuple[dict[str, Step], PolicyState, tuple[Cut, ...], dict[str, int], dict[str, str]]:
-    """The cuts, the policy's state, their description, and every layer's rank afterwards or why it was skipped."""
+    """The cuts, the policy's state, their description, and every layer's present rank or why it was skipped."""
     read: dict[str, Any] = {}
     ranks: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
@@ -271,9 +305,10 @@ def _decided(
         except (ValueError, ArithmeticError) as error:
             skipped[name] = str(error)
     after = {name: system.states for name, (system, _) in read.items()}
-    if policy.settled is None:
-        ranks = _far_from_a_cut(policy, {name: system for name, (system, _) in read.items()})
+    if policy.settled is None and not isinstance(policy.rule, Budget):
+        ranks = _far_from_a_cut(policy, policy.rule, {name: system for name, (system, _) in read.items()})
     rest = {name: system for name, (system, _) in read.items() if name not in ranks}
+    shared = _shared(policy.rule, read, alike(rest)) if isinstance(policy.rule, Budget) else {}
     ready: dict[str, tuple[Step, Cut]] = {}
     for group in alike(rest):  # one after the other: of large layers the workings of one are held at a time
         found: dict[str, Any] = analyses({name: read[name] for name in group})
@@ -281,7 +316,10 @@ def _decided(
             try:
                 if isinstance(a, Exception):
                     raise a
-                ranks[name] = (a.system.states, a.rank(policy.rule))
+                ranks[name] = (
+                    a.system.states,
+                    shared.get(name, a.system.states) if isinstance(policy.rule, Budget) else a.rank(policy.rule),
+                )
                 if policy.allows(*ranks[name]):
                     ready[name] = _cut(name, a, ranks[name][1])
             except (ValueError, ArithmeticError) as error:
@@ -293,9 +331,18 @@ def _decided(
         done,
         state,
         tuple(cut for _, cut in chosen.values()),
-        after | {c.layer: c.after for _, c in chosen.values()},
+        after,
         skipped,
     )
+
+
+def _shared(budget: Budget, read: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> dict[str, int]:
+    """The ranks of all layers that can be analysed under one budget; only their tails are kept meanwhile."""
+    tails: dict[str, Any] = {}
+    for group in groups:
+        found: dict[str, Any] = analyses({name: read[name] for name in group})
+        tails |= {name: tail_of(a) for name, a in found.items() if isinstance(a, Analysis) and a.state is not None}
+    return budget.shared({n: relative(t) for n, t in tails.items()} if budget.relative else tails)
 
 
 def _cut(name: str, a: Analysis, rank: int) -> tuple[Step, Cut]:
@@ -309,7 +356,7 @@ _SLACK = 0.02
 """The share of a layer's order by which float32 may misjudge what a rule asks for, generously."""
 
 
-def _far_from_a_cut(policy: Policy, systems: Mapping[str, System]) -> dict[str, tuple[int, int]]:
+def _far_from_a_cut(policy: Policy, rule: Rule, systems: Mapping[str, System]) -> dict[str, tuple[int, int]]:
     """Layers that need no analysis: their present rank, and less than which the rule cannot ask for.
 
     Most checks of a training end without a cut, and values in float32 tell so at a fraction of an analysis's cost.
@@ -319,7 +366,7 @@ def _far_from_a_cut(policy: Policy, systems: Mapping[str, System]) -> dict[str, 
         if not isinstance(system, DiagonalSystem):
             continue  # float32 can do little with a dense system in bad units
         try:
-            order = choose_order(policy.rule, values_in_single(system), unit := system.order // max(system.states, 1))
+            order = choose_order(rule, values_in_single(system), unit := system.order // max(system.states, 1))
         except (ValueError, ArithmeticError):
             continue  # unstable, or a rule that cannot be met: the analysis will tell
         least = int((order - _SLACK * system.order) / unit)

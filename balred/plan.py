@@ -15,7 +15,7 @@ import numpy as np
 
 from balred.adapt import adapt, entry_of, layers_of, replace_layers
 from balred.arrays import warn_caller
-from balred.budget import Budget, tail, tail_of
+from balred.budget import Budget, relative, tail_of
 from balred.gramians import check_precision
 from balred.hankel import Analysis
 from balred.ranks import is_rule
@@ -127,7 +127,10 @@ def plan(
     ready: dict[str, Analysis] = {}
     if isinstance(wanted, Budget):
         ready = _analysed({n: x for n, x in layers.items() if n not in selective}, settings)
-        tails = {n: tail(spectrum(m)) for n, m in moments.items()} | {n: tail_of(a) for n, a in ready.items()}
+        tails = {n: np.append(np.cumsum(spectrum(m)[::-1] ** 2)[::-1], 0.0) for n, m in moments.items()}
+        tails |= {n: tail_of(a) for n, a in ready.items()}
+        if wanted.relative or (moments and ready):
+            tails = {n: relative(t) for n, t in tails.items()}
         tied = [n for n, (_, entry) in selective.items() if entry.one_size]
         shared = wanted.shared({name: tails[name] for name in layers if name in tails}, [tied])
         wanted = {name: shared.get(name, 1) for name in layers}  # of one that cannot be analysed, any rank says why

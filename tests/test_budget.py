@@ -20,19 +20,22 @@ def model() -> dict[str, Any]:
     return {"wide": random_system(12, seed=1), "narrow": random_system(5, seed=2), "rest": [random_system(8, seed=3)]}
 
 
-def _error(systems: list[Any], ranks: tuple[int, ...]) -> float:
-    """The sum of relative tails, from the Hankel singular values themselves."""
+def _error(systems: list[Any], ranks: tuple[int, ...], relative: bool) -> float:
+    """The sum of squared tails, from the Hankel singular values themselves."""
     values = [np.asarray(balred.hsv(s)) for s in systems]
-    return float(sum(s[r:].sum() / s.sum() for s, r in zip(values, ranks, strict=True)))
+    if relative:
+        values = [s / s.sum() for s in values]
+    return float(sum(s[r:].sum() ** 2 for s, r in zip(values, ranks, strict=True)))
 
 
+@pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("states", [3, 7, 12, 20])
-def test_no_other_ranks_of_the_same_total_have_less_error(model: dict[str, Any], states: int) -> None:
+def test_no_other_ranks_of_the_same_total_have_less_error(model: dict[str, Any], states: int, relative: bool) -> None:
     systems = [model["wide"], model["narrow"], model["rest"][0]]
-    ranks = tuple(r.after for r in balred.plan(model, balred.Budget(states=states)).rows)
+    ranks = tuple(r.after for r in balred.plan(model, balred.Budget(states=states, relative=relative)).rows)
     assert sum(ranks) == states
     every = (r for r in itertools.product(*(range(1, s.states + 1) for s in systems)) if sum(r) == states)
-    assert _error(systems, ranks) == pytest.approx(min(_error(systems, r) for r in every), rel=1e-9)
+    assert _error(systems, ranks, relative) == pytest.approx(min(_error(systems, r, relative) for r in every), rel=1e-9)
 
 
 @given(
@@ -71,12 +74,13 @@ def test_a_fraction_is_of_the_states_there_are(model: dict[str, Any]) -> None:
     assert balred.reduce(model["wide"], balred.Budget(fraction=0.5)).states == 6
 
 
-def test_scaling_a_layer_changes_nothing(model: dict[str, Any]) -> None:
-    budget = balred.Budget(states=9)
+def test_relative_errors_do_not_see_the_scale_of_a_layer(model: dict[str, Any]) -> None:
+    budget = balred.Budget(states=9, relative=True)
     before = [r.after for r in balred.plan(model, budget).rows]
     w = model["wide"]
     loud = {**model, "wide": balred.ss(w.A, 1e3 * w.B, w.C, w.D)}
     assert [r.after for r in balred.plan(loud, budget).rows] == before
+    assert [r.after for r in balred.plan(loud, balred.Budget(states=9)).rows] == [7, 1, 1]
 
 
 def test_a_budget_for_more_than_there_is_keeps_all(model: dict[str, Any]) -> None:
@@ -126,8 +130,7 @@ def test_channels_of_a_layer_share_a_rank_by_their_sum() -> None:
     rng = np.random.default_rng(0)
     channels = balred.diagonal(-rng.uniform(0.1, 5, (4, 6)), rng.normal(size=(4, 6, 1)), rng.normal(size=(4, 1, 6)))
     other = random_system(6, seed=5)
-    sigma = np.asarray(balred.hsv(channels)).sum(0)
+    sigma = np.asarray(balred.hsv(channels)), np.asarray(balred.hsv(other))[None]
     ranks = tuple(r.after for r in balred.plan([channels, other], balred.Budget(states=6)).rows)
-    values = [sigma, np.asarray(balred.hsv(other))]
-    errors = {a: sum(s[r:].sum() / s.sum() for s, r in zip(values, (a, 6 - a), strict=True)) for a in range(1, 6)}
+    errors = {a: sum((s[:, r:].sum(1) ** 2).sum() for s, r in zip(sigma, (a, 6 - a), strict=True)) for a in range(1, 6)}
     assert ranks[0] == min(errors, key=errors.__getitem__)
