@@ -1,4 +1,4 @@
-"""flax nnx: models of modules, and LRU layers by minimal-LRU's names, known by the parameters that they hold.
+"""flax nnx: models of modules, and LRU and S5 layers by their authors' names, known by the parameters that they hold.
 
 nnx modules are references: a reduction works on a clone, in which shared modules stay shared.
 """
@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("flax is not installed: pip install 'balred[flax]'") from error
 
 from balred.adapt import Container, Rebuild, entry_of, register, register_container
-from balred.adapters.parameters import SIZES, is_lru, lru_of
+from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
 from balred.model_tensors import tensors_of, with_tensors
 from balred.systems import System
 
@@ -40,6 +40,10 @@ def _replaced(model: Any, new: Mapping[str, Any]) -> Any:
             for key, value in vars(new[name]).items():
                 if not key.startswith("_"):
                     setattr(module, key, value)
+    for layer in new.values():
+        entry = entry_of(layer)
+        if entry is not None and entry.settle is not None:
+            entry.settle(result, layer)
     return result
 
 
@@ -62,22 +66,37 @@ def _parameters(module: Any) -> dict[str, Any]:
     return {key: value for key, value in vars(module).items() if isinstance(value, nnx.Variable)}
 
 
+def _values(module: Any) -> dict[str, Any]:
+    return {key: value[...] for key, value in _parameters(module).items()}
+
+
 def _is_lru(module: Any) -> bool:
     return is_lru(_parameters(module))
+
+
+def _is_s5(module: Any) -> bool:
+    return is_s5(_parameters(module), module)
 
 
 @register("flax.nnx.module.Module", recognises=_is_lru)
 def adapt_lru(module: Any) -> tuple[System, Rebuild]:
     """The conjugate system of an LRU module; attributes that hold the number of states change too."""
-    system, write = lru_of({key: value[...] for key, value in _parameters(module).items()})
+    return _adapted(module, *lru_of(_values(module)))
 
+
+@register("flax.nnx.module.Module", recognises=_is_s5)
+def adapt_s5(module: Any) -> tuple[System, Rebuild]:
+    """The conjugate system of an S5 module; attributes that hold the number of states change too."""
+    return _adapted(module, *s5_of(_values(module), module))
+
+
+def _adapted(module: Any, system: System, write: Any) -> tuple[System, Rebuild]:
     def rebuild(reduced: Any) -> Any:
         new = nnx.clone(module)
         for key, value in write(reduced).items():
             setattr(new, key, getattr(new, key).replace(value))
-        for key in SIZES:
-            if vars(module).get(key) == system.states:
-                setattr(new, key, reduced.states)
+        for key, size in resized(vars(module), system.states, reduced.states).items():
+            setattr(new, key, size)
         return new
 
     return system, rebuild

@@ -1,7 +1,11 @@
-"""LRU layers as dicts of their parameters, in any array library: trees of flax (linen) or haiku models, and checkpoints.
+"""Layers by the names and shapes of their parameters, in any array library: what people copy from project to project.
 
-minimal-LRU's names: nu_log, theta_log, gamma_log (N), B_re, B_im (N, H), C_re, C_im (P, N), and D, (H) or (P, H).  A
-tree of such dicts is a model like any other; the module that it belongs to takes the new N as its ``d_hidden``.
+LRU in minimal-LRU's names: nu_log, theta_log, gamma_log (N), B_re, B_im (N, H), C_re, C_im (P, N), and D, (H) or (P, H).
+A dict of these is a layer by itself, and a tree of such dicts (of a flax or haiku model, a checkpoint) a model; the module
+that it belongs to takes the new N as its ``d_hidden``.
+
+S5 in its authors' names: Lambda_re, Lambda_im (P), B (P, H, 2), C (H, P, 2) or C1 and C2, D (H), log_step (P, 1) or (P).
+What they mean depends on settings of the module (conj_sym, clip_eigs, ...), so it takes a module to make a layer.
 """
 
 from __future__ import annotations
@@ -9,13 +13,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from balred.adapt import Rebuild, register
-from balred.arrays import backend_of, eye, to_complex, to_numpy
+from balred.arrays import Array, backend_of, eye, namespace, to_complex, to_numpy
 from balred.parametrisations import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
+from balred.sampled import Host, input_gain, s5_parameters, s5_system
 from balred.systems import System
 
 SIZES = ("d_hidden", "d_state", "state_dim", "hidden_dim", "states", "N")
 """Attributes in which modules with these parameters keep N."""
+ORDERS = ("ssm_size", "d_state", "state_dim")
+"""Attributes in which modules whose states stand for two each keep the number of these."""
+S5_SETTINGS = ("conj_sym", "discretization", "clip_eigs", "step_rescale")
+"""Attributes of an S5 module without which its parameters have no meaning."""
+CLIP = 1e-4
+"""With clip_eigs the real part of a continuous pole of S5 is at most -1e-4."""
 NAMES = {"nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D"}
 
 
@@ -64,3 +77,96 @@ def lru_of(tree: Mapping[str, Any]) -> tuple[System, Any]:
         return {k: be.from_numpy(v, like=D) for k, v in values.items()}
 
     return system, write
+
+
+def resized(fields: Mapping[str, Any], before: int, after: int) -> dict[str, int]:
+    """New values of those attributes in `fields` that hold the number of states, or the order of the conjugate system.
+
+    Examples
+    --------
+    >>> resized({"P": 8, "d_state": 16, "hidden_dim": 16}, 8, 3)
+    {'d_state': 6, 'P': 3}
+    """
+    held = {k: v for k in (*SIZES, *ORDERS, "P") if isinstance(v := fields.get(k), int)}
+    return {k: v // before * after for k, v in held.items() if v == before or (k in ORDERS and v == 2 * before)}
+
+
+def is_s5(tree: Mapping[str, Any], settings: Any) -> bool:
+    """Whether the mapping holds the parameters of one S5 layer, nothing else, and `settings` says what they mean."""
+    parts = {"C1", "C2"} if "C1" in tree else {"C"}
+    if set(tree) != {"Lambda_re", "Lambda_im", "B", "D", "log_step"} | parts:
+        return False
+    shape = {name: tuple(getattr(value, "shape", ())) for name, value in tree.items()}
+    if len(shape["Lambda_re"]) != 1 or len(shape["D"]) != 1:
+        return False
+    (p,), (h,) = shape["Lambda_re"], shape["D"]
+    outputs = ((h, p, 2),) if "C1" in tree else ((h, p, 2), (h, 2 * p, 2))
+    return (
+        all(hasattr(settings, name) for name in S5_SETTINGS)
+        and (shape["Lambda_im"], shape["B"]) == ((p,), (p, h, 2))
+        and all(shape[name] in outputs for name in parts)
+        and shape["log_step"] in ((p, 1), (p,))
+    )
+
+
+def s5_of(tree: Mapping[str, Any], settings: Any) -> tuple[System, Any]:
+    """The system of S5 parameters, and a function that gives the parameters of a reduced one.
+
+    Parameters
+    ----------
+    tree : mapping
+        As :func:`is_s5` recognises.
+    settings : object
+        With the attributes ``conj_sym`` (the output is 2 Re(Cx), not Re(Cx)), ``discretization`` ("zoh" or "bilinear"),
+        ``clip_eigs`` and ``step_rescale``.
+    """
+    D, log_step, rule = tree["D"], tree["log_step"], settings.discretization
+    be, xp = backend_of(*tree.values()), namespace(D)
+    real = tree["Lambda_re"]
+    if settings.clip_eigs:
+        real = xp.where(real < -CLIP, real, xp.full_like(real, -CLIP))
+    poles = to_complex(real) + 1j * tree["Lambda_im"]
+    step = settings.step_rescale * xp.exp(xp.reshape(log_step, (-1,)))
+    B = _joined(tree["B"])
+    C = _joined(tree["C"]) if "C" in tree else xp.concat([_joined(tree["C1"]), _joined(tree["C2"])], axis=1)
+    both, twice = C.shape[1] == 2 * poles.shape[0], bool(settings.conj_sym)
+    system = s5_system(poles, step, _s5_gain(poles, step, rule), B, C, D, twice=twice, rule=rule)
+
+    def own_gain(poles: Host, steps: Host) -> Host:
+        written = be.from_numpy(poles, like=D), be.from_numpy(steps, like=D)
+        return to_numpy(_s5_gain(*written, rule)).astype(np.complex128)
+
+    def write(reduced: Any) -> dict[str, Any]:
+        keep_feedthrough(reduced, system)
+        n = reduced.states
+        steps = np.full(n, float(np.exp(np.log(to_numpy(step)).mean())))
+        if settings.clip_eigs:  # a shorter step keeps a slow pole away from the clip
+            steps = np.minimum(steps, -to_numpy(reduced.log_poles).real / (2 * CLIP))
+        values = s5_parameters(
+            reduced, steps, lru_rows(to_numpy(B)), twice=twice, bidirectional=both, rule=rule, gain=own_gain
+        )
+        written = values["log_step"] - np.log(settings.step_rescale)
+        halves = {"C": values["C"]} if "C" in tree else {"C1": values["C"][:, :n], "C2": values["C"][:, n:]}
+        host = {
+            "Lambda_re": values["Lambda"].real,
+            "Lambda_im": values["Lambda"].imag,
+            "log_step": written.reshape(n, *log_step.shape[1:]),
+            "B": _parts(values["B"]),
+            **{k: _parts(v) for k, v in halves.items()},
+        }
+        return {k: be.from_numpy(v, like=D) for k, v in host.items()}
+
+    return system, write
+
+
+def _joined(x: Array) -> Array:
+    return to_complex(x[..., 0]) + 1j * x[..., 1]
+
+
+def _parts(x: Host) -> Host:
+    return np.stack([x.real, x.imag], axis=-1)
+
+
+def _s5_gain(poles: Array, step: Array, rule: str) -> Array:
+    """The input gain in the layer's own arithmetic."""
+    return (namespace(poles).exp(poles * step) - 1) / poles if rule == "zoh" else input_gain(poles, step, rule)

@@ -6,7 +6,6 @@ and C that the heads of a group share and that pass a convolution and SiLU, so t
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -15,23 +14,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from balred.adapt import register_selective
-from balred.adapters.torch import blank_copy
+from balred.adapters.torch_mamba_parts import convolved, has_weights, kept_rows, like, linear, masked, settler, sized
 from balred.adapters.torch_selective import Read, Signals, gatherer
 from balred.selection import Moments, Selection
 from balred.selective import Selective
-
-_SIZES = ("ssm_state_size", "d_state", "state_size", "mamba_d_state")
-"""What the state dimension is called: in layers and in their configurations."""
-
-_CONFIGS = ("config", "args")
-
 
 # ----------------------------------------------------------------------------------------------------- Mamba-1
 
 
 def is_mamba1(module: Any) -> bool:
     """Whether a module has the parameters of the Mamba-1 layout, whatever its class."""
-    if not _has(module, "in_proj", "conv1d", "x_proj", "dt_proj", "out_proj", poles=2):
+    if not has_weights(module, "in_proj", "conv1d", "x_proj", "dt_proj", "out_proj", poles=2):
         return False
     channels, states = module.A_log.shape
     shapes = (module.dt_proj.weight.shape[0], module.x_proj.weight.shape[0], module.in_proj.weight.shape[0])
@@ -39,20 +32,20 @@ def is_mamba1(module: Any) -> bool:
 
 
 def _mamba1(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
-    x, z = _linear(layer.in_proj, _masked(hidden, mask)).chunk(2, dim=-1)
-    x = _masked(_convolved(layer, x), mask)
+    x, z = linear(layer.in_proj, masked(hidden, mask)).chunk(2, dim=-1)
+    x = masked(convolved(layer, x), mask)
     states, dt_rank = layer.A_log.shape[1], layer.dt_proj.weight.shape[1]
-    dt, B, C = torch.split(_linear(layer.x_proj, x), [dt_rank, states, states], dim=-1)
+    dt, B, C = torch.split(linear(layer.x_proj, x), [dt_rank, states, states], dim=-1)
     dt, B, C = (_normed(layer, name, v) for name, v in (("dt", dt), ("b", B), ("c", C)))
-    dt = F.softplus(_linear(layer.dt_proj, dt))
+    dt = F.softplus(linear(layer.dt_proj, dt))
     gate = F.silu(z)
     return Signals(
         dt=dt,
         drive=dt * x,
-        A=-torch.exp(_like(layer.A_log, x)),
+        A=-torch.exp(like(layer.A_log, x)),
         B=B[:, :, None],
-        C=_masked(C, mask)[:, :, None],
-        W=_like(layer.out_proj.weight, x),
+        C=masked(C, mask)[:, :, None],
+        W=like(layer.out_proj.weight, x),
         gain=lambda y, now: gate[:, now],
         mixes=_norm(layer, "c") is None,
     )
@@ -63,12 +56,7 @@ def _cut_mamba1(layer: Any, selection: Selection, moments: Moments) -> Any:
     states, dt_rank = layer.A_log.shape[1], layer.dt_proj.weight.shape[1]
     new: dict[str, Any] = {"A_log": layer.A_log[:, kept], "x_proj.out_features": dt_rank + 2 * len(kept)}
     for name, value in layer.x_proj.named_parameters():
-        dt, B, C = value.detach().split([dt_rank, states, states])
-        if selection.mix is None:
-            C = C[kept]
-        else:
-            C = (torch.as_tensor(selection.mix, device=C.device) @ C.double()).to(C.dtype)
-        new[f"x_proj.{name}"] = torch.cat([dt, B[kept], C])
+        new[f"x_proj.{name}"] = kept_rows(value, dt_rank, states, kept, selection.mix)
     for short, squares in (("b", moments.B[0]), ("c", moments.C[0])):
         norm = _norm(layer, short)
         if norm is None:
@@ -81,7 +69,7 @@ def _cut_mamba1(layer: Any, selection: Selection, moments: Moments) -> Any:
             ratio = np.mean(share[selection.kept[0]]) / max(np.mean(share), 1e-30)
             scale = float(np.sqrt(ratio)) if isinstance(norm.weight, nn.Parameter) else 1.0
             new[f"{name}.weight"] = weight[kept] * scale
-    return _sized(layer, new, len(kept))
+    return sized(layer, new, len(kept))
 
 
 # ----------------------------------------------------------------------------------------------------- Mamba-2
@@ -89,7 +77,7 @@ def _cut_mamba1(layer: Any, selection: Selection, moments: Moments) -> Any:
 
 def is_mamba2(module: Any) -> bool:
     """Whether a module has the parameters of the Mamba-2 layout, whatever its class."""
-    if not _has(module, "in_proj", "conv1d", "out_proj", poles=1) or not hasattr(module, "dt_bias"):
+    if not has_weights(module, "in_proj", "conv1d", "out_proj", poles=1) or not hasattr(module, "dt_bias"):
         return False
     channels, groups, states, heads = _sizes2(module)
     conv = channels + 2 * groups * states
@@ -106,18 +94,18 @@ def _sizes2(layer: Any) -> tuple[int, int, int, int]:
 
 def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     channels, groups, states, heads = _sizes2(layer)
-    projected = _linear(layer.in_proj, _masked(hidden, mask) * getattr(layer, "ssm_in_multiplier", 1.0))
+    projected = linear(layer.in_proj, masked(hidden, mask) * getattr(layer, "ssm_in_multiplier", 1.0))
     if hasattr(layer, "mup_vector"):
-        projected = projected * _like(layer.mup_vector, projected)
+        projected = projected * like(layer.mup_vector, projected)
     z, xBC, dt = torch.split(projected, [channels, layer.conv1d.weight.shape[0], heads], dim=-1)
-    xBC = _masked(_convolved(layer, xBC), mask)
+    xBC = masked(convolved(layer, xBC), mask)
     x, B, C = torch.split(xBC, [channels, groups * states, groups * states], dim=-1)
     low, high = getattr(layer, "time_step_limit", getattr(layer, "dt_limit", (0.0, float("inf"))))
-    dt = F.softplus(dt + _like(layer.dt_bias, x)).clamp(low, high)
+    dt = F.softplus(dt + like(layer.dt_bias, x)).clamp(low, high)
     width = channels // heads
     dt = dt.repeat_interleave(width, dim=-1)
-    A = -torch.exp(_like(layer.A_log, x)).repeat_interleave(width)[:, None]
-    skip = _like(layer.D, x)
+    A = -torch.exp(like(layer.A_log, x)).repeat_interleave(width)[:, None]
+    skip = like(layer.D, x)
     skip = (skip.repeat_interleave(width) if skip.numel() == heads else skip.reshape(-1)) * x
     norm = getattr(layer, "norm", None)
     gate = F.silu(z)
@@ -131,7 +119,7 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         signal = signal.reshape(*signal.shape[:-1], -1, size)
         eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 1e-6)))
         rms = torch.rsqrt(signal.square().mean(-1, keepdim=True) + eps).expand_as(signal).flatten(-2)
-        return gate[:, now] * rms * _like(norm.weight, y)
+        return gate[:, now] * rms * like(norm.weight, y)
 
     return Signals(
         dt=dt,
@@ -139,7 +127,7 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         A=A,
         B=B.reshape(*B.shape[:-1], groups, states),
         C=C.reshape(*C.shape[:-1], groups, states),
-        W=_like(layer.out_proj.weight, x),
+        W=like(layer.out_proj.weight, x),
         gain=gain,
         mixes=False,
     )
@@ -165,21 +153,10 @@ def _cut_mamba2(layer: Any, selection: Selection, moments: Moments) -> Any:
         new["conv_dim"] = len(conv)
     if hasattr(layer, "groups_time_state_size"):
         new["groups_time_state_size"] = groups * rank
-    return _sized(layer, new, rank)
+    return sized(layer, new, rank)
 
 
 # ------------------------------------------------------------------------------------------------------- both
-
-
-def _has(module: Any, *parts: str, poles: int) -> bool:
-    """Whether a module has weights under these names, and so many axes in ``A_log``."""
-    weights = [getattr(getattr(module, part, None), "weight", None) for part in parts]
-    A = getattr(module, "A_log", None)
-    return (
-        all(isinstance(w, torch.Tensor) and w.ndim >= 2 for w in weights)
-        and isinstance(A, torch.Tensor)
-        and A.ndim == poles
-    )
 
 
 def _read(layer: Any) -> Read:
@@ -198,58 +175,6 @@ def state_size(layer: Any) -> int:
     return int(layer.A_log.shape[1]) if layer.A_log.ndim == 2 else _sizes2(layer)[2]
 
 
-def settle(model: nn.Module, layer: Any) -> None:
-    """Write a cut layer's state dimension into every configuration of `model`, and give the layer the model's own."""
-    for module in model.modules():
-        for attribute in _CONFIGS:
-            config = getattr(module, attribute, None)
-            if config is not None and not isinstance(config, nn.Module):
-                _resize_config(config, state_size(layer))
-                if type(getattr(layer, attribute, None)) is type(config):
-                    setattr(layer, attribute, config)
-
-
-def _resize_config(config: Any, rank: int) -> None:
-    for name in _SIZES:
-        if isinstance(getattr(config, name, None), int):
-            setattr(config, name, rank)
-
-
-def _sized(layer: Any, new: dict[str, Any], rank: int) -> Any:
-    new |= {name: rank for name in _SIZES if isinstance(getattr(layer, name, None), int)}
-    for attribute in _CONFIGS:
-        if hasattr(layer, attribute):
-            new[attribute] = copy.deepcopy(getattr(layer, attribute))
-            _resize_config(new[attribute], rank)
-    return blank_copy(layer, new)
-
-
-def _like(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return value.detach().to(x.dtype)
-
-
-def _linear(module: Any, x: torch.Tensor) -> torch.Tensor:
-    bias = getattr(module, "bias", None)
-    return F.linear(x, _like(module.weight, x), None if bias is None else _like(bias, x))
-
-
-def _masked(x: torch.Tensor, mask: Any) -> torch.Tensor:
-    return x if mask is None else x * mask[:, -x.shape[1] :, None].to(x.dtype)
-
-
-def _convolved(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    weight, bias = layer.conv1d.weight, layer.conv1d.bias
-    y = F.conv1d(
-        x.mT,
-        _like(weight, x),
-        None if bias is None else _like(bias, x),
-        padding=weight.shape[-1] - 1,
-        groups=x.shape[-1],
-    )[..., : x.shape[1]]
-    act = getattr(layer, "act", None)
-    return (act if callable(act) else F.silu)(y).mT
-
-
 def _norm(layer: Any, short: str) -> Any:
     for name in (f"{short}_layernorm", f"{short.upper()}_layernorm"):
         if getattr(layer, name, None) is not None:
@@ -263,11 +188,12 @@ def _normed(layer: Any, short: str, x: torch.Tensor) -> torch.Tensor:
 
 
 _MODULE = "torch.nn.modules.module.Module"
-register_selective(_MODULE, Selective(state_size, _gather, _cut_mamba1), recognises=is_mamba1, settle=settle)
+_settle = settler(state_size)
+register_selective(_MODULE, Selective(state_size, _gather, _cut_mamba1), recognises=is_mamba1, settle=_settle)
 register_selective(
     _MODULE,
     Selective(state_size, _gather, _cut_mamba2),
     recognises=is_mamba2,
-    settle=settle,
+    settle=_settle,
     groups=lambda layer: _sizes2(layer)[1],
 )

@@ -32,11 +32,12 @@ _LAZY: dict[str, tuple[str, ...]] = {
         "balred.adapters.s4",
         "balred.adapters.torch_mamba",
         "balred.adapters.torch_attention",
+        "balred.adapters.torch_zamba",
     ),
     "LRU_pytorch": ("balred.adapters.lru_pytorch",),
     "s5": ("balred.adapters.s5",),
     "equinox": ("balred.adapters.equinox", "balred.adapters.equinox_copies"),
-    "flax": ("balred.adapters.flax", "balred.adapters.flax_nnx"),
+    "flax": ("balred.adapters.flax", "balred.adapters.flax_nnx", "balred.adapters.flax_mamba"),
     "control": ("balred.adapters.control",),
     "pymor": ("balred.adapters.pymor",),
     "scipy": ("balred.adapters.scipy",),
@@ -48,7 +49,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
 class Entry:
     """What is registered for a class: how to read and write it, and how optimizer moments follow a cut.
 
-    A selective layer has a :class:`balred.selective.Selective` in place of the operator that it is not.
+    A selective layer has a :class:`balred.selective.Selective`, mostly in place of the operator that it is not.
     ``settle(model, layer)`` tells the new model around a replaced layer of its size, ``groups(layer)`` how many groups of
     states are selected from, one by default.
     """
@@ -151,8 +152,9 @@ def register_selective(
     recognises: Recognises | None = None,
     settle: Callable[[Any, Any], None] | None = None,
     groups: Callable[[Any], int] | None = None,
+    adapter: Adapter | None = None,
 ) -> None:
-    """Register layers whose dynamics depend on their input: they can be reduced, but are no linear operator.
+    """Register layers of which states can be selected only; mostly their dynamics depend on their input.
 
     Parameters
     ----------
@@ -166,8 +168,11 @@ def register_selective(
         ``settle(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
     groups : callable, optional
         ``groups(layer)``: how many groups keep states of their own, where it is more than one.
+    adapter : callable, optional
+        As in :func:`balred.register`, for layers that are a linear operator all the same, to look at.
     """
-    register_entry(cls, Entry(_no_operator, selective=selective, settle=settle, groups=groups), recognises)
+    entry = Entry(adapter or _no_operator, selective=selective, settle=settle, groups=groups)
+    register_entry(cls, entry, recognises)
 
 
 def _no_operator(layer: Any) -> Any:
@@ -292,7 +297,7 @@ def linear_layers_of(obj: Any) -> dict[str, Any]:
     """The layers of a model that have an operator, by name; all of them if none has."""
     found = layers_of(obj)
     entries = {name: entry_of(layer) for name, layer in found.items()}
-    return {n: x for n, x in found.items() if (e := entries[n]) is None or e.selective is None} or found
+    return {n: x for n, x in found.items() if (e := entries[n]) is None or e.adapter is not _no_operator} or found
 
 
 def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:

@@ -37,12 +37,16 @@ class Selective:
         ``cut(layer, selection, moments)``: a new layer of the same type with the selected states.
     one_size : bool
         All layers of a model must have one state dimension, since its configuration holds one number.
+    select : callable, optional
+        In place of :func:`balred.selection.select`, for layers that are time-invariant: chosen from the layer itself, for
+        white noise, so that no data are missed.
     """
 
     states: Callable[[Any], int]
     gather: Callable[[Any, Mapping[str, Any], Any], Mapping[str, Moments]]
     cut: Callable[[Any, Selection, Moments], Any]
     one_size: bool = True
+    select: Callable[..., Selection] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def measure(
     compensate : bool
         Refit C so that kept states stand in for dropped ones, where the layer allows it.
     """
-    if calibration is None:
+    if calibration is None and any(entry.select is None for _, entry in layers.values()):
         warn_caller(
             "without calibration data the states of selective layers are chosen by a time-invariant surrogate driven by white "
             "noise: what real inputs select, and how they correlate over time, is lost; pass calibration=",
@@ -127,8 +131,9 @@ def choose(
         if rank == states[name] and name not in wanted:
             result[name] = Choice(states[name], note=note)
             continue
-        chosen = select(moments[name], rank, selection, seed=seed)
-        remark = f"output changes by {np.sqrt(chosen.error):.2g} on the {measured}"
+        chosen = (entry.select or select)(moments[name], rank, selection, seed=seed)
+        source = f"on the {measured}" if entry.select is None else "under white noise"
+        remark = f"output changes by {np.sqrt(chosen.error):.2g} {source}"
         new = entry.cut(layer, chosen, moments[name])
         result[name] = Choice(states[name], new, rank, 1 - chosen.error, "; ".join(filter(None, [note, remark])))
     return result

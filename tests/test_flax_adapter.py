@@ -14,16 +14,11 @@ pytest.importorskip("flax")
 import flax.linen as nn  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from flax.core import FrozenDict, freeze  # noqa: E402
+from jax_layers import recurrence, s5_output  # noqa: E402
 
 import balred  # noqa: E402
 from balred.adapt import AdapterNotFound, entry_of, layers_of  # noqa: E402
 from balred.testing import check_adapter, simulate  # noqa: E402
-
-
-@jax.jit
-def recurrence(lam: Any, drive: Any) -> Any:
-    """All states of x_k = lam x_{k-1} + drive_k, one after the other."""
-    return jax.lax.scan(lambda x, u: (lam * x + u,) * 2, jnp.zeros_like(drive[0]), drive)[1]
 
 
 class LRU(nn.Module):
@@ -97,20 +92,7 @@ class S5(nn.Module):
         )
 
     def __call__(self, u: Any) -> Any:
-        real = jnp.minimum(self.Lambda_re, -1e-4) if self.clip_eigs else self.Lambda_re
-        poles, step = real + 1j * self.Lambda_im, self.step_rescale * jnp.exp(self.log_step[:, 0])
-        if self.discretization == "zoh":
-            lam = jnp.exp(poles * step)
-            gain = (lam - 1) / poles
-        else:
-            lam, gain = (1 + poles * step / 2) / (1 - poles * step / 2), step / (1 - poles * step / 2)
-        C = jnp.concatenate([self.C1, self.C2], axis=1) if hasattr(self, "C1") else self.C
-        B, C = self.B[..., 0] + 1j * self.B[..., 1], C[..., 0] + 1j * C[..., 1]
-        drive = u @ (gain[:, None] * B).T
-        x = recurrence(lam, drive)
-        if self.bidirectional:
-            x = jnp.concatenate([x, recurrence(lam, drive[::-1])[::-1]], axis=1)
-        return (2 if self.conj_sym else 1) * (x @ C.T).real + self.D * u
+        return s5_output(self, u)
 
 
 def bound_lru(states: int = 8, width: int = 3) -> Any:

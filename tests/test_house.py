@@ -41,6 +41,8 @@ ADAPTERS = {
     "torch_attention": {"torch"},
     "torch_lru": {"torch"},
     "torch_mamba": {"torch"},
+    "torch_mamba_parts": {"torch"},
+    "torch_zamba": {"torch"},
     "torch_selective": {"torch"},
     "lru_pytorch": {"torch", "LRU_pytorch"},
     "s5": {"torch"},
@@ -52,6 +54,7 @@ ADAPTERS = {
     "equinox_copies": {"jax", "equinox", "optax"},
     "flax": {"jax", "flax"},
     "flax_nnx": {"jax", "flax"},
+    "flax_mamba": {"jax", "flax"},
     "parameters": set(),
 }
 
@@ -182,6 +185,7 @@ def test_nothing_pollutes_the_top_level():
         ("equinox", "import balred.adapters.equinox_copies", "jax"),
         ("flax", "import balred.adapters.flax", "flax"),
         ("flax", "import balred.adapters.flax_nnx", "flax"),
+        ("flax", "import balred.adapters.flax_mamba", "flax"),
         ("control", "import balred.adapters.control", "control"),
         ("pymor", "import balred.adapters.pymor", "pymor"),
         ("matplotlib", "import balred.adapters.matplotlib", "plot"),

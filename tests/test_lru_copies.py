@@ -12,6 +12,7 @@ eqx = pytest.importorskip("equinox")
 nnx = pytest.importorskip("flax.nnx")
 
 import jax.numpy as jnp  # noqa: E402
+from jax_layers import recurrence  # noqa: E402
 
 import balred  # noqa: E402
 from balred.adapt import AdapterNotFound, entry_of, layers_of  # noqa: E402
@@ -20,17 +21,12 @@ from balred.testing import check_adapter  # noqa: E402
 U = np.random.default_rng(0).standard_normal((30, 3)).astype(np.float32)
 
 
-@jax.jit
-def states(lam: Any, drive: Any) -> Any:
-    return jax.lax.scan(lambda x, u: (lam * x + u,) * 2, jnp.zeros_like(drive[0]), drive)[1]
-
-
 def output(layer: Any, u: Any) -> Any:
     """The recurrence of arXiv 2303.06349, section 3."""
     lam = jnp.exp(-jnp.exp(layer.nu_log[...]) + 1j * jnp.exp(layer.theta_log[...]))
     B = (layer.B_re[...] + 1j * layer.B_im[...]) * jnp.exp(layer.gamma_log[...])[:, None]
     C = layer.C_re[...] + 1j * layer.C_im[...]
-    return (states(lam, u @ B.T) @ C.T).real + layer.D[...] * u
+    return (recurrence(lam, u @ B.T) @ C.T).real + layer.D[...] * u
 
 
 def parameters(n: int, h: int = 3, seed: int = 0) -> dict[str, Any]:

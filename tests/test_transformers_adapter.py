@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import balred  # noqa: E402
 from balred.adapters.torch_mamba import _mamba1, _mamba2  # noqa: E402
+from balred.adapters.torch_zamba import _zamba  # noqa: E402
 from balred.selective import CalibrationWarning  # noqa: E402
 
 SIZES = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2}
@@ -25,6 +26,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Jamba": (
         "mamba_d_state",
         {"mamba_d_state": 8, "num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, **ATTENTION},
+    ),
+    "Zamba": (
+        "mamba_d_state",
+        {
+            "mamba_d_state": 8,
+            "n_mamba_heads": 2,
+            "num_hidden_layers": 3,  # the shared transformer wants two places
+            "layers_block_type": ["mamba", "hybrid", "hybrid"],
+            **ATTENTION,
+            "num_key_value_heads": 4,
+        },
     ),
     "Mamba2": ("state_size", {"state_size": 8, "n_groups": 2, "head_dim": 16, "num_heads": 4, "chunk_size": 8}),
     "Bamba": ("mamba_d_state", {"attn_layer_indices": [1], "mamba_n_groups": 1, **HEADS, **ATTENTION}),
@@ -77,23 +89,27 @@ def tokens(seed: int = 0, batch: int = 2) -> Any:
     return torch.randint(3, 90, (batch, 20), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=MODELS)
-def made(request: Any) -> tuple[Any, str]:
+def build(name: str, **more: Any) -> Any:
+    """A small causal model, its weights large enough for the states to matter."""
     transformers = pytest.importorskip("transformers")
-    size, options = MODELS[request.param]
-    config = getattr(transformers, f"{request.param}Config", None)
+    config = getattr(transformers, f"{name}Config", None)
     if config is None:
-        pytest.skip(f"transformers {transformers.__version__} has no {request.param}")
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = getattr(transformers, f"{request.param}ForCausalLM")(config(**SIZES, **options)).eval()
+        model = getattr(transformers, f"{name}ForCausalLM")(config(**{**SIZES, **MODELS[name][1], **more})).eval()
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim >= 2:
-                p.normal_(std=0.2)  # so that the states matter more than at the initial values
-    return model, size
+                p.normal_(std=0.2)
+    return model
+
+
+@pytest.fixture(params=MODELS)
+def made(request: Any) -> tuple[Any, str]:
+    return build(request.param), MODELS[request.param][0]
 
 
 def logits(model: Any, data: Any) -> Any:
@@ -128,17 +144,18 @@ def test_a_smaller_model_of_the_same_classes(made: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(again, data), logits(small, data), rtol=1e-6, atol=1e-7)
 
 
-def replayed(layer: Any, x: Any) -> Any:
-    """The layer's output from its signals, by the plain recurrence."""
-    s = (_mamba1 if layer.A_log.ndim == 2 else _mamba2)(layer, x, None)
+def replayed(layer: Any, x: Any, kept: Any = None) -> Any:
+    """The layer's output from its signals, by the plain recurrence; `kept`, (groups, rank): of these states alone."""
+    s = {1: _mamba2, 2: _mamba1, 3: _zamba}[layer.A_log.ndim](layer, x, None)
     groups, width = s.B.shape[2], s.dt.shape[-1] // s.B.shape[2]
-    B, C = (v.repeat_interleave(width, dim=2) for v in (s.B, s.C))
+    read = torch.ones(s.C.shape[2:]) if kept is None else torch.zeros(s.C.shape[2:]).scatter(1, torch.tensor(kept), 1.0)
+    B, C = (v.repeat_interleave(width, dim=2) for v in (s.B, s.C * read))
     h, ys = torch.zeros(len(x), width * groups, s.B.shape[-1]), []
     for t in range(x.shape[1]):
         h = torch.exp(s.dt[:, t, :, None] * s.A) * h + s.drive[:, t, :, None] * B[:, t]
         ys.append((h * C[:, t]).sum(-1))
     y = torch.stack(ys, 1)
-    skip = layer.D.repeat_interleave(y.shape[-1] // len(layer.D)) * s.drive / s.dt
+    skip = layer.D.flatten().repeat_interleave(y.shape[-1] // layer.D.numel()) * s.drive / s.dt
     return (s.gain(y, slice(None)) * (y + skip)) @ s.W.mT
 
 
@@ -186,6 +203,55 @@ def test_the_groups_of_mamba2_keep_states_of_their_own() -> None:
     rows = [*range(64), 64, 65, 70, 71, 72, 73, 78, 79]
     assert torch.equal(mixer.conv1d.weight, old[rows])
     torch.testing.assert_close(logits(small, tokens()), logits(model, tokens()), rtol=1e-5, atol=1e-6)
+
+
+def test_the_heads_of_zamba_keep_states_of_their_own() -> None:
+    """Other states are never read in each head: those are given up, and nobody notices."""
+    model, data = build("Zamba"), tokens()
+    mixers = [m for m in model.modules() if hasattr(m, "x_proj_weight")]
+    silent = torch.tensor([[0, 1, 2, 5], [3, 4, 6, 7]])
+    with torch.no_grad():
+        for mixer in mixers:
+            for head in range(2):
+                mixer.x_proj_weight[head, mixer.time_step_rank + 8 + silent[head]] = 0
+    small = balred.reduce(model, 4, calibration=data)
+    for old, new in zip(mixers, (m for m in small.modules() if hasattr(m, "x_proj_weight")), strict=True):
+        assert (new.ssm_state_size, new.config.mamba_d_state, old.ssm_state_size) == (4, 4, 8)
+        for head, kept in enumerate(([3, 4, 6, 7], [0, 1, 2, 5])):
+            assert torch.equal(new.A_log[head], old.A_log[head][:, kept])
+    assert torch.equal(logits(small, data), logits(model, data))
+
+
+def test_one_head_of_zamba_is_refitted_as_a_mamba1_layer() -> None:
+    """State 1 does thrice what state 0 does, and is read on its own: C_0 + 3 C_1 stands in for it."""
+    model, data = build("Zamba", n_mamba_heads=1), tokens()
+    rows = range(2, 8)
+    with torch.no_grad():
+        for mixer in (m for m in model.modules() if hasattr(m, "x_proj_weight")):
+            B, C = (mixer.time_step_rank + 8 * k for k in (0, 1))
+            mixer.A_log[0, :, 1] = mixer.A_log[0, :, 0]
+            mixer.x_proj_weight[0, B + 1] = 3 * mixer.x_proj_weight[0, B]
+            mixer.x_proj_weight[0, [C + r for r in rows]] = 0
+    small = balred.reduce(model, 1, calibration=data)
+    bare = balred.reduce(model, 1, calibration=data, compensate=False)
+    whole = logits(model, data)
+    miss, bare_miss = (float((logits(x, data) - whole).abs().max() / whole.abs().max()) for x in (small, bare))
+    assert miss < 1e-4
+    assert bare_miss > 10 * miss
+
+
+def test_padding_counts_for_nothing_in_zamba() -> None:
+    layer = next(m for m in build("Zamba").modules() if hasattr(m, "x_proj_weight"))
+    x = torch.randn(2, 12, 32, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(2, 12)
+    mask[0, :5] = 0
+    with torch.no_grad():
+        s = _zamba(layer, x, mask)
+        whole, alone = s.drive, _zamba(layer, x[:1, 5:], None)
+    assert not whole[0, :5].any()
+    assert not s.C[0, :5].any()
+    torch.testing.assert_close(s.drive[:1, 5:], alone.drive)
+    torch.testing.assert_close(s.C[:1, 5:], alone.C)
 
 
 def test_unequal_ranks_are_rounded_up_and_bare_layers_work_too() -> None:

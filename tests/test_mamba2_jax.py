@@ -1,0 +1,184 @@
+"""The Mamba-2 models of mamba2-jax, as their package ships them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+mamba2_jax = pytest.importorskip("mamba2_jax")
+
+import jax.numpy as jnp  # noqa: E402
+from flax import nnx  # noqa: E402
+
+import balred  # noqa: E402
+from balred.adapters.flax_mamba import _gain, _signals  # noqa: E402
+from balred.selective import CalibrationWarning  # noqa: E402
+
+
+def build(width: int = 32, layers: int = 2) -> Any:
+    """A small causal model, its weights large enough for the states to matter."""
+    config = mamba2_jax.Mamba2Config(
+        vocab_size=90, hidden_size=width, state_size=8, head_dim=16, chunk_size=8, num_hidden_layers=layers
+    )
+    model = mamba2_jax.Mamba2ForCausalLM(config, rngs=nnx.Rngs(0))
+    key = jax.random.key(1)
+    for _, value in nnx.iter_graph(model):
+        if isinstance(value, nnx.Param) and value.ndim >= 2:
+            key, now = jax.random.split(key)
+            value[...] = 0.2 * jax.random.normal(now, value.shape)
+    return model
+
+
+def mixer(model: Any, layer: int = 0) -> Any:
+    return model.backbone.layers[layer].mixer
+
+
+def tokens(seed: int = 0) -> Any:
+    return jax.random.randint(jax.random.key(seed), (2, 20), 3, 90)
+
+
+def logits(model: Any, data: Any) -> Any:
+    return np.asarray(model(data)["logits"])
+
+
+def replayed(layer: Any, x: Any, kept: Any = None) -> Any:
+    """The layer's output from its signals, by the plain recurrence; `kept`, (1, rank): of these states alone."""
+    s = _signals(layer, x)
+    read = np.ones(s.C.shape[-1]) if kept is None else np.isin(np.arange(s.C.shape[-1]), kept)
+    h, ys = np.zeros((*s.drive[:, 0].shape, s.B.shape[-1])), []
+    for t in range(x.shape[1]):
+        h = s.decay[:, t, :, None] * h + s.drive[:, t, :, None] * s.B[:, t, None]
+        ys.append((h * (s.C[:, t] * read)[:, None]).sum(-1))
+    y = jnp.stack(ys, 1)
+    return np.asarray((_gain(s, y) * (y + s.skip)) @ s.W.T)
+
+
+def test_the_signals_are_the_layers_own() -> None:
+    layer = mixer(build())
+    x = jax.random.normal(jax.random.key(2), (2, 13, 32))
+    want = np.asarray(layer(x)[0])
+    np.testing.assert_allclose(replayed(layer, x), want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_a_smaller_model_of_the_same_classes() -> None:
+    model, data = build(), tokens()
+    whole = logits(model, data)
+    assert np.array_equal(logits(balred.reduce(model, 8, calibration=data), data), whole)
+    small = balred.reduce(model, 3, calibration=[{"input_ids": data}, tokens(1)])
+    assert type(small) is type(model)
+    assert {m.cfg.state_size for _, m in nnx.iter_graph(small) if hasattr(m, "cfg")} == {3}
+    assert {m.cfg.state_size for _, m in nnx.iter_graph(model) if hasattr(m, "cfg")} == {8}
+    assert np.array_equal(logits(model, data), whole)
+
+    # it has the shapes of a model that is made in its size
+    fresh = mamba2_jax.Mamba2ForCausalLM(small.cfg, rngs=nnx.Rngs(0))
+    shapes = [jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(m))) for m in (fresh, small)]
+    assert shapes[0] == shapes[1]
+    assert nnx.graphdef(fresh) == nnx.graphdef(small)
+    nnx.update(fresh, nnx.state(small))
+    assert np.array_equal(logits(fresh, data), logits(small, data))
+
+    # one token after the other through the package's cache is the whole sequence at once
+    cache, steps = mamba2_jax.create_empty_cache(small.cfg, 2), []
+    for t in range(20):
+        out = mamba2_jax.forward(small, data[:, t : t + 1], None, cache)
+        cache = out["cache"]
+        steps.append(np.asarray(out["logits"][:, 0]))
+    want = logits(small, data)
+    np.testing.assert_allclose(np.stack(steps, 1), want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_states_that_are_never_read_are_given_up_exactly(calibrated: bool) -> None:
+    model, data = build(), tokens()
+    silent = {0: [0, 1, 2, 5], 1: [3, 4, 6, 7]}
+    for layer, states in silent.items():
+        conv = mixer(model, layer).conv1d.conv
+        rows = 64 + 8 + np.array(states)
+        conv.kernel[...] = conv.kernel[...].at[..., rows].set(0)
+        conv.bias[...] = conv.bias[...].at[rows].set(0)
+    if calibrated:
+        small = balred.reduce(model, 4, calibration=data)
+    else:
+        with pytest.warns(CalibrationWarning):
+            small = balred.reduce(model, 4)
+    for layer, kept in ((0, [3, 4, 6, 7]), (1, [0, 1, 2, 5])):
+        rows = [*range(64), *(64 + np.array(kept)), *(72 + np.array(kept))]
+        got, want = (mixer(m, layer).conv1d.conv.kernel[...] for m in (small, model))
+        assert np.array_equal(got, want[..., np.array(rows)])
+    want = logits(model, data)
+    np.testing.assert_allclose(logits(small, data), want, rtol=0, atol=1e-6 * np.abs(want).max())
+
+
+def test_the_error_that_is_promised_is_the_error_that_is_made() -> None:
+    """Of one layer, its norm's divisors as they were: what the moments give, against the replayed scan of the kept states."""
+    layer = mixer(build())
+    x = jax.random.normal(jax.random.key(2), (2, 13, 32))
+    p = balred.plan(layer, 5, calibration=x)
+    s = _signals(layer, x)
+    columns, new = np.asarray(layer.in_proj.kernel[...]), np.asarray(p.apply().in_proj.kernel[...])
+    rows = [i for i in range(8) if (columns[:, 128 + i, None] == new[:, 128 : 128 + 5]).all(0).any()]
+    assert len(rows) == 5
+    h, lost, whole = jnp.zeros((2, 64, 8)), 0.0, 0.0
+    gone = ~np.isin(np.arange(8), rows)
+    for t in range(13):
+        h = s.decay[:, t, :, None] * h + s.drive[:, t, :, None] * s.B[:, t, None]
+        y = (h * s.C[:, t, None]).sum(-1)
+        signal = (y + s.skip[:, t]) * s.gate[:, t]
+        gain = s.gate[:, t] / jnp.sqrt((signal**2).mean(-1, keepdims=True) + s.eps)
+        lost += float((((gain * (h * s.C[:, t, None] * gone).sum(-1)) @ s.W.T) ** 2).sum())
+        whole += float((((gain * y) @ s.W.T) ** 2).sum())
+    assert 1 - p.rows[0].energy == pytest.approx(lost / whole, rel=1e-4)
+
+
+def test_layers_in_a_list_and_layers_that_are_shared_are_seen() -> None:
+    class Pile(nnx.Module):
+        def __init__(self) -> None:
+            self.layers = nnx.List([mixer(build()), mixer(build(), 1)])
+            self.last = self.layers[0]
+
+        def __call__(self, x: Any) -> Any:
+            for layer in (*self.layers, self.last):
+                x = x + layer(x)[0]
+            return x
+
+    pile = Pile()
+    x = jax.random.normal(jax.random.key(2), (2, 13, 32))
+    small = balred.reduce(pile, 3, calibration=x)
+    assert [layer.ssm_state_size for layer in (*small.layers, small.last)] == [3, 3, 3]
+    assert small.last is small.layers[0]
+    assert small(x).shape == pile(x).shape
+
+
+def test_many_outputs_are_sketched() -> None:
+    """More outputs than the sketch has: the states that matter are still those that are read."""
+    layer = mixer(build(width=288, layers=1))
+    conv = layer.conv1d.conv
+    rows = 576 + 8 + np.array([0, 2, 4])
+    conv.kernel[...] = conv.kernel[...].at[..., rows].set(0)
+    conv.bias[...] = conv.bias[...].at[rows].set(0)
+    x = jax.random.normal(jax.random.key(2), (2, 6, 288))  # one chunk: compiled sooner
+    small = balred.reduce(layer, 5, calibration=x)
+    want = np.asarray(layer(x)[0])
+    np.testing.assert_allclose(small(x)[0], want, rtol=0, atol=1e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("data", ["text", 3, []])
+def test_calibration_that_is_none(data: Any) -> None:
+    with pytest.raises(ValueError, match="calibration must"):
+        balred.reduce(build(), 3, calibration=data)
+
+
+def test_a_model_that_is_traced_says_so() -> None:
+    class Jitted(nnx.Module):
+        def __init__(self) -> None:
+            self.mixer = mixer(build())
+
+        def __call__(self, x: Any) -> Any:
+            return nnx.jit(lambda layer, x: layer(x)[0])(self.mixer, x)
+
+    with pytest.raises(ValueError, match=r"outside of jit.*mixer"):
+        balred.reduce(Jitted(), 3, calibration=jnp.ones((1, 4, 32)))

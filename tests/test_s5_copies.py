@@ -1,0 +1,178 @@
+"""S5 layers of other packages in equinox and flax nnx: their authors' names, recognised by what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+eqx = pytest.importorskip("equinox")
+nnx = pytest.importorskip("flax.nnx")
+
+import jax.numpy as jnp  # noqa: E402
+from jax_layers import s5_output  # noqa: E402
+
+import balred  # noqa: E402
+from balred.adapt import AdapterNotFound, entry_of, layers_of  # noqa: E402
+from balred.testing import check_adapter, simulate  # noqa: E402
+
+U = np.random.default_rng(0).standard_normal((40, 3))
+
+
+def parameters(p: int = 8, h: int = 3, *, halves: str = "", column: bool = True, seed: int = 0) -> dict[str, Any]:
+    """As its authors draw them, but for the basis; `halves` "C1 C2" or "wide" for a bidirectional layer."""
+    rng = np.random.default_rng(seed)
+    C = {
+        k: rng.normal(size=(h, (2 if halves == "wide" else 1) * p, 2))
+        for k in ("C1 C2" if " " in halves else "C").split()
+    }
+    values = {
+        "Lambda_re": -rng.uniform(0.3, 1.0, p), "Lambda_im": 8 * rng.normal(size=p),
+        "B": rng.normal(size=(p, h, 2)), "D": rng.normal(size=h),
+        "log_step": rng.uniform(-3.5, -1.5, (p, 1) if column else p), **C,
+    }  # fmt: skip
+    return {k: jnp.asarray(v, jnp.float32) for k, v in values.items()}
+
+
+SETTINGS: dict[str, Any] = {"conj_sym": True, "discretization": "zoh", "clip_eigs": False, "step_rescale": 1.0}
+
+
+class Equinox(eqx.Module):
+    Lambda_re: Any
+    Lambda_im: Any
+    B: Any
+    C: Any
+    D: Any
+    log_step: Any
+    H: int
+    P: int
+    conj_sym: bool = eqx.field(static=True)
+    discretization: str = eqx.field(static=True)
+    clip_eigs: bool = eqx.field(static=True)
+    step_rescale: float = eqx.field(static=True)
+
+    def __call__(self, u: Any) -> Any:
+        return s5_output(self, u)
+
+
+class EquinoxBothWays(eqx.Module):
+    Lambda_re: Any
+    Lambda_im: Any
+    B: Any
+    C1: Any
+    C2: Any
+    D: Any
+    log_step: Any
+    conj_sym: bool = True
+    discretization: str = "zoh"
+    clip_eigs: bool = False
+    step_rescale: float = 1.0
+
+    def __call__(self, u: Any) -> Any:
+        return s5_output(self, u)
+
+
+class Nnx(nnx.Module):
+    def __init__(self, values: dict[str, Any], **settings: Any) -> None:
+        self.P, self.ssm_size = len(values["Lambda_re"]), 2 * len(values["Lambda_re"])
+        for key, value in values.items():
+            setattr(self, key, nnx.Param(value))
+        for key, value in settings.items():
+            setattr(self, key, value)
+
+    def __call__(self, u: Any) -> Any:
+        return s5_output(self, u)
+
+
+def equinox_layer(halves: str = "", column: bool = True, **settings: Any) -> Any:
+    values, settings = parameters(halves=halves, column=column), SETTINGS | settings
+    return EquinoxBothWays(**values, **settings) if " " in halves else Equinox(**values, H=3, P=8, **settings)
+
+
+def nnx_layer(halves: str = "", column: bool = True, **settings: Any) -> Any:
+    return Nnx(parameters(halves=halves, column=column), **(SETTINGS | settings))
+
+
+FRAMEWORKS: dict[str, Callable[..., Any]] = {"equinox": equinox_layer, "nnx": nnx_layer}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no conjugates": {"conj_sym": False},
+    "bilinear": {"discretization": "bilinear"},
+    "clipped": {"clip_eigs": True},
+    "rescaled": {"step_rescale": 2.0},
+    "flat steps": {"column": False},
+}
+each_framework = pytest.mark.parametrize("make", FRAMEWORKS.values(), ids=FRAMEWORKS)
+
+
+@each_framework
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_check_adapter(make: Callable[..., Any], variant: dict[str, Any]) -> None:
+    check_adapter(make(**variant))
+
+
+@each_framework
+@pytest.mark.parametrize("halves", ["C1 C2", "wide"])
+@pytest.mark.parametrize("rank", [5, None])
+def test_a_layer_of_both_ways_is_its_system_run_forward_and_backward(
+    make: Callable[..., Any], halves: str, rank: int | None
+) -> None:
+    full = make(halves=halves)
+    system, rebuild = balred.adapt(full)
+    small, reduced = (
+        (rebuild(system), system) if rank is None else (balred.reduce(full, rank), balred.reduce(system, rank))
+    )
+    u = jnp.asarray(U, jnp.float32)
+    want = np.asarray(full(u))
+    if rank is not None:
+        ahead, back = simulate(reduced, U), simulate(reduced, U[::-1])[::-1]
+        want = (ahead[:, :3] + back[:, 3:]) / 2**0.5
+    # float32: a hundred times its rounding
+    assert np.abs(small(u) - want).max() < 1e-5 * np.abs(want).max()
+
+
+@each_framework
+@pytest.mark.parametrize("rank", [2, 5])
+def test_the_error_on_data_is_within_the_bound(make: Callable[..., Any], rank: int) -> None:
+    full = make()
+    bound = balred.plan(full, rank).rows[0].bound
+    assert bound is not None
+    small = balred.reduce(full, rank)
+    impulses = jnp.asarray(np.eye(3)[:, None, :] * (np.arange(1024) == 0)[:, None], jnp.float32)
+    # slowest pole exp(-0.3 exp(-3.5)): below 1e-4 after 1024 steps
+    error = np.fft.fft(np.stack([full(u) - small(u) for u in impulses], axis=-1), axis=0)
+    assert 0 < np.linalg.norm(error, ord=2, axis=(1, 2)).max() <= bound
+
+
+@each_framework
+def test_size_fields_follow_and_nothing_else_changes(make: Callable[..., Any]) -> None:
+    full = make()
+    small = balred.reduce(full, 3)
+    assert type(small) is type(full)
+    assert (full.P, small.P, small.B.shape, small.C.shape, small.log_step.shape) == (8, 3, (3, 3, 2), (3, 3, 2), (3, 1))
+    assert (getattr(small, "ssm_size", 6), getattr(small, "H", 3), small.step_rescale) == (6, 3, 1.0)
+    assert np.array_equal(small.D[...], full.D[...])
+    assert full.Lambda_re.shape == (8,)
+
+
+def test_layers_inside_models_are_found() -> None:
+    model = [eqx.nn.Linear(3, 3, key=jax.random.key(0)), {"ssm": equinox_layer()}]
+    assert list(layers_of(model)) == ["1.ssm"]
+    assert balred.reduce(model, 4)[1]["ssm"].P == 4
+
+
+@pytest.mark.parametrize("change", ["extra", "width", "setting"])
+def test_other_modules_are_not_recognised(change: str) -> None:
+    full = nnx_layer()
+    if change == "extra":
+        full.scale = nnx.Param(jnp.ones(3))
+    elif change == "width":
+        full.D = nnx.Param(jnp.ones(4))
+    else:
+        del full.conj_sym
+    assert entry_of(full) is None
+    with pytest.raises(AdapterNotFound):
+        balred.reduce(full, 4)
