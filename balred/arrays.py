@@ -30,6 +30,7 @@ _BACKENDS = {
     "numpy": "balred.backends.numpy",
     "scipy": "balred.backends.numpy",
     "slycot": "balred.backends.slycot",
+    "safetensors": "balred.backends.safetensors",
     "torch": "balred.backends.torch",
     "jax": "balred.backends.jax",
     "jaxlib": "balred.backends.jax",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -393,7 +394,7 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=f"^{bad}: "):
                 balred.load(skeleton, bad)
     bad.write_bytes(data + b"\0")
-    with pytest.raises(ValueError, match="bytes of tensors"):
+    with pytest.raises(ValueError, match="file not fully covered"):
         balred.load(skeleton, bad)
     assert same_state(skeleton, before)
 
@@ -536,6 +537,48 @@ def test_the_file_is_read_by_safetensors_and_the_other_way_round(saved: tuple[An
         np.testing.assert_array_equal(got, want)
     with pytest.raises(ValueError, match="NumPy has no float8_e4m3fn"):
         file.tensors["f8"].values()
+
+
+def test_dtypes_that_numpy_lacks_keep_their_bytes(tmp_path: Path) -> None:
+    """Also where a tensor of half bytes lies among them: what a library calls a dtype is what it is called here."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    names = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+    values = {x: torch.tensor([[0.5, 2.0], [1.0, 4.0]]).to(getattr(torch, x)) for x in names}
+    half = {"half": torch.arange(6, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}
+    safetensors.save_file(values | half, tmp_path / "theirs")
+    found = read_tensors(tmp_path / "theirs").tensors
+    assert found["half"].read().tolist() == [*range(6)]
+    del found["half"]  # the format has the two numbers of a byte one by one, PyTorch does not
+    assert {name: (x.dtype, x.shape) for name, x in found.items()} == {x: (x, (2, 2)) for x in names}
+    write_tensors(tmp_path / "mine", found, {})
+    theirs = safetensors.load_file(tmp_path / "mine")
+    for name, x in values.items():
+        assert theirs[name].dtype == x.dtype
+        assert torch.equal(theirs[name].view(torch.uint8), x.view(torch.uint8))
+
+
+def test_a_file_is_as_readable_as_any_new_one(saved: tuple[Any, Path], tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("")
+    assert saved[1].stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_file_that_cannot_be_written(saved: tuple[Any, Path], tmp_path: Path) -> None:
+    small, path = saved
+    with pytest.raises(FileNotFoundError):
+        balred.save(small, tmp_path / "nowhere" / "x")
+    before = path.read_bytes()
+    resource = pytest.importorskip("resource")  # the next write ends as on a full disk
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"^{path}: .*I/O error"):
+            balred.save(small, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

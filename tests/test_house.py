@@ -25,6 +25,7 @@ BACKENDS = {
     "__init__": set(),
     "numpy": {"scipy", "threadpoolctl"},
     "slycot": {"slycot"},
+    "safetensors": {"safetensors"},
     "torch": {"torch"},
     "jax": {"jax", "jaxlib"},
 }
@@ -144,6 +145,7 @@ def test_importing_balred_loads_no_framework():
         "scipy",
         "rich",
         "typer",
+        "safetensors",
     ]
     done = run(f"import sys, balred; print([m for m in {heavy} if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
@@ -156,7 +158,7 @@ g = balred.testing.random_system(4)
 balred.reduce(g, balred.Energy(.9)); balred.norm(g, "hinf"); balred.hsv(g, solver="scipy")
 try: balred.hsv(object())
 except TypeError: pass
-print([m for m in ("torch", "jax", "slycot", "control", "pymor", "equinox", "scipy.signal", "matplotlib") if m in sys.modules])
+print([m for m in ("torch", "jax", "slycot", "control", "pymor", "equinox", "scipy.signal", "matplotlib", "safetensors") if m in sys.modules])
 """
     done = run(code)
     assert done.stdout.strip() == "[]", done.stderr
@@ -171,6 +173,7 @@ def test_nothing_pollutes_the_top_level():
     ("package", "code", "extra"),
     [
         ("slycot", "balred.hsv(balred.testing.random_system(3), solver='slycot')", "slycot"),
+        ("safetensors", "balred.load({}, 'x.safetensors')", "checkpoints"),
         ("torch", "from balred.arrays import backend; backend('torch')", "torch"),
         ("jax", "from balred.arrays import backend; backend('jax')", "jax"),
         ("torch", "from balred.adapters.torch import InTrainingReducer", "torch"),
@@ -197,7 +200,9 @@ def test_a_missing_dependency_names_the_extra(package, code, extra):
     assert f"pip install 'balred[{extra}]'" in last
 
 
-@pytest.mark.parametrize("package", ["torch", "jax", "slycot", "control", "pymor", "equinox", "matplotlib"])
+@pytest.mark.parametrize(
+    "package", ["torch", "jax", "slycot", "control", "pymor", "equinox", "matplotlib", "safetensors"]
+)
 def test_the_core_runs_without_an_optional_dependency(package):
     done = run(
         f"import sys; sys.modules[{package!r}] = None\nimport balred\nprint(balred.reduce(balred.testing.random_system(5), 2).order)"

@@ -241,7 +241,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a folder must hold one of model\.safetensors\.index\.json"):
         inspect(tmp_path)
     (tmp_path / "x.safetensors").write_text("hello")
-    with pytest.raises(ValueError, match="must begin with the length of its header"):
+    with pytest.raises(ValueError, match=r"safetensors file must be whole and in its format, got: .*header"):
         inspect(tmp_path)
     safetensors.save_file(nn.Linear(2, 2).state_dict(), tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"must have a layer with a tensor called nu_log, .* got 2 tensors without"):
