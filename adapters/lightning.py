@@ -118,6 +118,8 @@ class InTrainingReduction(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from where the trainer is."""
         self._seen = trainer.global_step
+        if self.reducer is not None and self.reducer.steps == 0:  # a checkpoint from before this callback was used
+            self.reducer.steps = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
