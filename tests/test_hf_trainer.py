@@ -58,6 +58,13 @@ class Plain(torch.nn.Module):
     forward = Model.forward
 
 
+@pytest.fixture(autouse=True)
+def _quiet() -> Any:
+    transformers.utils.logging.disable_progress_bar()
+    yield
+    transformers.utils.logging.enable_progress_bar()
+
+
 def made(kind: Any = Model) -> Any:
     torch.manual_seed(0)
     return kind(Config()) if kind is Model else kind()
