@@ -11,6 +11,7 @@ except ModuleNotFoundError as error:
 
 from balred.adapt import register
 from balred.adapters.torch_layers import blank_copy, set_layer
+from balred.adapters.torch_loading import resize_on_load
 from balred.adapters.torch_lru import LRU
 from balred.adapters.torch_training import InTrainingReducer
 from balred.arrays import to_numpy
@@ -25,7 +26,7 @@ from balred.parametrisations import (
 )
 from balred.systems import System
 
-__all__ = ["LRU", "InTrainingReducer", "blank_copy", "set_layer"]
+__all__ = ["LRU", "InTrainingReducer", "blank_copy", "resize_on_load", "set_layer"]
 
 
 @register(LRU, carry=lru_carry_split)

@@ -26,6 +26,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
+def bare(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer inside what Accelerate or Lightning wrapped it in."""
+    inner = getattr(optimizer, "optimizer", None)
+    return bare(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
+
+
 def averaged(average: nn.Module, model: nn.Module) -> nn.Module:
     """The averaged copy of `model` inside `average`: ``AveragedModel``, ema-pytorch's ``EMA``, or the copy itself."""
     found = next((m for m in average.modules() if type(m) is type(model) and m is not model), None)
@@ -60,15 +66,22 @@ def check_shapes(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise if the optimizer has state of another shape than its parameter: fused optimizers would run on with it."""
     for name, layer in linear_layers_of(model).items():
         for key, p in layer.named_parameters():
-            for kind, value in optimizer.state.get(p, {}).items():
-                if not isinstance(value, torch.Tensor) or value.ndim != p.ndim:
-                    continue
-                if any(mine not in (1, size) for mine, size in zip(value.shape, p.shape, strict=True)):  # factored: 1
-                    where = f"{name}.{key}" if name else key
-                    raise ValueError(
-                        f"the optimizer's state must have the shapes of the parameters, got {kind} of {tuple(value.shape)} "
-                        f"for {where} of {tuple(p.shape)}: load the reducer's state first, then the optimizer's"
-                    )
+            for kind, shape in misfits(optimizer, p).items():
+                where = f"{name}.{key}" if name else key
+                raise ValueError(
+                    f"the optimizer's state must have the shapes of the parameters, got {kind} of {shape} "
+                    f"for {where} of {tuple(p.shape)}: load the reducer's state first, then the optimizer's"
+                )
+
+
+def misfits(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, tuple[int, ...]]:
+    """What the optimizer has of another shape than its parameter `p`; factored moments have ones."""
+    state = {k: tuple(v.shape) for k, v in optimizer.state.get(p, {}).items() if isinstance(v, torch.Tensor)}
+    return {
+        kind: shape
+        for kind, shape in state.items()
+        if len(shape) == p.ndim and any(mine not in (1, size) for mine, size in zip(shape, p.shape, strict=True))
+    }
 
 
 def forget_compiled() -> None:

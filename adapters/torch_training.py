@@ -18,10 +18,12 @@ from torch import nn
 from balred.adapt import entry_of, linear_layers_of
 from balred.adapters.torch_followers import (
     averaged,
+    bare,
     check_shapes,
     cut_averages,
     forget,
     forget_compiled,
+    misfits,
     random_states,
     ranks_of,
     refuse_graphs,
@@ -29,6 +31,7 @@ from balred.adapters.torch_followers import (
     unwrapped,
 )
 from balred.adapters.torch_layers import set_layer
+from balred.adapters.torch_loading import resize_on_load
 from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
 from balred.budget import Budget
@@ -64,7 +67,7 @@ class InTrainingReducer:
     model : torch.nn.Module
         Also what ``torch.compile`` returned.
     optimizer : torch.optim.Optimizer
-        Its parameter groups, and the schedulers that hold it, are left as they are.
+        Its parameter groups, and the schedulers that hold it, are left as they are.  Also what Accelerate wrapped it in.
     rule : rule, or Budget
         Such as ``balred.Energy(0.99)``.
     window : (int, int)
@@ -126,6 +129,7 @@ class InTrainingReducer:
     ) -> None:
         if moments not in ("reset", "carry"):
             raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
+        optimizer = bare(optimizer)
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError("the optimizer must keep its state by parameter, got LBFGS, which keeps one flat history")
         for other in restore:
@@ -142,6 +146,8 @@ class InTrainingReducer:
         self._sinks = sinks_of(log)
         self._held: Held | None = None
         refuse_graphs(self.model)
+        for one in (self.model, *self.averages):
+            resize_on_load(one)
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for name, layer in linear_layers_of(self.model).items():
             stray = [n for n, p in layer.named_parameters() if p.requires_grad and id(p) not in known]
@@ -248,7 +254,7 @@ class InTrainingReducer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint: call it before the model's, the averages' and the optimizer's own ``load_state_dict``.
+        """Go on from a checkpoint; model, averages and optimizer load their own states, before or after.
 
         Layers are shrunk in place to the recorded ranks, so that what was saved fits; log files are rewound to what they held.
 
@@ -269,7 +275,8 @@ class InTrainingReducer:
                 for model in (self.model, *self.averages):
                     set_layer(model.get_submodule(name), copy.deepcopy(layer))
                 for p in layers[name].parameters():
-                    forget(self.optimizer, p)
+                    if misfits(self.optimizer, p):
+                        forget(self.optimizer, p)
         self.steps, self.state = int(state["steps"]), PolicyState.from_dict(state["policy"])
         self._held = None if state["held"] is None else Held(*copy.deepcopy(state["held"]))
         for log, count in zip(logs_of(self._sinks), state["events"], strict=False):

@@ -1,0 +1,179 @@
+"""Truncation in trainings by the Trainer of transformers: a callback."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+try:
+    from transformers import Trainer, TrainerCallback
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("transformers is not installed: pip install 'balred[transformers]'") from error
+from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
+from transformers.training_args import ParallelMode, TrainingArguments
+
+from balred.adapters.torch_followers import ranks_of
+from balred.adapters.torch_loading import resize_on_load
+from balred.adapters.torch_trainers import reducer_later
+from balred.adapters.torch_training import InTrainingReducer
+from balred.budget import Budget
+from balred.events import scalars_of
+from balred.intraining import Report
+from balred.ranks import Rule
+
+
+class InTrainingReduction(TrainerCallback, ExportableState):
+    """Cut the layers of a model, and all that follows its shapes, while a Trainer trains it.
+
+    Steps are the Trainer's ``global_step``.  The reducer's state goes into ``trainer_state.json`` of every checkpoint, and
+    ``train(resume_from_checkpoint=...)`` resumes from one that was saved after a cut; ``load_best_model_at_end`` loads one
+    from before.  Ranks, energies and bounds are in ``trainer.state.log_history``.
+
+    Parameters
+    ----------
+    rule : rule, or Budget
+        Such as ``balred.Energy(0.99)``.
+    window : (int, int)
+        Steps between which cuts may happen.
+    attempts : int, optional
+        As :class:`balred.intraining.Policy`.
+    config : str, optional
+        The attribute of ``model.config`` that holds the states of the layers: a list in their order, a dict by their names,
+        or a number for a single layer.  It is kept up to date, so that ``save_pretrained`` and ``from_pretrained`` work.
+    **options
+        The other arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard takes the scheduler back as well; the
+        Trainer's own step count goes on.
+
+    Attributes
+    ----------
+    reducer : InTrainingReducer, or None before the training
+
+    Raises
+    ------
+    ValueError
+        An argument is not as it must be, or when the training starts: there are several processes, or DeepSpeed or FSDP; the
+        config does not hold what `config` says.
+
+    Notes
+    -----
+    Pass it in ``callbacks=``, or call :meth:`add_to`, which also brings the numbers to the Trainer's reporting integrations
+    (TensorBoard, W&B).  With ``model_init=``, call :func:`balred.adapters.torch.resize_on_load` in that function.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.adapters.hf_trainer import InTrainingReduction
+    >>> reduction = InTrainingReduction(balred.Energy(0.99), window=(0, 4000), config="states")
+    >>> # transformers.Trainer(model, arguments, train_dataset=data, callbacks=[reduction]).train()
+    """
+
+    def __init__(
+        self,
+        rule: Rule | Budget,
+        window: tuple[int, int],
+        attempts: int | None = None,
+        *,
+        config: str | None = None,
+        **options: Any,
+    ) -> None:
+        self._make = reducer_later(rule, window, attempts, **options)
+        self._config = config
+        self._trainer: Trainer | None = None
+        self.reducer: InTrainingReducer | None = None
+
+    @property
+    def reports(self) -> list[Report]:
+        """What happened at the attempts so far."""
+        return [] if self.reducer is None else self.reducer.reports
+
+    def add_to(self, trainer: Trainer) -> InTrainingReduction:
+        """Add this callback to a Trainer that exists, and log through it; returns the callback."""
+        self._trainer = trainer
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+        if isinstance(trainer.model, nn.Module):
+            resize_on_load(trainer.model)
+        return self
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        """Prepare the model to load a checkpoint of other sizes: a Trainer does that before any other event."""
+        if given.get("model") is not None:
+            resize_on_load(given["model"])
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Make the reducer, and go on where a checkpoint was."""
+        if args.restore_callback_states_from_checkpoint:
+            raise ValueError("restore_callback_states_from_checkpoint must be False: this callback resumes by itself")
+        if args.parallel_mode == ParallelMode.DISTRIBUTED or args.deepspeed or args.fsdp:
+            raise ValueError(
+                f"cuts need one process without DeepSpeed or FSDP, which keep the shapes they have seen, got {args.world_size} "
+                f"processes, deepspeed={args.deepspeed!r}, fsdp={args.fsdp!r}"
+            )
+        model = given["model"]
+        self.reducer = self._make(model, given["optimizer"], [], [given["lr_scheduler"]])
+        self.reducer.steps = state.global_step
+        saved: Any = state.stateful_callbacks  # by name, whatever its type says
+        stored = saved.get(type(self).__name__) if saved and state.global_step else None
+        if stored:
+            attributes = stored["attributes"]
+            self.reducer.load_state_dict({**attributes["reducer"], "held": _unpacked(attributes["held"])})
+        elif self._config is not None and (told := _values(getattr(model.config, self._config, None))) != (
+            have := list(ranks_of(model).values())
+        ):
+            raise ValueError(f"config.{self._config} must be the states of the layers, {have}, got {told}")
+        self._note(model)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        """Count a step, and log what happened."""
+        if self.reducer is None or (report := self.reducer.step()) is None:
+            return
+        self._note(given["model"])
+        if self._trainer is None:
+            state.log_history.append({**scalars_of(report), "epoch": state.epoch, "step": state.global_step})
+        else:
+            due = control.should_log
+            self._trainer.log(scalars_of(report))
+            control.should_log = due  # to log takes it for done
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        """The best model, if it was loaded, may be of another size."""
+        self._note(given["model"])
+
+    def state(self) -> dict[str, Any]:
+        """The reducer's state, for ``trainer_state.json``."""
+        state = {} if self.reducer is None else self.reducer.state_dict()
+        return {"args": {}, "attributes": {"held": _packed(state.pop("held", None)), "reducer": state}}
+
+    def _note(self, model: Any) -> None:
+        """Write the ranks into the config, in the form that they have there."""
+        if self._config is None:
+            return
+        ranks, old = ranks_of(model), getattr(model.config, self._config)
+        new: Any = ranks if isinstance(old, Mapping) else list(ranks.values())
+        setattr(model.config, self._config, new[0] if isinstance(old, int) else new)
+
+
+def _values(sizes: Any) -> list[Any]:
+    return (
+        list(sizes.values()) if isinstance(sizes, Mapping) else [sizes] if isinstance(sizes, int) else list(sizes or ())
+    )
+
+
+def _packed(held: Any) -> str | None:
+    """The tensors that a guard holds back, as text."""
+    if held is None:
+        return None
+    file = io.BytesIO()
+    torch.save(held, file)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _unpacked(text: str | None) -> Any:
+    return None if text is None else torch.load(io.BytesIO(base64.b64decode(text)), weights_only=True)

@@ -1,0 +1,148 @@
+"""Truncation in trainings by Lightning: a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+try:
+    import lightning.pytorch as pl
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("Lightning is not installed: pip install 'balred[lightning]'") from error
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import nn
+
+from balred.adapters.torch_followers import averaged
+from balred.adapters.torch_loading import resize_on_load
+from balred.adapters.torch_trainers import holder, reducer_later
+from balred.adapters.torch_training import InTrainingReducer
+from balred.budget import Budget
+from balred.events import scalars_of
+from balred.intraining import Report
+from balred.ranks import Rule
+
+
+class InTrainingReduction(pl.Callback):
+    """Cut the layers of a LightningModule, and all that follows its shapes, while a Trainer fits it.
+
+    Steps are those of the optimizer, so accumulated batches count once.  Ranks, energies and bounds go to the trainer's loggers.
+    The reducer's state goes into the checkpoints; from one that was saved after a cut ``fit(..., ckpt_path=...)`` resumes,
+    and ``validate``, ``test`` and ``predict`` load it.  An averaged model of Lightning's ``WeightAveraging`` is cut as well.
+
+    Parameters
+    ----------
+    rule : rule, or Budget
+        Such as ``balred.Energy(0.99)``.
+    window : (int, int)
+        Steps between which cuts may happen.
+    attempts : int, optional
+        As :class:`balred.intraining.Policy`.
+    loss : callable, optional
+        ``loss(module, batch)`` returns the loss of the last batch, for the report: called before and after a cut.
+    **options
+        The other arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard takes the trainer's schedulers
+        and its GradScaler back as well; the trainer's own step count goes on.
+
+    Attributes
+    ----------
+    reducer : InTrainingReducer, or None before the training
+
+    Raises
+    ------
+    ValueError
+        An argument is not as it must be, or when the training starts: no single optimizer holds the layers; the strategy
+        is not that of one device.
+
+    Notes
+    -----
+    ``LightningModule.load_from_checkpoint`` knows no callbacks: for it, call :func:`balred.adapters.torch.resize_on_load`
+    at the end of the module's ``__init__``.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.adapters.lightning import InTrainingReduction
+    >>> reduction = InTrainingReduction(balred.Energy(0.99), window=(0, 4000))
+    >>> # lightning.Trainer(callbacks=[reduction]).fit(module, loader)
+    """
+
+    def __init__(
+        self,
+        rule: Rule | Budget,
+        window: tuple[int, int],
+        attempts: int | None = None,
+        *,
+        loss: Callable[[Any, Any], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self._make = reducer_later(rule, window, attempts, **options)
+        self._loss = loss
+        self.reducer: InTrainingReducer | None = None
+        self._fitting = False
+        self._loaded: Mapping[str, Any] | None = None
+        self._seen = 0
+
+    @property
+    def reports(self) -> list[Report]:
+        """What happened at the attempts so far."""
+        return [] if self.reducer is None else self.reducer.reports
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Prepare the module to load a checkpoint of other sizes: Lightning does that before any other hook of a callback."""
+        self._fitting = stage == "fit"
+        for module in (pl_module, *(averaged(one, pl_module) for one in _averages(trainer))):
+            resize_on_load(module)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the reducer; the optimizers exist by now, and load their state later."""
+        if not isinstance(trainer.strategy, SingleDeviceStrategy):
+            raise ValueError(
+                f"the strategy must be that of a single device, got {type(trainer.strategy).__name__}, which keeps the shapes it "
+                "has seen: cut in a loop of your own, or train on one device until the window ends"
+            )
+        state = self._loaded
+        if state is None and self.reducer is not None and trainer.global_step:  # fit is called once more, to go on
+            state = self.reducer.state_dict()
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        restore = [
+            *(config.scheduler for config in trainer.lr_scheduler_configs),
+            *([] if scaler is None else [scaler]),
+        ]
+        self.reducer = self._make(pl_module, holder(trainer.optimizers, pl_module), _averages(trainer), restore)
+        self._loaded = None
+        if state is not None:
+            self.reducer.load_state_dict(state)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from where the trainer is."""
+        self._seen = trainer.global_step
+        if self.reducer is not None and self.reducer.steps == 0:  # a checkpoint from before this callback was used
+            self.reducer.steps = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a step, if this batch was the last of one, and log what happened."""
+        if self.reducer is None or trainer.global_step == self._seen:
+            return
+        self._seen = trainer.global_step
+        report = self.reducer.step(None if self._loss is None else partial(self._loss, pl_module, batch))
+        if report is not None:
+            for logger in trainer.loggers:
+                logger.log_metrics(scalars_of(report), step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The reducer's state, for a checkpoint."""
+        return {} if self.reducer is None else self.reducer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until the reducer exists; only a training goes on from it."""
+        self._loaded = state_dict if self._fitting and state_dict else None
+
+
+def _averages(trainer: pl.Trainer) -> list[nn.Module]:
+    """What Lightning's own averaging keeps, once it has been set up."""
+    found = (getattr(c, "_average_model", None) for c in trainer.callbacks if isinstance(c, WeightAveraging))  # type: ignore[attr-defined]
+    return [model for model in found if isinstance(model, nn.Module)]
