@@ -9,6 +9,7 @@ share: test accuracy, and how far the predictions moved from the full model's (K
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def logits(model: Any, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([model(part) for part in x.split(300)]).log_softmax(-1)
 
 
+def choices(total: int, layers: int) -> tuple[tuple[str, Any], ...]:
+    shared = balred.Budget(states=total)
+    return ("equal", total // layers), ("Budget", shared), ("Budget, relative", replace(shared, relative=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
@@ -62,7 +68,7 @@ def main() -> None:
     print(" | ".join(rows[-1]), flush=True)
     for share in SHARES:
         total = int(share * args.layers * args.states)
-        for name, ranks in (("equal", total // args.layers), ("budget", balred.Budget(states=total))):
+        for name, ranks in choices(total, args.layers):
             found = []
             for (model, x, y), own in zip(models, full, strict=True):
                 small = balred.reduce(model, ranks)
