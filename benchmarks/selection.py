@@ -158,7 +158,8 @@ def main() -> None:
                             warnings.simplefilter("ignore", balred.selective.CalibrationWarning)
                             small = balred.reduce(model, rank, **{"calibration": calibration, "seed": draw, **options})
                         loss, moved, _ = scores(small, test, full)
-                        train(small, data, args.recovery, 3e-4)
+                        if args.recovery:
+                            train(small, data, args.recovery, 3e-4)
                         results.append((loss, moved, scores(small, test, None)[0]))
                 loss, moved, after = (sum(column) / len(results) for column in zip(*results, strict=True))
                 records.append({"model": kind, "states": rank, "choice": name, "results": results})

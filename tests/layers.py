@@ -134,6 +134,39 @@ def s4d() -> Errors:
     return exact(mixer(torch.float32), output, channels, shape=(3, 40))
 
 
+@row("S4, copies of state-spaces `s4.py`, diagonal", "torch")
+def s4() -> Errors:
+    from test_s4_adapter import applied, conv, output
+
+    layer = conv(double=False)
+    return exact(layer, output, lambda system, u: applied(system, layer, u), shape=(4, 50))
+
+
+@row("S4, copies of state-spaces `s4.py`, diagonal, shared `n_ssm`", "torch")
+def s4_shared() -> Errors:
+    from test_s4_adapter import applied, conv, output
+
+    layer = conv(double=False, channels=4, copies=2)
+    return exact(layer, output, lambda system, u: applied(system, layer, u), shape=(4, 50))
+
+
+@row("S4, copies of state-spaces `s4.py`, low-rank terms", "torch")
+def s4_low_rank() -> Errors:
+    from test_s4_adapter import LowRank, applied, conv, output
+
+    layer = conv(double=False, kind=LowRank)
+    return exact(layer, output, lambda system, u: applied(system, layer, u), shape=(4, 50))
+
+
+@row("`xLSTMLayer`'s mLSTM: queries and keys", "transformers")
+def mlstm() -> Errors:
+    from test_attention_adapter import apply, layer, with_best_products
+
+    full = layer()
+    same, small = balred.reduce(full, 32), balred.reduce(full, 16)
+    return Errors(apart(apply(same), apply(full)), apart(apply(small), apply(with_best_products(full, 16))))
+
+
 # ------------------------------------------------------------------------------------------------ exact, JAX
 
 
@@ -179,7 +212,36 @@ def linen_s5_both_ways() -> Errors:
     return exact(bound_s5(bidirectional=True), apply, lambda system, u: expected(system, u, 3))
 
 
+@row("S5 as its authors write it, one way, equinox", "equinox")
+def equinox_s5() -> Errors:
+    from test_s5_copies import equinox_layer, jnp
+
+    return exact(equinox_layer(), lambda layer, u: np.asarray(layer(jnp.asarray(u, jnp.float32))))
+
+
+@row("S5 as its authors write it, one way, flax nnx", "flax")
+def nnx_s5() -> Errors:
+    from test_s5_copies import jnp, nnx_layer
+
+    return exact(nnx_layer(), lambda layer, u: np.asarray(layer(jnp.asarray(u, jnp.float32))))
+
+
 # ------------------------------------------------------------------------------------------------ selective
+
+
+@row("LinOSS by discretax's names, damped, equinox", "equinox", "S")
+def linoss() -> Errors:
+    from test_linoss import N, U, jnp, linoss
+
+    layer = linoss("damped")
+    small = balred.reduce(layer, N // 2, compensate=False)
+    kept = [int(np.flatnonzero(np.asarray(layer.steps) == s)[0]) for s in np.asarray(small.steps)]
+    silent = np.setdiff1d(np.arange(N), kept)
+    import equinox as eqx
+
+    want = eqx.tree_at(lambda m: m.C, layer, layer.C.at[:, silent].set(0))
+    run = lambda m: np.asarray(m(jnp.asarray(U, jnp.float32)))  # noqa: E731
+    return Errors(apart(run(balred.reduce(layer, N)), run(layer)), apart(run(small), run(want)))
 
 
 def mamba(layer: Any) -> Errors:
