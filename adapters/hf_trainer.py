@@ -113,8 +113,8 @@ class InTrainingReduction(TrainerCallback, ExportableState):
             raise ValueError("restore_callback_states_from_checkpoint must be False: this callback resumes by itself")
         if args.parallel_mode == ParallelMode.DISTRIBUTED or args.deepspeed or args.fsdp:
             raise ValueError(
-                f"cuts need one process without DeepSpeed or FSDP, which keep the shapes they have seen, got {args.world_size} "
-                f"processes, deepspeed={args.deepspeed!r}, fsdp={args.fsdp!r}"
+                f"cuts need one process without DeepSpeed or FSDP, which keep the shapes they have seen, got "
+                f"{args.parallel_mode.value}, deepspeed={args.deepspeed!r}, fsdp={args.fsdp!r}"
             )
         model = given["model"]
         self.reducer = self._make(model, given["optimizer"], [], [given["lr_scheduler"]])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -25,15 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.* is deprecated"),  # torch, said to Lightning
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _environment() -> Iterator[None]:
-    """Strategies of several devices announce themselves in the environment, where other trainers would find them."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 class Module(pl.LightningModule):
@@ -237,7 +228,8 @@ def test_wrong_arguments_are_refused_at_once() -> None:
 
 
 def test_a_strategy_of_several_devices_is_refused(tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match="strategy must be that of a single device, got DDPStrategy"):
-        trainer(tmp_path, InTrainingReduction(RULE, (0, 8), 2), strategy="ddp", devices=1).fit(Module(), batches())
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    with mock.patch.dict(os.environ):  # where Lightning notes that it is distributed
+        run = trainer(tmp_path, InTrainingReduction(RULE, (0, 8), 2), strategy="ddp", devices=1)
+        with pytest.raises(ValueError, match="strategy must be that of a single device, got DDPStrategy"):
+            run.fit(Module(), batches())
+    torch.distributed.destroy_process_group()
