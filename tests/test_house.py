@@ -39,6 +39,7 @@ ADAPTERS = {
     "scipy": {"scipy"},
     "torch": {"torch"},
     "torch_attention": {"torch"},
+    "torch_distributed": {"torch"},
     "torch_lru": {"torch"},
     "torch_mamba": {"torch"},
     "torch_mamba_parts": {"torch"},
