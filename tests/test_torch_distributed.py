@@ -5,7 +5,6 @@ In float64, in which losses of the two agree to far below what any mistake in a 
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +18,10 @@ from balred.intraining import Guard
 
 torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
+from processes import in_processes  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel as DDP  # noqa: E402
 
 from balred.adapters.torch import LRU, InTrainingReducer  # noqa: E402
-from processes import in_processes  # noqa: E402
 
 RULE, STEPS, WINDOW = balred.Energy(0.9), 12, (0, 8)
 Run = dict[str, Any]
@@ -78,20 +77,32 @@ def trained(
         optimizer.zero_grad()
         if accumulate:
             first, second = batch(step, part).chunk(2)
-            with model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext():
-                (loss_of(model, first) / 2).backward()
-            loss = loss_of(model, second) / 2
+            with model.no_sync():
+                half = loss_of(model, first) / 2
+                half.backward()
+            rest = loss_of(model, second) / 2
+            rest.backward()
+            loss = half + rest
         else:
             loss = loss_of(model, batch(step, part))
-        loss.backward()
+            loss.backward()
         optimizer.step()
         for average in averages:
             average.update_parameters(net)
         reducer.step()
         losses.append(float(loss.detach()))
-    weights = {n: whole(p) for n, p in net.named_parameters()}
     events = [(r.step, r.cuts, r.restored) for r in reducer.reports]
-    return {"losses": losses, "weights": weights, "ranks": sizes(net), "reports": events, "steps": reducer.steps}
+    return {"losses": losses, "reports": events, **described(net)}
+
+
+def described(net: Any) -> Run:
+    """The weights, and (for comparison with other runs: a state may have either sign) the outputs on data."""
+    with torch.no_grad():
+        return {
+            "ranks": sizes(net),
+            "outputs": net(batch(99)),
+            "weights": {n: whole(p) for n, p in net.named_parameters()},
+        }
 
 
 def whole(tensor: Any) -> Any:
@@ -177,7 +188,7 @@ def replicated(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Run]]
     return in_processes(replicas, tmp_path_factory.mktemp("replicas"))
 
 
-def agree(runs: list[Run], alone: Run, scale: float = 1.0) -> None:
+def agree(runs: list[Run], alone: Run) -> None:
     """The replicas are bitwise one, and what one process computes on the whole batch."""
     first, second = runs
     assert first["ranks"] == second["ranks"] == alone["ranks"]
@@ -189,8 +200,7 @@ def agree(runs: list[Run], alone: Run, scale: float = 1.0) -> None:
         assert torch.equal(a, b)
     means = [(a + b) / 2 for a, b in zip(first["losses"], second["losses"], strict=True)]
     assert means == pytest.approx(alone["losses"], rel=1e-9)
-    for a, b in zip(first["weights"].values(), alone["weights"].values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(first["outputs"], alone["outputs"], rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)
@@ -204,3 +214,169 @@ def rename(cut: Any) -> Any:
     from dataclasses import replace
 
     return replace(cut, layer=f"{cut.layer}.inner.module")
+
+
+# ------------------------------------------------------------------- accumulation, budgets, moments, averages, guards
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "accumulated": {"accumulate": True},
+    "a budget": {"rule": balred.Budget(states=14)},
+    "carried moments": {"moments": "carry"},
+    "settled": {"settled": 2},
+    "rolled back": {"delay": 0},
+    "rolled back later": {"delay": 2},
+}
+
+
+def run_with(model: Any, net: Any, part: slice, fall: float, *, delay: int | None = None, **kw: Any) -> Run:
+    if delay is not None:
+        kw["guard"] = Guard(lambda m: -fall * (len(m.first.nu_log) < 16), tolerance=0.4, delay=delay)
+    return trained(model, net, part, **kw)
+
+
+def averaged(model: Any, net: Any, part: slice) -> Run:
+    average = torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
+    )
+    run = trained(model, net, part, averages=[average])
+    return run | described(average.module)
+
+
+def with_options(rank: int) -> dict[str, Run]:
+    """One of the two processes sees the metric fall by 1, the other not at all; the mean is what counts."""
+    runs = {name: run_with(*replica(), mine(rank), float(rank), **kw) for name, kw in OPTIONS.items()}
+    return runs | {"averaged": averaged(*replica(), mine(rank))}
+
+
+@pytest.fixture(scope="module")
+def optional(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Run]]:
+    return in_processes(with_options, tmp_path_factory.mktemp("options"))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_do_in_replicas_what_they_do_in_one_process(name: str, optional: list[dict[str, Run]]) -> None:
+    net = Net()
+    kw = {key: value for key, value in OPTIONS[name].items() if key != "accumulate"}
+    run = run_with(net, net, slice(None), 0.5, **kw)
+    assert any(cuts or restored for _, cuts, restored in run["reports"])
+    assert (run["ranks"] == [16, 8]) == name.startswith("rolled back")
+    agree([runs[name] for runs in optional], run)
+
+
+def test_averages_follow_in_replicas(optional: list[dict[str, Run]]) -> None:
+    net = Net()
+    agree([runs["averaged"] for runs in optional], averaged(net, net, slice(None)))
+
+
+# ---------------------------------------------------------------------------------- shared work, failures, checkpoints
+
+
+def shared_out(rank: int, folder: Path) -> dict[str, Any]:
+    from balred import intraining
+
+    seen: list[str] = []
+    real: Any = intraining.analyses
+
+    def counted(read: Any) -> Any:
+        seen.extend(read)
+        return real(read)
+
+    intraining.analyses = counted
+    model, net = replica()
+    first = trained(model, net, mine(rank), attempts=1, log=folder / "cuts.jsonl")
+    there = list(seen)
+
+    def failing(read: Any) -> Any:
+        raise KeyError("injected")
+
+    intraining.analyses = failing if rank == 1 else real
+    try:
+        trained(*replica(), mine(rank))
+    except (KeyError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {error}"
+    intraining.analyses = real
+    return {"seen": there, "said": said, "cuts": first["reports"]}
+
+
+def test_the_analysis_is_shared_out_and_its_failure_told(tmp_path: Path) -> None:
+    first, second = in_processes(shared_out, tmp_path / "run", tmp_path)
+    assert first["seen"] == ["first"]
+    assert second["seen"] == ["second"]
+    assert first["said"] == (
+        "RuntimeError: the analysis must succeed in every process, got in process 1: KeyError: 'injected'"
+    )
+    assert second["said"] == "KeyError: 'injected'"
+    events = EventLog(tmp_path / "cuts.jsonl").read()
+    assert [(e["layer"], e["from"], e["to"]) for e in events] == [  # each once: the first process alone writes
+        (c.layer, c.before, c.after) for _, cuts, _ in first["cuts"] for c in cuts
+    ]
+
+
+def resumed(rank: int) -> Run:
+    model, net = replica()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    reducer = InTrainingReducer(model, optimizer, RULE, WINDOW, 2)
+    trained(model, net, mine(rank), steps=range(1, 7), optimizer=optimizer, reducer=reducer)
+    saved = reducer.state_dict(), model.state_dict(), optimizer.state_dict()
+    model, net = replica()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    reducer = InTrainingReducer(model, optimizer, RULE, WINDOW, 2)
+    reducer.load_state_dict(saved[0])
+    model.load_state_dict(saved[1])
+    optimizer.load_state_dict(saved[2])
+    return trained(model, net, mine(rank), steps=range(7, STEPS + 1), optimizer=optimizer, reducer=reducer)
+
+
+def test_replicas_resume_to_the_same_weights(tmp_path: Path, replicated: list[dict[str, Run]]) -> None:
+    for whole_run, part in zip(replicated, in_processes(resumed, tmp_path), strict=True):
+        assert part["ranks"] == whole_run["plain"]["ranks"]
+        for a, b in zip(whole_run["plain"]["weights"].values(), part["weights"].values(), strict=True):
+            assert torch.equal(a, b)
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+def refused(rank: int) -> dict[str, str]:
+    from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    warnings.simplefilter("ignore")
+    said = {}
+
+    def trying(name: str, model: Any, optimizer: Any = None) -> None:
+        try:
+            InTrainingReducer(model, optimizer or torch.optim.SGD(model.parameters(), lr=0.1), RULE, WINDOW)
+        except ValueError as error:
+            said[name] = str(error)
+
+    model, net = replica()
+    trying("inside", net)
+    trying("zero", model, ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1))
+    model.register_comm_hook(PowerSGDState(None), powerSGD_hook)
+    trying("state", model)
+    model, net = replica()
+    model._register_builtin_comm_hook(dist.BuiltinCommHookType.FP16_COMPRESS)
+    trying("built-in", model)
+    model, net = replica()
+    with model.no_sync():
+        trying("no_sync", model)
+    net = Net()
+    trying(
+        "delayed",
+        DDP(
+            net, delay_all_reduce_named_params=[("head.bias", net.head.bias)], param_to_hook_all_reduce=net.head.weight
+        ),
+    )
+    return said
+
+
+def test_what_cannot_follow_a_cut_is_refused(tmp_path: Path) -> None:
+    said = in_processes(refused, tmp_path)[0]
+    assert said["inside"].endswith("buckets have to follow a cut, got the Net inside it")
+    assert "got ZeroRedundancyOptimizer" in said["zero"]
+    assert "without a communication hook with a state, got PowerSGDState" in said["state"]
+    assert "without a built-in communication hook, got BuiltinCommHookType.FP16_COMPRESS" in said["built-in"]
+    assert said["no_sync"].endswith("got one in no_sync()")
+    assert "without delay_all_reduce_named_params, which keeps one flat buffer" in said["delayed"]
