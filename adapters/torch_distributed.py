@@ -29,7 +29,19 @@ def placed(model: nn.Module, averages: Sequence[nn.Module] = ()) -> Place:
         inner, wrapped = unwrapped(inner.module), True
     if wrapped or any(isinstance(m, DistributedDataParallel) for m in inner.modules()):
         return Replicated(inner, [m for one in (model, *averages) for m in one.modules() if _is_ddp(m)])
-    return Place(inner)
+    if any(base.__name__ == "FullyShardedDataParallel" for m in inner.modules() for base in type(m).__mro__):
+        raise ValueError(
+            "a sharded model must be one of fully_shard, got FullyShardedDataParallel, whose parameters are flat"
+        )
+    if not any(base.__name__ == "DTensor" for p in inner.parameters() for base in type(p).__mro__):
+        return Place(inner)
+    if averages:
+        raise ValueError(
+            f"the averages of a sharded model cannot be cut with it, got {len(averages)}: start them after the window"
+        )
+    from balred.adapters.torch_sharded import Sharded  # loads much of torch.distributed
+
+    return Sharded(inner)
 
 
 class Place:
@@ -58,6 +70,14 @@ class Place:
     def put(self, layer: nn.Module, new: nn.Module) -> None:
         """Make the model's `layer` equal `new`, keeping the identity of its parameters."""
         set_layer(layer, new)
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the optimizer's state as one process would have it."""
+        return tensor
+
+    def part(self, tensor: torch.Tensor, p: nn.Parameter) -> torch.Tensor:
+        """Of a whole tensor what this process holds for the parameter `p`."""
+        return tensor
 
     def mean(self, value: float) -> float:
         """The mean of a number over the processes."""

@@ -219,7 +219,8 @@ class InTrainingReducer:
                 forget(self.optimizer, p)
                 continue
             for key, moments in carried.items():
-                self.optimizer.state[p][key] = from_numpy(moments[n], like=p.data).to(states[n][key].dtype)
+                value = from_numpy(moments[n], like=dict(cut.layer.named_parameters())[n].data)
+                self.optimizer.state[p][key] = self._place.part(value.to(states[n][key].dtype), p)
         kept = [self.optimizer.state[p][key] for key in carried for p in layer.parameters()]
         return [t.detach() for m in (layer, *averages) for t in (*m.parameters(), *m.buffers())] + kept
 
@@ -233,7 +234,7 @@ class InTrainingReducer:
         alike = all(k == keys for k in kinds)
         if self.moments != "carry" or carry is None or change is None or not (known and alike):
             return {}
-        moments = {key: {n: to_numpy(s[key]) for n, s in states.items()} for key in keys}
+        moments = {key: {n: to_numpy(self._place.whole(s[key])) for n, s in states.items()} for key in keys}
         return {
             key: carry(old, new, values, change, _POWER[key])
             | {n: v for n, v in values.items() if v.shape == new[n].shape}

@@ -45,6 +45,7 @@ ADAPTERS = {
     "torch_mamba_parts": {"torch"},
     "torch_zamba": {"torch"},
     "torch_selective": {"torch"},
+    "torch_sharded": {"torch"},
     "lru_pytorch": {"torch", "LRU_pytorch"},
     "s5": {"torch"},
     "s4": {"torch"},

@@ -101,7 +101,7 @@ def described(net: Any) -> Run:
         return {
             "ranks": sizes(net),
             "outputs": net(batch(99)),
-            "weights": {n: whole(p) for n, p in net.named_parameters()},
+            "weights": weights_of(net),
         }
 
 
@@ -186,6 +186,13 @@ def alone() -> Run:
 @pytest.fixture(scope="module")
 def replicated(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Run]]:
     return in_processes(replicas, tmp_path_factory.mktemp("replicas"))
+
+
+def weights_of(net: Any) -> dict[str, Any]:
+    for module in net.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+    return {n: whole(p) for n, p in net.named_parameters()}
 
 
 def agree(runs: list[Run], alone: Run) -> None:
@@ -333,6 +340,52 @@ def test_replicas_resume_to_the_same_weights(tmp_path: Path, replicated: list[di
         assert part["ranks"] == whole_run["plain"]["ranks"]
         for a, b in zip(whole_run["plain"]["weights"].values(), part["weights"].values(), strict=True):
             assert torch.equal(a, b)
+
+
+# ------------------------------------------------------------------------------------------------------------- FSDP2
+
+
+def sharded(each: bool = True, **kw: Any) -> tuple[Any, Any]:
+    from torch.distributed.fsdp import fully_shard
+
+    net = Net()
+    if each:
+        for child in (net.first, net.second):
+            fully_shard(child, **kw)
+    fully_shard(net, **kw)
+    return net, net
+
+
+SHARDINGS: dict[str, dict[str, Any]] = {
+    "each layer": {},
+    "all together": {"each": False},
+    "kept gathered": {"reshard_after_forward": False},
+}
+
+
+def shards(rank: int) -> dict[str, Run]:
+    runs = {name: trained(*sharded(**kw), mine(rank)) for name, kw in SHARDINGS.items()}
+    runs |= {name: run_with(*sharded(), mine(rank), float(rank), **OPTIONS[name]) for name in SHARDED_OPTIONS}
+    return runs
+
+
+SHARDED_OPTIONS = ["a budget", "carried moments", "rolled back", "rolled back later"]
+
+
+@pytest.fixture(scope="module")
+def fully_sharded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Run]]:
+    return in_processes(shards, tmp_path_factory.mktemp("shards"))
+
+
+@pytest.mark.parametrize("name", SHARDINGS)
+def test_shards_train_on_as_one_process_does(name: str, fully_sharded: list[dict[str, Run]], alone: Run) -> None:
+    agree([runs[name] for runs in fully_sharded], alone)
+
+
+@pytest.mark.parametrize("name", SHARDED_OPTIONS)
+def test_options_do_in_shards_what_they_do_in_one_process(name: str, fully_sharded: list[dict[str, Run]]) -> None:
+    net = Net()
+    agree([runs[name] for runs in fully_sharded], run_with(net, net, slice(None), 0.5, **OPTIONS[name]))
 
 
 # --------------------------------------------------------------------------------------------------------- refusals
