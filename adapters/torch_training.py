@@ -234,7 +234,9 @@ class InTrainingReducer:
         alike = all(k == keys for k in kinds)
         if self.moments != "carry" or carry is None or change is None or not (known and alike):
             return {}
-        moments = {key: {n: to_numpy(self._place.whole(s[key])) for n, s in states.items()} for key in keys}
+        moments = {
+            key: {n: to_numpy(self._place.whole(s[key])) for n, s in states.items()} for key in sorted(keys)
+        }  # all processes in one order
         return {
             key: carry(old, new, values, change, _POWER[key])
             | {n: v for n, v in values.items() if v.shape == new[n].shape}
