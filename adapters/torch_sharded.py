@@ -89,7 +89,7 @@ class Sharded(Place):
                     f"torch {torch.__version__}, whose records lack {', '.join(missing)}" if missing
                     else "tensor parallelism below it" if record.is_dtensor
                     else "parameters offloaded to the CPU" if record.offload_to_cpu
-                    else f"{record.fsdp_placement}" if record.fsdp_placement != Shard(0)
+                    else f"dimension {record.fsdp_placement.dim}" if record.fsdp_placement != Shard(0)
                     else "a tensor with its own way of gathering" if hasattr(p._local_tensor, "fsdp_pre_all_gather")
                     else ""
                 )  # fmt: skip

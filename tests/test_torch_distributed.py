@@ -320,13 +320,13 @@ def test_the_analysis_is_shared_out_and_its_failure_told(tmp_path: Path) -> None
     ]
 
 
-def resumed(rank: int) -> Run:
-    model, net = replica()
+def resumed(rank: int, make: Callable[[], tuple[Any, Any]]) -> Run:
+    model, net = make()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     reducer = InTrainingReducer(model, optimizer, RULE, WINDOW, 2)
     trained(model, net, mine(rank), steps=range(1, 7), optimizer=optimizer, reducer=reducer)
     saved = reducer.state_dict(), model.state_dict(), optimizer.state_dict()
-    model, net = replica()
+    model, net = make()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     reducer = InTrainingReducer(model, optimizer, RULE, WINDOW, 2)
     reducer.load_state_dict(saved[0])
@@ -336,9 +336,13 @@ def resumed(rank: int) -> Run:
 
 
 def test_replicas_resume_to_the_same_weights(tmp_path: Path, replicated: list[dict[str, Run]]) -> None:
-    for whole_run, part in zip(replicated, in_processes(resumed, tmp_path), strict=True):
-        assert part["ranks"] == whole_run["plain"]["ranks"]
-        for a, b in zip(whole_run["plain"]["weights"].values(), part["weights"].values(), strict=True):
+    same([runs["plain"] for runs in replicated], in_processes(resumed, tmp_path, replica))
+
+
+def same(runs: list[Run], others: list[Run]) -> None:
+    for run, other in zip(runs, others, strict=True):
+        assert run["ranks"] == other["ranks"]
+        for a, b in zip(run["weights"].values(), other["weights"].values(), strict=True):
             assert torch.equal(a, b)
 
 
@@ -388,6 +392,10 @@ def test_options_do_in_shards_what_they_do_in_one_process(name: str, fully_shard
     agree([runs[name] for runs in fully_sharded], run_with(net, net, slice(None), 0.5, **OPTIONS[name]))
 
 
+def test_shards_resume_to_the_same_weights(tmp_path: Path, fully_sharded: list[dict[str, Run]]) -> None:
+    same([runs["each layer"] for runs in fully_sharded], in_processes(resumed, tmp_path, sharded))
+
+
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -422,6 +430,30 @@ def refused(rank: int) -> dict[str, str]:
             net, delay_all_reduce_named_params=[("head.bias", net.head.bias)], param_to_hook_all_reduce=net.head.weight
         ),
     )
+    return said | refused_shards()
+
+
+def refused_shards() -> dict[str, str]:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    said = {}
+
+    def trying(name: str, model: Any, **kw: Any) -> None:
+        try:
+            InTrainingReducer(model, torch.optim.SGD(model.parameters(), lr=0.1), RULE, WINDOW, **kw)
+        except ValueError as error:
+            said[name] = str(error)
+
+    trying("columns", sharded(shard_placement_fn=lambda p: Shard(1) if p.ndim == 2 else None)[0])
+    trying("averages", sharded()[0], averages=[Net()])
+    model, _ = sharded()
+    model.set_requires_gradient_sync(False)
+    trying("accumulating", model)
+    trying("flat", FullyShardedDataParallel(Net(), device_id=torch.device("cpu")))
+    net, mesh = Net(), init_device_mesh("cpu", (2,))
+    net.head.weight = torch.nn.Parameter(distribute_tensor(net.head.weight.detach(), mesh, [Shard(0)]))
+    trying("otherwise", net)
     return said
 
 
@@ -433,3 +465,10 @@ def test_what_cannot_follow_a_cut_is_refused(tmp_path: Path) -> None:
     assert "without a built-in communication hook, got BuiltinCommHookType.FP16_COMPRESS" in said["built-in"]
     assert said["no_sync"].endswith("got one in no_sync()")
     assert "without delay_all_reduce_named_params, which keeps one flat buffer" in said["delayed"]
+    rule = "first.B_re must be sharded along its first dimension and no more"
+    assert said["columns"].startswith(f"{rule}, got dimension 1: ")
+    assert "cut before fully_shard" in said["columns"]
+    assert said["averages"].endswith("got 1: start them after the window")
+    assert said["accumulating"].endswith("got one with gradient synchronisation off")
+    assert "got FullyShardedDataParallel" in said["flat"]
+    assert said["otherwise"].startswith("tensors must be divided by fully_shard alone")
