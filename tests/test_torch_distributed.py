@@ -5,6 +5,9 @@ In float64, in which losses of the two agree to far below what any mistake in a 
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -472,3 +475,60 @@ def test_what_cannot_follow_a_cut_is_refused(tmp_path: Path) -> None:
     assert said["accumulating"].endswith("got one with gradient synchronisation off")
     assert "got FullyShardedDataParallel" in said["flat"]
     assert said["otherwise"].startswith("tensors must be divided by fully_shard alone")
+
+
+# ----------------------------------------------------------------------------------------- torchrun, and death in a cut
+
+
+EXAMPLE = Path(__file__).parent.parent / "docs" / "distributed_example.py"
+
+DYING = """
+import os, runpy, signal, sys
+from balred.adapters import torch_training
+
+real = torch_training.InTrainingReducer._cut
+
+def dying(self, name, *rest):
+    if os.environ["RANK"] == "1" and self.steps == 20 and name == "2":  # the first layer is cut, the second not
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, name, *rest)
+
+torch_training.InTrainingReducer._cut = dying
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def torchrun(folder: Path, *script: str) -> Any:
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    path = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.run(
+        [*command, *script, str(folder)],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=240,
+        check=False,
+        text=True,
+    )
+
+
+def test_the_example_resumes_after_a_process_died_during_a_cut(tmp_path: Path) -> None:
+    whole_run = torchrun(tmp_path / "whole", str(EXAMPLE))
+    assert whole_run.returncode == 0, whole_run.stderr
+    assert "step 20: 2 " in whole_run.stdout
+    (tmp_path / "dying.py").write_text(DYING)
+    dead = torchrun(tmp_path / "parts", str(tmp_path / "dying.py"), str(EXAMPLE))
+    assert dead.returncode != 0
+    assert "Signal 9 (SIGKILL)" in dead.stderr
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 15
+    again = torchrun(tmp_path / "parts", str(EXAMPLE))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("goes on after step 15") == 2
+    ends = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "parts")]
+    assert ends[0]["step"] == ends[1]["step"] == 40
+    assert ends[0]["reducer"]["ranks"] == ends[1]["reducer"]["ranks"]
+    assert all(ends[0]["reducer"]["ranks"][name] < 16 for name in ("0", "2"))
+    for name, value in ends[0]["model"].items():
+        assert torch.equal(value, ends[1]["model"][name])
+    logs = [[e | {"seconds": 0} for e in EventLog(tmp_path / r / "cuts.jsonl").read()] for r in ("whole", "parts")]
+    assert logs[0] == logs[1]
