@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,6 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def ranks_of(model: nn.Module) -> dict[str, int]:
+def ranks_of(layers: Mapping[str, nn.Module]) -> dict[str, int]:
     """The states of every layer by name."""
-    return {name: adapt(layer)[0].states for name, layer in linear_layers_of(model).items()}
+    return {name: adapt(layer)[0].states for name, layer in layers.items()}

@@ -7,7 +7,7 @@ identity: each gets smaller data.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 try:
@@ -61,18 +61,21 @@ def resize(parameter: nn.Parameter, data: torch.Tensor) -> None:
     parameter.data = data
 
 
-def set_layer(old: nn.Module, new: nn.Module) -> None:
-    """Make `old` equal `new`, a layer of the same type and other sizes, keeping the identity of its parameters."""
+def set_layer(old: nn.Module, new: nn.Module, assign: Callable[[nn.Parameter, torch.Tensor], None] = resize) -> None:
+    """Make `old` equal `new`, a layer of the same type and other sizes, keeping the identity of its parameters.
+
+    ``assign(parameter, data)`` gives a parameter its data.
+    """
     theirs = dict(new.named_modules())
     for name, mine in old.named_modules():
         other = theirs[name]
         for key, parameter in mine._parameters.items():
             value = other._parameters[key]
             if parameter is not None and value is not None:
-                resize(parameter, value.data)
+                assign(parameter, value.data)
         mine._buffers.update(other._buffers)
         known = {"_parameters", "_buffers", "_modules"}
-        mine.__dict__.update({k: v for k, v in other.__dict__.items() if k not in known and not k.endswith("_hooks")})
+        mine.__dict__.update({k: v for k, v in other.__dict__.items() if k not in known and "_hooks" not in k})
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:

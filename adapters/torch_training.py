@@ -16,19 +16,18 @@ import torch
 from torch import nn
 
 from balred.adapt import entry_of, linear_layers_of
+from balred.adapters.torch_distributed import placed
 from balred.adapters.torch_followers import (
     averaged,
     bare,
     check_shapes,
     cut_averages,
     forget,
-    forget_compiled,
     misfits,
     random_states,
     ranks_of,
     refuse_graphs,
     set_random_states,
-    unwrapped,
 )
 from balred.adapters.torch_layers import set_layer
 from balred.adapters.torch_loading import resize_on_load
@@ -65,7 +64,8 @@ class InTrainingReducer:
     Parameters
     ----------
     model : torch.nn.Module
-        Also what ``torch.compile`` returned.
+        Also what ``torch.compile``, ``DistributedDataParallel`` or ``fully_shard`` returned.  With several processes each
+        must make its reducer and call its methods at the same steps; the first alone writes the `log`.
     optimizer : torch.optim.Optimizer
         Its parameter groups, and the schedulers that hold it, are left as they are.  Also what Accelerate wrapped it in.
     rule : rule, or Budget
@@ -90,7 +90,8 @@ class InTrainingReducer:
     ------
     ValueError
         Something of the above is not as it must be; the optimizer keeps one flat history (LBFGS), misses parameters of a
-        layer, or has state of other shapes than its parameters; a module is a captured CUDA graph.
+        layer, or has state of other shapes than its parameters; a module is a captured CUDA graph; what makes the model a
+        distributed one cannot follow a cut.
 
     Examples
     --------
@@ -135,7 +136,8 @@ class InTrainingReducer:
         for other in restore:
             if not (hasattr(other, "state_dict") and hasattr(other, "load_state_dict")):
                 raise ValueError(f"what a guard restores must have state_dict and load_state_dict, got {other!r}")
-        self.model, self.optimizer, self.moments = unwrapped(model), optimizer, moments
+        self._place = placed(model, averages)
+        self.model, self.optimizer, self.moments = self._place.model, optimizer, moments
         self.policy = Policy(rule, window, attempts, interval, min_cut, settled, guard, dry_run)
         self._wrappers = list(averages)
         self.averages = [averaged(one, self.model) for one in averages]
@@ -156,6 +158,7 @@ class InTrainingReducer:
                     f"the optimizer must hold every parameter of a layer to be cut, got {name or 'layer'} without {', '.join(stray)}"
                 )
         check_shapes(self.model, optimizer)
+        self._place.check(optimizer)
 
     def step(self, loss: Callable[[], Any] | None = None) -> Report | None:
         """Count a training step; call it after ``optimizer.step()``.
@@ -176,7 +179,7 @@ class InTrainingReducer:
         report = self._judge() or self._attempt(loss)
         if report is not None:
             self.reports.append(report)
-            for sink in self._sinks:
+            for sink in self._sinks if self._place.exchange.rank == 0 else ():
                 sink(report)
         return report
 
@@ -187,30 +190,33 @@ class InTrainingReducer:
             raise RuntimeError(
                 "a cut must not happen inside a CUDA graph, whose shapes are fixed, got a stream that captures"
             )
-        layers = linear_layers_of(self.model)
+        self._place.check(self.optimizer)
         with torch.no_grad():
-            cuts, self.state, report = decide(self.policy, self.state, self.steps, layers)
+            layers = self._place.layers()
+            cuts, self.state, report = decide(self.policy, self.state, self.steps, layers, self._place.exchange)
             if not cuts:
                 return report
-            before = None if loss is None else float(loss())
+            before = None if loss is None else self._place.mean(float(loss()))
             guard = self.policy.guard
             if guard is not None:
-                self._held = Held(
-                    self.steps + guard.delay, float(guard.metric(self.model)), self.steps, self._snapshot()
-                )
-            for name, cut in cuts.items():
-                cut_averages([average.get_submodule(name) for average in self.averages], layers[name], cut)
-                self._cut(layers[name], cut)
-            forget_compiled()
+                self._held = Held(self.steps + guard.delay, self._metric(guard), self.steps, self._snapshot())
+            changed = [tensor for name, cut in cuts.items() for tensor in self._cut(name, layers[name], cut)]
+            self._place.finish(changed)
             if loss is not None and before is not None:
-                report = replace(report, loss=(before, float(loss())))
+                report = replace(report, loss=(before, self._place.mean(float(loss()))))
         return self._judge() or report
 
-    def _cut(self, layer: nn.Module, cut: Step) -> None:
-        old = {n: to_numpy(p).copy() for n, p in layer.named_parameters()}
+    def _metric(self, guard: Guard) -> float:
+        return self._place.mean(float(guard.metric(self.model)))
+
+    def _cut(self, name: str, whole: nn.Module, cut: Step) -> list[torch.Tensor]:
+        """Cut a layer and what follows it; the tensors that all processes must have alike."""
+        layer, averages = self.model.get_submodule(name), [average.get_submodule(name) for average in self.averages]
+        cut_averages(averages, whole, cut)
+        old = {n: to_numpy(p).copy() for n, p in whole.named_parameters()}
         states = {n: dict(self.optimizer.state.get(p, {})) for n, p in layer.named_parameters()}
-        set_layer(layer, cut.layer)
-        new = {n: to_numpy(p) for n, p in layer.named_parameters()}
+        self._place.put(layer, cut.layer)
+        new = {n: to_numpy(p) for n, p in cut.layer.named_parameters()}
         carried = self._carried(layer, cut, old, new, states)
         for n, p in layer.named_parameters():
             if old[n].shape == new[n].shape:
@@ -219,7 +225,10 @@ class InTrainingReducer:
                 forget(self.optimizer, p)
                 continue
             for key, moments in carried.items():
-                self.optimizer.state[p][key] = from_numpy(moments[n], like=p.data).to(states[n][key].dtype)
+                value = from_numpy(moments[n], like=dict(cut.layer.named_parameters())[n].data)
+                self.optimizer.state[p][key] = self._place.part(value.to(states[n][key].dtype), p)
+        kept = [self.optimizer.state[p][key] for key in carried for p in layer.parameters()]
+        return [t.detach() for m in (layer, *averages) for t in (*m.parameters(), *m.buffers())] + kept
 
     def _carried(self, layer: nn.Module, cut: Step, old: Hosts, new: Hosts, states: dict[str, Any]) -> dict[str, Hosts]:
         """The moments by key and parameter after the cut; empty if they are to be forgotten."""
@@ -231,7 +240,9 @@ class InTrainingReducer:
         alike = all(k == keys for k in kinds)
         if self.moments != "carry" or carry is None or change is None or not (known and alike):
             return {}
-        moments = {key: {n: to_numpy(s[key]) for n, s in states.items()} for key in keys}
+        moments = {
+            key: {n: to_numpy(self._place.whole(s[key])) for n, s in states.items()} for key in sorted(keys)
+        }  # all processes in one order
         return {
             key: carry(old, new, values, change, _POWER[key])
             | {n: v for n, v in values.items() if v.shape == new[n].shape}
@@ -248,7 +259,7 @@ class InTrainingReducer:
         return {
             "steps": self.steps,
             "policy": self.state.to_dict(),
-            "ranks": ranks_of(self.model),
+            "ranks": ranks_of(self._place.layers()),
             "events": [len(log.read()) for log in logs_of(self._sinks)],
             "held": None if self._held is None else copy.deepcopy(self._held.plain()),
         }
@@ -263,7 +274,8 @@ class InTrainingReducer:
         ValueError
             The model has other layers, or a layer has fewer states than recorded.  Nothing is changed then.
         """
-        layers, sizes, ranks = linear_layers_of(self.model), ranks_of(self.model), state["ranks"]
+        layers = self._place.layers()
+        sizes, ranks = ranks_of(layers), state["ranks"]
         if set(ranks) != set(layers):
             raise ValueError(f"the model must have the layers {', '.join(ranks)}, got {', '.join(layers)}")
         for name, rank in ranks.items():
@@ -272,22 +284,26 @@ class InTrainingReducer:
         with torch.no_grad():
             smaller = {name: of_size(layers[name], rank) for name, rank in ranks.items() if rank < sizes[name]}
             for name, layer in smaller.items():
-                for model in (self.model, *self.averages):
-                    set_layer(model.get_submodule(name), copy.deepcopy(layer))
-                for p in layers[name].parameters():
+                self._put(name, layer)
+                for p in self.model.get_submodule(name).parameters():
                     if misfits(self.optimizer, p):
                         forget(self.optimizer, p)
         self.steps, self.state = int(state["steps"]), PolicyState.from_dict(state["policy"])
         self._held = None if state["held"] is None else Held(*copy.deepcopy(state["held"]))
         for log, count in zip(logs_of(self._sinks), state["events"], strict=False):
             log.rewind(count)
-        forget_compiled()
+        self._place.finish()
+
+    def _put(self, name: str, layer: nn.Module) -> None:
+        self._place.put(self.model.get_submodule(name), copy.deepcopy(layer))
+        for average in self.averages:
+            set_layer(average.get_submodule(name), copy.deepcopy(layer))
 
     def _snapshot(self) -> dict[str, Any]:
         """Everything that a rollback brings back, by name, so that it can be saved and loaded."""
         return {
-            "layers": {n: copy.deepcopy(m) for n, m in linear_layers_of(self.model).items()},
-            "ranks": ranks_of(self.model),
+            "layers": copy.deepcopy(layers := self._place.layers()),
+            "ranks": ranks_of(layers),
             "models": [copy.deepcopy(m.state_dict()) for m in (self.model, *self._wrappers)],
             "buffers": {n: b.clone() for n, b in self.model.named_buffers()},
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
@@ -296,12 +312,12 @@ class InTrainingReducer:
         }
 
     def _restore(self, snapshot: Mapping[str, Any]) -> None:
-        layers = snapshot.get("layers") or {  # a checkpoint has sizes and tensors only
-            name: of_size(self.model.get_submodule(name), rank) for name, rank in snapshot["ranks"].items()
-        }
+        layers = snapshot.get("layers")
+        if layers is None:  # a checkpoint has sizes and tensors only
+            now = self._place.layers()
+            layers = {name: of_size(now[name], rank) for name, rank in snapshot["ranks"].items()}
         for name, layer in layers.items():
-            for model in (self.model, *self.averages):
-                set_layer(model.get_submodule(name), copy.deepcopy(layer))
+            self._put(name, layer)
         for model, tensors in zip((self.model, *self._wrappers), snapshot["models"], strict=True):
             model.load_state_dict(tensors)
         for name, value in snapshot["buffers"].items():
@@ -312,7 +328,7 @@ class InTrainingReducer:
         for other, state in zip(self.restore, snapshot["others"], strict=True):
             other.load_state_dict(state)
         set_random_states(snapshot["random"])
-        forget_compiled()
+        self._place.finish()
 
     def _judge(self) -> Report | None:
         """Take the last cut back if the guard says so; forget the snapshot otherwise."""
@@ -321,9 +337,11 @@ class InTrainingReducer:
             return None
         self._held = None
         with torch.no_grad():
-            if guard.accepts(held.metric, float(guard.metric(self.model))):
+            if guard.accepts(held.metric, self._metric(guard)):
                 return None
             self._restore(held.snapshot)
         now, self.steps = self.steps, held.step
         self.state = self.policy.stop(self.state)
-        return Report(now, (), ranks_of(self.model), restored=True, back_to=held.step)
+        with torch.no_grad():
+            ranks = ranks_of(self._place.layers())
+        return Report(now, (), ranks, restored=True, back_to=held.step)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from balred.adapt import adapt
 from balred.arrays import backend
 from balred.batches import alike
 from balred.budget import Budget, relative, tail_of
+from balred.exchange import Alone, Exchange, share, together
 from balred.hankel import Analysis, analyses, values_in_single
 from balred.ranks import Rule, check_rule, choose_order
 from balred.reduction import Reduction
@@ -275,29 +276,39 @@ class Step(NamedTuple):
 
 
 def decide(
-    policy: Policy, state: PolicyState, step: int, layers: Mapping[str, Any]
+    policy: Policy, state: PolicyState, step: int, layers: Mapping[str, Any], exchange: Exchange | None = None
 ) -> tuple[dict[str, Step], PolicyState, Report]:
     """Analyse every layer, ask the policy, build the smaller layers, and describe the outcome.
 
     Nothing is changed: the caller puts the layers returned in place.  A layer that cannot be analysed, cut or written
-    back is skipped, and the report says why.
+    back is skipped, and the report says why.  With an `exchange` the processes share the analysis out, and all decide alike.
     """
     began = time.perf_counter()
     # the training keeps the other cores busy, or their threads awake: more than one for the linear algebra would wait
     with backend("numpy").one_blas_thread():
-        done, state, cuts, after, skipped = _decided(policy, state, step, layers)
+        done, state, cuts, after, skipped = _decided(policy, state, step, layers, exchange or Alone())
     if not policy.dry_run:
         after |= {c.layer: c.after for c in cuts}
     report = Report(step, cuts, after, skipped, False, time.perf_counter() - began, policy.dry_run)
     return ({} if policy.dry_run else done), state, report
 
 
+Read = Mapping[str, tuple[System, Callable[[System], Any]]]
+
+
+class _Found(NamedTuple):
+    """What the analysis of some layers brought: present and chosen ranks, cuts that are large enough, and what failed."""
+
+    ranks: dict[str, tuple[int, int]]
+    ready: dict[str, tuple[Reduction, Cut]]
+    skipped: dict[str, str]
+
+
 def _decided(
-    policy: Policy, state: PolicyState, step: int, layers: Mapping[str, Any]
+    policy: Policy, state: PolicyState, step: int, layers: Mapping[str, Any], exchange: Exchange
 ) -> tuple[dict[str, Step], PolicyState, tuple[Cut, ...], dict[str, int], dict[str, str]]:
     """The cuts, the policy's state, their description, and every layer's present rank or why it was skipped."""
-    read: dict[str, Any] = {}
-    ranks: dict[str, tuple[int, int]] = {}
+    read: dict[str, tuple[System, Callable[[System], Any]]] = {}
     skipped: dict[str, str] = {}
     for name, layer in layers.items():
         try:
@@ -305,51 +316,67 @@ def _decided(
         except (ValueError, ArithmeticError) as error:
             skipped[name] = str(error)
     after = {name: system.states for name, (system, _) in read.items()}
+    mine = share(read, exchange)
+    shared: dict[str, int] | None = None
+    if isinstance(policy.rule, Budget):
+        tails = {n: t for told in together(exchange, lambda: _tails(mine)) for n, t in told.items()}
+        tails = {name: tails[name] for name in read if name in tails}
+        shared = policy.rule.shared({n: relative(t) for n, t in tails.items()} if policy.rule.relative else tails)
+    built: dict[str, Any] = {}
+    ranks: dict[str, tuple[int, int]] = {}
+    ready: dict[str, tuple[Reduction, Cut]] = {}
+    for found in together(exchange, lambda: _found(policy, mine, shared, built)):
+        ranks |= found.ranks
+        ready |= found.ready
+        skipped |= found.skipped
+    wanted, state = policy.update(state, step, {name: ranks[name] for name in layers if name in ranks})
+    chosen = {name: ready[name] for name in wanted if name in ready}
+    done = {
+        name: Step(built[name] if name in built else read[name][1](reduction.system), reduction)
+        for name, (reduction, _) in chosen.items()
+    }
+    return done, state, tuple(cut for _, cut in chosen.values()), after, skipped
+
+
+def _found(policy: Policy, read: Read, shared: Mapping[str, int] | None, built: dict[str, Any]) -> _Found:
+    """Analyse some layers; the smaller layers go into `built`, since the other processes write their own."""
+    ranks: dict[str, tuple[int, int]] = {}
+    ready: dict[str, tuple[Reduction, Cut]] = {}
+    skipped: dict[str, str] = {}
     if policy.settled is None and not isinstance(policy.rule, Budget):
         ranks = _far_from_a_cut(policy, policy.rule, {name: system for name, (system, _) in read.items()})
     rest = {name: system for name, (system, _) in read.items() if name not in ranks}
-    shared = _shared(policy.rule, read, alike(rest)) if isinstance(policy.rule, Budget) else {}
-    ready: dict[str, tuple[Step, Cut]] = {}
     for group in alike(rest):  # one after the other: of large layers the workings of one are held at a time
-        found: dict[str, Any] = analyses({name: read[name] for name in group})
-        for name, a in found.items():
+        for name, a in analyses({name: read[name] for name in group}).items():
             try:
                 if isinstance(a, Exception):
                     raise a
-                ranks[name] = (
-                    a.system.states,
-                    shared.get(name, a.system.states) if isinstance(policy.rule, Budget) else a.rank(policy.rule),
-                )
+                present = a.system.states
+                if isinstance(policy.rule, Budget):
+                    ranks[name] = (present, (shared or {}).get(name, present))
+                else:
+                    ranks[name] = (present, a.rank(policy.rule))
                 if policy.allows(*ranks[name]):
-                    ready[name] = _cut(name, a, ranks[name][1])
+                    built[name], ready[name] = a.reduce(ranks[name][1]), _cut(name, a, ranks[name][1])
             except (ValueError, ArithmeticError) as error:
                 skipped[name] = str(error)
-    wanted, state = policy.update(state, step, {name: ranks[name] for name in layers if name in ranks})
-    chosen = {name: ready[name] for name in wanted if name in ready}
-    done = {name: one for name, (one, _) in chosen.items()}
-    return (
-        done,
-        state,
-        tuple(cut for _, cut in chosen.values()),
-        after,
-        skipped,
-    )
+    return _Found(ranks, ready, skipped)
 
 
-def _shared(budget: Budget, read: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> dict[str, int]:
-    """The ranks of all layers that can be analysed under one budget; only their tails are kept meanwhile."""
+def _tails(read: Read) -> dict[str, Any]:
+    """Of every layer that can be analysed what a budget needs to know; only that is kept."""
     tails: dict[str, Any] = {}
-    for group in groups:
-        found: dict[str, Any] = analyses({name: read[name] for name in group})
+    for group in alike({name: system for name, (system, _) in read.items()}):
+        found = analyses({name: read[name] for name in group})
         tails |= {name: tail_of(a) for name, a in found.items() if isinstance(a, Analysis) and a.state is not None}
-    return budget.shared({n: relative(t) for n, t in tails.items()} if budget.relative else tails)
+    return tails
 
 
-def _cut(name: str, a: Analysis, rank: int) -> tuple[Step, Cut]:
-    """The cut of an analysed layer, and its description."""
+def _cut(name: str, a: Analysis, rank: int) -> tuple[Reduction, Cut]:
+    """The reduction of an analysed layer, and its description."""
     reduction = a.reduction(rank)
     energy, bound = float(np.min(a.energy(rank))), float(np.max(a.bound(rank)))
-    return Step(a.reduce(rank), reduction), Cut(name, a.system.states, reduction.system.states, energy, bound)
+    return reduction, Cut(name, a.system.states, reduction.system.states, energy, bound)
 
 
 _SLACK = 0.02

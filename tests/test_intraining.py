@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
 import balred
+from balred.exchange import together
 from balred.intraining import Guard, Policy, PolicyState, Report, decide
 from balred.testing import random_system
 
@@ -251,3 +254,61 @@ def test_a_check_without_a_cut_analyses_nothing(monkeypatch: pytest.MonkeyPatch)
 def test_the_other_reports_say_so() -> None:
     assert "nothing cut" in str(Report(7, (), {"a": 3}))
     assert "taken back" in str(Report(7, (), {"a": 3}, restored=True))
+
+
+# ------------------------------------------------------------------------------------------------ several processes
+
+
+class Thread:
+    """A process of several, as a thread: what all gave is there once all have given."""
+
+    def __init__(self, rank: int, told: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.size, self.told, self.barrier = rank, len(told), told, barrier
+
+    def gather(self, mine: Any) -> list[Any]:
+        self.told[self.rank] = pickle.dumps(mine)
+        self.barrier.wait(30)
+        found = [pickle.loads(x) for x in self.told]
+        self.barrier.wait(30)
+        return found
+
+
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("rule", [RULE, balred.Budget(states=30)], ids=["rule", "budget"])
+def test_processes_that_share_the_analysis_decide_as_one(rule: Any, size: int) -> None:
+    layers: dict[str, Any] = {f"l{i}": random_system(12, 1, 1, dt=1, kind="conjugate", seed=i) for i in range(4)}
+    layers["dead"] = balred.ss(-np.eye(3), np.zeros((3, 1)), np.ones((1, 3)))
+    policy = Policy(rule, (0, 1))
+    alone, state, report = decide(policy, policy.init(), 1, layers)
+    told: list[Any] = [None] * size
+    barrier = threading.Barrier(size)
+    with ThreadPoolExecutor(size) as pool:
+        jobs = [
+            pool.submit(decide, policy, policy.init(), 1, layers, Thread(rank, told, barrier)) for rank in range(size)
+        ]
+        found = [job.result() for job in jobs]
+    assert report.cuts
+    for steps, its_state, its in found:
+        assert its_state == state
+        assert its.ranks == report.ranks
+        assert its.skipped == report.skipped
+        assert [(c.layer, c.before, c.after) for c in its.cuts] == [(c.layer, c.before, c.after) for c in report.cuts]
+        assert [c.energy for c in its.cuts] == pytest.approx([c.energy for c in report.cuts], rel=1e-12)
+        for name, step in steps.items():  # bitwise those of the process that computed it
+            assert all(map(np.array_equal, step.layer.leaves, found[0][0][name].layer.leaves))
+            assert balred.error(step.layer, alone[name].layer) < 1e-10
+
+
+def test_a_failure_in_one_process_is_told_to_all() -> None:
+    told: list[Any] = [None] * 2
+    barrier = threading.Barrier(2)
+
+    def failing() -> int:
+        raise MemoryError("too large")
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(together, Thread(r, told, barrier), compute) for r, compute in ((0, int), (1, failing))]
+        with pytest.raises(RuntimeError, match="got in process 1: MemoryError: too large"):
+            jobs[0].result()
+        with pytest.raises(MemoryError, match="too large"):
+            jobs[1].result()

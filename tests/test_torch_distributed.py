@@ -1,0 +1,534 @@
+"""Truncation in DistributedDataParallel and fully_shard: two real processes against one, on the same global batches.
+
+In float64, in which losses of the two agree to far below what any mistake in a gradient would change.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import balred
+from balred.events import EventLog
+from balred.intraining import Guard
+
+torch = pytest.importorskip("torch")
+import torch.distributed as dist  # noqa: E402
+from processes import in_processes  # noqa: E402
+from torch.nn.parallel import DistributedDataParallel as DDP  # noqa: E402
+
+from balred.adapters.torch import LRU, InTrainingReducer  # noqa: E402
+
+RULE, STEPS, WINDOW = balred.Energy(0.9), 12, (0, 8)
+Run = dict[str, Any]
+
+
+class Net(torch.nn.Module):
+    """Two LRU layers of different sizes, and a head."""
+
+    def __init__(self, states: int = 16) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.first, self.second = LRU(2, states, generator=g), LRU(2, states // 2, generator=g)
+        self.head = torch.nn.Linear(2, 2)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.eye(2) / 2)
+            self.head.bias.zero_()
+        self.double()
+
+    def forward(self, u: Any) -> Any:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(u)))))
+
+
+def sizes(model: Any) -> list[int]:
+    return [len(model.first.nu_log), len(model.second.nu_log)]
+
+
+def batch(step: int, part: slice = slice(None)) -> Any:
+    return torch.randn(8, 12, 2, generator=torch.Generator().manual_seed(step), dtype=torch.double)[part]
+
+
+def loss_of(model: Any, u: Any) -> Any:
+    return (model(u) - u.roll(2, dims=1)).square().mean()
+
+
+def trained(
+    model: Any,
+    net: Any,
+    part: slice,
+    *,
+    accumulate: bool = False,
+    steps: range = range(1, STEPS + 1),
+    averages: Any = (),
+    optimizer: Any = None,
+    reducer: Any = None,
+    **kw: Any,
+) -> Run:
+    """Train `model`, which wraps `net`, on a part of every batch."""
+    optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-2)
+    kw = {"rule": RULE, "window": WINDOW, "attempts": 2, **kw}
+    reducer = reducer or InTrainingReducer(model, optimizer, averages=averages, **kw)
+    losses = []
+    for step in steps:
+        optimizer.zero_grad()
+        if accumulate:
+            first, second = batch(step, part).chunk(2)
+            with model.no_sync():
+                half = loss_of(model, first) / 2
+                half.backward()
+            rest = loss_of(model, second) / 2
+            rest.backward()
+            loss = half + rest
+        else:
+            loss = loss_of(model, batch(step, part))
+            loss.backward()
+        optimizer.step()
+        for average in averages:
+            average.update_parameters(net)
+        reducer.step()
+        losses.append(float(loss.detach()))
+    events = [(r.step, r.cuts, r.restored) for r in reducer.reports]
+    return {"losses": losses, "reports": events, **described(net)}
+
+
+def described(net: Any) -> Run:
+    """The weights, and (for comparison with other runs: a state may have either sign) the outputs on data."""
+    with torch.no_grad():
+        return {
+            "ranks": sizes(net),
+            "outputs": net(batch(99)),
+            "weights": weights_of(net),
+        }
+
+
+def whole(tensor: Any) -> Any:
+    return getattr(tensor, "full_tensor", lambda: tensor)().detach().clone()
+
+
+def mine(rank: int) -> slice:
+    return slice(4 * rank, 4 * rank + 4)
+
+
+def replica(**kw: Any) -> tuple[Any, Any]:
+    net = Net()
+    return DDP(net, **kw), net
+
+
+WRAPPINGS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "plain": replica,
+    "bucket views": lambda: replica(gradient_as_bucket_view=True),
+    "static graph": lambda: replica(static_graph=True),
+    "unused": lambda: replica(find_unused_parameters=True),
+    "small buckets": lambda: replica(bucket_cap_mb=1e-4),
+    "a hook": lambda: hooked(),
+    "compiled inside": lambda: compiled(inside=True),
+    "compiled around": lambda: compiled(inside=False),
+    "a part": lambda: partial(),
+}
+
+
+def hooked() -> tuple[Any, Any]:
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    model, net = replica()
+    model.register_comm_hook(dist.group.WORLD, allreduce_hook)
+    return model, net
+
+
+def compiled(inside: bool) -> tuple[Any, Any]:
+    net = Net()
+    if inside:
+        return DDP(torch.compile(net, backend="eager")), net
+    return torch.compile(DDP(net), backend="eager"), net
+
+
+def partial() -> tuple[Any, Any]:
+    """The layers each in a wrapper of their own, the head in a third."""
+    net = Net()
+    for name, child in list(net.named_children()):
+        setattr(net, name, Unwrapping(DDP(child)))
+    return net, net
+
+
+class Unwrapping(torch.nn.Module):
+    """Its inner layer's parameters under its own name, for :func:`sizes`."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, u: Any) -> Any:
+        return self.inner(u)
+
+    @property
+    def nu_log(self) -> Any:
+        return self.inner.module.nu_log
+
+
+def replicas(rank: int) -> dict[str, Run]:
+    warnings.simplefilter("ignore")
+    return {name: trained(*made(), mine(rank)) for name, made in WRAPPINGS.items()}
+
+
+@pytest.fixture(scope="module")
+def alone() -> Run:
+    net = Net()
+    run = trained(net, net, slice(None))
+    assert run["ranks"] != [16, 8]
+    assert len([1 for _, cuts, _ in run["reports"] if cuts]) == 2
+    return run
+
+
+@pytest.fixture(scope="module")
+def replicated(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Run]]:
+    return in_processes(replicas, tmp_path_factory.mktemp("replicas"))
+
+
+def weights_of(net: Any) -> dict[str, Any]:
+    for module in net.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+    return {n: whole(p) for n, p in net.named_parameters()}
+
+
+def agree(runs: list[Run], alone: Run) -> None:
+    """The replicas are bitwise one, and what one process computes on the whole batch."""
+    first, second = runs
+    assert first["ranks"] == second["ranks"] == alone["ranks"]
+    assert first["reports"] == second["reports"]
+    assert [(s, [(c.layer, c.before, c.after) for c in cuts], r) for s, cuts, r in first["reports"]] == [
+        (s, [(c.layer, c.before, c.after) for c in cuts], r) for s, cuts, r in alone["reports"]
+    ]
+    for a, b in zip(first["weights"].values(), second["weights"].values(), strict=True):
+        assert torch.equal(a, b)
+    means = [(a + b) / 2 for a, b in zip(first["losses"], second["losses"], strict=True)]
+    assert means == pytest.approx(alone["losses"], rel=1e-9)
+    torch.testing.assert_close(first["outputs"], alone["outputs"], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", WRAPPINGS)
+def test_replicas_train_on_as_one_process_does(name: str, replicated: list[dict[str, Run]], alone: Run) -> None:
+    if name == "a part":
+        alone = alone | {"reports": [(s, [rename(c) for c in cuts], r) for s, cuts, r in alone["reports"]]}
+    agree([runs[name] for runs in replicated], alone)
+
+
+def rename(cut: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(cut, layer=f"{cut.layer}.inner.module")
+
+
+# ------------------------------------------------------------------- accumulation, budgets, moments, averages, guards
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "accumulated": {"accumulate": True},
+    "a budget": {"rule": balred.Budget(states=14)},
+    "carried moments": {"moments": "carry"},
+    "settled": {"settled": 2},
+    "rolled back": {"delay": 0},
+    "rolled back later": {"delay": 2},
+}
+
+
+def run_with(model: Any, net: Any, part: slice, fall: float, *, delay: int | None = None, **kw: Any) -> Run:
+    if delay is not None:
+        kw["guard"] = Guard(lambda m: -fall * (len(m.first.nu_log) < 16), tolerance=0.4, delay=delay)
+    return trained(model, net, part, **kw)
+
+
+def averaged(model: Any, net: Any, part: slice) -> Run:
+    average = torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
+    )
+    run = trained(model, net, part, averages=[average])
+    return run | described(average.module)
+
+
+def with_options(rank: int) -> dict[str, Run]:
+    """One of the two processes sees the metric fall by 1, the other not at all; the mean is what counts."""
+    runs = {name: run_with(*replica(), mine(rank), float(rank), **kw) for name, kw in OPTIONS.items()}
+    return runs | {"averaged": averaged(*replica(), mine(rank))}
+
+
+@pytest.fixture(scope="module")
+def optional(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Run]]:
+    return in_processes(with_options, tmp_path_factory.mktemp("options"))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_do_in_replicas_what_they_do_in_one_process(name: str, optional: list[dict[str, Run]]) -> None:
+    net = Net()
+    kw = {key: value for key, value in OPTIONS[name].items() if key != "accumulate"}
+    run = run_with(net, net, slice(None), 0.5, **kw)
+    assert any(cuts or restored for _, cuts, restored in run["reports"])
+    assert (run["ranks"] == [16, 8]) == name.startswith("rolled back")
+    agree([runs[name] for runs in optional], run)
+
+
+def test_averages_follow_in_replicas(optional: list[dict[str, Run]]) -> None:
+    net = Net()
+    agree([runs["averaged"] for runs in optional], averaged(net, net, slice(None)))
+
+
+# ---------------------------------------------------------------------------------- shared work, failures, checkpoints
+
+
+def shared_out(rank: int, folder: Path) -> dict[str, Any]:
+    from balred import intraining
+
+    seen: list[str] = []
+    real: Any = intraining.analyses
+
+    def counted(read: Any) -> Any:
+        seen.extend(read)
+        return real(read)
+
+    intraining.analyses = counted
+    model, net = replica()
+    first = trained(model, net, mine(rank), attempts=1, log=folder / "cuts.jsonl")
+    there = list(seen)
+
+    def failing(read: Any) -> Any:
+        raise KeyError("injected")
+
+    intraining.analyses = failing if rank == 1 else real
+    try:
+        trained(*replica(), mine(rank))
+    except (KeyError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {error}"
+    intraining.analyses = real
+    return {"seen": there, "said": said, "cuts": first["reports"]}
+
+
+def test_the_analysis_is_shared_out_and_its_failure_told(tmp_path: Path) -> None:
+    first, second = in_processes(shared_out, tmp_path / "run", tmp_path)
+    assert first["seen"] == ["first"]
+    assert second["seen"] == ["second"]
+    assert first["said"] == (
+        "RuntimeError: the analysis must succeed in every process, got in process 1: KeyError: 'injected'"
+    )
+    assert second["said"] == "KeyError: 'injected'"
+    events = EventLog(tmp_path / "cuts.jsonl").read()
+    assert [(e["layer"], e["from"], e["to"]) for e in events] == [  # each once: the first process alone writes
+        (c.layer, c.before, c.after) for _, cuts, _ in first["cuts"] for c in cuts
+    ]
+
+
+def resumed(rank: int, make: Callable[[], tuple[Any, Any]]) -> Run:
+    model, net = make()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    reducer = InTrainingReducer(model, optimizer, RULE, WINDOW, 2)
+    trained(model, net, mine(rank), steps=range(1, 7), optimizer=optimizer, reducer=reducer)
+    saved = reducer.state_dict(), model.state_dict(), optimizer.state_dict()
+    model, net = make()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    reducer = InTrainingReducer(model, optimizer, RULE, WINDOW, 2)
+    reducer.load_state_dict(saved[0])
+    model.load_state_dict(saved[1])
+    optimizer.load_state_dict(saved[2])
+    return trained(model, net, mine(rank), steps=range(7, STEPS + 1), optimizer=optimizer, reducer=reducer)
+
+
+def test_replicas_resume_to_the_same_weights(tmp_path: Path, replicated: list[dict[str, Run]]) -> None:
+    same([runs["plain"] for runs in replicated], in_processes(resumed, tmp_path, replica))
+
+
+def same(runs: list[Run], others: list[Run]) -> None:
+    for run, other in zip(runs, others, strict=True):
+        assert run["ranks"] == other["ranks"]
+        for a, b in zip(run["weights"].values(), other["weights"].values(), strict=True):
+            assert torch.equal(a, b)
+
+
+# ------------------------------------------------------------------------------------------------------------- FSDP2
+
+
+def sharded(each: bool = True, **kw: Any) -> tuple[Any, Any]:
+    from torch.distributed.fsdp import fully_shard
+
+    net = Net()
+    if each:
+        for child in (net.first, net.second):
+            fully_shard(child, **kw)
+    fully_shard(net, **kw)
+    return net, net
+
+
+SHARDINGS: dict[str, dict[str, Any]] = {
+    "each layer": {},
+    "all together": {"each": False},
+    "kept gathered": {"reshard_after_forward": False},
+}
+
+
+def shards(rank: int) -> dict[str, Run]:
+    runs = {name: trained(*sharded(**kw), mine(rank)) for name, kw in SHARDINGS.items()}
+    runs |= {name: run_with(*sharded(), mine(rank), float(rank), **OPTIONS[name]) for name in SHARDED_OPTIONS}
+    return runs
+
+
+SHARDED_OPTIONS = ["a budget", "carried moments", "rolled back", "rolled back later"]
+
+
+@pytest.fixture(scope="module")
+def fully_sharded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Run]]:
+    return in_processes(shards, tmp_path_factory.mktemp("shards"))
+
+
+@pytest.mark.parametrize("name", SHARDINGS)
+def test_shards_train_on_as_one_process_does(name: str, fully_sharded: list[dict[str, Run]], alone: Run) -> None:
+    agree([runs[name] for runs in fully_sharded], alone)
+
+
+@pytest.mark.parametrize("name", SHARDED_OPTIONS)
+def test_options_do_in_shards_what_they_do_in_one_process(name: str, fully_sharded: list[dict[str, Run]]) -> None:
+    net = Net()
+    agree([runs[name] for runs in fully_sharded], run_with(net, net, slice(None), 0.5, **OPTIONS[name]))
+
+
+def test_shards_resume_to_the_same_weights(tmp_path: Path, fully_sharded: list[dict[str, Run]]) -> None:
+    same([runs["each layer"] for runs in fully_sharded], in_processes(resumed, tmp_path, sharded))
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+def refused(rank: int) -> dict[str, str]:
+    from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    warnings.simplefilter("ignore")
+    said = {}
+
+    def trying(name: str, model: Any, optimizer: Any = None) -> None:
+        try:
+            InTrainingReducer(model, optimizer or torch.optim.SGD(model.parameters(), lr=0.1), RULE, WINDOW)
+        except ValueError as error:
+            said[name] = str(error)
+
+    model, net = replica()
+    trying("inside", net)
+    trying("zero", model, ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1))
+    model.register_comm_hook(PowerSGDState(None), powerSGD_hook)
+    trying("state", model)
+    model, net = replica()
+    model._register_builtin_comm_hook(dist.BuiltinCommHookType.FP16_COMPRESS)
+    trying("built-in", model)
+    model, net = replica()
+    with model.no_sync():
+        trying("no_sync", model)
+    net = Net()
+    trying(
+        "delayed",
+        DDP(
+            net, delay_all_reduce_named_params=[("head.bias", net.head.bias)], param_to_hook_all_reduce=net.head.weight
+        ),
+    )
+    return said | refused_shards()
+
+
+def refused_shards() -> dict[str, str]:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    said = {}
+
+    def trying(name: str, model: Any, **kw: Any) -> None:
+        try:
+            InTrainingReducer(model, torch.optim.SGD(model.parameters(), lr=0.1), RULE, WINDOW, **kw)
+        except ValueError as error:
+            said[name] = str(error)
+
+    trying("columns", sharded(shard_placement_fn=lambda p: Shard(1) if p.ndim == 2 else None)[0])
+    trying("averages", sharded()[0], averages=[Net()])
+    model, _ = sharded()
+    model.set_requires_gradient_sync(False)
+    trying("accumulating", model)
+    trying("flat", FullyShardedDataParallel(Net(), device_id=torch.device("cpu")))
+    net, mesh = Net(), init_device_mesh("cpu", (2,))
+    net.head.weight = torch.nn.Parameter(distribute_tensor(net.head.weight.detach(), mesh, [Shard(0)]))
+    trying("otherwise", net)
+    return said
+
+
+def test_what_cannot_follow_a_cut_is_refused(tmp_path: Path) -> None:
+    said = in_processes(refused, tmp_path)[0]
+    assert said["inside"].endswith("buckets have to follow a cut, got the Net inside it")
+    assert "got ZeroRedundancyOptimizer" in said["zero"]
+    assert "without a communication hook with a state, got PowerSGDState" in said["state"]
+    assert "without a built-in communication hook, got BuiltinCommHookType.FP16_COMPRESS" in said["built-in"]
+    assert said["no_sync"].endswith("got one in no_sync()")
+    assert "without delay_all_reduce_named_params, which keeps one flat buffer" in said["delayed"]
+    rule = "first.B_re must be sharded along its first dimension and no more"
+    assert said["columns"].startswith(f"{rule}, got dimension 1: ")
+    assert "cut before fully_shard" in said["columns"]
+    assert said["averages"].endswith("got 1: start them after the window")
+    assert said["accumulating"].endswith("got one with gradient synchronisation off")
+    assert "got FullyShardedDataParallel" in said["flat"]
+    assert said["otherwise"].startswith("tensors must be divided by fully_shard alone")
+
+
+# ----------------------------------------------------------------------------------------- torchrun, and death in a cut
+
+
+EXAMPLE = Path(__file__).parent.parent / "docs" / "distributed_example.py"
+
+DYING = """
+import os, runpy, signal, sys
+from balred.adapters import torch_training
+
+real = torch_training.InTrainingReducer._cut
+
+def dying(self, name, *rest):
+    if os.environ["RANK"] == "1" and self.steps == 20 and name == "2":  # the first layer is cut, the second not
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, name, *rest)
+
+torch_training.InTrainingReducer._cut = dying
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def torchrun(folder: Path, *script: str) -> Any:
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    path = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.run(
+        [*command, *script, str(folder)],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=240,
+        check=False,
+        text=True,
+    )
+
+
+def test_the_example_resumes_after_a_process_died_during_a_cut(tmp_path: Path) -> None:
+    whole_run = torchrun(tmp_path / "whole", str(EXAMPLE))
+    assert whole_run.returncode == 0, whole_run.stderr
+    assert "step 20: 2 " in whole_run.stdout
+    (tmp_path / "dying.py").write_text(DYING)
+    dead = torchrun(tmp_path / "parts", str(tmp_path / "dying.py"), str(EXAMPLE))
+    assert dead.returncode != 0
+    assert "Signal 9 (SIGKILL)" in dead.stderr
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 15
+    again = torchrun(tmp_path / "parts", str(EXAMPLE))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("goes on after step 15") == 2
+    ends = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "parts")]
+    assert ends[0]["step"] == ends[1]["step"] == 40
+    assert ends[0]["reducer"]["ranks"] == ends[1]["reducer"]["ranks"]
+    assert all(ends[0]["reducer"]["ranks"][name] < 16 for name in ("0", "2"))
+    for name, value in ends[0]["model"].items():
+        assert torch.equal(value, ends[1]["model"][name])
+    logs = [[e | {"seconds": 0} for e in EventLog(tmp_path / r / "cuts.jsonl").read()] for r in ("whole", "parts")]
+    assert logs[0] == logs[1]
