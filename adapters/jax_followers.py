@@ -119,7 +119,7 @@ class Copy(NamedTuple):
 
 def copies_of(tree: Any, names: Mapping[str, Any]) -> dict[Keys, Copy]:
     """The topmost nodes that are copies of the parameters called `names`, or of some of them, by their path."""
-    leaves = [(path, x) for path, _, x in named_leaves(tree)]
+    leaves = [(path, x) for path, _, x in named_leaves(tree) if _is_values(x)]
     others = {p[:k] for p, _ in leaves for k in range(len(p) + 1) if ".".join(names_of(p[k:])) not in names}
     found: dict[Keys, Copy] = {}
     for path, x in leaves:
@@ -136,16 +136,23 @@ def _outside(tree: Any, copies: Mapping[Keys, Copy]) -> list[tuple[Keys, str, An
     return [(path, name, x) for path, name, x in named_leaves(tree) if path not in inside]
 
 
+def _is_values(x: Any) -> bool:
+    """Whether it is an array, and not a random key."""
+    return isinstance(x, (jax.Array, np.ndarray)) and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def _is_empty(node: Any) -> bool:
     return node is None or type(node).__name__ == "MaskedNode"
 
 
 def _rebuilt(tree: Any, new: Mapping[Keys, Any], model: Any, copies: Mapping[Keys, Copy]) -> Any:
     """`tree` with other leaves, by path; copies of the parameters take the structure of the new `model`, sizes included."""
+    structure: Any
     target, structure = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda x: x is None)
     order = [path for path, _ in target]
 
     def build(node: Any, path: Keys) -> Any:
+        outer: Any
         if path in copies and type(node) is type(model):
             mine = jax.tree_util.tree_flatten_with_path(node, is_leaf=_is_empty)[0]
             if [p for p, _ in mine] == order:
@@ -180,7 +187,8 @@ def cut_state(opt_state: Any, resizing: Resizing, model: Any, carry: bool, fresh
     ValueError
         The state has fields of unknown meaning, or arrays of unknown shape, and `fresh` is None.
     """
-    start = None if fresh is None else {name: x for _, name, x in named_leaves(fresh)}
+    # copies, since an optimizer may start with the parameters themselves, and a step donate both
+    start = None if fresh is None else {name: jnp.copy(x) for _, name, x in named_leaves(fresh)}
     copies = copies_of(opt_state, resizing.old)
     kinds = {type(x).__name__ for x in jax.tree.leaves(opt_state, is_leaf=_is_moments) if _is_moments(x)}
     new: dict[Keys, Any] = {}
@@ -195,7 +203,7 @@ def cut_state(opt_state: Any, resizing: Resizing, model: Any, carry: bool, fresh
                 new[copy.paths[name]] = placed(value, x)
                 restarted |= {copy.root[:-1]} if whole else set()
     for path, name, x in _outside(opt_state, copies):
-        if start is None and getattr(x, "ndim", 0) and jnp.issubdtype(x.dtype, jnp.inexact):
+        if start is None and np.ndim(x) > 0 and jnp.issubdtype(x.dtype, jnp.inexact):
             raise _unknown(f"{name!r} of shape {x.shape}, which is no copy of the parameters")
         if start is not None and name in start and np.shape(start[name]) != np.shape(x):
             new[path] = start[name]
@@ -310,7 +318,7 @@ def cut_averages(averages: Any, resizing: Resizing, model: Any, decay: float | N
     new: dict[Keys, Any] = {}
     for copy in copies.values():
         done = _average(copy.values, resizing)
-        new |= {copy.paths[name]: placed(x, copy.values[name]) for name, x in done.items()}
+        new |= {copy.paths[name]: placed(jnp.copy(x), copy.values[name]) for name, x in done.items()}
     return scaled(_rebuilt(averages, new, model, copies), inverse=True)
 
 
@@ -319,7 +327,7 @@ def _is_ema(node: Any) -> bool:
 
 
 def _average(values: Mapping[str, Any], resizing: Resizing) -> dict[str, Any]:
-    done = {}
+    done: dict[str, Any] = {}
     for layer, live in resizing.layers.items():
         mine, prefix = resizing.of(layer, values), f"{layer}." if layer else ""
         if not mine:

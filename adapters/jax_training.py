@@ -40,13 +40,17 @@ class Parts(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A cut that a guard has still to judge: when, the metric before, the step of the cut, and all that was before it."""
+    """A cut that a guard has still to judge: when, the metric before, the step of the cut, and all that was before it.
+
+    The arrays are those of the parts, in the order of the reducer.
+    """
 
     due: int
     metric: float
     step: int
     ranks: Mapping[str, int]
     parts: Parts
+    arrays: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,12 @@ class ReducerState:
         """As plain values, for a checkpoint, from which ``resume`` goes on; with a cut that is still to be judged NumPy arrays too."""
         held = None
         if self.held is not None:
-            arrays = [_plain(x) for x in jax.tree.leaves(self.held.parts) if _is_array(x)]
-            held = {**self.held._asdict(), "ranks": dict(self.held.ranks), "parts": arrays}
+            held = {
+                **self.held._asdict(),
+                "ranks": dict(self.held.ranks),
+                "arrays": [_plain(x) for x in self.held.arrays],
+            }
+            del held["parts"]
         return {"policy": self.policy.to_dict(), "ranks": dict(self.ranks), "events": list(self.events), "held": held}
 
 
@@ -118,8 +126,8 @@ class TreeReducer:
         """What metrics and losses are called with."""
         return parts.model
 
-    def _settled(self, parts: Parts) -> Parts:
-        """`parts` with all that has to know the sizes of its layers."""
+    def _settled(self, before: Parts, parts: Parts) -> Parts:
+        """`parts`, which were `before`, with all that has to know the sizes of the layers."""
         return parts
 
     def _tree(self, parts: Parts) -> Any:
@@ -165,7 +173,8 @@ class TreeReducer:
             metric = float(guard.metric(self._whole(parts)))
             # a step that donates its arguments would take the arrays away
             kept = parts if guard.delay == 0 else self._filled(parts, jax.tree.map(_copy, self._tree(parts)))
-            state = replace(state, held=Held(step + guard.delay, metric, step, ranks_of(parts.model), kept))
+            held = Held(step + guard.delay, metric, step, ranks_of(parts.model), kept, self._arrays(kept))
+            state = replace(state, held=held)
         smaller = self._resized(parts, {name: cut.layer for name, cut in cuts.items()}, cuts, fresh)
         if loss is not None and before is not None:
             report = replace(report, loss=(before, float(loss(self._whole(smaller)))))
@@ -202,7 +211,7 @@ class TreeReducer:
         start = None if fresh is None else fresh(model)
         opt_state = cut_state(parts.opt_state, resizing, model, self.moments == "carry", start)
         averages = cut_averages(parts.averages, resizing, model, self.ema_decay)
-        return self._settled(Parts(model, opt_state, averages, parts.others))
+        return self._settled(parts, Parts(model, opt_state, averages, parts.others))
 
     def _resume(self, parts: Parts, saved: Mapping[str, Any], fresh: Fresh | None) -> tuple[Parts, ReducerState]:
         """`parts` in the recorded sizes, and the state to go on with; nothing is changed if they do not fit."""
@@ -211,10 +220,11 @@ class TreeReducer:
         if saved["held"] is not None:
             before = {name: int(rank) for name, rank in saved["held"]["ranks"].items()}
             full = self._of_ranks(parts, before, fresh)
-            stored = iter(saved["held"]["parts"])
+            stored = iter(saved["held"]["arrays"])
             tree = jax.tree.map(lambda x: _filled_in(x, next(stored)) if _is_array(x) else x, self._tree(full))
+            kept = self._filled(full, tree)
             numbers = int(saved["held"]["due"]), float(saved["held"]["metric"]), int(saved["held"]["step"])
-            held = Held(*numbers, before, self._filled(full, tree))
+            held = Held(*numbers, before, kept, self._arrays(kept))
         events = tuple(int(count) for count in saved["events"])
         for log, count in zip(logs_of(self._sinks), events, strict=False):
             log.rewind(count)
@@ -229,6 +239,9 @@ class TreeReducer:
                 raise ValueError(f"layer {name or 'itself'} must have at least {rank} states, got {present[name]}")
         smaller = {name: of_size(layers[name], rank) for name, rank in ranks.items() if rank < present[name]}
         return self._resized(parts, smaller, {}, fresh) if smaller else parts
+
+    def _arrays(self, parts: Parts) -> tuple[Any, ...]:
+        return tuple(x for x in jax.tree.leaves(self._tree(parts)) if _is_array(x))
 
     def _events(self) -> tuple[int, ...]:
         return tuple(len(log.read()) for log in logs_of(self._sinks))
