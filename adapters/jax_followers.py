@@ -7,8 +7,9 @@ the state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from balred.intraining import Step
 from balred.model_tensors import tensors_of, with_tensors
 
 Keys = tuple[Any, ...]
+Start = Callable[[], dict[str, Any]]
 
 _POWER = {"mu": 1, "trace": 1, "ema": 1, "acc_grads": 1, "nu": 2, "nu_max": 2, "sum_of_squares": 2}
 """Fields of optax states that hold averages of gradients, and of which power."""
@@ -168,7 +170,7 @@ def _rebuilt(tree: Any, new: Mapping[Keys, Any], model: Any, copies: Mapping[Key
 # ------------------------------------------------------------------------------------------------ states of optax
 
 
-def cut_state(opt_state: Any, resizing: Resizing, model: Any, carry: bool, fresh: Any) -> Any:
+def cut_state(opt_state: Any, resizing: Resizing, model: Any, carry: bool, fresh: Callable[[], Any] | None) -> Any:
     """`opt_state` for the cut model.
 
     Parameters
@@ -179,16 +181,21 @@ def cut_state(opt_state: Any, resizing: Resizing, model: Any, carry: bool, fresh
         The new model.
     carry : bool
         Take moments through the change of coordinates where that is known; else, and elsewhere, they start afresh.
-    fresh : pytree or None
-        What ``optimizer.init`` gives for the new model, if the optimizer is at hand.
+    fresh : callable or None
+        Returns what ``optimizer.init`` gives for the new model, if the optimizer is at hand.
 
     Raises
     ------
     ValueError
         The state has fields of unknown meaning, or arrays of unknown shape, and `fresh` is None.
     """
-    # copies, since an optimizer may start with the parameters themselves, and a step donate both
-    start = None if fresh is None else {name: jnp.copy(x) for _, name, x in named_leaves(fresh)}
+    shapes = {} if fresh is None else {name: x.shape for _, name, x in named_leaves(jax.eval_shape(fresh))}
+
+    @cache
+    def start() -> dict[str, Any]:
+        # copies, since an optimizer may start with the parameters themselves, and a step donate both
+        return {} if fresh is None else {name: jnp.array(x) for _, name, x in named_leaves(fresh())}
+
     copies = copies_of(opt_state, resizing.old)
     kinds = {type(x).__name__ for x in jax.tree.leaves(opt_state, is_leaf=_is_moments) if _is_moments(x)}
     new: dict[Keys, Any] = {}
@@ -203,16 +210,16 @@ def cut_state(opt_state: Any, resizing: Resizing, model: Any, carry: bool, fresh
                 new[copy.paths[name]] = placed(value, x)
                 restarted |= {copy.root[:-1]} if whole else set()
     for path, name, x in _outside(opt_state, copies):
-        if start is None and np.ndim(x) > 0 and jnp.issubdtype(x.dtype, jnp.inexact):
+        if fresh is None and np.ndim(x) > 0 and jnp.issubdtype(x.dtype, jnp.inexact):
             raise _unknown(f"{name!r} of shape {x.shape}, which is no copy of the parameters")
-        if start is not None and name in start and np.shape(start[name]) != np.shape(x):
-            new[path] = start[name]
-    for path, name, _ in named_leaves(opt_state) if start is not None else ():
+        if shapes.get(name, np.shape(x)) != np.shape(x):
+            new[path] = start()[name]
+    for path, name, _ in named_leaves(opt_state):
         if any(path[: len(root)] == root for root in restarted):
-            new[path] = start[name]  # type: ignore[index]
+            new[path] = start()[name]
     result = _rebuilt(opt_state, new, model, copies)
-    for _, name, x in named_leaves(result) if start is not None else ():
-        if np.shape(x) != np.shape(start.get(name, x)):  # type: ignore[union-attr]
+    for _, name, x in named_leaves(result):
+        if shapes.get(name, np.shape(x)) != np.shape(x):
             raise ValueError(
                 f"the optimizer state must have the shapes of optimizer.init, got {np.shape(x)} for {name}"
             )
@@ -255,19 +262,20 @@ def _moments(copy: Copy, power: int | None, resizing: Resizing, carry: bool) -> 
     return done
 
 
-def _afresh(copy: Copy, name: str, copies: Mapping[Keys, Copy], resizing: Resizing, start: Any) -> tuple[Any, bool]:
+def _afresh(copy: Copy, name: str, copies: Mapping[Keys, Copy], resizing: Resizing, start: Start) -> tuple[Any, bool]:
     """What a state that holds no plain moments starts with, and whether all of its transformation must start with it."""
     x, factors = copy.values[name], _factors(copy, copies)
     if factors and x.shape == factors["v_row"].values[name].shape == (1,):
         return x, False  # not factored, all is in v
     where = ".".join((*names_of(copy.root), name))
-    if start is None or where not in start:
+    first = start().get(where)
+    if first is None:
         raise _unknown(f"a field {copy.field!r} of shape {x.shape} for {name} of shape {resizing.old[name].shape}")
     if not factors:
-        return start[where], x.shape != resizing.old[name].shape  # a history of several steps is of no use in part
+        return first, x.shape != resizing.old[name].shape  # a history of several steps is of no use in part
     # the step count goes on, so zeros would multiply the learning rate until they have filled up
     level = max(float(np.mean(to_numpy(c.values[name]))) for c in factors.values())
-    return jnp.full(start[where].shape, level if start[where].shape != (1,) else 0.0, x.dtype), False
+    return jnp.asarray(np.full(first.shape, level if first.shape != (1,) else 0.0), x.dtype), False
 
 
 def _unknown(got: str) -> ValueError:

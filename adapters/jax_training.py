@@ -42,7 +42,7 @@ class Parts(NamedTuple):
 class Held(NamedTuple):
     """A cut that a guard has still to judge: when, the metric before, the step of the cut, and all that was before it.
 
-    The arrays are those of the parts, in the order of the reducer.
+    The values are those of the parts, in the order of the reducer.
     """
 
     due: int
@@ -50,7 +50,7 @@ class Held(NamedTuple):
     step: int
     ranks: Mapping[str, int]
     parts: Parts
-    arrays: tuple[Any, ...]
+    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ReducerState:
             held = {
                 **self.held._asdict(),
                 "ranks": dict(self.held.ranks),
-                "arrays": [_plain(x) for x in self.held.arrays],
+                "values": [_plain(x) for x in self.held.arrays],
             }
             del held["parts"]
         return {"policy": self.policy.to_dict(), "ranks": dict(self.ranks), "events": list(self.events), "held": held}
@@ -173,7 +173,7 @@ class TreeReducer:
             metric = float(guard.metric(self._whole(parts)))
             # a step that donates its arguments would take the arrays away
             kept = parts if guard.delay == 0 else self._filled(parts, jax.tree.map(_copy, self._tree(parts)))
-            held = Held(step + guard.delay, metric, step, ranks_of(parts.model), kept, self._arrays(kept))
+            held = Held(step + guard.delay, metric, step, ranks_of(parts.model), kept, self._values(kept))
             state = replace(state, held=held)
         smaller = self._resized(parts, {name: cut.layer for name, cut in cuts.items()}, cuts, fresh)
         if loss is not None and before is not None:
@@ -208,7 +208,7 @@ class TreeReducer:
             )
         model = with_tensors(model, {n: x if x is old[n] else placed(x, old[n]) for n, x in new.items()})
         resizing = Resizing(old, tensors_of(model), layers, smaller, cuts)
-        start = None if fresh is None else fresh(model)
+        start = None if fresh is None else (lambda: fresh(model))
         opt_state = cut_state(parts.opt_state, resizing, model, self.moments == "carry", start)
         averages = cut_averages(parts.averages, resizing, model, self.ema_decay)
         return self._settled(parts, Parts(model, opt_state, averages, parts.others))
@@ -220,11 +220,11 @@ class TreeReducer:
         if saved["held"] is not None:
             before = {name: int(rank) for name, rank in saved["held"]["ranks"].items()}
             full = self._of_ranks(parts, before, fresh)
-            stored = iter(saved["held"]["arrays"])
-            tree = jax.tree.map(lambda x: _filled_in(x, next(stored)) if _is_array(x) else x, self._tree(full))
+            stored = iter(saved["held"]["values"])
+            tree = jax.tree.map(lambda x: _filled_in(x, next(stored)) if _is_value(x) else x, self._tree(full))
             kept = self._filled(full, tree)
             numbers = int(saved["held"]["due"]), float(saved["held"]["metric"]), int(saved["held"]["step"])
-            held = Held(*numbers, before, kept, self._arrays(kept))
+            held = Held(*numbers, before, kept, self._values(kept))
         events = tuple(int(count) for count in saved["events"])
         for log, count in zip(logs_of(self._sinks), events, strict=False):
             log.rewind(count)
@@ -240,8 +240,8 @@ class TreeReducer:
         smaller = {name: of_size(layers[name], rank) for name, rank in ranks.items() if rank < present[name]}
         return self._resized(parts, smaller, {}, fresh) if smaller else parts
 
-    def _arrays(self, parts: Parts) -> tuple[Any, ...]:
-        return tuple(x for x in jax.tree.leaves(self._tree(parts)) if _is_array(x))
+    def _values(self, parts: Parts) -> tuple[Any, ...]:
+        return tuple(x for x in jax.tree.leaves(self._tree(parts)) if _is_value(x))
 
     def _events(self) -> tuple[int, ...]:
         return tuple(len(log.read()) for log in logs_of(self._sinks))
@@ -292,6 +292,11 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, (jax.Array, np.ndarray))
 
 
+def _is_value(x: Any) -> bool:
+    """Whether it is an array, or a number as which one may begin (the step of a fresh TrainState)."""
+    return _is_array(x) or isinstance(x, (int, float, complex))
+
+
 def _is_key(x: Any) -> bool:
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
@@ -301,11 +306,15 @@ def _copy(x: Any) -> Any:
 
 
 def _plain(x: Any) -> Any:
+    if not _is_array(x):
+        return x
     return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
 
 
 def _filled_in(x: Any, values: Any) -> Any:
-    """An array like `x` with `values` from a checkpoint."""
+    """A value like `x` with `values` from a checkpoint."""
+    if not _is_array(x):
+        return jnp.asarray(values) if _is_array(values) else values
     if _is_key(x):
         return jax.random.wrap_key_data(jnp.asarray(values), impl=jax.random.key_impl(x))
     if isinstance(x, np.ndarray):

@@ -28,8 +28,8 @@ from jax_trainers import (  # noqa: E402
     LinenLRU,
     as_tree,
     batch,
-    error,
     initial,
+    loss,
     output,
 )
 
@@ -55,6 +55,11 @@ def same(a: Any, b: Any) -> bool:
 
 def by_name(tree: Any) -> dict[str, Any]:
     return {".".join(names_of(path)): np.asarray(x) for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def tree_of(m: Any) -> Any:
+    """The parameters of what a loss is called with."""
+    return m.params if isinstance(m, TrainState) else as_tree(m)
 
 
 def average_of(trainer: Any) -> Any:
@@ -107,9 +112,9 @@ def test_the_log_has_the_loss_of_the_last_batch_before_and_after(make: Any, tmp_
     trainer = make(**POLICY, log=[tmp_path / "events.jsonl", seen.append])
     for k in range(1, 4):
         trainer.step(k)
-        before = float(error(output(trainer.tree(), batch(k)), batch(k)))
-        report = trainer.cut(k)
-    after = float(error(output(trainer.tree(), batch(3)), batch(3)))
+        before = float(loss(trainer.tree(), batch(k)))
+        report = trainer.cut(k, lambda m: loss(tree_of(m), batch(3)))
+    after = float(loss(trainer.tree(), batch(3)))
     assert seen == [report]
     assert report.loss == pytest.approx((before, after), rel=1e-5)
     events = EventLog(tmp_path / "events.jsonl").read()
