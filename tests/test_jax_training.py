@@ -307,3 +307,183 @@ def test_a_checkpoint_of_another_model_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match="must have the layers third, got first, second"):
         trainer.resume({**saved, "ranks": {"third": 3}})
     assert same(before, kept(trainer))
+
+
+# ------------------------------------------------------------------------------------------------ states of optax
+
+
+def by_rank(params: Any) -> Any:
+    return jax.tree.map(lambda p: "vector" if p.ndim == 1 else "matrix", params)
+
+
+def matrices(params: Any) -> Any:
+    return jax.tree.map(lambda p: p.ndim == 2, params)
+
+
+OPTIMIZERS: dict[str, Callable[[], Any]] = {
+    "chain": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
+    "schedule": lambda: optax.adam(optax.exponential_decay(1e-2, 1, 0.9)),
+    "multi_transform": lambda: optax.multi_transform({"vector": optax.adam(1e-3), "matrix": optax.sgd(1e-2, 0.9)}, by_rank),
+    "adafactor": lambda: optax.adafactor(1e-3),
+    "adafactor, factored": lambda: optax.adafactor(1e-3, min_dim_size_to_factor=2),
+    "inject_hyperparams": lambda: optax.inject_hyperparams(optax.adamw)(learning_rate=1e-3),
+    "MultiSteps": lambda: optax.MultiSteps(optax.adam(1e-3), 2),
+    "ema": lambda: optax.chain(optax.scale_by_adam(), optax.ema(0.9), optax.scale(-1e-3)),
+    "masked": lambda: optax.chain(optax.masked(optax.adam(1e-3), matrices), optax.masked(optax.add_decayed_weights(0.1), matrices)),
+    "novograd": lambda: optax.novograd(1e-3),
+    "schedule_free": lambda: optax.contrib.schedule_free_adamw(1e-3),
+    "adadelta": lambda: optax.adadelta(1e-3),
+    "lbfgs": lambda: optax.scale_by_lbfgs(memory_size=2),
+}  # fmt: skip
+REFUSED = {"adafactor, factored", "schedule_free", "adadelta", "lbfgs"}
+"""Without the optimizer at hand."""
+
+
+def pushed(tx: Any, params: Any, opt_state: Any, seed: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), p.dtype), params)
+    updates, opt_state = jax.jit(tx.update)(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def moved(a: Any, b: Any) -> float:
+    return max(float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_states_of_optax_after_a_cut(name: str) -> None:
+    tx, params = OPTIMIZERS[name](), initial()
+    opt_state = tx.init(params)
+    usual = 0.0
+    for seed in range(3):
+        before = params
+        params, opt_state = pushed(tx, params, opt_state, seed)
+        usual = max(usual, moved(before, params))
+    arguments = params, opt_state, equinox_reducer().init(params), 1
+    if name in REFUSED:
+        with pytest.raises(ValueError, match="pass optimizer= to InTrainingReducer"):
+            equinox_reducer().update(*arguments)
+    linen = flax.InTrainingReducer(rule=RULE, window=(0, 1), attempts=1, module=lambda ranks: LinenLRU(1))
+    now = TrainState(step=3, apply_fn=None, params=params, tx=tx, opt_state=opt_state)
+    results = [linen.update(now, arguments[2], 1)[0]]
+    if name not in REFUSED:
+        small, state, *_ = equinox_reducer().update(*arguments)
+        results.append(now.replace(params=small, opt_state=state))
+    for now in results:
+        fresh = tx.init(now.params)
+        assert jax.tree.structure(now.opt_state) == jax.tree.structure(fresh)
+        shapes = {n: (x.shape, x.dtype) for n, x in by_name(now.opt_state).items()}
+        assert shapes == {n: (x.shape, x.dtype) for n, x in by_name(fresh).items()}
+        assert now.params["first"]["nu_log"].shape[0] < STATES
+        # what has nothing to do with the cut goes on
+        old, new = by_name(opt_state), by_name(now.opt_state)
+        for leaf in new:
+            if "head" in leaf and name != "lbfgs":
+                np.testing.assert_array_equal(new[leaf], old[leaf], err_msg=leaf)
+        # and no step is out of proportion to those before
+        params, opt_state = pushed(tx, now.params, now.opt_state, 3)
+        assert moved(now.params, params) < 3 * usual + 1e-6
+        assert all(np.isfinite(x).all() for x in leaves(opt_state))
+
+
+@pytest.mark.parametrize("name", ["multi_transform", "adafactor, factored", "MultiSteps", "inject_hyperparams"])
+def test_states_of_nnx_optimizers_after_a_cut(name: str) -> None:
+    trainer = TRAINERS["nnx"](OPTIMIZERS[name](), **POLICY)
+    trainer.run(range(1, 5))
+    assert max(trainer.ranks().values()) < STATES
+    fresh = by_name(trainer.tx.init(nnx.state(trainer.model, nnx.Param)))
+    assert {n: x.shape for n, x in by_name(trainer.opt_state).items()} == {n: x.shape for n, x in fresh.items()}
+
+
+def test_a_state_of_a_part_of_the_model_is_refused() -> None:
+    params, tx = initial(), optax.adam(1e-3)
+    opt_state = tx.init(params["first"])  # names the reducer cannot know
+    with pytest.raises(ValueError, match=r"'0\.mu\.B_im' of shape \(12, 2\), which is no copy of the parameters"):
+        equinox_reducer().update(params, opt_state, equinox_reducer().init(params), 1)
+    with pytest.raises(ValueError, match="shapes of optimizer.init"):
+        stale = tx.init(initial(20))
+        equinox_reducer(optimizer=tx).update(params, stale, equinox_reducer().init(params), 1)
+
+
+def test_names_that_look_like_fields_of_states_are_told_apart() -> None:
+    layers = initial()
+    params = {"mu": {"first": layers["first"]}, "first": layers["second"], "nu": layers["head"]}
+    tx = optax.adam(1e-3)
+    params, opt_state = pushed(tx, params, tx.init(params), 0)
+    small, state, *_ = equinox_reducer(optimizer=tx).update(params, opt_state, equinox_reducer().init(params), 1)
+    assert {n: x.shape for n, x in by_name(state).items()} == {n: x.shape for n, x in by_name(tx.init(small)).items()}
+    assert np.any(by_name(state)["0.mu.nu.kernel"])
+
+
+def test_sizes_in_static_fields_of_a_layer_are_the_new_ones_in_the_state_too() -> None:
+    class Copy(eqx.Module):
+        nu_log: Any
+        theta_log: Any
+        gamma_log: Any
+        B_re: Any
+        B_im: Any
+        C_re: Any
+        C_im: Any
+        D: Any
+        d_state: int = eqx.field(static=True)
+
+    layer, tx = Copy(**initial()["first"], d_state=STATES), optax.adam(1e-3)
+    opt_state = tx.init(layer)
+    small, state, _, report, average = equinox_reducer().update(
+        layer, opt_state, equinox_reducer().init(layer), 1, averages=layer
+    )
+    assert small.d_state == report.cuts[0].after == average.d_state < STATES
+    assert jax.tree.structure(state) == jax.tree.structure(tx.init(small))
+    assert jax.tree.structure(average) == jax.tree.structure(small)
+
+
+def test_low_precision_stays() -> None:
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), initial())
+    tx = optax.adam(1e-3, mu_dtype=jnp.float32)
+    small, state, *_ = equinox_reducer(moments="carry").update(params, tx.init(params), equinox_reducer().init(params), 1)
+    assert {str(x.dtype) for x in jax.tree.leaves(small)} == {"bfloat16"}
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), tx.init(small))
+
+
+# ------------------------------------------------------------------------------------------------ modules of linen
+
+
+class Single(nn.Module):
+    d_hidden: int
+    width: int = 5
+
+    @nn.compact
+    def __call__(self, u: Any) -> Any:
+        return LinenLRU(self.d_hidden)(u)
+
+
+def test_the_module_of_a_single_layer_shrinks_by_itself() -> None:
+    tree = {"LinenLRU_0": initial()["first"]}
+    now = TrainState.create(apply_fn=Single(STATES).apply, params=tree, tx=optax.adam(1e-3))
+    reducer = flax.InTrainingReducer(rule=RULE, window=(0, 1), attempts=1)
+    state = reducer.init(now)
+    small, state, report = reducer.update(now, state, 1)
+    assert report is not None
+    assert small.apply_fn.__self__ == Single(report.cuts[0].after)
+    u = batch(0)
+    got = small.apply_fn({"params": small.params}, u)  # linen checks the shapes of the parameters
+    want = balred.reduce(tree, report.cuts[0].after)
+    np.testing.assert_allclose(got, Single(report.cuts[0].after).apply({"params": want}, u), rtol=1e-5, atol=1e-5)
+    again, _ = reducer.resume(now, json.loads(json.dumps(state.to_dict())))
+    assert again.apply_fn == small.apply_fn
+    assert reducer.update(now, reducer.init(now), 2)[0] is now  # nothing is due
+
+
+def test_a_module_whose_sizes_are_unknown_is_refused_before_the_training() -> None:
+    reducer = flax.InTrainingReducer(rule=RULE, window=(0, 1), attempts=1)
+    now = TrainState.create(apply_fn=Single(STATES).apply, params=initial(), tx=optax.adam(1e-3))
+    with pytest.raises(ValueError, match=r"without module= .* got Single with the layers first \(12 states\), second"):
+        reducer.init(now)
+    with pytest.raises(ValueError, match="without module="):
+        reducer.init(now.replace(apply_fn=output, params={"lru": initial()["first"]}))
+    with pytest.raises(ValueError, match="fields of the train state, got ema"):
+        flax.InTrainingReducer(rule=RULE, window=(0, 1), attempts=1, averages=["ema"]).init(now)
+
+
+def test_the_hooks_are_where_the_guides_say() -> None:
+    assert {m.InTrainingReducer.__mro__[1].__name__ for m in (equinox, flax, flax_nnx)} == {"TreeReducer"}
