@@ -121,7 +121,9 @@ class NnxModel(nnx.Module):
 class Trainer:
     """What the tests do with a training; `average` is an exponential one of the parameters, `traces` counts compilations."""
 
-    def __init__(self, tx: Any = None, states: int = STATES, decay: float = 0.9, rule: Any = None, **options: Any) -> None:
+    def __init__(
+        self, tx: Any = None, states: int = STATES, decay: float = 0.9, rule: Any = None, **options: Any
+    ) -> None:
         self.tx = optax.adamw(1e-2) if tx is None else tx
         self.decay, self.traces, self.state, self.report = decay, 0, None, None
         self.start(initial(states), rule, options)
@@ -306,14 +308,13 @@ class Nnx(Trainer):
         nnx.update(
             everything,
             jax.tree.map(
-                lambda x: jax.random.wrap_key_data(jnp.asarray(next(new))) if is_key(x) else jnp.asarray(next(new)), state
+                lambda x: jax.random.wrap_key_data(jnp.asarray(next(new))) if is_key(x) else jnp.asarray(next(new)),
+                state,
             ),
         )
 
     def resume(self, saved: Any) -> None:
-        self.state = self.reducer.resume(
-            self.model, self.optimizer, saved, averages=[self.average], others=[self.rngs]
-        )
+        self.state = self.reducer.resume(self.model, self.optimizer, saved, averages=[self.average], others=[self.rngs])
 
 
 def is_key(x: Any) -> bool:

@@ -14,14 +14,14 @@ pytest.importorskip("equinox")
 pytest.importorskip("flax")
 pytest.importorskip("optax")
 
-import equinox as eqx  # noqa: E402
-import flax.linen as nn  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import optax  # noqa: E402
-from flax import nnx  # noqa: E402
-from flax.training.train_state import TrainState  # noqa: E402
-from jax_trainers import (  # noqa: E402
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from flax.training.train_state import TrainState
+from jax_trainers import (
     LAYERS,
     STATES,
     TRAINERS,
@@ -33,11 +33,11 @@ from jax_trainers import (  # noqa: E402
     output,
 )
 
-import balred  # noqa: E402
-from balred.adapters import equinox, flax, flax_nnx  # noqa: E402
-from balred.adapters.jax_followers import names_of  # noqa: E402
-from balred.events import EventLog  # noqa: E402
-from balred.intraining import Guard  # noqa: E402
+import balred
+from balred.adapters import equinox, flax, flax_nnx
+from balred.adapters.jax_followers import names_of
+from balred.events import EventLog
+from balred.intraining import Guard
 
 RULE = balred.Energy(0.9)
 POLICY: dict[str, Any] = {"rule": RULE, "window": (0, 6), "attempts": 2}
@@ -128,8 +128,6 @@ def test_a_budget_is_shared_out(make: Any) -> None:
     assert sum(trainer.ranks().values()) == 9
 
 
-
-
 @every
 @pytest.mark.parametrize("moments", ["reset", "carry"])
 def test_the_state_is_that_of_an_optimizer_of_the_small_model(make: Any, moments: str) -> None:
@@ -174,7 +172,9 @@ def test_an_average_is_cut_by_the_transformation_of_the_model(make: Any) -> None
     # and lies as near to the model as before: its states are the same ones
     near = float(jnp.linalg.norm(output(full, u) - output(live, u)))
     assert float(jnp.linalg.norm(output(average, u) - output(trainer.tree(), u))) < 2 * near
-    gap = max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (average, trainer.tree())), strict=True))
+    gap = max(
+        float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (average, trainer.tree())), strict=True)
+    )
     assert gap < 0.5
     trainer.run(range(4, 6))
     assert all(np.isfinite(x).all() for x in leaves(trainer.average))
@@ -187,11 +187,15 @@ def test_states_of_optax_ema_are_averages_that_start_at_zero() -> None:
         unbiased, state = ema.update(params, state)
     np.testing.assert_allclose(unbiased["first"]["nu_log"], params["first"]["nu_log"], rtol=1e-5)
     reducer = equinox_reducer(ema_decay=0.9)
-    small, _, _, report, cut = reducer.update(params, (), reducer.init(params), 1, averages={"ema": state, "plain": params})
+    small, _, _, report, cut = reducer.update(
+        params, (), reducer.init(params), 1, averages={"ema": state, "plain": params}
+    )
     assert report.cuts
     assert int(cut["ema"].count) == 3
     for average in (cut["plain"], ema_value(cut["ema"], 0.9)):
-        for name, x in by_name(average).items():  # the average is the model itself, so it is cut to the same layer in effect
+        for name, x in by_name(
+            average
+        ).items():  # the average is the model itself, so it is cut to the same layer in effect
             assert x.shape == by_name(small)[name].shape
         u = batch(0)
         np.testing.assert_allclose(output(average, u), output(small, u), atol=2e-4)
@@ -400,8 +404,8 @@ def test_a_state_of_a_part_of_the_model_is_refused() -> None:
     opt_state = tx.init(params["first"])  # names the reducer cannot know
     with pytest.raises(ValueError, match=r"'0\.mu\.B_im' of shape \(12, 2\), which is no copy of the parameters"):
         equinox_reducer().update(params, opt_state, equinox_reducer().init(params), 1)
-    with pytest.raises(ValueError, match="shapes of optimizer.init"):
-        stale = tx.init(initial(20))
+    stale = tx.init(initial(20))
+    with pytest.raises(ValueError, match=r"shapes of optimizer\.init"):
         equinox_reducer(optimizer=tx).update(params, stale, equinox_reducer().init(params), 1)
 
 
@@ -440,9 +444,13 @@ def test_sizes_in_static_fields_of_a_layer_are_the_new_ones_in_the_state_too() -
 def test_low_precision_stays() -> None:
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), initial())
     tx = optax.adam(1e-3, mu_dtype=jnp.float32)
-    small, state, *_ = equinox_reducer(moments="carry").update(params, tx.init(params), equinox_reducer().init(params), 1)
+    small, state, *_ = equinox_reducer(moments="carry").update(
+        params, tx.init(params), equinox_reducer().init(params), 1
+    )
     assert {str(x.dtype) for x in jax.tree.leaves(small)} == {"bfloat16"}
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), tx.init(small))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), tx.init(small)
+    )
 
 
 # ------------------------------------------------------------------------------------------------ modules of linen
@@ -470,7 +478,7 @@ def test_the_module_of_a_single_layer_shrinks_by_itself() -> None:
     want = balred.reduce(tree, report.cuts[0].after)
     np.testing.assert_allclose(got, Single(report.cuts[0].after).apply({"params": want}, u), rtol=1e-5, atol=1e-5)
     again, _ = reducer.resume(now, json.loads(json.dumps(state.to_dict())))
-    assert again.apply_fn == small.apply_fn
+    assert again.apply_fn.__self__ == small.apply_fn.__self__
     assert reducer.update(now, reducer.init(now), 2)[0] is now  # nothing is due
 
 

@@ -15,15 +15,15 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports
     ocp = pytest.importorskip("orbax.checkpoint")
 
-import equinox as eqx  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import optax  # noqa: E402
-from flax import nnx  # noqa: E402
-from jax_trainers import Equinox, NnxModel, batch, initial, output  # noqa: E402
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax_trainers import Equinox, NnxModel, batch, initial, output
 
-import balred  # noqa: E402
-from balred.adapters.jax_training import skeleton_for  # noqa: E402
+import balred
+from balred.adapters.jax_training import skeleton_for
 
 RANKS = {"first": 5, "second": 3}
 
