@@ -69,7 +69,7 @@ class ReducerState:
             held = {
                 **self.held._asdict(),
                 "ranks": dict(self.held.ranks),
-                "values": [_plain(x) for x in self.held.arrays],
+                "values": [_plain(x) for x in self.held.values],
             }
             del held["parts"]
         return {"policy": self.policy.to_dict(), "ranks": dict(self.ranks), "events": list(self.events), "held": held}

@@ -166,18 +166,12 @@ def test_an_average_is_cut_by_the_transformation_of_the_model(make: Any) -> None
     trainer.cut(3)
     average, u = average_of(trainer), batch(50)
     assert {n: average[n]["nu_log"].shape[0] for n in LAYERS} == trainer.ranks() != dict.fromkeys(LAYERS, STATES)
-    # an average next to the model loses next to what the model loses
-    lost = float(jnp.linalg.norm(output(trainer.tree(), u) - output(live, u)))
-    assert float(jnp.linalg.norm(output(average, u) - output(full, u))) < 1.2 * lost
-    # and lies as near to the model as before: its states are the same ones
+    # near to the model as before, its parameters too: its states are the same ones in the same order
     near = float(jnp.linalg.norm(output(full, u) - output(live, u)))
-    assert float(jnp.linalg.norm(output(average, u) - output(trainer.tree(), u))) < 2 * near
-    gap = max(
-        float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (average, trainer.tree())), strict=True)
-    )
-    assert gap < 0.5
+    assert float(jnp.linalg.norm(output(average, u) - output(trainer.tree(), u))) < 1.5 * near
+    assert moved(average, trainer.tree()) < 10 * moved(full, live) < 0.1
     trainer.run(range(4, 6))
-    assert all(np.isfinite(x).all() for x in leaves(trainer.average))
+    assert all(np.isfinite(x).all() for x in leaves(average_of(trainer)))
 
 
 def test_states_of_optax_ema_are_averages_that_start_at_zero() -> None:
@@ -385,9 +379,9 @@ def test_states_of_optax_after_a_cut(name: str) -> None:
             if "head" in leaf and name != "lbfgs":
                 np.testing.assert_array_equal(new[leaf], old[leaf], err_msg=leaf)
         # and no step is out of proportion to those before
-        params, opt_state = pushed(tx, now.params, now.opt_state, 3)
-        assert moved(now.params, params) < 3 * usual + 1e-6
-        assert all(np.isfinite(x).all() for x in leaves(opt_state))
+        after, state = pushed(tx, now.params, now.opt_state, 3)
+        assert moved(now.params, after) < 3 * usual + 1e-6
+        assert all(np.isfinite(x).all() for x in leaves(state))
 
 
 @pytest.mark.parametrize("name", ["multi_transform", "adafactor, factored", "MultiSteps", "inject_hyperparams"])
@@ -405,8 +399,8 @@ def test_a_state_of_a_part_of_the_model_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'0\.mu\.B_im' of shape \(12, 2\), which is no copy of the parameters"):
         equinox_reducer().update(params, opt_state, equinox_reducer().init(params), 1)
     stale = tx.init(initial(20))
-    with pytest.raises(ValueError, match=r"shapes of optimizer\.init"):
-        equinox_reducer(optimizer=tx).update(params, stale, equinox_reducer().init(params), 1)
+    with pytest.raises(ValueError, match=r"a field 'mu' of shape \(20, 2\) for first.B_im of shape \(12, 2\)"):
+        equinox_reducer().update(params, stale, equinox_reducer().init(params), 1)
 
 
 def test_names_that_look_like_fields_of_states_are_told_apart() -> None:
