@@ -6,8 +6,7 @@ once for the new shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 try:
@@ -17,11 +16,12 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("JAX and equinox are not installed: pip install 'balred[jax]'") from error
 import jax.numpy as jnp
 
-from balred.adapt import Container, adapt, entry_of, layers_of, register, register_container, replace_layers
+from balred.adapt import Container, entry_of, register, register_container
 from balred.adapters.equinox_lru import LRU
+from balred.adapters.jax_training import Parts, ReducerState, TreeReducer
 from balred.arrays import to_numpy
 from balred.backends.jax import from_numpy
-from balred.intraining import Guard, Policy, PolicyState, Report, Step, decide
+from balred.budget import Budget
 from balred.parametrisations import (
     keep_feedthrough,
     lru_carry_split,
@@ -88,37 +88,17 @@ def adapt_lru(layer: LRU) -> tuple[System, Any]:
     return system, rebuild
 
 
-_POWER = {"mu": 1, "trace": 1, "ema": 1, "acc_grads": 1, "nu": 2, "nu_max": 2, "sum_of_squares": 2}
-"""Fields of optax states that hold averages of gradients, and of which power."""
-_CARRIED = ({"ScaleByAdamState"}, {"ScaleByAmsgradState"}, {"ScaleByLionState"}, {"TraceState"})
-"""Transformations whose moments are plain averages, so that they can be carried; others (centred RMSprop) start afresh."""
-
-
-@dataclass(frozen=True)
-class ReducerState:
-    """What the reducer remembers between steps: the policy's state, and what a guard would restore."""
-
-    policy: PolicyState
-    held: tuple[int, float, Any, Any] | None = None
-
-
-class InTrainingReducer:
+class InTrainingReducer(TreeReducer):
     """Cut the layers of an equinox model, and the optax state with them, while it trains.
 
     Parameters
     ----------
-    rule : rule
-    window : (int, int)
-        Steps between which cuts may happen.
-    attempts, interval, min_cut, settled, guard
-        As :class:`balred.intraining.Policy`.
-    moments : {"reset", "carry"}, default "reset"
-        As :class:`balred.adapters.torch.InTrainingReducer`.  The step count of an optax state is one for all
-        parameters and goes on, so a reset second moment is not zero (which would multiply the learning rate) but the
-        mean of the old one.
+    rule, window, attempts, interval, min_cut, settled, guard, dry_run, moments, ema_decay, log
+        As :class:`balred.adapters.jax_training.TreeReducer`.  The guard's metric is called with the model.
     optimizer : optax.GradientTransformation, optional
-        Needed for states with other fields than the usual moments (adafactor, schedule-free): what they hold for a cut
-        layer is then taken from ``optimizer.init`` of the cut model.
+        Needed for states with other fields than the usual moments (adafactor with factored moments, schedule-free, L-BFGS):
+        what they hold for a cut layer is then taken from ``optimizer.init`` of the cut model.  With it the shapes of
+        the whole state are checked after a cut.
 
     Examples
     --------
@@ -136,31 +116,44 @@ class InTrainingReducer:
 
     def __init__(
         self,
-        rule: Rule,
+        rule: Rule | Budget,
         window: tuple[int, int],
         attempts: int | None = None,
         *,
-        interval: int | None = None,
-        min_cut: float = 0.05,
-        settled: int | None = None,
-        guard: Guard | None = None,
-        moments: str = "reset",
         optimizer: Any = None,
+        **options: Any,
     ) -> None:
-        if moments not in ("reset", "carry"):
-            raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
-        self.policy = Policy(rule, window, attempts, interval, min_cut, settled, guard)
-        self.moments, self.optimizer = moments, optimizer
+        super().__init__(rule, window, attempts, **options)
+        self._fresh = None
+        if optimizer is not None:
+            self._fresh = lambda model: optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
     def init(self, model: Any) -> ReducerState:
         """The state before the first step; `model` must contain a layer that an adapter knows."""
-        layers_of(model)
-        return ReducerState(self.policy.init())
+        return self._init(Parts(model, None))
 
     def update(
-        self, model: Any, opt_state: Any, state: ReducerState, step: int
-    ) -> tuple[Any, Any, ReducerState, Report | None]:
+        self,
+        model: Any,
+        opt_state: Any,
+        state: ReducerState,
+        step: int,
+        *,
+        loss: Callable[[Any], Any] | None = None,
+        averages: Any = None,
+        others: Any = None,
+    ) -> tuple[Any, ...]:
         """Cut if the policy says so after training step `step` (counted from 1).
+
+        Parameters
+        ----------
+        model, opt_state, state, step
+        loss : callable, optional
+            ``loss(model)`` is the loss of the last batch; called before and after a cut, for the report.
+        averages : pytree, optional
+            Averaged copies of the model or of its parameters, and states of ``optax.ema``: cut by the same transformation.
+        others : pytree, optional
+            What else a guard takes back: states of stateful layers (``eqx.nn.State``), random keys.
 
         Returns
         -------
@@ -168,101 +161,35 @@ class InTrainingReducer:
             New values; the ones given if nothing was cut.
         report : Report or None
             None unless a cut was attempted or taken back at this step.
+        averages, others
+            In this order, those that were given.
         """
-        if state.held is not None and step >= state.held[0]:
-            model, opt_state, state, verdict = self._judge(model, opt_state, state, step, None)
-            if verdict is not None:
-                return model, opt_state, state, verdict
-        if state.held is not None or not self.policy.due(state.policy, step):
-            return model, opt_state, state, None
-        cuts, policy, report = decide(self.policy, state.policy, step, layers_of(model))
-        state = replace(state, policy=policy)
-        if not cuts:
-            return model, opt_state, state, report
-        guard = self.policy.guard
-        if guard is not None:
-            state = replace(state, held=(step + guard.delay, float(guard.metric(model)), model, opt_state))
-        smaller = replace_layers(model, {name: cut.layer for name, cut in cuts.items()})
-        opt_state = self._optimizer_state(opt_state, model, smaller, cuts)
-        if guard is not None and guard.delay == 0:
-            return self._judge(smaller, opt_state, state, step, report)
-        return smaller, opt_state, state, report
+        parts, state, report = self._update(Parts(model, opt_state, averages, others), state, step, loss, self._fresh)
+        more = [new for new, given in ((parts.averages, averages), (parts.others, others)) if given is not None]
+        return parts.model, parts.opt_state, state, report, *more
 
-    def _judge(
-        self, model: Any, opt_state: Any, state: ReducerState, step: int, report: Report | None
-    ) -> tuple[Any, Any, ReducerState, Report | None]:
-        guard = self.policy.guard
-        assert guard is not None
-        assert state.held is not None
-        _, before, old_model, old_opt_state = state.held
-        if guard.accepts(before, float(guard.metric(model))):
-            return model, opt_state, replace(state, held=None), report
-        ranks = {n: adapt(m)[0].states for n, m in layers_of(old_model).items()}
-        stopped = ReducerState(self.policy.stop(state.policy))
-        return old_model, old_opt_state, stopped, Report(step, (), ranks, restored=True)
+    def resume(
+        self, model: Any, opt_state: Any, saved: Mapping[str, Any], *, averages: Any = None, others: Any = None
+    ) -> tuple[Any, ...]:
+        """Go on from a checkpoint: skeletons of the recorded sizes for what was saved, and the state.
 
-    def _optimizer_state(self, opt_state: Any, model: Any, smaller: Any, cuts: Mapping[str, Step]) -> Any:
-        """`opt_state` with every copy of a cut layer (moments, averages) in the new shapes."""
-        layers = layers_of(model)
-        places = {path: _name(path) for path, leaf in _paths(model) if _is_layer(leaf)}
-        fresh: dict[str, Any] = {}
-        if self.optimizer is not None:
-            fresh = dict(_named(self.optimizer.init(eqx.filter(smaller, eqx.is_inexact_array))))
-        kinds = {type(node).__name__ for _, node in _paths(opt_state, _is_moment_state) if _is_moment_state(node)}
+        Parameters
+        ----------
+        model, opt_state, averages, others
+            As for the first step of the training, of the full size.
+        saved : dict
+            What ``state.to_dict()`` gave.  Log files are rewound to what they held then.
 
-        def convert(path: tuple[Any, ...], node: Any) -> Any:
-            # the layer a state belongs to: the longest path of a layer that the state's path ends with
-            ends = [place for place in places if path[len(path) - len(place) :] == place]
-            name = places[max(ends, key=len)] if ends else "no layer"
-            if name not in cuts or type(node) is not type(layers[name]):
-                return node
-            outer = [k.name for k in path[: len(path) - len(max(ends, key=len))] if hasattr(k, "name")]
-            field = str(outer[-1]) if outer else ""
-            if field not in _POWER:
-                if _name(path) in fresh:
-                    return fresh[_name(path)]
-                raise ValueError(
-                    f"the optimizer state must hold moments ({', '.join(_POWER)}), got a field {field or _name(path)!r} "
-                    f"for layer {name or 'layer'}: pass optimizer= to InTrainingReducer, to take it from optimizer.init"
-                )
-            carry = self.moments == "carry" and kinds in _CARRIED
-            return _cut_moments(node, layers[name], cuts[name], _POWER[field], carry)
+        Returns
+        -------
+        model, opt_state, state, averages, others
+            The averages and others, in this order, if they were given.
 
-        return jax.tree_util.tree_map_with_path(convert, opt_state, is_leaf=_is_layer)
-
-
-def _is_moment_state(node: Any) -> bool:
-    fields = set(getattr(node, "_fields", ()))
-    return bool(fields & set(_POWER)) and not fields & {"acc_grads", "ema"}
-
-
-def _paths(tree: Any, is_leaf: Any = _is_layer) -> list[tuple[tuple[Any, ...], Any]]:
-    return list(jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0])
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    return [(_name(path), node) for path, node in _paths(tree) if _is_layer(node)]
-
-
-def _cut_moments(node: Any, old: Any, cut: Step, power: int, carry: bool) -> Any:
-    """The moments `node` of the layer `old` in the shapes of the layer it is cut to: carried, or reset."""
-    fields = {k: v for k, v in vars(old).items() if eqx.is_inexact_array(v)}
-    moments = {k: getattr(node, k) for k in fields if eqx.is_array(getattr(node, k))}
-    new = {k: getattr(cut.layer, k) for k in fields}
-    # a moment kept as one number per parameter (novograd) stays
-    changed = [k for k in moments if moments[k].shape == fields[k].shape != new[k].shape]
-    function, change = getattr(entry_of(old), "carry", None), cut.reduction.change
-    carried: Mapping[str, Any] = {}
-    if carry and function is not None and change is not None and len(moments) == len(fields):
-        host = [{k: to_numpy(v) for k, v in source.items()} for source in (fields, new, moments)]
-        carried = function(*host, change, power)
-
-    def value(k: str) -> Any:
-        if k in carried:
-            return from_numpy(carried[k], like=moments[k])
-        level = jnp.mean(moments[k]) if power == 2 else 0.0
-        return jnp.full(new[k].shape, level, moments[k].dtype)
-
-    return (
-        eqx.tree_at(lambda n: [getattr(n, k) for k in changed], node, [value(k) for k in changed]) if changed else node
-    )
+        Raises
+        ------
+        ValueError
+            The model has other layers, or a layer has fewer states than recorded.
+        """
+        parts, state = self._resume(Parts(model, opt_state, averages, others), saved, self._fresh)
+        more = [new for new, given in ((parts.averages, averages), (parts.others, others)) if given is not None]
+        return parts.model, parts.opt_state, state, *more

@@ -21,9 +21,13 @@ except ModuleNotFoundError as error:
 import jax.numpy as jnp
 
 from balred.adapt import AdapterNotFound, Container, Rebuild, layers_of, register, register_container, replace_layers
+from balred.adapters.flax_training import InTrainingReducer
 from balred.adapters.parameters import adapt_lru_parameters, is_lru, is_s5, lru_of, s5_of
 from balred.model_tensors import tensors_of, with_tensors
+from balred.parametrisations import lru_carry_split
 from balred.systems import System
+
+__all__ = ["InTrainingReducer"]
 
 _S5_FIELDS = ("P", "V", "Vinv", "Lambda_re_init", "Lambda_im_init")
 
@@ -43,7 +47,7 @@ def _replaced(tree: FrozenDict[str, Any], new: Mapping[str, Any]) -> FrozenDict[
 
 
 register_container("flax.core.frozen_dict.FrozenDict", Container(_layers, _replaced))
-register("flax.core.frozen_dict.FrozenDict", adapt_lru_parameters, recognises=is_lru)
+register("flax.core.frozen_dict.FrozenDict", adapt_lru_parameters, carry=lru_carry_split, recognises=is_lru)
 
 
 # ------------------------------------------------------------------------------------------------ bound modules

@@ -14,9 +14,13 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("flax is not installed: pip install 'balred[flax]'") from error
 
 from balred.adapt import Container, Rebuild, entry_of, register, register_container
+from balred.adapters.flax_nnx_training import InTrainingReducer
 from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
 from balred.model_tensors import tensors_of, with_tensors
+from balred.parametrisations import lru_carry_split
 from balred.systems import System
+
+__all__ = ["InTrainingReducer"]
 
 
 def _named(model: Any) -> list[tuple[str, Any]]:
@@ -78,7 +82,7 @@ def _is_s5(module: Any) -> bool:
     return is_s5(_parameters(module), module)
 
 
-@register("flax.nnx.module.Module", recognises=_is_lru)
+@register("flax.nnx.module.Module", carry=lru_carry_split, recognises=_is_lru)
 def adapt_lru(module: Any) -> tuple[System, Rebuild]:
     """The conjugate system of an LRU module; attributes that hold the number of states change too."""
     return _adapted(module, *lru_of(_values(module)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from balred.adapt import Rebuild, register
 from balred.arrays import Array, backend_of, eye, namespace, to_complex, to_numpy
-from balred.parametrisations import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
+from balred.parametrisations import keep_feedthrough, lru_carry_split, lru_parameters, lru_rows, lru_split, lru_system
 from balred.sampled import Host, input_gain, s5_parameters, s5_system
 from balred.systems import System
 
@@ -45,7 +45,7 @@ def is_lru(tree: Mapping[str, Any]) -> bool:
     return feedthrough and all(shape[name] == size for name, size in want.items())
 
 
-@register("builtins.dict", recognises=is_lru)
+@register("builtins.dict", carry=lru_carry_split, recognises=is_lru)
 def adapt_lru_parameters(tree: Any) -> tuple[System, Rebuild]:
     """The conjugate system that the parameters stand for, and the way back to a mapping of the same type.
 

@@ -5,7 +5,8 @@ An average of it, slightly another layer, is
 
 .. math:: \mathrm{diag}(W_1\Lambda V_1 + W_2\bar\Lambda\bar V_2), \quad W_1B + W_2\bar B, \quad CV_1 + \bar C\bar V_2
 
-in those coordinates, without entries off the diagonal of second order.  It must not be balanced by itself: its states would
+in those coordinates, without entries off the diagonal of second order.  A real mode is its own conjugate, so what couples
+the two, :math:`W_1\Lambda V_2 + W_2\bar\Lambda\bar V_1`, belongs to its pole.  It must not be balanced by itself: its states would
 be others, in another order, and averaging with the live ones would mix them up.
 """
 
@@ -74,6 +75,11 @@ def _moved(average: DiagonalSystem, target: DiagonalSystem, change: Change) -> d
     new = np.einsum("...rn,...n,...nr->...r", W1, values, V1)
     new = new + np.einsum("...rn,...n,...nr->...r", W2, values.conj(), V2.conj())
     near = np.asarray(to_numpy(target.log_poles), np.complex128)
+    poles = np.exp(near) if average.discrete else near
+    real = np.abs(poles.imag) <= 1e-9 * np.abs(poles)
+    coupled = np.einsum("...rn,...n,...nr->...r", W1, values, V2)
+    coupled = coupled + np.einsum("...rn,...n,...nr->...r", W2, values.conj(), V1.conj())
+    new = np.where(real, (new + coupled).real, new)
     if average.discrete:
         new = np.log(new)
         turns = np.round((near.imag - new.imag) / (2 * np.pi))  # the logarithm's branch that the live layer is on

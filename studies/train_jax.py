@@ -65,6 +65,7 @@ class JaxTrainer:
         """Truncate if it is time to."""
         if self.reducer is None or self.state is None:
             return None
+        report: Report | None
         self.model, self.opt_state, self.state, report = self.reducer.update(
             self.model, self.opt_state, self.state, self._steps
         )

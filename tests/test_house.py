@@ -64,6 +64,10 @@ ADAPTERS = {
     "flax": {"jax", "flax"},
     "flax_nnx": {"jax", "flax"},
     "flax_mamba": {"jax", "flax"},
+    "flax_training": {"jax", "flax"},
+    "flax_nnx_training": {"jax", "flax"},
+    "jax_training": {"jax"},
+    "jax_followers": {"jax"},
     "parameters": set(),
 }
 

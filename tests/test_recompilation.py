@@ -45,6 +45,19 @@ def test_traces_in_jax() -> None:
     assert len(traces) == 1 + len(ranks) <= 3  # one for every cut, and none besides
 
 
+@pytest.mark.parametrize("kind", ["equinox", "linen", "nnx"])
+def test_traces_in_every_jax_framework(kind: str) -> None:
+    pytest.importorskip("flax")
+    pytest.importorskip("equinox")
+    from jax_trainers import TRAINERS
+
+    trainer = TRAINERS[kind](rule=balred.Energy(0.9, multiple_of=2), window=(0, 8), attempts=4)
+    steps = [report.step for report in trainer.run(range(1, 12)) if report.cuts]
+    assert all(rank % 2 == 0 for rank in trainer.ranks().values())
+    assert 1 <= len(steps) < 4
+    assert trainer.traces == 1 + len(steps)
+
+
 def test_graphs_in_pytorch() -> None:
     torch = pytest.importorskip("torch")
     from torch._dynamo.testing import CompileCounter

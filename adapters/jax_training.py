@@ -1,0 +1,322 @@
+"""Truncation of JAX models while they train, whatever framework they are written in.
+
+JAX values do not change, so a cut makes a new model and new states beside it; a jitted training step retraces once for the
+new shapes.  The reducers of the frameworks (:mod:`balred.adapters.equinox`, :mod:`balred.adapters.flax`,
+:mod:`balred.adapters.flax_nnx`) take a training apart into :class:`Parts` and put it together again; all else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+try:
+    import jax
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("JAX is not installed: pip install 'balred[jax]'") from error
+import jax.numpy as jnp
+import numpy as np
+
+from balred.adapt import adapt, layers_of, linear_layers_of, replace_layers
+from balred.adapters.jax_followers import Resizing, cut_averages, cut_state, named_leaves, placed
+from balred.budget import Budget
+from balred.checkpoints import of_size, to_shapes
+from balred.events import logs_of, sinks_of
+from balred.intraining import Guard, Policy, PolicyState, Report, Step, decide
+from balred.model_tensors import tensors_of, with_tensors
+from balred.ranks import Rule
+
+Fresh = Callable[[Any], Any]
+
+
+class Parts(NamedTuple):
+    """What a training consists of: its model, and what follows a cut; `others` only come back with a guard."""
+
+    model: Any
+    opt_state: Any
+    averages: Any = None
+    others: Any = None
+
+
+class Held(NamedTuple):
+    """A cut that a guard has still to judge: when, the metric before, the step of the cut, and all that was before it.
+
+    The values are those of the parts, in the order of the reducer.
+    """
+
+    due: int
+    metric: float
+    step: int
+    ranks: Mapping[str, int]
+    parts: Parts
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class ReducerState:
+    """What a reducer remembers between steps: the policy's state, ranks, lengths of its log files, what a guard would restore."""
+
+    policy: PolicyState
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    events: tuple[int, ...] = ()
+    held: Held | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint, from which ``resume`` goes on; with a cut that is still to be judged NumPy arrays too."""
+        held = None
+        if self.held is not None:
+            held = {
+                **self.held._asdict(),
+                "ranks": dict(self.held.ranks),
+                "values": [_plain(x) for x in self.held.values],
+            }
+            del held["parts"]
+        return {"policy": self.policy.to_dict(), "ranks": dict(self.ranks), "events": list(self.events), "held": held}
+
+
+class TreeReducer:
+    """Cut the layers of a JAX model, and all that follows their shapes, while it trains: what all frameworks share.
+
+    Parameters
+    ----------
+    rule : rule, or Budget
+        Such as ``balred.Energy(0.99)``.
+    window : (int, int)
+        Steps between which cuts may happen.
+    attempts, interval, min_cut, settled, guard, dry_run
+        As :class:`balred.intraining.Policy`.
+    moments : {"reset", "carry"}, default "reset"
+        What becomes of the optimizer's moments of a cut layer: they start afresh, or are carried through the change of
+        coordinates, as with :class:`balred.adapters.torch.InTrainingReducer`.  The step count of an optax state is one for all
+        parameters and goes on, so a second moment that starts afresh is not zero (which would multiply the learning rate)
+        but the mean of the old one.
+    ema_decay : float, optional
+        The decay of ``optax.ema`` where its states are among the averages: they start at zero, which the cut must know.
+    log : path, TensorBoard writer, W&B run, callable, or a sequence of these
+        Gets every report, see :func:`balred.events.sinks_of`.
+    """
+
+    def __init__(
+        self,
+        rule: Rule | Budget,
+        window: tuple[int, int],
+        attempts: int | None = None,
+        *,
+        interval: int | None = None,
+        min_cut: float = 0.05,
+        settled: int | None = None,
+        guard: Guard | None = None,
+        dry_run: bool = False,
+        moments: str = "reset",
+        ema_decay: float | None = None,
+        log: Any = None,
+    ) -> None:
+        if moments not in ("reset", "carry"):
+            raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
+        self.policy = Policy(rule, window, attempts, interval, min_cut, settled, guard, dry_run)
+        self.moments, self.ema_decay = moments, ema_decay
+        self._sinks = sinks_of(log)
+
+    # -------------------------------------------------------------------------------- what a framework may say otherwise
+
+    def _whole(self, parts: Parts) -> Any:
+        """What metrics and losses are called with."""
+        return parts.model
+
+    def _settled(self, before: Parts, parts: Parts) -> Parts:
+        """`parts`, which were `before`, with all that has to know the sizes of the layers."""
+        return parts
+
+    def _tree(self, parts: Parts) -> Any:
+        """All values of a training as a pytree."""
+        return parts
+
+    def _filled(self, parts: Parts, tree: Any) -> Parts:
+        """A training of the shapes of `parts` with the values of `tree`; `parts` stays as it is."""
+        filled: Parts = tree
+        return filled
+
+    # -------------------------------------------------------------------------------- the mechanism
+
+    def _init(self, parts: Parts) -> ReducerState:
+        layers_of(parts.model)
+        return ReducerState(self.policy.init(), ranks_of(parts.model), self._events())
+
+    def _update(
+        self, parts: Parts, state: ReducerState, step: int, loss: Callable[[Any], Any] | None, fresh: Fresh | None
+    ) -> tuple[Parts, ReducerState, Report | None]:
+        """A step of training is done: judge an earlier cut, or cut if the policy says so."""
+        report = None
+        if state.held is not None and step >= state.held.due:
+            parts, state, report = self._judge(parts, state, step, None)
+        if report is None and state.held is None and self.policy.due(state.policy, step):
+            parts, state, report = self._attempt(parts, state, step, loss, fresh)
+        if report is not None:
+            for sink in self._sinks:
+                sink(report)
+            state = replace(state, ranks=ranks_of(parts.model), events=self._events())
+        return parts, state, report
+
+    def _attempt(
+        self, parts: Parts, state: ReducerState, step: int, loss: Callable[[Any], Any] | None, fresh: Fresh | None
+    ) -> tuple[Parts, ReducerState, Report | None]:
+        cuts, policy, report = decide(self.policy, state.policy, step, linear_layers_of(parts.model))
+        state = replace(state, policy=policy)
+        if not cuts:
+            return parts, state, report
+        before = None if loss is None else float(loss(self._whole(parts)))
+        guard = self.policy.guard
+        if guard is not None:
+            metric = float(guard.metric(self._whole(parts)))
+            # a step that donates its arguments would take the arrays away
+            kept = parts if guard.delay == 0 else self._filled(parts, jax.tree.map(_copy, self._tree(parts)))
+            held = Held(step + guard.delay, metric, step, ranks_of(parts.model), kept, self._values(kept))
+            state = replace(state, held=held)
+        smaller = self._resized(parts, {name: cut.layer for name, cut in cuts.items()}, cuts, fresh)
+        if loss is not None and before is not None:
+            report = replace(report, loss=(before, float(loss(self._whole(smaller)))))
+        if guard is not None and guard.delay == 0:
+            return self._judge(smaller, state, step, report)
+        return smaller, state, report
+
+    def _judge(
+        self, parts: Parts, state: ReducerState, step: int, report: Report | None
+    ) -> tuple[Parts, ReducerState, Report | None]:
+        """Take the last cut back if the guard says so; forget what was before it otherwise."""
+        guard, held = self.policy.guard, state.held
+        if guard is None or held is None:
+            return parts, replace(state, held=None), report
+        state = replace(state, held=None)
+        if guard.accepts(held.metric, float(guard.metric(self._whole(parts)))):
+            return parts, state, report
+        back = Report(step, (), dict(held.ranks), restored=True, back_to=held.step)
+        return held.parts, replace(state, policy=self.policy.stop(state.policy)), back
+
+    def _resized(
+        self, parts: Parts, smaller: Mapping[str, Any], cuts: Mapping[str, Step], fresh: Fresh | None
+    ) -> Parts:
+        """`parts` with these smaller layers; moments and averages follow `cuts`, or have the right shapes only without."""
+        layers = {name: layer for name, layer in linear_layers_of(parts.model).items() if name in smaller}
+        model = replace_layers(parts.model, smaller)
+        old, new = tensors_of(parts.model), tensors_of(model)
+        if set(old) != set(new):
+            raise ValueError(
+                f"a cut layer must have the arrays of the old one, got other {', '.join(sorted(set(old) ^ set(new)))}"
+            )
+        model = with_tensors(model, {n: x if x is old[n] else placed(x, old[n]) for n, x in new.items()})
+        resizing = Resizing(old, tensors_of(model), layers, smaller, cuts)
+        start = None if fresh is None else (lambda: fresh(model))
+        opt_state = cut_state(parts.opt_state, resizing, model, self.moments == "carry", start)
+        averages = cut_averages(parts.averages, resizing, model, self.ema_decay)
+        return self._settled(parts, Parts(model, opt_state, averages, parts.others))
+
+    def _resume(self, parts: Parts, saved: Mapping[str, Any], fresh: Fresh | None) -> tuple[Parts, ReducerState]:
+        """`parts` in the recorded sizes, and the state to go on with; nothing is changed if they do not fit."""
+        ranks = {name: int(rank) for name, rank in saved["ranks"].items()}
+        sized, held = self._of_ranks(parts, ranks, fresh), None
+        if saved["held"] is not None:
+            before = {name: int(rank) for name, rank in saved["held"]["ranks"].items()}
+            full = self._of_ranks(parts, before, fresh)
+            stored = iter(saved["held"]["values"])
+            tree = jax.tree.map(lambda x: _filled_in(x, next(stored)) if _is_value(x) else x, self._tree(full))
+            kept = self._filled(full, tree)
+            numbers = int(saved["held"]["due"]), float(saved["held"]["metric"]), int(saved["held"]["step"])
+            held = Held(*numbers, before, kept, self._values(kept))
+        events = tuple(int(count) for count in saved["events"])
+        for log, count in zip(logs_of(self._sinks), events, strict=False):
+            log.rewind(count)
+        return sized, ReducerState(PolicyState.from_dict(saved["policy"]), ranks, events, held)
+
+    def _of_ranks(self, parts: Parts, ranks: Mapping[str, int], fresh: Fresh | None) -> Parts:
+        layers, present = linear_layers_of(parts.model), ranks_of(parts.model)
+        if set(ranks) != set(present):
+            raise ValueError(f"the model must have the layers {', '.join(ranks)}, got {', '.join(present)}")
+        for name, rank in ranks.items():
+            if present[name] < rank:
+                raise ValueError(f"layer {name or 'itself'} must have at least {rank} states, got {present[name]}")
+        smaller = {name: of_size(layers[name], rank) for name, rank in ranks.items() if rank < present[name]}
+        return self._resized(parts, smaller, {}, fresh) if smaller else parts
+
+    def _values(self, parts: Parts) -> tuple[Any, ...]:
+        return tuple(x for x in jax.tree.leaves(self._tree(parts)) if _is_value(x))
+
+    def _events(self) -> tuple[int, ...]:
+        return tuple(len(log.read()) for log in logs_of(self._sinks))
+
+
+def ranks_of(model: Any) -> dict[str, int]:
+    """The states of every layer by name."""
+    return {name: adapt(layer)[0].states for name, layer in linear_layers_of(model).items()}
+
+
+def skeleton_for(model: Any, metadata: Any) -> Any:
+    """A model of the sizes of a checkpoint, to restore that into.
+
+    Parameters
+    ----------
+    model : equinox or nnx module, or tree of parameters
+        Of the full size, such as a freshly made one.
+    metadata : pytree
+        Of anything with a ``shape``, called like the arrays of `model`: what orbax's ``metadata(path).item_metadata.tree`` gives
+        for the part of the checkpoint that is the model.
+
+    Returns
+    -------
+    model
+        Its layers shrunk to the shapes in `metadata`; their values are to be replaced.
+
+    Raises
+    ------
+    ValueError
+        A layer has other shapes than at any number of states up to its own.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from balred.adapters.equinox import LRU
+    >>> full, saved = (LRU(2, states, key=jax.random.key(0)) for states in (16, 5))
+    >>> skeleton_for(full, jax.eval_shape(lambda: saved)).states
+    5
+    """
+    shapes = {name: tuple(x.shape) for _, name, x in named_leaves(metadata) if hasattr(x, "shape")}
+    return to_shapes(model, shapes)
+
+
+# ------------------------------------------------------------------------------------------------ arrays
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray))
+
+
+def _is_value(x: Any) -> bool:
+    """Whether it is an array, or a number as which one may begin (the step of a fresh TrainState)."""
+    return _is_array(x) or isinstance(x, (int, float, complex))
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _copy(x: Any) -> Any:
+    return x.copy() if _is_array(x) else x
+
+
+def _plain(x: Any) -> Any:
+    if not _is_array(x):
+        return x
+    return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
+
+
+def _filled_in(x: Any, values: Any) -> Any:
+    """A value like `x` with `values` from a checkpoint."""
+    if not _is_array(x):
+        return jnp.asarray(values) if _is_array(values) else values
+    if _is_key(x):
+        return jax.random.wrap_key_data(jnp.asarray(values), impl=jax.random.key_impl(x))
+    if isinstance(x, np.ndarray):
+        return np.asarray(values, x.dtype)
+    return placed(jnp.asarray(values, x.dtype), x)
