@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from balred.stability import Trace
 from balred.studies.demo import LABELS
-from balred.studies.records import RUNS, DemoConfig, DemoResult, RunRecord
+from balred.studies.records import RUNS, DemoResult, RunRecord, Schedule
 
 _COLOURS = {"full": "#1f4e79", "truncated": "#c8501e", "small": "#5a8f3c"}
 _FLOOR = 1e-6
@@ -38,8 +38,8 @@ def _axes(width: float, height: float, rows: int = 1, columns: int = 1, **option
     return figure, list(axes)
 
 
-def _warmup(ax: Any, config: DemoConfig) -> None:
-    ax.axvspan(0, config.warmup, color="0.92", zorder=0, label="warm-up: cuts are allowed")
+def _warmup(ax: Any, config: Schedule) -> None:
+    ax.axvspan(0, config.last_cut, color="0.92", zorder=0, label="warm-up: cuts are allowed")
 
 
 def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
@@ -80,7 +80,7 @@ def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str) -> Figu
     for record in records:
         if layer not in record.snapshots:
             continue
-        changes = [(0, record.snapshots[layer][0].system.states)]
+        changes = [(0, len(record.snapshots[layer][0].hsv) // 2)]
         changes += [(report.step, report.ranks[layer]) for report in record.reports if layer in report.ranks]
         changes.append((record.steps, record.ranks.get(layer, changes[-1][1])))
         x, y = zip(*changes, strict=True)
@@ -102,7 +102,7 @@ def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str) -> Figu
     return figure
 
 
-def stability(trace: Trace, config: DemoConfig) -> Figure:
+def stability(trace: Trace, config: Schedule) -> Figure:
     """The stability metrics of one layer of the full run, with the step where the choice settled."""
     figure, axes = _axes(10.5, 6.6, 2, 2, sharex=True)
     steps, later = trace.steps, trace.steps[1:]

@@ -92,7 +92,9 @@ def read(source: Source) -> list[bytes]:
     try:
         contents = _extracted(archive, source.members)
     except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
-        raise DataError(f"{archive} must hold {', '.join(source.members)}, got {error}: delete it and try again") from None
+        raise DataError(
+            f"{archive} must hold {', '.join(source.members)}, got {error}: delete it and try again"
+        ) from None
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)
