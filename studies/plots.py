@@ -15,9 +15,12 @@ from matplotlib.figure import Figure
 
 from balred.stability import Trace
 from balred.studies.demo import LABELS
-from balred.studies.records import RUNS, DemoResult, RunRecord, Schedule
+from balred.studies.records import RunRecord, Schedule
 
-_COLOURS = {"full": "#1f4e79", "truncated": "#c8501e", "small": "#5a8f3c"}
+_COLOURS = {
+    "full": "#1f4e79", "truncated": "#c8501e", "small": "#5a8f3c", "guarded": "#8a5a9e", "nuclear": "#b08a1e",
+}  # fmt: skip
+_STYLES = ("-", "--", ":", "-.")
 _FLOOR = 1e-6
 """Spectra are drawn down to this share of the largest value: below, float32 parameters mean little."""
 
@@ -27,6 +30,11 @@ def png(figure: Figure, dpi: int = 110) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def look_of(run: str) -> tuple[str, str]:
+    """Label and colour of a run: those of the demo, or the run's own name and the colour of its mode."""
+    return LABELS.get(run, run), _COLOURS.get(run.partition("-")[0], "0.4")
 
 
 def _axes(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:
@@ -58,12 +66,14 @@ def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
             at = (np.arange(len(values)) + 1) / 2
             widest = max(widest, float(at[-1]))
             ax.semilogy(at, values, color=colours(norm(shot.step)), lw=1.1)
-        if record.run == "truncated" and shots:
+        if record.run.startswith("truncated") and shots:
             kept = record.ranks[layer]
             ax.axvline(kept, color=_COLOURS["truncated"], ls="--", lw=1.2, label=f"{kept} states after the cuts")
             ax.legend(loc="upper right")
         ax.set(
-            title=LABELS[record.run], xlabel="stored state (Hankel singular value i / 2)", ylim=(top * _FLOOR, top * 2)
+            title=look_of(record.run)[0],
+            xlabel="stored state (Hankel singular value i / 2)",
+            ylim=(top * _FLOOR, top * 2),
         )
     for ax in axes:
         ax.set_xlim(0, 1.03 * widest)
@@ -73,7 +83,7 @@ def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
     return figure
 
 
-def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str) -> Figure:
+def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str, full: str = "(a)") -> Figure:
     """States of one layer against the step, and what the rule would choose in the full run."""
     figure, (ax,) = _axes(8.2, 3.8)
     _warmup(ax, records[0].config)
@@ -84,14 +94,14 @@ def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str) -> Figu
         changes += [(report.step, report.ranks[layer]) for report in record.reports if layer in report.ranks]
         changes.append((record.steps, record.ranks.get(layer, changes[-1][1])))
         x, y = zip(*changes, strict=True)
-        ax.step(x, y, where="post", color=_COLOURS[record.run], lw=2, label=LABELS[record.run])
+        ax.step(x, y, where="post", color=look_of(record.run)[1], lw=2, label=look_of(record.run)[0])
     if trace is not None:
         ax.plot(
             trace.steps,
             np.ceil(trace.ranks / 2),
             ".:",
             color=_COLOURS["full"],
-            label="what the rule would choose in (a)",
+            label=f"what the rule would choose in {full}",
         )
     ax.set(xlabel="training step", ylabel="stored states", yscale="log")
     ticks = [2**k for k in range(1, 12)]
@@ -132,22 +142,37 @@ def stability(trace: Trace, config: Schedule) -> Figure:
     return figure
 
 
-def accuracy(result: DemoResult) -> Figure:
-    """Test accuracy against the wall time, and training loss against the step."""
+def accuracy(groups: Sequence[tuple[str, Sequence[RunRecord]]]) -> Figure:
+    """Test accuracy against the wall time, and training loss against the step; a group has a run's records of all seeds."""
     figure, axes = _axes(10.5, 4.0, 1, 2)
-    for run in RUNS:
-        for i, record in enumerate(result.of(run)):
+    seen: dict[str, int] = {}
+    for run, records in groups:
+        label, colour = look_of(run)
+        number = seen[colour] = seen.get(colour, -1) + 1
+        for i, record in enumerate(records):
             if not record.points:
                 continue
-            style: dict[str, Any] = {"color": _COLOURS[run], "lw": 1.6, "label": LABELS[run] if i == 0 else None}
+            style: dict[str, Any] = {"color": colour, "lw": 1.6, "label": label if i == 0 else None}
+            style["ls"] = _STYLES[number % len(_STYLES)]
             seconds = [p.seconds for p in record.points]
             values = [100 * p.accuracy for p in record.points]
             axes[0].plot(seconds, values, **style)
-            axes[0].plot(seconds[-1], values[-1], "o", color=_COLOURS[run], ms=5)
+            axes[0].plot(seconds[-1], values[-1], "o", color=colour, ms=5)
             axes[1].semilogy([p.step for p in record.points], [max(p.loss, 1e-6) for p in record.points], **style)
     axes[0].set(xlabel="wall time of the training, s", ylabel="test accuracy, %", xlim=(0, None))
     axes[1].set(xlabel="training step", ylabel="training loss (one batch)")
     for ax in axes:
         if ax.get_legend_handles_labels()[0]:
             ax.legend()
+    return figure
+
+
+def dimensions(groups: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Test accuracy (in per cent) against final dimension; a group is a kind of model, with a point for each row."""
+    figure, (ax,) = _axes(8.2, 4.0)
+    for number, (kind, points) in enumerate(groups):
+        x, y = zip(*sorted(points), strict=True)
+        ax.plot(x, y, "osd^v<>"[number % 7], color=look_of(kind)[1], label=kind, ms=6, alpha=0.8)
+    ax.set(xlabel="stored states, mean over layers", ylabel="test accuracy, %", xscale="log")
+    ax.legend()
     return figure

@@ -49,6 +49,15 @@ def require_packages(framework: str) -> None:
         )
 
 
+def require_report() -> None:
+    """Raise :class:`MissingExtra` unless everything that a report needs is installed."""
+    missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"a report needs packages that are not installed: {', '.join(missing)}; pip install 'balred[studies]'"
+        )
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Sizes and settings that every training has, and when things happen in it.

@@ -9,13 +9,12 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,11 +24,12 @@ from balred.intraining import Guard
 from balred.ranks import RankWarning
 from balred.studies.display import bars, heard, show
 from balred.studies.load_task import load_task
+from balred.studies.plan import Order, Run, runs_of
 from balred.studies.records import Point, Snapshot, Stopwatch
 from balred.studies.run_files import RunFolder, write_json
 from balred.studies.run_torch import TorchRun, classifier, cut, evaluate
 from balred.studies.tasks import Task
-from balred.studies.train_config import Mode, TrainConfig
+from balred.studies.train_config import TrainConfig
 from balred.studies.training import Event, host_system
 
 _SMALL_SEED = 10_000
@@ -40,71 +40,6 @@ _VOLATILE = ("device", "threads", "checkpoint_every", "log_every", "folder")
 
 class Interrupted(Exception):
     """Ctrl-C; what was written can be gone on from."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One row of a study: a training, or (mode posthoc) the cut of the model that the run `source` trained."""
-
-    mode: Mode
-    tau: float | None = None
-    source: str = ""
-
-    @property
-    def name(self) -> str:
-        """Also of its folder."""
-        first = f"{self.source}-cut" if self.mode == "posthoc" else self.mode
-        return first if self.tau is None else f"{first}-{self.tau:g}"
-
-
-def runs_of(config: TrainConfig) -> list[Run]:
-    """The runs of a configuration for one seed, those that others need first.
-
-    Examples
-    --------
-    >>> config = TrainConfig(modes=("small", "full", "posthoc", "truncated"), taus=(0.04, 0.02))
-    >>> [run.name for run in runs_of(config)]
-    ['full', 'truncated-0.04', 'truncated-0.02', 'small-0.04', 'small-0.02', 'full-cut-0.04', 'full-cut-0.02']
-    """
-    given = bool(config.ranks or config.ranks_from)
-    grid: Sequence[float | None] = (None,) if given else config.taus
-    found = [Run(mode) for mode in ("full", "nuclear") if mode in config.modes]
-    trained = [run.name for run in found]
-    found += [Run(mode, tau) for mode in ("truncated", "guarded") if mode in config.modes for tau in config.taus]
-    if "small" in config.modes:
-        found += [Run("small", tau) for tau in grid]
-    if "posthoc" in config.modes:
-        found += [Run("posthoc", tau, source) for source in trained for tau in grid]
-    return found
-
-
-class Order:
-    """Which examples make which batch: any step can be asked for, so that a run may go on anywhere.
-
-    Examples
-    --------
-    >>> order = Order(examples=10, batch=4, seed=0)
-    >>> sorted(set(order.at(1)) | set(order.at(2))) == sorted(order.epoch(0)[:8])
-    True
-    """
-
-    def __init__(self, examples: int, batch: int, seed: int) -> None:
-        if not 1 <= batch <= examples:
-            raise ValueError(f"batch must be between 1 and the {examples} training examples, got {batch}")
-        self.examples, self.batch, self.seed = examples, batch, seed
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
-
-    def epoch(self, number: int) -> NDArray[np.int64]:
-        """All examples in the order of an epoch."""
-        if number != self._epoch:
-            rng = np.random.default_rng([self.seed, number])
-            self._epoch, self._order = number, rng.permutation(self.examples)
-        return self._order
-
-    def at(self, step: int) -> NDArray[np.int64]:
-        """The batch of a step, counted from 1; an incomplete last batch of an epoch is dropped."""
-        number, place = divmod(step - 1, self.examples // self.batch)
-        return self.epoch(number)[place * self.batch : (place + 1) * self.batch]
 
 
 def run_study(
@@ -129,6 +64,8 @@ def run_study(
                 for run in runs_of(config):
                     folder = RunFolder(out / f"seed-{seed}" / run.name)
                     if folder.result is None:
+                        if not rows:
+                            _warm_up(config, task)
                         if run.mode == "posthoc":
                             _posthoc(config, task, run, seed, out, folder)
                         else:
@@ -140,6 +77,18 @@ def run_study(
     except KeyboardInterrupt:
         raise Interrupted from None
     return rows
+
+
+def _warm_up(config: TrainConfig, task: Task) -> None:
+    """A few steps with a cut, thrown away: loading libraries is charged to none of the runs."""
+    short = replace(config, steps=20, attempts=1, window=0.1, states=(16,), ranks=(), batch=2, settled=0)
+    trainer = TorchRun(short, task, (16,), 0, tau=0.5, nuclear=config.nuclear)
+    for _ in range(2):
+        trainer.train_step(task.train_x[:2], task.train_y[:2])
+        trainer.reduce()
+    for layer in layers_of(trainer.model).values():
+        balred.hsv(host_system(layer))
+    trainer.evaluate(task.test_x[:2], task.test_y[:2])
 
 
 def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
