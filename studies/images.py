@@ -34,6 +34,7 @@ CIFAR = npm(
     "433c23285916ff37da77d5832ce0a9b723a201fd1915f99cc31ec9a5d93ae3c6",
 )
 
+_CIFAR_TEST = 10_000
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Luma of ITU-R BT.601, as image libraries turn colour into grey."""
 
@@ -57,7 +58,7 @@ def cifar(shrink: int = 1, colour: bool = False) -> Task:
     if not colour:
         images = np.rint(images @ _GREY).astype(np.uint8)
     labels = [np.array(json.loads(raw), dtype=np.int64) for raw in (train_y, test_y)]
-    return image_task(images[:-10_000], labels[0], images[-10_000:], labels[1], shrink)
+    return image_task(images[:-_CIFAR_TEST], labels[0], images[-_CIFAR_TEST:], labels[1], shrink)
 
 
 def pathfinder(folder: Path, shrink: int = 1) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from balred.studies.records import RunRecord, Schedule
 _COLOURS = {
     "full": "#1f4e79", "truncated": "#c8501e", "small": "#5a8f3c", "guarded": "#8a5a9e", "nuclear": "#b08a1e",
 }  # fmt: skip
+Labels = Mapping[str, str]
 _STYLES = ("-", "--", ":", "-.")
 _FLOOR = 1e-6
 """Spectra are drawn down to this share of the largest value: below, float32 parameters mean little."""
@@ -32,9 +33,9 @@ def png(figure: Figure, dpi: int = 110) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def look_of(run: str) -> tuple[str, str]:
-    """Label and colour of a run: those of the demo, or the run's own name and the colour of its mode."""
-    return LABELS.get(run, run), _COLOURS.get(run.partition("-")[0], "0.4")
+def _colour(run: str) -> str:
+    """Of a run's mode, with which its name begins."""
+    return _COLOURS.get(run.partition("-")[0], "0.4")
 
 
 def _axes(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:
@@ -50,7 +51,7 @@ def _warmup(ax: Any, config: Schedule) -> None:
     ax.axvspan(0, config.last_cut, color="0.92", zorder=0, label="warm-up: cuts are allowed")
 
 
-def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
+def spectra(records: Sequence[RunRecord], layer: str, labels: Labels = LABELS) -> Figure:
     """Hankel singular values of one layer along the training, a panel for each run, coloured by step."""
     figure, axes = _axes(5.2 * len(records), 4.2, 1, len(records), sharey=True)
     steps = records[0].config.steps
@@ -71,7 +72,7 @@ def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
             ax.axvline(kept, color=_COLOURS["truncated"], ls="--", lw=1.2, label=f"{kept} states after the cuts")
             ax.legend(loc="upper right")
         ax.set(
-            title=look_of(record.run)[0],
+            title=labels.get(record.run, record.run),
             xlabel="stored state (Hankel singular value i / 2)",
             ylim=(top * _FLOOR, top * 2),
         )
@@ -83,7 +84,7 @@ def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
     return figure
 
 
-def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str, full: str = "(a)") -> Figure:
+def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str, labels: Labels = LABELS) -> Figure:
     """States of one layer against the step, and what the rule would choose in the full run."""
     figure, (ax,) = _axes(8.2, 3.8)
     _warmup(ax, records[0].config)
@@ -94,14 +95,14 @@ def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str, full: s
         changes += [(report.step, report.ranks[layer]) for report in record.reports if layer in report.ranks]
         changes.append((record.steps, record.ranks.get(layer, changes[-1][1])))
         x, y = zip(*changes, strict=True)
-        ax.step(x, y, where="post", color=look_of(record.run)[1], lw=2, label=look_of(record.run)[0])
+        ax.step(x, y, where="post", color=_colour(record.run), lw=2, label=labels.get(record.run, record.run))
     if trace is not None:
         ax.plot(
             trace.steps,
             np.ceil(trace.ranks / 2),
             ".:",
             color=_COLOURS["full"],
-            label=f"what the rule would choose in {full}",
+            label=f"what the rule would choose in {labels.get('full', 'full').removesuffix(' full')}",
         )
     ax.set(xlabel="training step", ylabel="stored states", yscale="log")
     ticks = [2**k for k in range(1, 12)]
@@ -142,12 +143,12 @@ def stability(trace: Trace, config: Schedule) -> Figure:
     return figure
 
 
-def accuracy(groups: Sequence[tuple[str, Sequence[RunRecord]]]) -> Figure:
+def accuracy(groups: Sequence[tuple[str, Sequence[RunRecord]]], labels: Labels = LABELS) -> Figure:
     """Test accuracy against the wall time, and training loss against the step; a group has a run's records of all seeds."""
     figure, axes = _axes(10.5, 4.0, 1, 2)
     seen: dict[str, int] = {}
     for run, records in groups:
-        label, colour = look_of(run)
+        label, colour = labels.get(run, run), _colour(run)
         number = seen[colour] = seen.get(colour, -1) + 1
         for i, record in enumerate(records):
             if not record.points:
@@ -172,7 +173,7 @@ def dimensions(groups: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> F
     figure, (ax,) = _axes(8.2, 4.0)
     for number, (kind, points) in enumerate(groups):
         x, y = zip(*sorted(points), strict=True)
-        ax.plot(x, y, "osd^v<>"[number % 7], color=look_of(kind)[1], label=kind, ms=6, alpha=0.8)
-    ax.set(xlabel="stored states, mean over layers", ylabel="test accuracy, %", xscale="log")
+        ax.plot(x, y, "osd^v<>"[number % 7], color=_colour(kind), label=kind, ms=6, alpha=0.8)
+    ax.set(xlabel="stored states, mean over layers", ylabel="test accuracy, %", xlim=(0, None))
     ax.legend()
     return figure

@@ -197,7 +197,7 @@ def figures(found: Sequence[Found], config: TrainConfig | None) -> list[tuple[st
     groups = [(name, [f.record for f in found if f.name == name and f.record.points]) for name in names]
     if any(records for _, records in groups):
         text = "One line for each seed; the dot is the last evaluation."
-        drawn.append(("Accuracy against wall time", text, plots.png(plots.accuracy([g for g in groups if g[1]]))))
+        drawn.append(("Accuracy against wall time", text, plots.png(plots.accuracy([g for g in groups if g[1]], {}))))
     points = _points(found)
     if sum(len(p) for _, p in points) > 1:
         text = "Each point is one run of one seed, at the size it ended with."
@@ -208,15 +208,15 @@ def figures(found: Sequence[Found], config: TrainConfig | None) -> list[tuple[st
         seen = [r for r in first if layer in r.snapshots and r.run.partition("-")[0] in ("full", "truncated")][:2]
         label = layer or "the layer"
         if seen:
-            text = plots.png(plots.spectra(seen, layer))
-            drawn.append((f"Hankel singular values along the training: {label}", SPECTRA, text))
+            picture = plots.png(plots.spectra(seen, layer, {}))
+            drawn.append((f"Hankel singular values along the training: {label}", SPECTRA, picture))
         metrics = None if full is None or config is None else _trace(full, layer, config.rule(config.taus[0]))
         moving = [r for r in first if layer in r.ranks and (layer in r.snapshots or _starts(r, layer) is not None)]
         if moving:
             text = "States that the layer had, run by run" + (
                 "" if metrics is None else "; dotted: what the rule would choose at each snapshot of the full run"
             )
-            drawn.append((f"Rank: {label}", text + ".", plots.png(plots.ranks(moving, metrics, layer, "the full run"))))
+            drawn.append((f"Rank: {label}", text + ".", plots.png(plots.ranks(moving, metrics, layer, {}))))
         if metrics is not None and config is not None:
             picture = plots.png(plots.stability(metrics, config))
             drawn.append((f"Stability of the ranking: {label}", STABILITY.format("the full run"), picture))

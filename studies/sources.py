@@ -91,9 +91,10 @@ def read(source: Source) -> list[bytes]:
     archive = _found(source, data_folder()) or _fetched(source, data_folder())
     try:
         contents = _extracted(archive, source.members)
-    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        why = str(error).partition("\n")[0]
         raise DataError(
-            f"{archive} must hold {', '.join(source.members)}, got {error}: delete it and try again"
+            f"{archive} must hold {', '.join(source.members)}, got {why}: delete it and try again"
         ) from None
     digest = hashlib.sha256()
     for content in contents:
@@ -137,7 +138,7 @@ def _extracted(archive: Path, members: Sequence[str]) -> list[bytes]:
         contents = []
         for member in members:
             if member not in names:
-                raise KeyError(f"no {member}")
+                raise ValueError(f"no {member}")
             file = tar.extractfile(names[member])
             assert file is not None, member
             contents.append(file.read())
