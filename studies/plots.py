@@ -89,11 +89,12 @@ def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str, labels:
     figure, (ax,) = _axes(8.2, 3.8)
     _warmup(ax, records[0].config)
     for record in records:
-        if layer not in record.snapshots:
+        first = record.first_states(layer)
+        if first is None:
             continue
-        changes = [(0, len(record.snapshots[layer][0].hsv) // 2)]
+        changes = [(0, first)]
         changes += [(report.step, report.ranks[layer]) for report in record.reports if layer in report.ranks]
-        changes.append((record.steps, record.ranks.get(layer, changes[-1][1])))
+        changes.append((max(record.steps, changes[-1][0]), record.ranks.get(layer, changes[-1][1])))
         x, y = zip(*changes, strict=True)
         ax.step(x, y, where="post", color=_colour(record.run), lw=2, label=labels.get(record.run, record.run))
     if trace is not None:

@@ -208,6 +208,12 @@ class RunRecord:
             return float(np.mean(final))
         return self.points[-1].accuracy if self.points else None
 
+    def first_states(self, layer: str) -> int | None:
+        """The states that a layer began with, as far as the records tell."""
+        if self.snapshots.get(layer):
+            return len(self.snapshots[layer][0].hsv) // 2
+        return next((cut.before for report in self.reports for cut in report.cuts if cut.layer == layer), None)
+
     def row(self) -> dict[str, Any]:
         """The row of ``results.json``."""
         return {

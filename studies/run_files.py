@@ -74,8 +74,10 @@ class RunFolder:
                 loss = line["loss"] if line["loss"] is not None else float("nan")
                 record.points.append(Point(step, line["seconds"], loss, line["accuracy"], line["ranks"]))
         record.reports = reports_of(self.events.read())
+        logged: dict[str, int] = {}
         for report in record.reports:
-            record.ranks = {**report.ranks, **record.ranks}
+            logged |= report.ranks
+        record.ranks = {**logged, **record.ranks}
         return record
 
     def _kept(self, layer: str, step: int) -> DiagonalSystem | None:

@@ -211,7 +211,7 @@ def figures(found: Sequence[Found], config: TrainConfig | None) -> list[tuple[st
             picture = plots.png(plots.spectra(seen, layer, {}))
             drawn.append((f"Hankel singular values along the training: {label}", SPECTRA, picture))
         metrics = None if full is None or config is None else _trace(full, layer, config.rule(config.taus[0]))
-        moving = [r for r in first if layer in r.ranks and (layer in r.snapshots or _starts(r, layer) is not None)]
+        moving = [r for r in first if r.first_states(layer) is not None]
         if moving:
             text = "States that the layer had, run by run" + (
                 "" if metrics is None else "; dotted: what the rule would choose at each snapshot of the full run"
@@ -239,8 +239,3 @@ def _trace(full: RunRecord, layer: str, rule: Rule) -> Trace | None:
     """The stability metrics of a layer whose systems were kept."""
     shots = [s for s in full.snapshots.get(layer, ()) if s.system is not None]
     return trace([s.step for s in shots], [s.system for s in shots], rule) if len(shots) > 1 else None
-
-
-def _starts(record: RunRecord, layer: str) -> int | None:
-    """The states before the first cut."""
-    return next((c.before for report in record.reports for c in report.cuts if c.layer == layer), None)

@@ -161,6 +161,8 @@ def read_config(path: Path, scale: Scale = "cpu", settings: Sequence[str] = ()) 
 
 def config_from(given: Mapping[str, tuple[str, Any]]) -> TrainConfig:
     """The configuration of keys with (where it was said, value)."""
+    for key, (where, _) in given.items():
+        check_keys([key], where.strip(": "))
     hints = typing.get_type_hints(TrainConfig)
     return TrainConfig(**{key: _typed(value, hints[key], where + key) for key, (where, value) in given.items()})
 
