@@ -56,7 +56,7 @@ def run_study(
     """
     _claim(config, out, resume)
     console = console or Console(stderr=True)
-    rows: list[dict[str, Any]] = []
+    warm = False
     try:
         with heard() as stopped, one_setting(config.threads), bars(console) as progress:
             for seed in seeds:
@@ -64,19 +64,24 @@ def run_study(
                 for run in runs_of(config):
                     folder = RunFolder(out / f"seed-{seed}" / run.name)
                     if folder.result is None:
-                        if not rows:
+                        if not warm:
                             _warm_up(config, task)
+                            warm = True
                         if run.mode == "posthoc":
                             _posthoc(config, task, run, seed, out, folder)
                         else:
                             _train(config, task, run, seed, out, folder, progress, stopped)
-                    result = folder.result
-                    assert result is not None
-                    rows.append(result)
-                    write_json(out / "results.json", rows)
+                        write_json(out / "results.json", rows_of(config, out))
     except KeyboardInterrupt:
         raise Interrupted from None
-    return rows
+    return rows_of(config, out)
+
+
+def rows_of(config: TrainConfig, out: Path) -> list[dict[str, Any]]:
+    """The results of all seeds in a study's folder."""
+    seeds = sorted(int(path.name.partition("-")[2]) for path in out.glob("seed-*"))
+    folders = (RunFolder(out / f"seed-{seed}" / run.name) for seed in seeds for run in runs_of(config))
+    return [result for folder in folders if (result := folder.result) is not None]
 
 
 def _warm_up(config: TrainConfig, task: Task) -> None:
@@ -95,7 +100,7 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
     """Write the study's settings to its folder, or see that they are those there."""
     file, mine = out / "config.json", {"balred": balred.__version__, "config": asdict(config)}
     if not file.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and any(path.suffix != ".part" for path in out.iterdir()):
             raise ValueError(f"the folder of a study must be empty or hold a study, got {out}")
         write_json(file, mine)
         return

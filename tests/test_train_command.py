@@ -391,6 +391,20 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path, monkeypatch: pytest.
     assert json.loads((tmp_path / "out" / "results.json").read_text())[0]["finished"]
 
 
+@needs_torch
+def test_more_seeds_may_be_added(tmp_path: Path) -> None:
+    path, out = (
+        config_file(tmp_path, 'modes = ["full"]\nsteps = 20', TINY.replace("steps = 30\n", "")),
+        tmp_path / "out",
+    )
+    for more in (["--seed", "2"], ["--seeds", "2", "--resume"]):
+        assert invoke(str(path), "--out", str(out), *more).exit_code == 0
+    assert [r["seed"] for r in json.loads((out / "results.json").read_text())] == [0, 1, 2]
+    finished = (out / "seed-2" / "full" / "model.safetensors").stat().st_mtime_ns
+    assert invoke(str(path), "--out", str(out), "--seed", "2", "--resume").exit_code == 0  # nothing is left to do
+    assert (out / "seed-2" / "full" / "model.safetensors").stat().st_mtime_ns == finished
+
+
 # -------------------------------------------------------------------------------------------------------- models
 
 
