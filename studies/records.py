@@ -248,16 +248,17 @@ class Stopwatch:
     """Seconds of training, from those `spent` before on; evaluation and snapshots are made while it is stopped."""
 
     def __init__(self, spent: float = 0.0) -> None:
-        self._spent, self._since = spent, time.perf_counter()
+        self._spent = spent
+        self._since: float | None = time.perf_counter()
 
     @property
     def seconds(self) -> float:
         """Seconds so far."""
-        return self._spent + (time.perf_counter() - self._since)
+        return self._spent + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     def stop(self) -> float:
-        """Stop, and say the seconds so far."""
-        self._spent = self.seconds
+        """Stop, if it runs, and say the seconds so far."""
+        self._spent, self._since = self.seconds, None
         return self._spent
 
     def start(self) -> None:

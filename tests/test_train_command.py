@@ -270,7 +270,7 @@ class TestStudy:
 @needs_torch
 def test_a_guard_goes_back_to_the_step_of_the_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric that always falls: after the delay all is as before the cut, and the batches since then come again."""
-    from balred.studies import study as module
+    from balred.studies import one_run as module
     from balred.studies.run_torch import TorchRun
 
     falling = iter(range(1000, 0, -1))
@@ -389,6 +389,32 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(TorchRun, "train_step", original)
     assert invoke(str(path), "--out", str(tmp_path / "out"), "--resume").exit_code == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text())[0]["finished"]
+
+
+@needs_torch
+def test_wall_time_is_that_of_the_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by 1 in a step, and by 100 in an evaluation: 30 steps take 30."""
+    from balred.studies import records
+    from balred.studies.run_torch import TorchRun
+
+    now = [0.0]
+    step, look, save = TorchRun.train_step, TorchRun.evaluate, TorchRun.save
+
+    def slow(original: Any, seconds: float) -> Any:
+        def call(*args: Any, **kw: Any) -> Any:
+            now[0] += seconds
+            return original(*args, **kw)
+
+        return call
+
+    monkeypatch.setattr(records.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(TorchRun, "train_step", slow(step, 1.0))
+    monkeypatch.setattr(TorchRun, "evaluate", slow(look, 100.0))
+    monkeypatch.setattr(TorchRun, "save", slow(save, 1000.0))
+    monkeypatch.setattr("balred.studies.study._warm_up", lambda *_: None)
+    path, out = config_file(tmp_path, 'modes = ["full"]'), tmp_path / "out"
+    assert invoke(str(path), "--out", str(out)).exit_code == 0
+    assert json.loads((out / "results.json").read_text())[0]["seconds"] == 30.0
 
 
 @needs_torch
