@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from balred import cli_inspect, cli_systems
+from balred import cli_inspect, cli_systems, cli_train
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Model reduction for linear systems and state-space layers."
@@ -39,7 +39,10 @@ def main(
     """Model reduction for linear systems and for the state-space layers of neural networks."""
 
 
-for command in (cli_systems.hsv, cli_systems.reduce, cli_systems.compare, cli_systems.methods, cli_inspect.inspect):
+for command in (
+    cli_systems.hsv, cli_systems.reduce, cli_systems.compare, cli_systems.methods, cli_inspect.inspect, cli_train.train,
+    cli_train.report,
+):  # fmt: skip
     app.command()(command)
 
 

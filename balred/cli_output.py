@@ -21,17 +21,17 @@ from rich.table import Table
 
 
 @contextmanager
-def reported(command: str, doing: str) -> Iterator[Callable[[str], object]]:
+def reported(command: str, doing: str | None) -> Iterator[Callable[[str], object]]:
     """Run the body with a spinner on a terminal; an error of what was given ends the command with one line and status 1.
 
-    Warnings are notes, a line each.  The body gets a function that says beside the spinner how far it is.
+    Without `doing` there is no spinner.  Warnings are notes, a line each.  The body gets a function that says beside the spinner how far it is.
     """
     console = Console(stderr=True)
     failure = None
     with warnings.catch_warnings(record=True) as notes:
         warnings.filterwarnings("always", category=UserWarning)
         try:
-            if console.is_terminal:
+            if doing is not None and console.is_terminal:
                 with console.status(f"{doing} ...") as status:
                     yield lambda progress: status.update(escape(f"{doing} ... {progress}"))
             else:

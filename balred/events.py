@@ -69,9 +69,13 @@ class EventLog:
 
     def __call__(self, report: Report) -> None:
         """Append the events of a report; they are on the disk when this returns."""
+        self.append(events_of(report))
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Append events, each with an "event" and a "step"; they are on the disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(event) + "\n" for event in events_of(report))
+            file.writelines(json.dumps(event) + "\n" for event in events)
             file.flush()
             os.fsync(file.fileno())
 

@@ -7,22 +7,21 @@ initialisation and is cut during the warm-up; ``small``, which starts with the s
 from __future__ import annotations
 
 import json
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from balred.stability import trace
 from balred.studies.data import Digits, digits
+from balred.studies.display import bars, heard, show, undisturbed
 from balred.studies.records import (
     RUNS,
     DemoConfig,
@@ -32,7 +31,7 @@ from balred.studies.records import (
     RunRecord,
     require_packages,
 )
-from balred.studies.training import Event, Trainer, train
+from balred.studies.training import Trainer, train
 
 LABELS = {"full": "(a) full", "truncated": "(b) truncated", "small": "(c) small"}
 _SMALL_SEED = 10_000
@@ -85,17 +84,17 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     result = DemoResult(framework, tuple(seeds), config or DemoConfig())
     try:
-        with _heard() as stopped:
+        with heard() as stopped:
             console.print(f"training on scikit-learn's digits with {framework}; Ctrl-C ends it and leaves a report")
             _warm_up(framework, result.config)
-            with _progress(console) as progress:
+            with bars(console) as progress:
                 for seed in result.seeds:
                     _one_seed(result, seed, progress, folder, stopped)
     except KeyboardInterrupt:
         result.interrupted = True
         console.print("interrupted: the report tells of what ran")
     finally:
-        with _undisturbed():
+        with undisturbed():
             write_results(result, folder / "results.json")
             write_report(result, folder)
     console.print(result_table(result))
@@ -118,7 +117,7 @@ def _one_seed(result: DemoResult, seed: int, progress: Progress, folder: Path, s
         task = progress.add_task(f"{LABELS[run]}, seed {seed}", total=result.config.steps, status="starting")
         with one_thread(result.framework):
             for event in train(partial(make, result.config, states, init, run == "truncated"), data, record):
-                _show(progress, task, event)
+                show(progress, task, event)
                 if stopped.is_set():
                     raise KeyboardInterrupt
         write_results(result, folder / "results.json")
@@ -159,38 +158,6 @@ def one_thread(framework: Framework) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-@contextmanager
-def _heard() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets beside raising KeyboardInterrupt, which is lost if it strikes in a library's callback."""
-    stopped = threading.Event()
-
-    def on_interrupt(signum: int, frame: FrameType | None) -> None:
-        stopped.set()
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ignore a second Ctrl-C while files are written (only the main thread may say so)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _warm_up(framework: Framework, config: DemoConfig) -> None:
     """A few steps with a cut, thrown away: loading libraries is charged to none of the runs."""
     short = replace(config, steps=20, attempts=1, states=tuple(min(n, 16) for n in config.states))
@@ -199,26 +166,6 @@ def _warm_up(framework: Framework, config: DemoConfig) -> None:
     with one_thread(framework):
         for _ in train(lambda: trainer_of(framework)(short, short.states, 0, True), small, RunRecord("full", 0, short)):
             pass
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=6),
-        TextColumn("{task.completed:>4.0f}"),
-        TextColumn("{task.fields[status]}"),
-        console=console,
-    )
-
-
-def _show(progress: Progress, task: TaskID, event: Event) -> None:
-    record = event.record
-    accuracy = f"{100 * record.points[-1].accuracy:4.1f} %" if record.points else "   -  "
-    ranks = " ".join(str(n) for n in record.ranks.values())
-    status = f"loss {event.loss:5.3f} acc {accuracy} states {ranks:>3} {record.seconds:4.0f} s"
-    progress.update(task, completed=event.step, status=status)
-    if event.report is not None:
-        progress.console.print(str(event.report))
 
 
 # ------------------------------------------------------------------------------------------------------- results

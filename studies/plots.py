@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,13 @@ from matplotlib.figure import Figure
 
 from balred.stability import Trace
 from balred.studies.demo import LABELS
-from balred.studies.records import RUNS, DemoConfig, DemoResult, RunRecord
+from balred.studies.records import RunRecord, Schedule
 
-_COLOURS = {"full": "#1f4e79", "truncated": "#c8501e", "small": "#5a8f3c"}
+_COLOURS = {
+    "full": "#1f4e79", "truncated": "#c8501e", "small": "#5a8f3c", "guarded": "#8a5a9e", "nuclear": "#b08a1e",
+}  # fmt: skip
+Labels = Mapping[str, str]
+_STYLES = ("-", "--", ":", "-.")
 _FLOOR = 1e-6
 """Spectra are drawn down to this share of the largest value: below, float32 parameters mean little."""
 
@@ -29,6 +33,11 @@ def png(figure: Figure, dpi: int = 110) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def _colour(run: str) -> str:
+    """Of a run's mode, with which its name begins."""
+    return _COLOURS.get(run.partition("-")[0], "0.4")
+
+
 def _axes(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns, **options)).ravel()
@@ -38,11 +47,11 @@ def _axes(width: float, height: float, rows: int = 1, columns: int = 1, **option
     return figure, list(axes)
 
 
-def _warmup(ax: Any, config: DemoConfig) -> None:
-    ax.axvspan(0, config.warmup, color="0.92", zorder=0, label="warm-up: cuts are allowed")
+def _warmup(ax: Any, config: Schedule) -> None:
+    ax.axvspan(0, config.last_cut, color="0.92", zorder=0, label="warm-up: cuts are allowed")
 
 
-def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
+def spectra(records: Sequence[RunRecord], layer: str, labels: Labels = LABELS) -> Figure:
     """Hankel singular values of one layer along the training, a panel for each run, coloured by step."""
     figure, axes = _axes(5.2 * len(records), 4.2, 1, len(records), sharey=True)
     steps = records[0].config.steps
@@ -58,12 +67,14 @@ def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
             at = (np.arange(len(values)) + 1) / 2
             widest = max(widest, float(at[-1]))
             ax.semilogy(at, values, color=colours(norm(shot.step)), lw=1.1)
-        if record.run == "truncated" and shots:
+        if record.run.startswith("truncated") and shots:
             kept = record.ranks[layer]
             ax.axvline(kept, color=_COLOURS["truncated"], ls="--", lw=1.2, label=f"{kept} states after the cuts")
             ax.legend(loc="upper right")
         ax.set(
-            title=LABELS[record.run], xlabel="stored state (Hankel singular value i / 2)", ylim=(top * _FLOOR, top * 2)
+            title=labels.get(record.run, record.run),
+            xlabel="stored state (Hankel singular value i / 2)",
+            ylim=(top * _FLOOR, top * 2),
         )
     for ax in axes:
         ax.set_xlim(0, 1.03 * widest)
@@ -73,25 +84,26 @@ def spectra(records: Sequence[RunRecord], layer: str) -> Figure:
     return figure
 
 
-def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str) -> Figure:
+def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str, labels: Labels = LABELS) -> Figure:
     """States of one layer against the step, and what the rule would choose in the full run."""
     figure, (ax,) = _axes(8.2, 3.8)
     _warmup(ax, records[0].config)
     for record in records:
-        if layer not in record.snapshots:
+        first = record.first_states(layer)
+        if first is None:
             continue
-        changes = [(0, record.snapshots[layer][0].system.states)]
+        changes = [(0, first)]
         changes += [(report.step, report.ranks[layer]) for report in record.reports if layer in report.ranks]
-        changes.append((record.steps, record.ranks.get(layer, changes[-1][1])))
+        changes.append((max(record.steps, changes[-1][0]), record.ranks.get(layer, changes[-1][1])))
         x, y = zip(*changes, strict=True)
-        ax.step(x, y, where="post", color=_COLOURS[record.run], lw=2, label=LABELS[record.run])
+        ax.step(x, y, where="post", color=_colour(record.run), lw=2, label=labels.get(record.run, record.run))
     if trace is not None:
         ax.plot(
             trace.steps,
             np.ceil(trace.ranks / 2),
             ".:",
             color=_COLOURS["full"],
-            label="what the rule would choose in (a)",
+            label=f"what the rule would choose in {labels.get('full', 'full').removesuffix(' full')}",
         )
     ax.set(xlabel="training step", ylabel="stored states", yscale="log")
     ticks = [2**k for k in range(1, 12)]
@@ -102,7 +114,7 @@ def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str) -> Figu
     return figure
 
 
-def stability(trace: Trace, config: DemoConfig) -> Figure:
+def stability(trace: Trace, config: Schedule) -> Figure:
     """The stability metrics of one layer of the full run, with the step where the choice settled."""
     figure, axes = _axes(10.5, 6.6, 2, 2, sharex=True)
     steps, later = trace.steps, trace.steps[1:]
@@ -132,22 +144,37 @@ def stability(trace: Trace, config: DemoConfig) -> Figure:
     return figure
 
 
-def accuracy(result: DemoResult) -> Figure:
-    """Test accuracy against the wall time, and training loss against the step."""
+def accuracy(groups: Sequence[tuple[str, Sequence[RunRecord]]], labels: Labels = LABELS) -> Figure:
+    """Test accuracy against the wall time, and training loss against the step; a group has a run's records of all seeds."""
     figure, axes = _axes(10.5, 4.0, 1, 2)
-    for run in RUNS:
-        for i, record in enumerate(result.of(run)):
+    seen: dict[str, int] = {}
+    for run, records in groups:
+        label, colour = labels.get(run, run), _colour(run)
+        number = seen[colour] = seen.get(colour, -1) + 1
+        for i, record in enumerate(records):
             if not record.points:
                 continue
-            style: dict[str, Any] = {"color": _COLOURS[run], "lw": 1.6, "label": LABELS[run] if i == 0 else None}
+            style: dict[str, Any] = {"color": colour, "lw": 1.6, "label": label if i == 0 else None}
+            style["ls"] = _STYLES[number % len(_STYLES)]
             seconds = [p.seconds for p in record.points]
             values = [100 * p.accuracy for p in record.points]
             axes[0].plot(seconds, values, **style)
-            axes[0].plot(seconds[-1], values[-1], "o", color=_COLOURS[run], ms=5)
+            axes[0].plot(seconds[-1], values[-1], "o", color=colour, ms=5)
             axes[1].semilogy([p.step for p in record.points], [max(p.loss, 1e-6) for p in record.points], **style)
     axes[0].set(xlabel="wall time of the training, s", ylabel="test accuracy, %", xlim=(0, None))
     axes[1].set(xlabel="training step", ylabel="training loss (one batch)")
     for ax in axes:
         if ax.get_legend_handles_labels()[0]:
             ax.legend()
+    return figure
+
+
+def dimensions(groups: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Test accuracy (in per cent) against final dimension; a group is a kind of model, with a point for each row."""
+    figure, (ax,) = _axes(8.2, 4.0)
+    for number, (kind, points) in enumerate(groups):
+        x, y = zip(*sorted(points), strict=True)
+        ax.plot(x, y, "osd^v<>"[number % 7], color=_colour(kind), label=kind, ms=6, alpha=0.8)
+    ax.set(xlabel="stored states, mean over layers", ylabel="test accuracy, %", xlim=(0, None))
+    ax.legend()
     return figure

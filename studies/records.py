@@ -19,6 +19,7 @@ from balred.systems import DiagonalSystem
 
 Framework = Literal["torch", "jax"]
 RunName = Literal["full", "truncated", "small"]
+Moments = Literal["reset", "carry"]
 RUNS: tuple[RunName, ...] = ("full", "truncated", "small")
 _PACKAGES = {"torch": ("torch",), "jax": ("jax", "equinox", "optax")}
 _STUDIES = ("sklearn", "matplotlib", "jinja2")
@@ -48,9 +49,18 @@ def require_packages(framework: str) -> None:
         )
 
 
+def require_report() -> None:
+    """Raise :class:`MissingExtra` unless everything that a report needs is installed."""
+    missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"a report needs packages that are not installed: {', '.join(missing)}; pip install 'balred[studies]'"
+        )
+
+
 @dataclass(frozen=True)
-class DemoConfig:
-    """Sizes and settings of the demo's trainings; the same for both frameworks.
+class Schedule:
+    """Sizes and settings that every training has, and when things happen in it.
 
     Attributes
     ----------
@@ -62,12 +72,10 @@ class DemoConfig:
     steps, batch : int
     rate, weight_decay : float
         AdamW; the rate rises linearly over `warmup` steps and falls to zero along a cosine.
-    fraction, multiple_of, attempts
-        Cuts happen at `attempts` equidistant steps of the warm-up, by ``Energy(fraction, multiple_of=multiple_of)``.
+    multiple_of, attempts
+        Cuts happen at `attempts` equidistant steps of the warm-up, to ranks rounded up to a multiple.
     moments : {"reset", "carry"}
         What becomes of Adam's moments of a cut layer.
-    test : int
-        Images kept for the test, of 1797: half of them, since 450 make a point of noise.
     """
 
     states: tuple[int, ...] = (256,)
@@ -77,11 +85,9 @@ class DemoConfig:
     batch: int = 32
     rate: float = 1e-2
     weight_decay: float = 0.01
-    fraction: float = 0.95
     multiple_of: int = 4
     attempts: int = 2
-    moments: str = "reset"
-    test: int = 900
+    moments: Moments = "reset"
 
     def __post_init__(self) -> None:
         if not self.states or min(self.states) < 1:
@@ -97,9 +103,9 @@ class DemoConfig:
         return self.steps // 10
 
     @property
-    def rule(self) -> Energy:
-        """The rule that chooses the ranks."""
-        return Energy(self.fraction, multiple_of=self.multiple_of)
+    def last_cut(self) -> int:
+        """The last step at which a cut may happen."""
+        return self.warmup
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of training step `step`, counted from 0.
@@ -135,6 +141,27 @@ def _every(steps: int, parts: int) -> list[int]:
 
 
 @dataclass(frozen=True)
+class DemoConfig(Schedule):
+    """Sizes and settings of the demo's trainings; the same for both frameworks.
+
+    Attributes
+    ----------
+    fraction : float
+        The cuts are made by ``Energy(fraction, multiple_of=multiple_of)``.
+    test : int
+        Images kept for the test, of 1797: half of them, since 450 make a point of noise.
+    """
+
+    fraction: float = 0.95
+    test: int = 900
+
+    @property
+    def rule(self) -> Energy:
+        """The rule that chooses the ranks."""
+        return Energy(self.fraction, multiple_of=self.multiple_of)
+
+
+@dataclass(frozen=True)
 class Point:
     """One evaluation: step, training seconds so far, loss of the last batch, test accuracy in [0, 1], states by layer."""
 
@@ -147,10 +174,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One layer at one step: its system (NumPy copies) and Hankel singular values."""
+    """One layer at one step: its system (NumPy copies; None where it was not kept) and Hankel singular values."""
 
     step: int
-    system: DiagonalSystem
+    system: DiagonalSystem | None
     hsv: NDArray[np.float64]
 
 
@@ -158,9 +185,9 @@ class Snapshot:
 class RunRecord:
     """All that one training leaves; filled while it runs, so an interrupted one is readable."""
 
-    run: RunName
+    run: str
     seed: int
-    config: DemoConfig
+    config: Schedule
     steps: int = 0
     seconds: float = 0.0
     ranks: Mapping[str, int] = field(default_factory=dict)
@@ -180,6 +207,12 @@ class RunRecord:
         if self.finished:
             return float(np.mean(final))
         return self.points[-1].accuracy if self.points else None
+
+    def first_states(self, layer: str) -> int | None:
+        """The states that a layer began with, as far as the records tell."""
+        if self.snapshots.get(layer):
+            return len(self.snapshots[layer][0].hsv) // 2
+        return next((cut.before for report in self.reports for cut in report.cuts if cut.layer == layer), None)
 
     def row(self) -> dict[str, Any]:
         """The row of ``results.json``."""
@@ -206,25 +239,26 @@ class DemoResult:
     """Stability metrics of the first seed's full run, by layer."""
     interrupted: bool = False
 
-    def of(self, run: RunName, finished: bool = False) -> list[RunRecord]:
+    def of(self, run: str, finished: bool = False) -> list[RunRecord]:
         """The records of one kind of run, in the order of seeds."""
         return [r for r in self.records if r.run == run and (r.finished or not finished)]
 
 
 class Stopwatch:
-    """Seconds of training; evaluation and snapshots are made while it is stopped."""
+    """Seconds of training, from those `spent` before on; evaluation and snapshots are made while it is stopped."""
 
-    def __init__(self) -> None:
-        self._spent, self._since = 0.0, time.perf_counter()
+    def __init__(self, spent: float = 0.0) -> None:
+        self._spent = spent
+        self._since: float | None = time.perf_counter()
 
     @property
     def seconds(self) -> float:
         """Seconds so far."""
-        return self._spent + (time.perf_counter() - self._since)
+        return self._spent + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     def stop(self) -> float:
-        """Stop, and say the seconds so far."""
-        self._spent = self.seconds
+        """Stop, if it runs, and say the seconds so far."""
+        self._spent, self._since = self.seconds, None
         return self._spent
 
     def start(self) -> None:

@@ -7,14 +7,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from balred.studies.records import DemoResult
+from balred.studies.records import RUNS, DemoResult
 
-_PAGE = """<!doctype html>
+SPECTRA = (
+    "Each line is the spectrum of the layer at one step. Where it falls steeply, the states to the right can go; "
+    "the question is how early in the training that place is known."
+)
+STABILITY = (
+    "Does the ranking of the states settle early, as the method assumes? All of {}, which nothing "
+    "cut: the order of the states compared with that at the end, the rule's choice, how far the values move "
+    "from checkpoint to checkpoint and the bound on it, and how far the subspace to be kept turns."
+)
+_BASE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>In-training truncation on digits ({{ result.framework }})</title>
+<title>{{ title }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
@@ -25,22 +34,14 @@ img { max-width: 100%; height: auto; } .note { color: #555; font-size: .9rem; }
 </style>
 </head>
 <body>
-<h1>In-training truncation on digits, {{ result.framework }}</h1>
-{% if result.interrupted %}<p class="warning">Interrupted: this page tells of what ran until then.</p>{% endif %}
-<p>Handwritten digits (8x8 pixels, read as sequences of 64 numbers) are classified by {{ config.states|length }} LRU
-block{{ "s" if config.states|length > 1 }} of width {{ config.width }}. Three trainings of {{ config.steps }} steps on
-the same batches: <b>(a)</b> the full model with {{ config.states|join(" + ") }} stored states; <b>(b)</b> the same start, truncated
-during the warm-up; <b>(c)</b> a model that has the final size of (b) from the start.</p>
+{% block intro %}{% endblock %}
 
 <h2>What came out</h2>
 {% if rows %}
 <table><thead><tr>{% for h in headings %}<th>{{ h }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
 {% for line in lines %}<p>{{ line }}</p>{% endfor %}
-<p class="note">{% if result.seeds|length > 1 %}Mean ± sample standard deviation over seeds {{ result.seeds|join(", ") }};
-ratios of times are taken seed by seed. {% endif %}Test accuracy is the mean over the evaluations after steps
-{{ config.final_evaluations|join(", ") }}, on {{ config.test }} images that were never trained on. Wall time runs from the making of the
-model to the last step, with compilation and cuts, without evaluation and snapshots, alike for all three{{ ", on one thread" if result.framework == "torch" }}.</p>
+{% block note %}{% endblock %}
 {% else %}<p>Nothing had run yet.</p>{% endif %}
 {% if cuts %}<ul>{% for line in cuts %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 
@@ -55,16 +56,39 @@ model to the last step, with compilation and cuts, without evaluation and snapsh
 </body>
 </html>
 """
+_PAGE = """{% extends "base" %}
+{% block intro %}
+<h1>In-training truncation on digits, {{ result.framework }}</h1>
+{% if result.interrupted %}<p class="warning">Interrupted: this page tells of what ran until then.</p>{% endif %}
+<p>Handwritten digits (8x8 pixels, read as sequences of 64 numbers) are classified by {{ config.states|length }} LRU
+block{{ "s" if config.states|length > 1 }} of width {{ config.width }}. Three trainings of {{ config.steps }} steps on
+the same batches: <b>(a)</b> the full model with {{ config.states|join(" + ") }} stored states; <b>(b)</b> the same start, truncated
+during the warm-up; <b>(c)</b> a model that has the final size of (b) from the start.</p>
+{% endblock %}
+{% block note %}
+<p class="note">{% if result.seeds|length > 1 %}Mean ± sample standard deviation over seeds {{ result.seeds|join(", ") }};
+ratios of times are taken seed by seed. {% endif %}Test accuracy is the mean over the evaluations after steps
+{{ config.final_evaluations|join(", ") }}, on {{ config.test }} images that were never trained on. Wall time runs from the making of the
+model to the last step, with compilation and cuts, without evaluation and snapshots, alike for all three{{ ", on one thread" if result.framework == "torch" }}.</p>
+{% endblock %}
+"""
+
+
+def render(page: str, **values: Any) -> str:
+    """A page that extends the template "base", which has title, headings, rows, lines, cuts, figures and settings."""
+    from jinja2 import DictLoader, Environment
+
+    loader = DictLoader({"base": _BASE, "page": page})
+    return Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("page").render(**values)
 
 
 def write_report(result: DemoResult, folder: Path) -> None:
     """Write ``report.html`` and, once there are spectra, ``spectrum.png`` to `folder`."""
-    from jinja2 import Environment
-
     from balred.studies import demo
 
-    page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
-    text = page.render(
+    text = render(
+        _PAGE,
+        title=f"In-training truncation on digits ({result.framework})",
         result=result,
         config=result.config,
         headings=demo.HEADINGS,
@@ -89,26 +113,20 @@ def _figures(result: DemoResult, folder: Path) -> list[tuple[str, str, str]]:
     picture.unlink(missing_ok=True)  # of an earlier demo
     if any(r.points for r in result.records):
         text = "One line for each seed; the dot is the last evaluation."
-        figures.append(("Accuracy against wall time", text, plots.png(plots.accuracy(result))))
+        figures.append(
+            ("Accuracy against wall time", text, plots.png(plots.accuracy([(run, result.of(run)) for run in RUNS])))
+        )
     for layer in first[0].snapshots if first else ():
         seen = [r for r in first if r.run != "small" and layer in r.snapshots]
-        text = (
-            "Each line is the spectrum of the layer at one step. Where it falls steeply, the states to the right can go; "
-            "the question is how early in the training that place is known."
-        )
         figure = plots.spectra(seen, layer)
         if not picture.exists():
             figure.savefig(picture, dpi=130)
-        figures.append((f"Hankel singular values along the training: {layer}", text, plots.png(figure)))
+        figures.append((f"Hankel singular values along the training: {layer}", SPECTRA, plots.png(figure)))
         text = "Solid: states that the layer had. Dotted: what the rule, without rounding, would choose at each checkpoint of (a)."
         trace = result.traces.get(layer)
         figures.append((f"Rank: {layer}", text, plots.png(plots.ranks(first, trace, layer))))
         if trace is not None:
-            text = (
-                "Does the ranking of the states settle early, as the method assumes? All of the full run (a), which nothing "
-                "cut: the order of the states compared with that at the end, the rule's choice, how far the values move "
-                "from checkpoint to checkpoint and the bound on it, and how far the subspace to be kept turns."
-            )
+            text = STABILITY.format("the full run (a)")
             figures.append(
                 (f"Stability of the ranking: {layer}", text, plots.png(plots.stability(trace, result.config)))
             )

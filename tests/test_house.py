@@ -19,7 +19,7 @@ STDLIB = set(sys.stdlib_module_names)
 CORE = {"numpy", "array_api_compat", "balred"}
 EXTRA = {
     f"balred/{name}.py": {"typer", "rich"}
-    for name in ("cli", "cli_options", "cli_output", "cli_systems", "cli_inspect")
+    for name in ("cli", "cli_options", "cli_output", "cli_systems", "cli_inspect", "cli_train")
 }
 BACKENDS = {
     "__init__": set(),

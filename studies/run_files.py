@@ -1,0 +1,118 @@
+"""The folder of one training: its settings, events, metrics, snapshots, checkpoint and result, written so that a kill harms nothing.
+
+Every file is either appended to line by line or replaced in one go; a training that goes on from its checkpoint rewinds the
+lines to what they were then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balred.events import EventLog
+from balred.intraining import Cut, Report
+from balred.studies.records import Point, RunRecord, Schedule, Snapshot
+from balred.systems import DiagonalSystem
+
+
+class RunFolder:
+    """Names and formats of the files in a run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events = EventLog(path / "events.jsonl")
+        self.metrics = EventLog(path / "metrics.jsonl")
+        self.checkpoint = path / "checkpoint.pt"
+        self.model = path / "model.safetensors"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What :meth:`finish` wrote; None before."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    def finish(self, row: Mapping[str, Any]) -> None:
+        """Write the result, and drop the checkpoint that nothing needs any more."""
+        write_json(self.path / "result.json", row)
+        self.checkpoint.unlink(missing_ok=True)
+
+    def restart(self, events: int = 0, metrics: int = 0) -> None:
+        """Forget what happened after a checkpoint with so many lines in both logs."""
+        self.events.rewind(events)
+        self.metrics.rewind(metrics)
+
+    def log(self, kind: str, step: int, **values: Any) -> None:
+        """Append a line to the metrics."""
+        self.metrics.append([{"event": kind, "step": step, **values}])
+
+    def keep(self, name: str, step: int, system: DiagonalSystem) -> None:
+        """Write the system of a layer at a step."""
+        folder = self.path / "snapshots"
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {"log_poles": system.log_poles, "B": system.B, "C": system.C, "D": system.D}
+        part = folder / f"{name}-{step}.part.npz"
+        np.savez(part, dt=system.dt, conjugate=system.conjugate, **arrays)
+        part.replace(folder / f"{name}-{step}.npz")
+
+    def record(self, name: str, seed: int, config: Schedule) -> RunRecord:
+        """What the files tell of the training, finished or not."""
+        record = RunRecord(name, seed, config)
+        for line in self.metrics.read():
+            step = int(line["step"])
+            if line["event"] == "hsv":
+                for layer, values in line["layers"].items():
+                    shot = Snapshot(step, self._kept(layer, step), np.array(values, dtype=np.float64))
+                    record.snapshots.setdefault(layer, []).append(shot)
+                continue
+            record.steps, record.seconds, record.ranks = step, line.get("seconds", 0.0), line.get("ranks", {})
+            if line["event"] == "evaluation":
+                loss = line["loss"] if line["loss"] is not None else float("nan")
+                record.points.append(Point(step, line["seconds"], loss, line["accuracy"], line["ranks"]))
+        record.reports = reports_of(self.events.read())
+        logged: dict[str, int] = {}
+        for report in record.reports:
+            logged |= report.ranks
+        record.ranks = {**logged, **record.ranks}
+        return record
+
+    def _kept(self, layer: str, step: int) -> DiagonalSystem | None:
+        path = self.path / "snapshots" / f"{layer}-{step}.npz"
+        if not path.exists():
+            return None
+        with np.load(path) as file:
+            dt = file["dt"].item()
+            log_poles, B, C, D = (file[name] for name in ("log_poles", "B", "C", "D"))
+            return DiagonalSystem(log_poles, B, C, D, dt=dt, conjugate=bool(file["conjugate"]))
+
+
+def reports_of(events: list[dict[str, Any]]) -> list[Report]:
+    """The reports that events came from; of a cut only the ranks of layers that were cut are known."""
+    found = []
+    for event in events:
+        step, kind = int(event["step"]), event["event"]
+        if kind in ("cut", "would cut"):
+            bound = float("nan") if event["bound"] is None else event["bound"]
+            cut = Cut(event["layer"], event["from"], event["to"], event["energy"], bound)
+            ranks = {cut.layer: cut.before if kind == "would cut" else cut.after}
+            found.append(Report(step, (cut,), ranks, dry_run=kind == "would cut"))
+        elif kind == "skipped":
+            found.append(Report(step, (), {}, {event["layer"]: event["why"]}))
+        elif kind in ("restored", "nothing"):
+            found.append(Report(step, (), event["ranks"], restored=kind == "restored", back_to=event.get("back_to")))
+    return found
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace a file in one go; it is on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(data, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

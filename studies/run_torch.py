@@ -1,0 +1,191 @@
+"""One training of a study on PyTorch: the model of a task, its optimizer and reducer, and a checkpoint of all of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import balred
+from balred.adapters.torch import LRU, InTrainingReducer
+from balred.adapters.torch_followers import random_states, set_random_states
+from balred.intraining import Guard, Report
+from balred.studies.models_torch import Classifier
+from balred.studies.tasks import Task
+from balred.studies.train_config import TrainConfig
+
+_CHUNK = 16_000_000
+"""Complex states held at once in an evaluation: 128 MB."""
+
+
+class TorchRun:
+    """A model in training.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    task : Task
+    states : sequence of int
+    seed : int
+        Of the initialisation, and of dropout.
+    tau : float, optional
+        What a cut may lose; no cuts without.
+    guard : Guard, optional
+    nuclear : float, default 0
+        Weight of the Hankel nuclear norm beside the loss.
+    log : optional
+        Gets the reducer's reports.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        states: Sequence[int],
+        seed: int,
+        tau: float | None = None,
+        guard: Guard | None = None,
+        nuclear: float = 0.0,
+        log: Any = None,
+    ) -> None:
+        self.config, self.task, self.nuclear = config, task, nuclear
+        self.device = torch.device(config.device)
+        torch.manual_seed(seed)
+        self.model = classifier(config, task, states, seed).to(self.device)
+        layers = [p for m in self.model.modules() if isinstance(m, LRU) for p in m.parameters()]
+        mine = {id(p) for p in layers}
+        rest = [p for p in self.model.parameters() if id(p) not in mine]
+        decay = config.weight_decay
+        groups = [
+            {"params": rest, "lr": config.rate, "weight_decay": decay},
+            {
+                "params": layers,
+                "lr": config.rate * config.layer_rate,
+                "weight_decay": decay if config.decay_layers else 0.0,
+            },
+        ]
+        self.optimizer = torch.optim.AdamW(groups)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: config.learning_rate(step) / config.rate
+        )
+        self.reducer = None
+        if tau is not None:
+            self.reducer = InTrainingReducer(
+                self.model, self.optimizer, config.rule(tau), (0, config.last_cut), config.attempts,
+                min_cut=config.min_cut, settled=config.settled or None, guard=guard, moments=config.moments,
+                restore=[self.schedule], log=log,
+            )  # fmt: skip
+        self._weights: Any = None
+        self._loss = torch.tensor(float("nan"))
+
+    def train_step(self, x: NDArray[Any], y: NDArray[np.int64]) -> None:
+        """One step on a batch."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        loss = self._entropy(self.model(self._on_device(x)), y)
+        total = loss
+        if self.nuclear:
+            if self._weights is None:
+                self._weights = balred.hankel_weights(self.model)
+            total = loss + self.nuclear * balred.hankel_nuclear_norm(self.model, weights=self._weights)
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self._loss = loss.detach()
+
+    def renew(self) -> None:
+        """Have the weights of the Hankel nuclear norm made anew at the next step."""
+        self._weights = None
+
+    def reduce(self) -> Report | None:
+        """Truncate if it is time to."""
+        return None if self.reducer is None else self.reducer.step()
+
+    def loss(self) -> float:
+        """Loss of the last batch, without the regulariser; waits for the device."""
+        return float(self._loss)
+
+    def evaluate(self, x: NDArray[Any], y: NDArray[np.int64]) -> tuple[float, float]:
+        """Accuracy and mean cross entropy (nats)."""
+        return evaluate(self.model, self.task, x, y)
+
+    def _entropy(self, logits: torch.Tensor, y: NDArray[np.int64]) -> torch.Tensor:
+        targets = torch.from_numpy(y).to(self.device)
+        return torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+    def _on_device(self, x: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(self.task.inputs(x)).to(self.device)
+
+    def save(self, path: Path, **more: Any) -> None:
+        """Write all that :meth:`load` needs to go on, and plain values `more`, in one go."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "reducer": None if self.reducer is None else self.reducer.state_dict(),
+            "random": random_states(),
+            "loss": self.loss(),
+            **more,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Go on from a checkpoint; its contents, with the plain values it was saved with."""
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if self.reducer is not None:
+            self.reducer.load_state_dict(state["reducer"])  # first: the rest must fit
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        set_random_states(state["random"])
+        self._loss = torch.tensor(state["loss"])
+        return state
+
+
+def classifier(config: TrainConfig, task: Task, states: Sequence[int], seed: int) -> Classifier:
+    """A fresh model for a task."""
+    return Classifier(
+        config.width, states, task.classes, seed, config.ring, channels=task.channels, vocabulary=task.vocabulary,
+        read="each" if task.dense else config.read, pairs=task.pairs, dropout=config.dropout,
+    )  # fmt: skip
+
+
+def evaluate(model: Classifier, task: Task, x: NDArray[Any], y: NDArray[np.int64]) -> tuple[float, float]:
+    """Accuracy and mean cross entropy (nats) of `model`."""
+    device = model.head.weight.device
+    widest = max(len(m.nu_log) for m in model.modules() if isinstance(m, LRU))
+    chunk = max(1, _CHUNK // (task.length * (1 + task.pairs) * widest))
+    right, nats = 0, 0.0
+    was = model.training
+    model.eval()
+    with torch.no_grad():
+        for i in range(0, len(y), chunk):
+            logits = model(torch.from_numpy(task.inputs(x[i : i + chunk])).to(device)).flatten(0, -2)
+            targets = torch.from_numpy(y[i : i + chunk]).to(device).flatten()
+            right += int((logits.argmax(-1) == targets).sum())
+            nats += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+    model.train(was)
+    return right / y.size, nats / y.size
+
+
+def cut(model: Classifier, ranks: dict[str, int]) -> Classifier:
+    """A copy with layers truncated to `ranks`; None of them is asked for more states than it has."""
+    from balred.adapt import layers_of
+
+    have = {name: layer.states for name, layer in layers_of(model).items()}
+    smaller = {name: min(rank, have[name]) for name, rank in ranks.items() if rank < have[name]}
+    result: Classifier = balred.reduce(model, smaller) if smaller else model
+    return result
