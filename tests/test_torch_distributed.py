@@ -91,7 +91,7 @@ def trained(
             loss.backward()
         optimizer.step()
         for average in averages:
-            average.update_parameters(net)
+            average.update_parameters(model if isinstance(average.module, DDP) else net)
         reducer.step()
         losses.append(float(loss.detach()))
     events = [(r.step, r.cuts, r.restored) for r in reducer.reports]
@@ -245,18 +245,21 @@ def run_with(model: Any, net: Any, part: slice, fall: float, *, delay: int | Non
     return trained(model, net, part, **kw)
 
 
-def averaged(model: Any, net: Any, part: slice) -> Run:
+def averaged(model: Any, net: Any, part: slice, wrapper: bool = False) -> Run:
     average = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
+        model if wrapper else net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
     )
     run = trained(model, net, part, averages=[average])
-    return run | described(average.module)
+    return run | described(average.module.module if wrapper else average.module)
 
 
 def with_options(rank: int) -> dict[str, Run]:
     """One of the two processes sees the metric fall by 1, the other not at all; the mean is what counts."""
     runs = {name: run_with(*replica(), mine(rank), float(rank), **kw) for name, kw in OPTIONS.items()}
-    return runs | {"averaged": averaged(*replica(), mine(rank))}
+    return runs | {
+        "averaged": averaged(*replica(), mine(rank)),
+        "wrapper averaged": averaged(*replica(), mine(rank), wrapper=True),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +277,10 @@ def test_options_do_in_replicas_what_they_do_in_one_process(name: str, optional:
     agree([runs[name] for runs in optional], run)
 
 
-def test_averages_follow_in_replicas(optional: list[dict[str, Run]]) -> None:
+@pytest.mark.parametrize("name", ["averaged", "wrapper averaged"])
+def test_averages_follow_in_replicas(name: str, optional: list[dict[str, Run]]) -> None:
     net = Net()
-    agree([runs["averaged"] for runs in optional], averaged(net, net, slice(None)))
+    agree([runs[name] for runs in optional], averaged(net, net, slice(None)))
 
 
 # ---------------------------------------------------------------------------------- shared work, failures, checkpoints
@@ -371,7 +375,10 @@ SHARDINGS: dict[str, dict[str, Any]] = {
 
 
 def shards(rank: int) -> dict[str, Run]:
+    warnings.simplefilter("ignore")
     runs = {name: trained(*sharded(**kw), mine(rank)) for name, kw in SHARDINGS.items()}
+    model, net = sharded()
+    runs["compiled"] = trained(torch.compile(model, backend="eager"), net, mine(rank))
     runs |= {name: run_with(*sharded(), mine(rank), float(rank), **OPTIONS[name]) for name in SHARDED_OPTIONS}
     return runs
 
@@ -384,7 +391,7 @@ def fully_sharded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Ru
     return in_processes(shards, tmp_path_factory.mktemp("shards"))
 
 
-@pytest.mark.parametrize("name", SHARDINGS)
+@pytest.mark.parametrize("name", [*SHARDINGS, "compiled"])
 def test_shards_train_on_as_one_process_does(name: str, fully_sharded: list[dict[str, Run]], alone: Run) -> None:
     agree([runs[name] for runs in fully_sharded], alone)
 
