@@ -253,10 +253,29 @@ def averaged(model: Any, net: Any, part: slice, wrapper: bool = False) -> Run:
     return run | described(average.module.module if wrapper else average.module)
 
 
+def with_other_rounding(rank: int) -> Run:
+    """As if the second process ran on a machine that rounds otherwise when it writes a layer."""
+    from balred.adapters.torch_distributed import Replicated
+
+    real = Replicated.put
+
+    def put(self: Any, layer: Any, new: Any) -> None:
+        for p in new.parameters():
+            p.data.mul_(1 + 1e-6 * rank)
+        real(self, layer, new)
+
+    Replicated.put = put  # type: ignore[method-assign]
+    try:
+        return trained(*replica(), mine(rank))
+    finally:
+        Replicated.put = real  # type: ignore[method-assign]
+
+
 def with_options(rank: int) -> dict[str, Run]:
     """One of the two processes sees the metric fall by 1, the other not at all; the mean is what counts."""
     runs = {name: run_with(*replica(), mine(rank), float(rank), **kw) for name, kw in OPTIONS.items()}
     return runs | {
+        "other rounding": with_other_rounding(rank),
         "averaged": averaged(*replica(), mine(rank)),
         "wrapper averaged": averaged(*replica(), mine(rank), wrapper=True),
     }
@@ -275,6 +294,10 @@ def test_options_do_in_replicas_what_they_do_in_one_process(name: str, optional:
     assert any(cuts or restored for _, cuts, restored in run["reports"])
     assert (run["ranks"] == [16, 8]) == name.startswith("rolled back")
     agree([runs[name] for runs in optional], run)
+
+
+def test_all_processes_get_the_tensors_of_the_first(optional: list[dict[str, Run]], alone: Run) -> None:
+    agree([runs["other rounding"] for runs in optional], alone)
 
 
 @pytest.mark.parametrize("name", ["averaged", "wrapper averaged"])
@@ -356,10 +379,13 @@ def same(runs: list[Run], others: list[Run]) -> None:
 # ------------------------------------------------------------------------------------------------------------- FSDP2
 
 
-def sharded(each: bool = True, **kw: Any) -> tuple[Any, Any]:
+def sharded(each: bool = True, shape: tuple[int, int] | None = None, **kw: Any) -> tuple[Any, Any]:
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     net = Net()
+    if shape is not None:
+        kw["mesh"] = init_device_mesh("cpu", shape, mesh_dim_names=("replicas", "shards"))
     if each:
         for child in (net.first, net.second):
             fully_shard(child, **kw)
@@ -371,6 +397,8 @@ SHARDINGS: dict[str, dict[str, Any]] = {
     "each layer": {},
     "all together": {"each": False},
     "kept gathered": {"reshard_after_forward": False},
+    "replicated shards": {"shape": (1, 2)},
+    "replicas of one shard": {"shape": (2, 1)},
 }
 
 
