@@ -8,6 +8,7 @@ PyTorch has no public way to do that, so what this relies on is looked at before
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,11 @@ _NEEDED = (
     "offload_to_cpu",
 )
 """What a record of a sharded parameter must have to be made anew."""
+
+_TAKEN = (
+    "param", "module_info", "mesh_info", "post_forward_mesh_info", "device", "shard_placement_fn", "mp_policy", "offload_policy"
+)  # fmt: skip
+"""What its constructor must take."""
 
 _OTHERWISE = "cut before fully_shard (train the first steps unsharded or with DistributedDataParallel), then shard"
 
@@ -84,7 +90,8 @@ class Sharded(Place):
                             f"{where} must be divided by fully_shard alone, got {p.placements}: {_OTHERWISE}"
                         )
                     continue
-                missing = [one for one in _NEEDED if not hasattr(record, one)]
+                takes = inspect.signature(type(record).__init__).parameters
+                missing = [one for one in _NEEDED if not hasattr(record, one)] + [a for a in _TAKEN if a not in takes]
                 why = (
                     f"torch {torch.__version__}, whose records lack {', '.join(missing)}" if missing
                     else "tensor parallelism below it" if record.is_dtensor

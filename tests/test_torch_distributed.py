@@ -91,7 +91,7 @@ def trained(
             loss.backward()
         optimizer.step()
         for average in averages:
-            average.update_parameters(net)
+            average.update_parameters(model if isinstance(average.module, DDP) else net)
         reducer.step()
         losses.append(float(loss.detach()))
     events = [(r.step, r.cuts, r.restored) for r in reducer.reports]
@@ -245,18 +245,40 @@ def run_with(model: Any, net: Any, part: slice, fall: float, *, delay: int | Non
     return trained(model, net, part, **kw)
 
 
-def averaged(model: Any, net: Any, part: slice) -> Run:
+def averaged(model: Any, net: Any, part: slice, wrapper: bool = False) -> Run:
     average = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
+        model if wrapper else net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
     )
     run = trained(model, net, part, averages=[average])
-    return run | described(average.module)
+    return run | described(average.module.module if wrapper else average.module)
+
+
+def with_other_rounding(rank: int) -> Run:
+    """As if the second process ran on a machine that rounds otherwise when it writes a layer."""
+    from balred.adapters.torch_distributed import Replicated
+
+    real = Replicated.put
+
+    def put(self: Any, layer: Any, new: Any) -> None:
+        for p in new.parameters():
+            p.data.mul_(1 + 1e-6 * rank)
+        real(self, layer, new)
+
+    Replicated.put = put  # type: ignore[method-assign]
+    try:
+        return trained(*replica(), mine(rank))
+    finally:
+        Replicated.put = real  # type: ignore[method-assign]
 
 
 def with_options(rank: int) -> dict[str, Run]:
     """One of the two processes sees the metric fall by 1, the other not at all; the mean is what counts."""
     runs = {name: run_with(*replica(), mine(rank), float(rank), **kw) for name, kw in OPTIONS.items()}
-    return runs | {"averaged": averaged(*replica(), mine(rank))}
+    return runs | {
+        "other rounding": with_other_rounding(rank),
+        "averaged": averaged(*replica(), mine(rank)),
+        "wrapper averaged": averaged(*replica(), mine(rank), wrapper=True),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +296,14 @@ def test_options_do_in_replicas_what_they_do_in_one_process(name: str, optional:
     agree([runs[name] for runs in optional], run)
 
 
-def test_averages_follow_in_replicas(optional: list[dict[str, Run]]) -> None:
+def test_all_processes_get_the_tensors_of_the_first(optional: list[dict[str, Run]], alone: Run) -> None:
+    agree([runs["other rounding"] for runs in optional], alone)
+
+
+@pytest.mark.parametrize("name", ["averaged", "wrapper averaged"])
+def test_averages_follow_in_replicas(name: str, optional: list[dict[str, Run]]) -> None:
     net = Net()
-    agree([runs["averaged"] for runs in optional], averaged(net, net, slice(None)))
+    agree([runs[name] for runs in optional], averaged(net, net, slice(None)))
 
 
 # ---------------------------------------------------------------------------------- shared work, failures, checkpoints
@@ -352,10 +379,13 @@ def same(runs: list[Run], others: list[Run]) -> None:
 # ------------------------------------------------------------------------------------------------------------- FSDP2
 
 
-def sharded(each: bool = True, **kw: Any) -> tuple[Any, Any]:
+def sharded(each: bool = True, shape: tuple[int, int] | None = None, **kw: Any) -> tuple[Any, Any]:
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     net = Net()
+    if shape is not None:
+        kw["mesh"] = init_device_mesh("cpu", shape, mesh_dim_names=("replicas", "shards"))
     if each:
         for child in (net.first, net.second):
             fully_shard(child, **kw)
@@ -367,11 +397,16 @@ SHARDINGS: dict[str, dict[str, Any]] = {
     "each layer": {},
     "all together": {"each": False},
     "kept gathered": {"reshard_after_forward": False},
+    "replicated shards": {"shape": (1, 2)},
+    "replicas of one shard": {"shape": (2, 1)},
 }
 
 
 def shards(rank: int) -> dict[str, Run]:
+    warnings.simplefilter("ignore")
     runs = {name: trained(*sharded(**kw), mine(rank)) for name, kw in SHARDINGS.items()}
+    model, net = sharded()
+    runs["compiled"] = trained(torch.compile(model, backend="eager"), net, mine(rank))
     runs |= {name: run_with(*sharded(), mine(rank), float(rank), **OPTIONS[name]) for name in SHARDED_OPTIONS}
     return runs
 
@@ -384,7 +419,7 @@ def fully_sharded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Ru
     return in_processes(shards, tmp_path_factory.mktemp("shards"))
 
 
-@pytest.mark.parametrize("name", SHARDINGS)
+@pytest.mark.parametrize("name", [*SHARDINGS, "compiled"])
 def test_shards_train_on_as_one_process_does(name: str, fully_sharded: list[dict[str, Run]], alone: Run) -> None:
     agree([runs[name] for runs in fully_sharded], alone)
 
