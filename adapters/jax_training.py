@@ -271,7 +271,7 @@ def skeleton_for(model: Any, metadata: Any) -> Any:
     Raises
     ------
     ValueError
-        A layer has other shapes than at any number of states up to its own.
+        A layer has other shapes than at any number of states up to its own, or there are none for it.
 
     Examples
     --------
@@ -282,7 +282,8 @@ def skeleton_for(model: Any, metadata: Any) -> Any:
     5
     """
     shapes = {name: tuple(x.shape) for _, name, x in named_leaves(metadata) if hasattr(x, "shape")}
-    return to_shapes(model, shapes)
+    # orbax stores the variables of nnx as mappings to their values
+    return to_shapes(model, shapes | {name.removesuffix(".value"): shape for name, shape in shapes.items()})
 
 
 # ------------------------------------------------------------------------------------------------ arrays

@@ -222,7 +222,7 @@ def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     Raises
     ------
     ValueError
-        A layer has other shapes than at any number of states up to its own.
+        A layer has other shapes than at any number of states up to its own, or there are none for it.
 
     Examples
     --------
@@ -240,7 +240,11 @@ def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
         want = {n[len(prefix) :]: shape for n, shape in _under(prefix, shapes).items()}
         own = {n: tuple(x.shape) for n, x in tensors_of(layer).items()}
         want = {n: shape for n, shape in want.items() if n in own}
-        if not want or all(own[n] == shape for n, shape in want.items()):
+        if not want:
+            raise ValueError(
+                f"the shapes must be named like the arrays of the layers, got none of {_few(list(own))} in {name or 'itself'}"
+            )
+        if all(own[n] == shape for n, shape in want.items()):
             continue
         new[name] = _of_shapes(name, layer, want)
     return replace_layers(skeleton, new)
