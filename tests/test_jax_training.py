@@ -35,7 +35,7 @@ from jax_trainers import (
 
 import balred
 from balred.adapters import equinox, flax, flax_nnx
-from balred.adapters.jax_followers import names_of
+from balred.adapters.jax_trees import names_of
 from balred.events import EventLog
 from balred.intraining import Guard
 
