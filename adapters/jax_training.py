@@ -145,6 +145,12 @@ class TreeReducer:
         layers_of(parts.model)
         return ReducerState(self.policy.init(), ranks_of(parts.model), self._events())
 
+    def _due(self, state: ReducerState, step: int) -> bool:
+        """Whether there is anything to do after this step: all that a step without costs."""
+        if state.held is not None:
+            return step >= state.held.due
+        return self.policy.due(state.policy, step)
+
     def _update(
         self, parts: Parts, state: ReducerState, step: int, loss: Callable[[Any], Any] | None, fresh: Fresh | None
     ) -> tuple[Parts, ReducerState, Report | None]:
