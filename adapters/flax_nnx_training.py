@@ -78,6 +78,8 @@ class InTrainingReducer(TreeReducer):
         report : Report or None
             None unless a cut was attempted or taken back at this step.
         """
+        if not self._due(state, step):
+            return state, None
         before = _parts(model, optimizer, averages, others)
         parts, state, report = self._update(before, state, step, loss, _fresh(optimizer))
         if parts is not before:

@@ -106,6 +106,8 @@ class InTrainingReducer(TreeReducer):
         report : Report or None
             None unless a cut was attempted or taken back at this step.
         """
+        if not self._due(state, step):
+            return train_state, state, None
         before = self._parts(train_state)
         parts, state, report = self._update(before, state, step, loss, train_state.tx.init)
         return (train_state if parts is before else self._whole(parts)), state, report

@@ -15,13 +15,13 @@ try:
     import jax
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("JAX is not installed: pip install 'balred[jax]'") from error
-import jax.numpy as jnp
-import numpy as np
 
 from balred.adapt import adapt, layers_of, linear_layers_of, replace_layers
-from balred.adapters.jax_followers import Resizing, cut_averages, cut_state, named_leaves, placed
+from balred.adapters.jax_checkpoints import filled_in, is_array, is_value, plain
+from balred.adapters.jax_followers import Resizing, cut_averages, cut_state
+from balred.adapters.jax_trees import placed
 from balred.budget import Budget
-from balred.checkpoints import of_size, to_shapes
+from balred.checkpoints import of_size
 from balred.events import logs_of, sinks_of
 from balred.intraining import Guard, Policy, PolicyState, Report, Step, decide
 from balred.model_tensors import tensors_of, with_tensors
@@ -69,7 +69,7 @@ class ReducerState:
             held = {
                 **self.held._asdict(),
                 "ranks": dict(self.held.ranks),
-                "values": [_plain(x) for x in self.held.values],
+                "values": [plain(x) for x in self.held.values],
             }
             del held["parts"]
         return {"policy": self.policy.to_dict(), "ranks": dict(self.ranks), "events": list(self.events), "held": held}
@@ -144,6 +144,12 @@ class TreeReducer:
     def _init(self, parts: Parts) -> ReducerState:
         layers_of(parts.model)
         return ReducerState(self.policy.init(), ranks_of(parts.model), self._events())
+
+    def _due(self, state: ReducerState, step: int) -> bool:
+        """Whether there is anything to do after this step: all that a step without costs."""
+        if state.held is not None:
+            return step >= state.held.due
+        return self.policy.due(state.policy, step)
 
     def _update(
         self, parts: Parts, state: ReducerState, step: int, loss: Callable[[Any], Any] | None, fresh: Fresh | None
@@ -221,7 +227,7 @@ class TreeReducer:
             before = {name: int(rank) for name, rank in saved["held"]["ranks"].items()}
             full = self._of_ranks(parts, before, fresh)
             stored = iter(saved["held"]["values"])
-            tree = jax.tree.map(lambda x: _filled_in(x, next(stored)) if _is_value(x) else x, self._tree(full))
+            tree = jax.tree.map(lambda x: filled_in(x, next(stored)) if is_value(x) else x, self._tree(full))
             kept = self._filled(full, tree)
             numbers = int(saved["held"]["due"]), float(saved["held"]["metric"]), int(saved["held"]["step"])
             held = Held(*numbers, before, kept, self._values(kept))
@@ -241,7 +247,7 @@ class TreeReducer:
         return self._resized(parts, smaller, {}, fresh) if smaller else parts
 
     def _values(self, parts: Parts) -> tuple[Any, ...]:
-        return tuple(x for x in jax.tree.leaves(self._tree(parts)) if _is_value(x))
+        return tuple(x for x in jax.tree.leaves(self._tree(parts)) if is_value(x))
 
     def _events(self) -> tuple[int, ...]:
         return tuple(len(log.read()) for log in logs_of(self._sinks))
@@ -252,71 +258,5 @@ def ranks_of(model: Any) -> dict[str, int]:
     return {name: adapt(layer)[0].states for name, layer in linear_layers_of(model).items()}
 
 
-def skeleton_for(model: Any, metadata: Any) -> Any:
-    """A model of the sizes of a checkpoint, to restore that into.
-
-    Parameters
-    ----------
-    model : equinox or nnx module, or tree of parameters
-        Of the full size, such as a freshly made one.
-    metadata : pytree
-        Of anything with a ``shape``, called like the arrays of `model`: what orbax's ``metadata(path).item_metadata.tree`` gives
-        for the part of the checkpoint that is the model.
-
-    Returns
-    -------
-    model
-        Its layers shrunk to the shapes in `metadata`; their values are to be replaced.
-
-    Raises
-    ------
-    ValueError
-        A layer has other shapes than at any number of states up to its own.
-
-    Examples
-    --------
-    >>> import jax
-    >>> from balred.adapters.equinox import LRU
-    >>> full, saved = (LRU(2, states, key=jax.random.key(0)) for states in (16, 5))
-    >>> skeleton_for(full, jax.eval_shape(lambda: saved)).states
-    5
-    """
-    shapes = {name: tuple(x.shape) for _, name, x in named_leaves(metadata) if hasattr(x, "shape")}
-    return to_shapes(model, shapes)
-
-
-# ------------------------------------------------------------------------------------------------ arrays
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, (jax.Array, np.ndarray))
-
-
-def _is_value(x: Any) -> bool:
-    """Whether it is an array, or a number as which one may begin (the step of a fresh TrainState)."""
-    return _is_array(x) or isinstance(x, (int, float, complex))
-
-
-def _is_key(x: Any) -> bool:
-    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 def _copy(x: Any) -> Any:
-    return x.copy() if _is_array(x) else x
-
-
-def _plain(x: Any) -> Any:
-    if not _is_array(x):
-        return x
-    return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
-
-
-def _filled_in(x: Any, values: Any) -> Any:
-    """A value like `x` with `values` from a checkpoint."""
-    if not _is_array(x):
-        return jnp.asarray(values) if _is_array(values) else values
-    if _is_key(x):
-        return jax.random.wrap_key_data(jnp.asarray(values), impl=jax.random.key_impl(x))
-    if isinstance(x, np.ndarray):
-        return np.asarray(values, x.dtype)
-    return placed(jnp.asarray(values, x.dtype), x)
+    return x.copy() if is_array(x) else x

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -69,7 +68,7 @@ def save(model: Any, path: str | PathLike[str]) -> None:
     """
     from balred import __version__
 
-    layers = {n: {"type": _type(layer), "states": _states(layer)} for n, layer in layers_of(model).items()}
+    layers = {n: {"type": _type(layer), "states": states_of(layer)} for n, layer in layers_of(model).items()}
     found = tensors_of(model)
     first: dict[int, str] = {}
     shared = {}
@@ -182,7 +181,8 @@ def _type(layer: Any) -> str:
     return "mapping" if isinstance(layer, Mapping) else type(layer).__name__
 
 
-def _states(layer: Any) -> int:
+def states_of(layer: Any) -> int:
+    """The number of states of a layer, as the layer counts them."""
     entry = entry_of(layer)
     if entry is not None and entry.selective is not None:
         return int(entry.selective.states(layer))
@@ -201,64 +201,13 @@ def _shrunk(skeleton: Any, layers: Mapping[str, Any], stored: Mapping[str, Tenso
         kind, states = layers[name]["type"], layers[name]["states"]
         if _type(layer) != kind:
             raise ValueError(f"the skeleton's layer {name or 'itself'} must be a {kind}, got a {_type(layer)}")
-        have, prefix = _states(layer), f"{name}." if name else ""
+        have, prefix = states_of(layer), f"{name}." if name else ""
         if have < states:
             raise ValueError(f"the skeleton's layer {name or 'itself'} must have at least {states} states, got {have}")
         # a cut may change more than the size, S4 to a diagonal one: then the same number of states is written anew, too
         if have > states or _under(prefix, own) != _under(prefix, theirs):
             new[name] = of_size(layer, states)
     return replace_layers(skeleton, new)
-
-
-def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """The skeleton with its layers shrunk to the shapes of a checkpoint that another program wrote.
-
-    Parameters
-    ----------
-    skeleton : model
-    shapes : dict
-        By the names of :func:`balred.model_tensors.tensors_of`; others in it, and other arrays of the skeleton, do not matter.
-
-    Raises
-    ------
-    ValueError
-        A layer has other shapes than at any number of states up to its own.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from balred.parametrisations import lru_initial
-    >>> rng = np.random.default_rng(0)
-    >>> layer = lru_initial(2, 8, 0.5, 0.99, 3.0, rng.random, lambda *shape: rng.standard_normal(shape))
-    >>> stored = {"lru.nu_log": (3,), "lru.B_re": (3, 2)}
-    >>> to_shapes({"lru": layer}, stored)["lru"]["C_re"].shape
-    (2, 3)
-    """
-    new = {}
-    for name, layer in layers_of(skeleton).items():
-        prefix = f"{name}." if name else ""
-        want = {n[len(prefix) :]: shape for n, shape in _under(prefix, shapes).items()}
-        own = {n: tuple(x.shape) for n, x in tensors_of(layer).items()}
-        want = {n: shape for n, shape in want.items() if n in own}
-        if not want or all(own[n] == shape for n, shape in want.items()):
-            continue
-        new[name] = _of_shapes(name, layer, want)
-    return replace_layers(skeleton, new)
-
-
-def _of_shapes(name: str, layer: Any, want: Mapping[str, tuple[int, ...]]) -> Any:
-    """The layer with arrays of these shapes, whose sizes grow with the number of states: found by bisection."""
-    total, low, high = sum(map(math.prod, want.values())), 1, _states(layer)
-    while low <= high:
-        middle = (low + high) // 2
-        found = of_size(layer, middle)
-        own = {n: tuple(x.shape) for n, x in tensors_of(found).items()}
-        if all(own.get(n) == shape for n, shape in want.items()):
-            return found
-        smaller = sum(math.prod(own.get(n, ())) for n in want) < total
-        low, high = (middle + 1, high) if smaller else (low, middle - 1)
-    got = _few([f"{n} {shape}" for n, shape in want.items()])
-    raise ValueError(f"layer {name or 'itself'} must have shapes of at most {_states(layer)} states, got {got}")
 
 
 def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -67,7 +67,9 @@ ADAPTERS = {
     "flax_training": {"jax", "flax"},
     "flax_nnx_training": {"jax", "flax"},
     "jax_training": {"jax"},
+    "jax_checkpoints": {"jax"},
     "jax_followers": {"jax"},
+    "jax_trees": {"jax"},
     "parameters": set(),
 }
 

@@ -27,12 +27,13 @@ import balred
 from balred.adapters.flax import InTrainingReducer
 
 assert len(jax.devices()) == 8
-mesh = jax.make_mesh((4, 2), ("data", "model"))
-SPLIT = {"nu_log": P("model"), "B_re": P("model", None), "B_im": P("model"), "C_re": P(None, "model")}
+mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
 
 
 def spec_of(path):
-    return SPLIT.get(path[-1].key, P())
+    # states are split over two devices
+    name = path[-1].key
+    return P(None, "model") if name in ("C_re", "C_im") else P() if name in ("D", "kernel") else P("model")
 
 
 def on_mesh(tree):
@@ -56,8 +57,34 @@ def train(spread, rank):
         u = jax.device_put(batch(k), NamedSharding(mesh, P("data"))) if spread else batch(k)
         now, loss = step(now, u)
         losses.append(float(loss))
+        before = shardings(now) if spread else None
         now, memory, report = reducer.update(now, memory, k)
+        if report and spread:
+            check(before, now, rank)
     return now, losses
+
+
+def trees(now):
+    return now.params, now.opt_state[0].mu, now.opt_state[0].nu, now.average
+
+
+def shardings(now):
+    return jax.tree.map(lambda x: x.sharding, trees(now))
+
+
+def check(before, now, rank):
+    assert now.params["first"]["nu_log"].shape == (rank,)
+    split = 0
+    for old, x in zip(jax.tree.leaves(before), jax.tree.leaves(trees(now)), strict=True):
+        # "model" is the only axis along which states are split, over two devices
+        whole = rank % 2 == 1 and rank in x.shape
+        wanted = NamedSharding(mesh, P() if whole else old.spec)
+        assert x.sharding.is_equivalent_to(wanted, x.ndim), (x.shape, old, x.sharding)
+        assert x.sharding.mesh == mesh and len(x.sharding.device_set) == 8
+        split += "model" in old.spec
+    assert split >= 2 * 4 * 7  # two layers, four trees, all parameters but D
+    shard = now.params["first"]["B_re"].addressable_shards[0].data.shape
+    assert shard == ((3, 2) if rank == 6 else (5, 2)), shard
 
 
 class Nothing:
@@ -75,16 +102,6 @@ for rank in (6, 5):
     _, want = train(False, rank)
     np.testing.assert_allclose(losses, want, rtol=1e-4)
     assert losses[2] != want[0]
-    adam = now.opt_state[0]
-    for tree in (now.params, adam.mu, adam.nu, now.average):
-        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            spec = spec_of(path) if rank % 2 == 0 else P()
-            wanted = NamedSharding(mesh, spec)
-            assert x.sharding.is_equivalent_to(wanted, x.ndim), (rank, path, x.sharding)
-            assert len(x.sharding.device_set) == 8
-    assert now.params["first"]["nu_log"].shape == (rank,)
-    shard = now.params["first"]["B_re"].addressable_shards[0].data.shape
-    assert shard == ((3, 2) if rank == 6 else (5, 2)), shard
 print("sharded")
 """
 

@@ -35,7 +35,7 @@ from jax_trainers import (
 
 import balred
 from balred.adapters import equinox, flax, flax_nnx
-from balred.adapters.jax_followers import names_of
+from balred.adapters.jax_trees import names_of
 from balred.events import EventLog
 from balred.intraining import Guard
 
@@ -254,11 +254,10 @@ def test_a_guard_takes_everything_back(kind: str) -> None:
 # ------------------------------------------------------------------------------------------------ resuming
 
 
-@every
-@pytest.mark.parametrize("at", [2, 4, 8])
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(make: Any, at: int, tmp_path: Any) -> None:
+@pytest.mark.parametrize(("kind", "at"), [("equinox", 2), ("equinox", 8), *((kind, 4) for kind in TRAINERS)])
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(kind: str, at: int, tmp_path: Any) -> None:
     def made() -> Any:
-        return make(**POLICY, log=tmp_path / "events.jsonl", moments="carry")
+        return TRAINERS[kind](**POLICY, log=tmp_path / "events.jsonl", moments="carry")
 
     trainer = made()
     trainer.run(range(1, at + 1))
