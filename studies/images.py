@@ -134,17 +134,20 @@ def idx(raw: bytes) -> Bytes:
 
 def _png(raw: bytes) -> Bytes:
     """A picture with one image in each row, 1024 pixels wide, as (images, 32, 32, 3)."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(raw)) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
+    pixels = _decoded(io.BytesIO(raw), "RGB")
     return pixels.reshape(len(pixels), 32, 32, 3)
 
 
 def _grey_file(path: Path) -> Bytes:
-    from PIL import Image
-
     if not path.exists():
         raise DataError(f"{path} is in the lists of metadata/, but does not exist")
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("L"))
+    return _decoded(path, "L")
+
+
+def _decoded(file: Path | io.BytesIO, mode: str) -> Bytes:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Pillow is not installed: pip install 'balred[studies]'") from error
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert(mode))

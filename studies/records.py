@@ -30,7 +30,7 @@ class MissingExtra(ImportError):
 
 
 def require_packages(framework: str) -> None:
-    """Raise :class:`MissingExtra` unless everything the demo needs with `framework` is installed.
+    """Raise :class:`MissingExtra` unless everything that trainings need with `framework` is installed.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def require_packages(framework: str) -> None:
     missing = [name for name in (*_PACKAGES[framework], *_STUDIES) if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtra(
-            f"the demo on {framework} needs packages that are not installed: {', '.join(missing)}; "
+            f"training on {framework} needs packages that are not installed: {', '.join(missing)}; "
             f"pip install 'balred[{framework},studies]'"
         )
 

@@ -221,6 +221,12 @@ def test_cifar(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.abs(grey.train_x - pictures[:50].reshape(50, 1024, 3) @ [0.299, 0.587, 0.114]).max() <= 0.5 + 1e-4
 
 
+def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ModuleNotFoundError, match=r"Pillow is not installed: pip install 'balred\[studies\]'"):
+        images._png(b"")
+
+
 def test_an_idx_file_of_another_type_is_refused() -> None:
     with pytest.raises(DataError, match="must begin with 00 00 08, got 00 00 0d"):
         images.idx(bytes([0, 0, 13, 1]))
