@@ -42,6 +42,9 @@ bench: env
 	$(BIN)/python benchmarks/gradient.py
 	$(BIN)/python benchmarks/moments.py
 	$(BIN)/python benchmarks/variants.py
+	$(BIN)/python benchmarks/budget.py
+	$(BIN)/python benchmarks/hook.py
+	$(BIN)/python benchmarks/selection.py
 
 lint: env
 	$(BIN)/ruff check .
