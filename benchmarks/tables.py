@@ -33,7 +33,19 @@ def main() -> None:
     rows = [row for framework in ("torch", "jax") for row in demo(framework)]
     TABLES.mkdir(exist_ok=True)
     (TABLES / "demo.md").write_text(markdown(header, rows))
-    for name in ("moments", "variants", "dense", "gradient", "channels", "precision", "overhead", "pipeline", "budget", "selection", "hook"):
+    for name in (
+        "moments",
+        "variants",
+        "dense",
+        "gradient",
+        "channels",
+        "precision",
+        "overhead",
+        "pipeline",
+        "budget",
+        "selection",
+        "hook",
+    ):
         (TABLES / f"{name}.md").write_text((RESULTS / f"{name}.md").read_text())
 
 
