@@ -10,9 +10,11 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("flax is not installed: pip install 'balred[flax]'") from error
 
-from balred.adapters.jax_training import Parts, ReducerState, TreeReducer, ranks_of
+from balred.adapt import linear_layers_of
+from balred.adapters.jax_training import Parts, ReducerState, TreeReducer
 from balred.adapters.parameters import resized
 from balred.budget import Budget
+from balred.checkpoints import ranks_of
 from balred.intraining import Report
 from balred.ranks import Rule
 
@@ -82,7 +84,7 @@ class InTrainingReducer(TreeReducer):
         if missing:
             raise ValueError(f"averages must be fields of the train state, got {', '.join(missing)}")
         parts = self._parts(train_state)
-        ranks = ranks_of(parts.model)
+        ranks = ranks_of(linear_layers_of(parts.model))
         self._apply_fn(train_state.apply_fn, ranks, ranks)
         return self._init(parts)
 
@@ -134,7 +136,8 @@ class InTrainingReducer(TreeReducer):
         return parts.others.replace(params=parts.model, opt_state=parts.opt_state, **parts.averages)
 
     def _settled(self, before: Parts, parts: Parts) -> Parts:
-        apply_fn = self._apply_fn(parts.others.apply_fn, ranks_of(before.model), ranks_of(parts.model))
+        ranks = (ranks_of(linear_layers_of(model)) for model in (before.model, parts.model))
+        apply_fn = self._apply_fn(parts.others.apply_fn, *ranks)
         return parts._replace(others=parts.others.replace(apply_fn=apply_fn))
 
     def _apply_fn(self, apply_fn: Any, before: Mapping[str, int], after: Mapping[str, int]) -> Any:

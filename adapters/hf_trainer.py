@@ -18,11 +18,11 @@ from transformers.trainer_callback import ExportableState, TrainerControl, Train
 from transformers.training_args import ParallelMode, TrainingArguments
 
 from balred.adapt import linear_layers_of
-from balred.adapters.torch_followers import ranks_of
 from balred.adapters.torch_loading import resize_on_load
 from balred.adapters.torch_trainers import reducer_later
 from balred.adapters.torch_training import InTrainingReducer
 from balred.budget import Budget
+from balred.checkpoints import ranks_of
 from balred.events import scalars_of
 from balred.intraining import Report
 from balred.ranks import Rule

@@ -16,14 +16,14 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("JAX is not installed: pip install 'balred[jax]'") from error
 
-from balred.adapt import adapt, layers_of, linear_layers_of, replace_layers
+from balred.adapt import layers_of, linear_layers_of, replace_layers
 from balred.adapters.jax_checkpoints import filled_in, is_array, is_value, plain
 from balred.adapters.jax_followers import Resizing, cut_averages, cut_state
 from balred.adapters.jax_trees import placed
 from balred.budget import Budget
-from balred.checkpoints import of_size
+from balred.checkpoints import ranks_of, shrunk
 from balred.events import logs_of, sinks_of
-from balred.intraining import Guard, Policy, PolicyState, Report, Step, decide
+from balred.intraining import Guard, Policy, PolicyState, Report, Step, check_moments, decide
 from balred.model_tensors import tensors_of, with_tensors
 from balred.ranks import Rule
 
@@ -112,8 +112,7 @@ class TreeReducer:
         ema_decay: float | None = None,
         log: Any = None,
     ) -> None:
-        if moments not in ("reset", "carry"):
-            raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
+        check_moments(moments)
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
         self.policy = Policy(rule, window, attempts, interval, min_cut, settled, guard, dry_run)
@@ -143,7 +142,7 @@ class TreeReducer:
 
     def _init(self, parts: Parts) -> ReducerState:
         layers_of(parts.model)
-        return ReducerState(self.policy.init(), ranks_of(parts.model), self._events())
+        return ReducerState(self.policy.init(), ranks_of(linear_layers_of(parts.model)), self._events())
 
     def _due(self, state: ReducerState, step: int) -> bool:
         """Whether there is anything to do after this step: all that a step without costs."""
@@ -163,7 +162,7 @@ class TreeReducer:
         if report is not None:
             for sink in self._sinks:
                 sink(report)
-            state = replace(state, ranks=ranks_of(parts.model), events=self._events())
+            state = replace(state, ranks=ranks_of(linear_layers_of(parts.model)), events=self._events())
         return parts, state, report
 
     def _attempt(
@@ -179,7 +178,9 @@ class TreeReducer:
             metric = float(guard.metric(self._whole(parts)))
             # a step that donates its arguments would take the arrays away
             kept = parts if guard.delay == 0 else self._filled(parts, jax.tree.map(_copy, self._tree(parts)))
-            held = Held(step + guard.delay, metric, step, ranks_of(parts.model), kept, self._values(kept))
+            held = Held(
+                step + guard.delay, metric, step, ranks_of(linear_layers_of(parts.model)), kept, self._values(kept)
+            )
             state = replace(state, held=held)
         smaller = self._resized(parts, {name: cut.layer for name, cut in cuts.items()}, cuts, fresh)
         if loss is not None and before is not None:
@@ -237,13 +238,7 @@ class TreeReducer:
         return sized, ReducerState(PolicyState.from_dict(saved["policy"]), ranks, events, held)
 
     def _of_ranks(self, parts: Parts, ranks: Mapping[str, int], fresh: Fresh | None) -> Parts:
-        layers, present = linear_layers_of(parts.model), ranks_of(parts.model)
-        if set(ranks) != set(present):
-            raise ValueError(f"the model must have the layers {', '.join(ranks)}, got {', '.join(present)}")
-        for name, rank in ranks.items():
-            if present[name] < rank:
-                raise ValueError(f"layer {name or 'itself'} must have at least {rank} states, got {present[name]}")
-        smaller = {name: of_size(layers[name], rank) for name, rank in ranks.items() if rank < present[name]}
+        smaller = shrunk(linear_layers_of(parts.model), ranks)
         return self._resized(parts, smaller, {}, fresh) if smaller else parts
 
     def _values(self, parts: Parts) -> tuple[Any, ...]:
@@ -251,11 +246,6 @@ class TreeReducer:
 
     def _events(self) -> tuple[int, ...]:
         return tuple(len(log.read()) for log in logs_of(self._sinks))
-
-
-def ranks_of(model: Any) -> dict[str, int]:
-    """The states of every layer by name."""
-    return {name: adapt(layer)[0].states for name, layer in linear_layers_of(model).items()}
 
 
 def _copy(x: Any) -> Any:

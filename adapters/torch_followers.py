@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from balred.adapt import adapt, linear_layers_of
+from balred.adapt import linear_layers_of
 from balred.adapters.torch_layers import set_layer
 from balred.averages import follow
 from balred.intraining import Step
@@ -121,8 +121,3 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
-
-
-def ranks_of(layers: Mapping[str, nn.Module]) -> dict[str, int]:
-    """The states of every layer by name."""
-    return {name: adapt(layer)[0].states for name, layer in layers.items()}

@@ -25,7 +25,6 @@ from balred.adapters.torch_followers import (
     forget,
     misfits,
     random_states,
-    ranks_of,
     refuse_graphs,
     set_random_states,
 )
@@ -34,9 +33,9 @@ from balred.adapters.torch_loading import resize_on_load
 from balred.arrays import to_numpy
 from balred.backends.torch import from_numpy
 from balred.budget import Budget
-from balred.checkpoints import of_size
+from balred.checkpoints import of_size, ranks_of, shrunk
 from balred.events import logs_of, sinks_of
-from balred.intraining import Guard, Policy, PolicyState, Report, Step, decide
+from balred.intraining import Guard, Policy, PolicyState, Report, Step, check_moments, decide
 from balred.ranks import Rule
 
 Hosts = dict[str, np.ndarray[Any, Any]]
@@ -128,8 +127,7 @@ class InTrainingReducer:
         restore: Sequence[Any] = (),
         log: Any = None,
     ) -> None:
-        if moments not in ("reset", "carry"):
-            raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
+        check_moments(moments)
         optimizer = bare(optimizer)
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError("the optimizer must keep its state by parameter, got LBFGS, which keeps one flat history")
@@ -216,7 +214,8 @@ class InTrainingReducer:
         old = {n: to_numpy(p).copy() for n, p in whole.named_parameters()}
         states = {n: dict(self.optimizer.state.get(p, {})) for n, p in layer.named_parameters()}
         self._place.put(layer, cut.layer)
-        new = {n: to_numpy(p) for n, p in cut.layer.named_parameters()}
+        small = dict(cut.layer.named_parameters())
+        new = {n: to_numpy(p) for n, p in small.items()}
         carried = self._carried(layer, cut, old, new, states)
         for n, p in layer.named_parameters():
             if old[n].shape == new[n].shape:
@@ -225,7 +224,7 @@ class InTrainingReducer:
                 forget(self.optimizer, p)
                 continue
             for key, moments in carried.items():
-                value = from_numpy(moments[n], like=dict(cut.layer.named_parameters())[n].data)
+                value = from_numpy(moments[n], like=small[n].data)
                 self.optimizer.state[p][key] = self._place.part(value.to(states[n][key].dtype), p)
         kept = [self.optimizer.state[p][key] for key in carried for p in layer.parameters()]
         return [t.detach() for m in (layer, *averages) for t in (*m.parameters(), *m.buffers())] + kept
@@ -274,15 +273,8 @@ class InTrainingReducer:
         ValueError
             The model has other layers, or a layer has fewer states than recorded.  Nothing is changed then.
         """
-        layers = self._place.layers()
-        sizes, ranks = ranks_of(layers), state["ranks"]
-        if set(ranks) != set(layers):
-            raise ValueError(f"the model must have the layers {', '.join(ranks)}, got {', '.join(layers)}")
-        for name, rank in ranks.items():
-            if sizes[name] < rank:
-                raise ValueError(f"layer {name or 'itself'} must have at least {rank} states, got {sizes[name]}")
         with torch.no_grad():
-            smaller = {name: of_size(layers[name], rank) for name, rank in ranks.items() if rank < sizes[name]}
+            smaller = shrunk(self._place.layers(), state["ranks"])
             for name, layer in smaller.items():
                 self._put(name, layer)
                 for p in self.model.get_submodule(name).parameters():

@@ -112,25 +112,25 @@ class Budget:
             kept = [min(rank, sizes[n]) for n in group]
             return float(sum(tails[n][k] for n, k in zip(group, kept, strict=True))), sum(kept)
 
-        def price(i: int) -> tuple[float, int]:
-            """What a group's next step down costs for each state it frees, and the rank it leads to."""
+        def price(i: int) -> tuple[float, int, int]:
+            """What a group's next step down costs for each state it frees, the rank it leads to, and the states freed."""
             lower = (ranks[i] - 1) // self.multiple_of * self.multiple_of
-            if lower < 1 or not np.isfinite(at(groups[i], lower)[0]):
-                return np.inf, ranks[i]
-            (now, had), (then, has) = at(groups[i], ranks[i]), at(groups[i], lower)
-            return max(then - now, 0.0) / (had - has), lower
+            (now, had), (then, has) = at(groups[i], ranks[i]), at(groups[i], max(lower, 0))
+            if lower < 1 or not np.isfinite(then):
+                return np.inf, ranks[i], 0
+            return max(then - now, 0.0) / (had - has), lower, had - has
 
-        prices = [price(i) for i in range(len(groups))]
-        while (used := sum(at(g, r)[1] for g, r in zip(groups, ranks, strict=True))) > allowed:
+        prices, used = [price(i) for i in range(len(groups))], total
+        while used > allowed:
             i = min(range(len(groups)), key=lambda j: prices[j][0])
-            if not np.isfinite(prices[i][0]):
+            cost, lower, freed = prices[i]
+            if not np.isfinite(cost):
                 rule = f"a state in every layer ({used} with a multiple of {self.multiple_of} and unstable modes)"
                 raise ValueError(f"the budget must reach for {rule}, got {allowed} of {total} states")
-            ranks[i] = prices[i][1]
+            ranks[i], used = lower, used - freed
             prices[i] = price(i)
-        return {
-            n: min(r, sizes[n]) for name in tails for g, r in zip(groups, ranks, strict=True) for n in g if n == name
-        }
+        found = {n: min(rank, sizes[n]) for group, rank in zip(groups, ranks, strict=True) for n in group}
+        return {name: found[name] for name in tails}
 
 
 def tail_of(analysis: Analysis) -> FloatArray:

@@ -214,6 +214,28 @@ def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tupl
     return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
+def ranks_of(layers: Mapping[str, Any]) -> dict[str, int]:
+    """The states of the operator of every layer, by name."""
+    return {name: int(adapt(layer)[0].states) for name, layer in layers.items()}
+
+
+def shrunk(layers: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
+    """Layers of the recorded `ranks`, by name, for those that have more states; what is in them is about to be replaced.
+
+    Raises
+    ------
+    ValueError
+        Other layers are recorded, or more states than a layer has.
+    """
+    sizes = ranks_of(layers)
+    if set(ranks) != set(sizes):
+        raise ValueError(f"the model must have the layers {', '.join(ranks)}, got {', '.join(sizes)}")
+    for name, rank in ranks.items():
+        if sizes[name] < rank:
+            raise ValueError(f"layer {name or 'itself'} must have at least {rank} states, got {sizes[name]}")
+    return {name: of_size(layers[name], rank) for name, rank in ranks.items() if rank < sizes[name]}
+
+
 def of_size(layer: Any, states: int) -> Any:
     """A layer like `layer` with so many states, whichever: what is in it is about to be replaced."""
     entry = entry_of(layer)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from balred.intraining import Report
+from balred.replacing import replacing
 
 Event = dict[str, Any]
 Sink = Callable[[Report], None]
@@ -112,9 +113,8 @@ class EventLog:
         if not self.path.exists():
             return
         kept = self.read()[:count]
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
-        part.replace(self.path)
+        with replacing(self.path) as file:
+            file.writelines(json.dumps(event) + "\n" for event in kept)
 
 
 def scalars_of(report: Report) -> dict[str, float]:
@@ -172,23 +172,3 @@ def sinks_of(log: Any) -> tuple[Sink, ...]:
 def logs_of(sinks: Sequence[Sink]) -> list[EventLog]:
     """The files among `sinks`."""
     return [sink for sink in sinks if isinstance(sink, EventLog)]
-
-
-def report_from(event: Mapping[str, Any]) -> str:
-    """One line that says what an event was.
-
-    Examples
-    --------
-    >>> report_from({"event": "cut", "step": 9, "layer": "ssm", "from": 64, "to": 16, "energy": 0.99, "bound": 0.02})
-    'step 9: ssm 64 -> 16 states, 99.00 % of the energy, error bound 0.02'
-    """
-    layer = event.get("layer") or "layer"
-    if event["event"] in ("cut", "would cut"):
-        bound = "" if event.get("bound") is None else f", error bound {event['bound']:.3g}"
-        would = "would be " if event["event"] == "would cut" else ""
-        return f"step {event['step']}: {layer} {would}{event['from']} -> {event['to']} states, {100 * event['energy']:.2f} % of the energy{bound}"
-    if event["event"] == "restored":
-        return f"step {event['step']}: the last cut was taken back"
-    if event["event"] == "skipped":
-        return f"step {event['step']}: {layer} skipped: {event['why']}"
-    return f"step {event['step']}: nothing cut"

@@ -268,6 +268,12 @@ class Report:
         )
 
 
+def check_moments(moments: str) -> None:
+    """Raise unless it says what becomes of an optimizer's moments: they start afresh, or are carried through the cut."""
+    if moments not in ("reset", "carry"):
+        raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
+
+
 class Step(NamedTuple):
     """A cut ready to be carried out: the smaller layer, and the reduction it was written from."""
 

@@ -7,7 +7,6 @@ lines to what they were then.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from balred.events import EventLog
 from balred.intraining import Cut, Report
+from balred.replacing import replacing
 from balred.studies.records import Point, RunRecord, Schedule, Snapshot
 from balred.systems import DiagonalSystem
 
@@ -109,10 +109,5 @@ def reports_of(events: list[dict[str, Any]]) -> list[Report]:
 
 def write_json(path: Path, data: Any) -> None:
     """Replace a file in one go; it is on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         file.write(json.dumps(data, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

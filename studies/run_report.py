@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from balred.ranks import Rule
+from balred.replacing import replacing
 from balred.stability import Trace, trace
 from balred.studies.demo import spread
 from balred.studies.records import RunRecord, Schedule
@@ -171,9 +172,8 @@ def write_run_report(root: Path) -> Path:
         settings=_settings(config, results),
         hardware=hardware,
     )
-    part = page.with_name("report.html.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(page)
+    with replacing(page) as file:
+        file.write(text)
     return page
 
 

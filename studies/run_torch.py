@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import balred
 from balred.adapters.torch import LRU, InTrainingReducer
 from balred.adapters.torch_followers import random_states, set_random_states
 from balred.intraining import Guard, Report
+from balred.replacing import replacing
 from balred.studies.models_torch import Classifier
 from balred.studies.tasks import Task
 from balred.studies.train_config import TrainConfig
@@ -134,13 +134,8 @@ class TorchRun:
             "loss": self.loss(),
             **more,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
+        with replacing(path, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
 
     def load(self, path: Path) -> dict[str, Any]:
         """Go on from a checkpoint; its contents, with the plain values it was saved with."""
