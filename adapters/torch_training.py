@@ -282,8 +282,9 @@ class InTrainingReducer:
                         forget(self.optimizer, p)
         self.steps, self.state = int(state["steps"]), PolicyState.from_dict(state["policy"])
         self._held = None if state["held"] is None else Held(*copy.deepcopy(state["held"]))
-        for log, count in zip(logs_of(self._sinks), state["events"], strict=False):
-            log.rewind(count)
+        if self._place.exchange.rank == 0:  # which alone writes them
+            for log, count in zip(logs_of(self._sinks), state["events"], strict=False):
+                log.rewind(count)
         self._place.finish()
 
     def _put(self, name: str, layer: nn.Module) -> None:
