@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 from transformers.training_args import ParallelMode, TrainingArguments
 
-from balred.adapt import linear_layers_of
+from balred.adapt import layers_of
 from balred.adapters.torch_loading import resize_on_load
 from balred.adapters.torch_trainers import reducer_later
 from balred.adapters.torch_training import InTrainingReducer
@@ -126,7 +126,7 @@ class InTrainingReduction(TrainerCallback, ExportableState):
             attributes = stored["attributes"]
             self.reducer.load_state_dict({**attributes["reducer"], "held": _unpacked(attributes["held"])})
         elif self._config is not None and (told := _values(getattr(model.config, self._config, None))) != (
-            have := list(ranks_of(linear_layers_of(model)).values())
+            have := list(ranks_of(layers_of(model)).values())
         ):
             raise ValueError(f"config.{self._config} must be the states of the layers, {have}, got {told}")
         self._note(model)
@@ -156,7 +156,7 @@ class InTrainingReduction(TrainerCallback, ExportableState):
         """Write the ranks into the config, in the form that they have there."""
         if self._config is None:
             return
-        ranks, old = ranks_of(linear_layers_of(model)), getattr(model.config, self._config)
+        ranks, old = ranks_of(layers_of(model)), getattr(model.config, self._config)
         new: Any = ranks if isinstance(old, Mapping) else list(ranks.values())
         setattr(model.config, self._config, new[0] if isinstance(old, int) else new)
 

@@ -16,10 +16,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from balred.adapt import linear_layers_of
+from balred.adapt import entry_of
 from balred.adapters.torch_followers import forget_compiled, unwrapped
 from balred.adapters.torch_layers import set_layer
 from balred.exchange import Alone, Exchange
+from balred.selective_training import Calibration, layers_in_training
 
 
 def placed(model: nn.Module, averages: Sequence[nn.Module] = ()) -> Place:
@@ -48,6 +49,7 @@ class Place:
     """A model that one process has for itself: its layers are what they are, and nobody else must know of a cut."""
 
     exchange: Exchange = Alone()
+    calibration: Calibration | None = None
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -65,11 +67,14 @@ class Place:
 
     def layers(self) -> dict[str, nn.Module]:
         """The layers by name, with whole tensors."""
-        return linear_layers_of(self.model)
+        return layers_in_training(self.model, self.calibration)
 
     def put(self, layer: nn.Module, new: nn.Module) -> None:
         """Make the model's `layer` equal `new`, keeping the identity of its parameters."""
         set_layer(layer, new)
+        entry = entry_of(layer)
+        if entry is not None and entry.settle is not None:
+            entry.settle(self.model, layer)
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the optimizer's state as one process would have it."""

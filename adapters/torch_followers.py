@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from balred.adapt import linear_layers_of
+from balred.adapt import layers_of
 from balred.adapters.torch_layers import set_layer
 from balred.averages import follow
 from balred.intraining import Step
@@ -64,7 +64,7 @@ def forget(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> None:
 
 def check_shapes(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise if the optimizer has state of another shape than its parameter: fused optimizers would run on with it."""
-    for name, layer in linear_layers_of(model).items():
+    for name, layer in layers_of(model).items():
         for key, p in layer.named_parameters():
             for kind, shape in misfits(optimizer, p).items():
                 where = f"{name}.{key}" if name else key

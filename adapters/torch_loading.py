@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from balred.adapt import adapt, linear_layers_of
+from balred.adapt import layers_of
 from balred.adapters.torch_layers import set_layer
-from balred.checkpoints import of_size
+from balred.checkpoints import of_size, states_of
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -48,20 +48,20 @@ def resize_on_load(model: nn.Module) -> None:
     >>> model[0]
     LRU(features=2, states=6)
     """
-    linear_layers_of(model)
+    layers_of(model)
     if not getattr(model, _MARK, False):
         model._register_load_state_dict_pre_hook(_resize, with_module=True)  # type: ignore[no-untyped-call]  # public since 2.5
         setattr(model, _MARK, True)
 
 
 def _resize(model: nn.Module, stored: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    for name, layer in linear_layers_of(model).items():
+    for name, layer in layers_of(model).items():
         start = f"{prefix}{name}." if name else prefix
         mine, theirs = _shapes(layer.state_dict()), _shapes({k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)})  # fmt: skip
         differ = [(mine[k], theirs[k]) for k in mine if k in theirs and mine[k] != theirs[k]]
         if not differ:
             continue
-        states = adapt(layer)[0].states
+        states = states_of(layer)
         sizes = {states * b // a for x, y in differ for a, b in zip(x, y, strict=False) if a != b and a and b}
         for size in sorted(sizes - {0}):
             new = of_size(layer, size)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from balred.adapt import linear_layers_of
+from balred.adapt import layers_of
 from balred.adapters.torch_followers import bare
 from balred.adapters.torch_training import InTrainingReducer
 from balred.budget import Budget
@@ -48,7 +48,7 @@ def reducer_later(rule: Rule | Budget, window: tuple[int, int], attempts: int | 
 
 def holder(optimizers: Sequence[Any], model: nn.Module) -> Any:
     """That one of several optimizers which holds the layers that can be cut."""
-    mine = {id(p) for layer in linear_layers_of(model).values() for p in layer.parameters() if p.requires_grad}
+    mine = {id(p) for layer in layers_of(model).values() for p in layer.parameters() if p.requires_grad}
     held = [{id(p) for group in bare(one).param_groups for p in group["params"]} for one in optimizers]
     found = [one for one, ids in zip(optimizers, held, strict=True) if mine <= ids]
     if not found:

@@ -37,6 +37,7 @@ from balred.checkpoints import of_size, ranks_of, shrunk
 from balred.events import logs_of, sinks_of
 from balred.intraining import Guard, Policy, PolicyState, Report, Step, check_moments, decide
 from balred.ranks import Rule
+from balred.selective_training import calibration_of, check_rule_for
 
 Hosts = dict[str, np.ndarray[Any, Any]]
 
@@ -82,6 +83,10 @@ class InTrainingReducer:
     restore : sequence
         What else a guard takes back, by its ``state_dict``: schedulers, a GradScaler.  Model with buffers, optimizer,
         averages and random generators are always taken back.
+    calibration : tensor, dict of keyword inputs, iterable of either, function that returns such, or Calibration, optional
+        What the model is called with, for layers whose dynamics depend on their input (Mamba; docs, guide to selective
+        layers): their states are measured on it at every attempt, with a function on what it returns then.  Without, such
+        layers are left alone.
     log : path, TensorBoard writer, W&B run, callable, or a sequence of these
         Gets every report, see :func:`balred.events.sinks_of`.
 
@@ -126,6 +131,7 @@ class InTrainingReducer:
         averages: Sequence[nn.Module] = (),
         restore: Sequence[Any] = (),
         log: Any = None,
+        calibration: Any = None,
     ) -> None:
         check_moments(moments)
         optimizer = bare(optimizer)
@@ -135,6 +141,11 @@ class InTrainingReducer:
             if not (hasattr(other, "state_dict") and hasattr(other, "load_state_dict")):
                 raise ValueError(f"what a guard restores must have state_dict and load_state_dict, got {other!r}")
         self._place = placed(model, averages)
+        self._place.calibration = self.calibration = calibration_of(calibration)
+        if self.calibration is not None and self._place.exchange.size > 1:
+            raise ValueError(
+                f"layers are cut along data in one process only, got calibration and {self._place.exchange.size} processes"
+            )
         self.model, self.optimizer, self.moments = self._place.model, optimizer, moments
         self.policy = Policy(rule, window, attempts, interval, min_cut, settled, guard, dry_run)
         self._wrappers = list(averages)
@@ -149,7 +160,9 @@ class InTrainingReducer:
         for one in (self.model, *self.averages):
             resize_on_load(one)
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name, layer in linear_layers_of(self.model).items():
+        layers = self._place.layers() if self._place.exchange.size == 1 else linear_layers_of(self.model)
+        check_rule_for(rule, layers, self.calibration)
+        for name, layer in layers.items():
             stray = [n for n, p in layer.named_parameters() if p.requires_grad and id(p) not in known]
             if stray:
                 raise ValueError(
@@ -191,7 +204,9 @@ class InTrainingReducer:
         self._place.check(self.optimizer)
         with torch.no_grad():
             layers = self._place.layers()
-            cuts, self.state, report = decide(self.policy, self.state, self.steps, layers, self._place.exchange)
+            cuts, self.state, report = decide(
+                self.policy, self.state, self.steps, layers, self._place.exchange, self.model, self.calibration
+            )
             if not cuts:
                 return report
             before = None if loss is None else self._place.mean(float(loss()))
@@ -232,7 +247,7 @@ class InTrainingReducer:
     def _carried(self, layer: nn.Module, cut: Step, old: Hosts, new: Hosts, states: dict[str, Any]) -> dict[str, Hosts]:
         """The moments by key and parameter after the cut; empty if they are to be forgotten."""
         carry = getattr(entry_of(layer), "carry", None)
-        change = cut.reduction.change
+        change = None if cut.reduction is None else cut.reduction.change
         kinds = [{k for k, v in s.items() if isinstance(v, torch.Tensor) and v.ndim > 0} for s in states.values()]
         keys = kinds[0]
         known = keys == {"momentum_buffer"} or {"exp_avg", "exp_avg_sq"} <= keys <= set(_POWER) - {"momentum_buffer"}

@@ -52,6 +52,10 @@ def follow(average: Any, live: Any, cut: Step) -> Any:
     >>> abs(float(follow(g, g, step).log_poles[0].real - step.layer.log_poles[0].real)) < 1e-12
     True
     """
+    if cut.reduction is None:
+        if cut.again is None:
+            raise ValueError("a cut must know its reduction, or how to cut another layer alike, got neither")
+        return cut.again(average)
     change, target = cut.reduction.change, cut.reduction.system
     before, rebuild = adapt(average)
     if change is None or not isinstance(before, DiagonalSystem) or not isinstance(target, DiagonalSystem):

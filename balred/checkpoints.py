@@ -215,8 +215,8 @@ def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tupl
 
 
 def ranks_of(layers: Mapping[str, Any]) -> dict[str, int]:
-    """The states of the operator of every layer, by name."""
-    return {name: int(adapt(layer)[0].states) for name, layer in layers.items()}
+    """The states of every layer, by name."""
+    return {name: states_of(layer) for name, layer in layers.items()}
 
 
 def shrunk(layers: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from balred.exchange import Alone, Exchange, share, together
 from balred.hankel import Analysis, analyses, values_in_single
 from balred.ranks import Rule, check_rule, choose_order
 from balred.reduction import Reduction
+from balred.selective_training import Calibration, Measured
 from balred.systems import DiagonalSystem, System
 
 
@@ -209,7 +210,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Cut:
-    """One layer's cut: ranks before and after, share of the sum of HSVs kept, a-priori bound on the H-infinity error."""
+    """One layer's cut: ranks before and after, share of the sum of HSVs kept, a-priori bound on the H-infinity error.
+
+    Of a selective layer the energy is that of its output on the calibration data, and there is no bound (NaN).
+    """
 
     layer: str
     before: int
@@ -258,7 +262,7 @@ class Report:
             return f"step {self.step}: the last cut was taken back, the metric fell by more than the guard's tolerance"
         lines = [
             f"step {self.step}: {c.layer or 'layer'} {'would be ' if self.dry_run else ''}{c.before} -> {c.after} states, "
-            f"{100 * c.energy:.2f} % of the energy, error bound {c.bound:.3g}"
+            f"{100 * c.energy:.2f} % of the energy" + ("" if math.isnan(c.bound) else f", error bound {c.bound:.3g}")
             for c in self.cuts
         ] or [f"step {self.step}: nothing cut"]
         if self.loss is not None:
@@ -275,24 +279,37 @@ def check_moments(moments: str) -> None:
 
 
 class Step(NamedTuple):
-    """A cut ready to be carried out: the smaller layer, and the reduction it was written from."""
+    """A cut ready to be carried out: the smaller layer, and the reduction it was written from.
+
+    Of a selective layer there is none; ``again(other)`` cuts another one of its size to the same states.
+    """
 
     layer: Any
-    reduction: Reduction
+    reduction: Reduction | None
+    again: Callable[[Any], Any] | None = None
 
 
 def decide(
-    policy: Policy, state: PolicyState, step: int, layers: Mapping[str, Any], exchange: Exchange | None = None
+    policy: Policy,
+    state: PolicyState,
+    step: int,
+    layers: Mapping[str, Any],
+    exchange: Exchange | None = None,
+    model: Any = None,
+    calibration: Calibration | None = None,
 ) -> tuple[dict[str, Step], PolicyState, Report]:
     """Analyse every layer, ask the policy, build the smaller layers, and describe the outcome.
 
     Nothing is changed: the caller puts the layers returned in place.  A layer that cannot be analysed, cut or written
     back is skipped, and the report says why.  With an `exchange` the processes share the analysis out, and all decide alike.
+    With `calibration` the selective layers of `model` take part; every process must see the same data.
     """
     began = time.perf_counter()
     # the training keeps the other cores busy, or their threads awake: more than one for the linear algebra would wait
     with backend("numpy").one_blas_thread():
-        done, state, cuts, after, skipped = _decided(policy, state, step, layers, exchange or Alone())
+        done, state, cuts, after, skipped = _decided(
+            policy, state, step, layers, exchange or Alone(), model, calibration
+        )
     if not policy.dry_run:
         after |= {c.layer: c.after for c in cuts}
     report = Report(step, cuts, after, skipped, False, time.perf_counter() - began, policy.dry_run)
@@ -311,23 +328,36 @@ class _Found(NamedTuple):
 
 
 def _decided(
-    policy: Policy, state: PolicyState, step: int, layers: Mapping[str, Any], exchange: Exchange
+    policy: Policy,
+    state: PolicyState,
+    step: int,
+    layers: Mapping[str, Any],
+    exchange: Exchange,
+    model: Any,
+    calibration: Calibration | None,
 ) -> tuple[dict[str, Step], PolicyState, tuple[Cut, ...], dict[str, int], dict[str, str]]:
     """The cuts, the policy's state, their description, and every layer's present rank or why it was skipped."""
     read: dict[str, tuple[System, Callable[[System], Any]]] = {}
     skipped: dict[str, str] = {}
+    look = Measured(model, layers, calibration)
     for name, layer in layers.items():
+        if name in look.all:
+            continue
         try:
             read[name] = adapt(layer)
         except (ValueError, ArithmeticError) as error:
             skipped[name] = str(error)
-    after = {name: system.states for name, (system, _) in read.items()}
+    skipped |= look.failed
+    after = {name: system.states for name, (system, _) in read.items()} | look.states
     mine = share(read, exchange)
     shared: dict[str, int] | None = None
     if isinstance(policy.rule, Budget):
         tails = {n: t for told in together(exchange, lambda: _tails(mine)) for n, t in told.items()}
-        tails = {name: tails[name] for name in read if name in tails}
-        shared = policy.rule.shared({n: relative(t) for n, t in tails.items()} if policy.rule.relative else tails)
+        measured = look.tails
+        in_units = policy.rule.relative or bool(tails and measured)
+        tails |= measured
+        tails = {n: relative(tails[n]) if in_units else tails[n] for n in layers if n in tails}
+        shared = policy.rule.shared(tails, [look.tied])
     built: dict[str, Any] = {}
     ranks: dict[str, tuple[int, int]] = {}
     ready: dict[str, tuple[Reduction, Cut]] = {}
@@ -335,13 +365,18 @@ def _decided(
         ranks |= found.ranks
         ready |= found.ready
         skipped |= found.skipped
+    ranks |= look.ranks(shared if shared is not None else policy.rule)
     wanted, state = policy.update(state, step, {name: ranks[name] for name in layers if name in ranks})
     chosen = {name: ready[name] for name in wanted if name in ready}
     done = {
         name: Step(built[name] if name in built else read[name][1](reduction.system), reduction)
         for name, (reduction, _) in chosen.items()
     }
-    return done, state, tuple(cut for _, cut in chosen.values()), after, skipped
+    selected = look.choices({name: rank for name, rank in wanted.items() if name in look.layers})
+    done |= {name: Step(choice.layer, None, choice.again) for name, choice in selected.items()}
+    cuts = [cut for _, cut in chosen.values()]
+    cuts += [Cut(name, c.states, wanted[name], c.energy or 0.0, math.nan) for name, c in selected.items()]
+    return done, state, tuple(cuts), after, skipped
 
 
 def _found(policy: Policy, read: Read, shared: Mapping[str, int] | None, built: dict[str, Any]) -> _Found:

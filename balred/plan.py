@@ -20,8 +20,8 @@ from balred.gramians import check_precision
 from balred.hankel import Analysis
 from balred.ranks import is_rule
 from balred.reduction import check_rank, method_called
-from balred.selection import Moments, spectrum
-from balred.selective import Choice, check_wanted, choose, measure
+from balred.selection import Moments
+from balred.selective import Choice, check_wanted, choose, measure, tails
 
 
 class SkippedWarning(UserWarning):
@@ -127,12 +127,11 @@ def plan(
     ready: dict[str, Analysis] = {}
     if isinstance(wanted, Budget):
         ready = _analysed({n: x for n, x in layers.items() if n not in selective}, settings)
-        tails = {n: np.append(np.cumsum(spectrum(m)[::-1] ** 2)[::-1], 0.0) for n, m in moments.items()}
-        tails |= {n: tail_of(a) for n, a in ready.items()}
+        errors = tails(moments) | {n: tail_of(a) for n, a in ready.items()}
         if wanted.relative or (moments and ready):
-            tails = {n: relative(t) for n, t in tails.items()}
+            errors = {n: relative(t) for n, t in errors.items()}
         tied = [n for n, (_, entry) in selective.items() if entry.one_size]
-        shared = wanted.shared({name: tails[name] for name in layers if name in tails}, [tied])
+        shared = wanted.shared({name: errors[name] for name in layers if name in errors}, [tied])
         wanted = {name: shared.get(name, 1) for name in layers}  # of one that cannot be analysed, any rank says why
     chosen: Mapping[str, Choice] = {}
     if selective:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balred.arrays import warn_caller
 from balred.ranks import ErrorBound, Order, choose_order, is_rule
@@ -58,6 +59,8 @@ class Choice:
     rank: int | None = None
     energy: float | None = None
     note: str = ""
+    again: Callable[[Any], Any] | None = None
+    """Cuts another layer of the same size, such as an average of this one, to the same states."""
 
 
 def measure(
@@ -119,12 +122,10 @@ def choose(
         Of "random".
     """
     states = {name: entry.states(layer) for name, (layer, entry) in layers.items()}
-    ranks = {name: _rank(wanted.get(name), moments[name]) for name in layers}
-    shared = [name for name, (_, entry) in layers.items() if entry.one_size]
-    largest = max((ranks[name] for name in shared), default=0)
+    ranks = {name: rank_for(wanted.get(name), moments[name]) for name in layers}
     result = {}
-    for name, (layer, entry) in layers.items():
-        rank = min(largest, states[name]) if entry.one_size else ranks[name]
+    for name, rank in of_one_size(layers, ranks).items():
+        layer, entry = layers[name]
         note = "" if name in wanted else "not in ranks"
         if rank != ranks[name] and name in wanted:
             note = f"{ranks[name]} rounded up to {rank}: the model's configuration holds one state dimension"
@@ -134,9 +135,25 @@ def choose(
         chosen = (entry.select or select)(moments[name], rank, selection, seed=seed)
         source = f"on the {measured}" if entry.select is None else "under white noise"
         remark = f"output changes by {np.sqrt(chosen.error):.2g} {source}"
-        new = entry.cut(layer, chosen, moments[name])
-        result[name] = Choice(states[name], new, rank, 1 - chosen.error, "; ".join(filter(None, [note, remark])))
+        again = _cutter(entry, chosen, moments[name])
+        remarks = "; ".join(filter(None, [note, remark]))
+        result[name] = Choice(states[name], again(layer), rank, 1 - chosen.error, remarks, again)
     return result
+
+
+def _cutter(entry: Selective, chosen: Selection, moments: Moments) -> Callable[[Any], Any]:
+    return lambda layer: entry.cut(layer, chosen, moments)
+
+
+def of_one_size(layers: Mapping[str, tuple[Any, Selective]], ranks: Mapping[str, int]) -> dict[str, int]:
+    """`ranks` rounded up to the largest among the layers that must have one state dimension, as far as they have it."""
+    largest = max((ranks[name] for name, (_, entry) in layers.items() if entry.one_size), default=0)
+    return {n: min(largest, entry.states(x)) if entry.one_size else ranks[n] for n, (x, entry) in layers.items()}
+
+
+def tails(moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float64]]:
+    """For a :class:`balred.Budget`: the squared error of each layer at each rank from 0 on."""
+    return {n: np.append(np.cumsum(spectrum(m)[::-1] ** 2)[::-1], 0.0) for n, m in moments.items()}
 
 
 def _check(wanted: Any, most: int) -> None:
@@ -152,7 +169,8 @@ def _check(wanted: Any, most: int) -> None:
         raise ValueError(f"rank must be between 1 and {most}, got {wanted}")
 
 
-def _rank(wanted: Any, moments: Moments) -> int:
+def rank_for(wanted: Any, moments: Moments) -> int:
+    """The states that a rank or rule asks for; all of them without."""
     if wanted is None:
         return moments.states
     if isinstance(wanted, Order):

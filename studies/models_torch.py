@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -49,6 +49,8 @@ class Classifier(nn.Module):
         Inputs are pairs of sequences of tokens; the head sees both, their product and their difference.
     dropout : float, default 0
         Of what each block adds.
+    block : callable, optional
+        ``block(states)`` makes a block; LRU blocks without.
 
     Examples
     --------
@@ -72,6 +74,7 @@ class Classifier(nn.Module):
         read: str = "last",
         pairs: bool = False,
         dropout: float = 0.0,
+        block: Callable[[int], nn.Module] | None = None,
     ) -> None:
         if read not in ("last", "mean", "each"):
             raise ValueError(f"read must be last, mean or each, got {read!r}")
@@ -80,7 +83,7 @@ class Classifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embed = nn.Embedding(vocabulary, width) if vocabulary else nn.Linear(channels, width)
-            self.blocks = nn.ModuleList(Block(width, n, ring, dropout) for n in states)
+            self.blocks = nn.ModuleList(Block(width, n, ring, dropout) if block is None else block(n) for n in states)
             self.head = nn.Linear(4 * width if pairs else width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 import balred
 from balred.adapt import layers_of
+from balred.checkpoints import ranks_of
 from balred.intraining import Guard
 from balred.ranks import RankWarning
 from balred.studies.display import show
@@ -20,7 +21,7 @@ from balred.studies.plan import Order, Run
 from balred.studies.provenance import hardware, versions
 from balred.studies.records import Point, Stopwatch
 from balred.studies.run_files import RunFolder
-from balred.studies.run_torch import TorchRun, classifier, cut, evaluate
+from balred.studies.run_torch import TorchRun, calibration, classifier, cut, evaluate
 from balred.studies.tasks import Task
 from balred.studies.train_config import TrainConfig
 from balred.studies.training import Event, host_system
@@ -31,7 +32,7 @@ _SMALL_SEED = 10_000
 
 def ranks_for(config: TrainConfig, run: Run, seed: int, out: Path) -> dict[str, int]:
     """The ranks of a small or post-hoc model by layer: given, those of a folder, or of this seed's truncated run."""
-    names = [f"blocks.{i}.lru" for i in range(len(config.states))]
+    names = [f"blocks.{i}.{'mixer' if config.model == 'mamba' else 'lru'}" for i in range(len(config.states))]
     if config.ranks:
         return dict(zip(names, config.ranks * (len(names) // len(config.ranks)), strict=True))
     path = Path(config.ranks_from) if config.ranks_from else out / f"seed-{seed}" / Run("truncated", run.tau).name
@@ -112,7 +113,7 @@ def _trainer(config: TrainConfig, task: Task, run: Run, seed: int, out: Path, fo
         task,
         states,
         seed + _SMALL_SEED if run.mode == "small" else seed,
-        run.tau if run.mode in ("truncated", "guarded") else None,
+        run if run.mode in ("truncated", "random", "guarded") else None,
         guard,
         config.nuclear if run.mode == "nuclear" else 0.0,
         log=folder.events,
@@ -121,7 +122,7 @@ def _trainer(config: TrainConfig, task: Task, run: Run, seed: int, out: Path, fo
 
 def ranks_now(trainer: TorchRun) -> dict[str, int]:
     """States by layer."""
-    return {name: int(layer.states) for name, layer in layers_of(trainer.model).items()}
+    return ranks_of(layers_of(trainer.model))
 
 
 def _look(
@@ -130,7 +131,7 @@ def _look(
     """Evaluate, and keep spectra, at the steps that ask for it; the clock is stopped meanwhile."""
     points = []
     seconds = clock.stop()
-    if step in config.snapshots:
+    if step in config.snapshots and config.model == "lru":  # a selective layer has no Hankel singular values
         systems = {name: host_system(layer) for name, layer in layers_of(trainer.model).items()}
         spectra = {}
         for name, system in systems.items():
@@ -155,8 +156,8 @@ def posthoc(config: TrainConfig, task: Task, run: Run, seed: int, out: Path, fol
     model = balred.load(classifier(config, task, config.states, seed), source.model).to(config.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RankWarning)  # a regularised layer may have fewer states that matter
-        smaller = cut(model, ranks_for(config, run, seed, out))
-    ranks = {name: int(layer.states) for name, layer in layers_of(smaller).items()}
+        smaller = cut(model, ranks_for(config, run, seed, out), calibration(config, task))
+    ranks = ranks_of(layers_of(smaller))
     accuracy, nats = evaluate(smaller, task, task.test_x, task.test_y)
     result = source.result
     assert result is not None

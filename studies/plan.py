@@ -35,11 +35,13 @@ def runs_of(config: TrainConfig) -> list[Run]:
     >>> [run.name for run in runs_of(config)]
     ['full', 'truncated-0.04', 'truncated-0.02', 'small-0.04', 'small-0.02', 'full-cut-0.04', 'full-cut-0.02']
     """
+    cuts: Sequence[float | None] = (None,) if config.cut_to or config.budget else config.taus
     given = bool(config.ranks or config.ranks_from)
-    grid: Sequence[float | None] = (None,) if given else config.taus
+    grid: Sequence[float | None] = (None,) if given else cuts
     found = [Run(mode) for mode in ("full", "nuclear") if mode in config.modes]
     trained = [run.name for run in found]
-    found += [Run(mode, tau) for mode in ("truncated", "guarded") if mode in config.modes for tau in config.taus]
+    cutting: Sequence[Mode] = ("truncated", "random", "guarded")
+    found += [Run(mode, tau) for mode in cutting if mode in config.modes for tau in cuts]
     if "small" in config.modes:
         found += [Run("small", tau) for tau in grid]
     if "posthoc" in config.modes:

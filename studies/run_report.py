@@ -210,7 +210,7 @@ def figures(found: Sequence[Found], config: TrainConfig | None) -> list[tuple[st
         if seen:
             picture = plots.png(plots.spectra(seen, layer, {}))
             drawn.append((f"Hankel singular values along the training: {label}", SPECTRA, picture))
-        metrics = None if full is None or config is None else _trace(full, layer, config.rule(config.taus[0]))
+        metrics = None if full is None or config is None else _trace(full, layer, config.stability_rule)
         moving = [r for r in first if r.first_states(layer) is not None]
         if moving:
             text = "States that the layer had, run by run" + (

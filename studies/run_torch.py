@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 import balred
-from balred.adapters.torch import LRU, InTrainingReducer
+from balred.adapt import layers_of
 from balred.adapters.torch_followers import random_states, set_random_states
+from balred.checkpoints import ranks_of
 from balred.intraining import Guard, Report
 from balred.replacing import replacing
+from balred.selective_training import Calibration, is_selective
 from balred.studies.models_torch import Classifier
+from balred.studies.plan import Run
+from balred.studies.published import by_halves, reducer_for
 from balred.studies.tasks import Task
 from balred.studies.train_config import TrainConfig
 
@@ -33,8 +38,8 @@ class TorchRun:
     states : sequence of int
     seed : int
         Of the initialisation, and of dropout.
-    tau : float, optional
-        What a cut may lose; no cuts without.
+    run : Run, optional
+        What cuts are made; none without.
     guard : Guard, optional
     nuclear : float, default 0
         Weight of the Hankel nuclear norm beside the loss.
@@ -48,7 +53,7 @@ class TorchRun:
         task: Task,
         states: Sequence[int],
         seed: int,
-        tau: float | None = None,
+        run: Run | None = None,
         guard: Guard | None = None,
         nuclear: float = 0.0,
         log: Any = None,
@@ -57,7 +62,7 @@ class TorchRun:
         self.device = torch.device(config.device)
         torch.manual_seed(seed)
         self.model = classifier(config, task, states, seed).to(self.device)
-        layers = [p for m in self.model.modules() if isinstance(m, LRU) for p in m.parameters()]
+        layers = [p for m in layers_of(self.model).values() for p in m.parameters()]
         mine = {id(p) for p in layers}
         rest = [p for p in self.model.parameters() if id(p) not in mine]
         decay = config.weight_decay
@@ -74,11 +79,16 @@ class TorchRun:
             self.optimizer, lambda step: config.learning_rate(step) / config.rate
         )
         self.reducer = None
-        if tau is not None:
-            self.reducer = InTrainingReducer(
-                self.model, self.optimizer, config.rule(tau), (0, config.last_cut), config.attempts,
-                min_cut=config.min_cut, settled=config.settled or None, guard=guard, moments=config.moments,
-                restore=[self.schedule], log=log,
+        if run is not None:
+            data = None
+            if config.model == "mamba":
+                data = Calibration(
+                    calibration(config, task, self.device), "random" if run.mode == "random" else "joint", seed=seed
+                )
+            self.reducer = reducer_for(config.moments)(
+                self.model, self.optimizer, config.rule(run.tau), (0, config.last_cut), config.attempts,
+                min_cut=config.min_cut, settled=config.settled or None, guard=guard,
+                restore=[self.schedule], log=log, calibration=data,
             )  # fmt: skip
         self._weights: Any = None
         self._loss = torch.tensor(float("nan"))
@@ -152,16 +162,32 @@ class TorchRun:
 
 def classifier(config: TrainConfig, task: Task, states: Sequence[int], seed: int) -> Classifier:
     """A fresh model for a task."""
-    return Classifier(
+    block: Callable[[int], torch.nn.Module] | None = None
+    if config.model == "mamba":
+        from balred.studies.models_mamba import MambaResidual  # needs mambapy
+
+        block = partial(MambaResidual, config.width, dropout=config.dropout)
+    model = Classifier(
         config.width, states, task.classes, seed, config.ring, channels=task.channels, vocabulary=task.vocabulary,
-        read="each" if task.dense else config.read, pairs=task.pairs, dropout=config.dropout,
+        read="each" if task.dense else config.read, pairs=task.pairs, dropout=config.dropout, block=block,
     )  # fmt: skip
+    return by_halves(model) if config.balancing == "half" else model
+
+
+def calibration(config: TrainConfig, task: Task, device: torch.device | str = "cpu") -> torch.Tensor | None:
+    """The first training examples as inputs, for layers that are selective."""
+    if config.model != "mamba":
+        return None
+    x = task.train_x[config.validation : config.validation + config.calibration]
+    return torch.from_numpy(task.inputs(x)).to(device)
 
 
 def evaluate(model: Classifier, task: Task, x: NDArray[Any], y: NDArray[np.int64]) -> tuple[float, float]:
     """Accuracy and mean cross entropy (nats) of `model`."""
     device = model.head.weight.device
-    widest = max(len(m.nu_log) for m in model.modules() if isinstance(m, LRU))
+    widest = max(ranks_of(layers_of(model)).values())
+    if any(is_selective(layer) for layer in layers_of(model).values()):
+        widest *= 2 * model.head.in_features  # every channel has states of its own
     chunk = max(1, _CHUNK // (task.length * (1 + task.pairs) * widest))
     right, nats = 0, 0.0
     was = model.training
@@ -176,11 +202,9 @@ def evaluate(model: Classifier, task: Task, x: NDArray[Any], y: NDArray[np.int64
     return right / y.size, nats / y.size
 
 
-def cut(model: Classifier, ranks: dict[str, int]) -> Classifier:
+def cut(model: Classifier, ranks: dict[str, int], data: torch.Tensor | None = None) -> Classifier:
     """A copy with layers truncated to `ranks`; None of them is asked for more states than it has."""
-    from balred.adapt import layers_of
-
-    have = {name: layer.states for name, layer in layers_of(model).items()}
+    have = ranks_of(layers_of(model))
     smaller = {name: min(rank, have[name]) for name, rank in ranks.items() if rank < have[name]}
-    result: Classifier = balred.reduce(model, smaller) if smaller else model
+    result: Classifier = balred.reduce(model, smaller, calibration=data) if smaller else model
     return result

@@ -16,7 +16,7 @@ from balred.adapt import layers_of
 from balred.studies.display import bars, heard
 from balred.studies.load_task import load_task
 from balred.studies.one_run import posthoc, train
-from balred.studies.plan import runs_of
+from balred.studies.plan import Run, runs_of
 from balred.studies.run_files import RunFolder, write_json
 from balred.studies.run_torch import TorchRun
 from balred.studies.tasks import Task
@@ -75,12 +75,15 @@ def rows_of(config: TrainConfig, out: Path) -> list[dict[str, Any]]:
 
 def _warm_up(config: TrainConfig, task: Task) -> None:
     """A few steps with a cut, thrown away: loading libraries is charged to none of the runs."""
-    short = replace(config, steps=20, attempts=1, window=0.1, states=(16,), ranks=(), batch=2, settled=0)
-    trainer = TorchRun(short, task, (16,), 0, tau=0.5, nuclear=config.nuclear)
+    short = replace(
+        config, steps=20, attempts=1, window=0.1, states=(16,), ranks=(), batch=2, settled=0, cut_to=8, budget=0, calibration=2
+    )  # fmt: skip
+    nuclear = config.nuclear if config.model == "lru" else 0.0
+    trainer = TorchRun(short, task, (16,), 0, Run("truncated"), nuclear=nuclear)
     for _ in range(2):
         trainer.train_step(task.train_x[:2], task.train_y[:2])
         trainer.reduce()
-    for layer in layers_of(trainer.model).values():
+    for layer in layers_of(trainer.model).values() if config.model == "lru" else ():
         balred.hsv(host_system(layer))
     trainer.evaluate(task.test_x[:2], task.test_y[:2])
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from balred.ranks import Energy
+from balred.budget import Budget
+from balred.ranks import Energy, Order, Rule
 from balred.studies.records import Schedule
 
 TaskName = Literal[
     "digits", "mnist", "fashion", "cifar", "cifar-colour", "listops", "text", "imdb", "aan", "pathfinder"
 ]
-Mode = Literal["full", "truncated", "small", "posthoc", "nuclear", "guarded"]
+Mode = Literal["full", "truncated", "random", "small", "posthoc", "nuclear", "guarded"]
 Scale = Literal["cpu", "paper"]
 SCALES: tuple[Scale, ...] = typing.get_args(Scale)
 _OWN_FOLDER = ("imdb", "aan", "pathfinder")
@@ -27,6 +28,7 @@ class TrainConfig(Schedule):
     """Everything that decides what a study computes; ``docs/training_runs.md`` says what each key means."""
 
     task: TaskName = "digits"
+    model: Literal["lru", "mamba"] = "lru"
     folder: str = ""
     shrink: int = 1
     length: int = 0
@@ -40,6 +42,11 @@ class TrainConfig(Schedule):
     clip: float = 0.0
     modes: tuple[Mode, ...] = ("full", "truncated", "small")
     taus: tuple[float, ...] = (0.05,)
+    cut_to: int = 0
+    budget: int = 0
+    balancing: Literal["real", "half"] = "real"
+    moments: Literal["reset", "carry", "slice"] = "reset"  # type: ignore[assignment]  # one more than the library has
+    calibration: int = 64
     window: float = 0.1
     min_cut: float = 0.05
     settled: int = 0
@@ -72,10 +79,13 @@ class TrainConfig(Schedule):
             "threads",
             "width",
             "multiple_of",
+            "calibration",
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
-        for key in ("train", "test", "validation", "length", "clip", "settled", "nuclear", "tolerance", "delay"):
+        for key in (
+            "train", "test", "validation", "length", "clip", "settled", "nuclear", "tolerance", "delay", "cut_to", "budget",
+        ):  # fmt: skip
             if getattr(self, key) < 0:
                 raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
         for key in ("rate", "layer_rate"):
@@ -100,6 +110,20 @@ class TrainConfig(Schedule):
             raise ValueError(
                 f"the mode {needed[0]} needs ranks: from the mode truncated, from ranks or from ranks_from, got none of them"
             )
+        if self.cut_to and self.budget:
+            raise ValueError(f"cut_to or budget may be given, not both, got {self.cut_to} and {self.budget}")
+        if self.cut_to >= max(self.states):
+            raise ValueError(f"cut_to must be less than the {max(self.states)} states of the layers, got {self.cut_to}")
+        if self.model == "mamba":
+            for key, value in (("balancing", "real"), ("budget", 0)):
+                if getattr(self, key) != value:
+                    raise ValueError(f"{key} must be {value!r} for Mamba, got {getattr(self, key)!r}")
+            if "nuclear" in self.modes:
+                raise ValueError("the mode nuclear needs layers with Hankel singular values, got the model mamba")
+            if len(set(self.states)) > 1:
+                raise ValueError(f"the blocks of Mamba must have one number of states, got {self.states}")
+        elif "random" in self.modes:
+            raise ValueError(f"the mode random is for layers whose states are selected, got the model {self.model}")
         if self.ranks and self.ranks_from:
             raise ValueError("ranks or ranks_from may be given, not both, got both")
         if len(self.ranks) not in (0, 1, len(self.states)):
@@ -116,9 +140,18 @@ class TrainConfig(Schedule):
         """The last step at which a cut may happen."""
         return max(1, int(self.window * self.steps))
 
-    def rule(self, tau: float) -> Energy:
-        """The rule that chooses the ranks."""
-        return Energy(1 - tau, multiple_of=self.multiple_of)
+    @property
+    def stability_rule(self) -> Rule:
+        """Whose choice the stability metrics follow."""
+        return Energy(1 - self.taus[0], multiple_of=self.multiple_of)
+
+    def rule(self, tau: float | None) -> Rule | Budget:
+        """What chooses the ranks: `tau` where it does, else the states that the configuration asks for."""
+        if tau is not None:
+            return Energy(1 - tau, multiple_of=self.multiple_of)
+        if self.budget:
+            return Budget(states=self.budget, multiple_of=self.multiple_of)
+        return Order(self.cut_to, multiple_of=self.multiple_of)
 
 
 def read_config(path: Path, scale: Scale = "cpu", settings: Sequence[str] = ()) -> TrainConfig:

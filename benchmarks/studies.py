@@ -1,0 +1,137 @@
+"""The studies behind the page "Does it work?": trainings, and what is kept of them.
+
+    python benchmarks/studies.py [NAME ...] [--runs runs] [--seeds 3] [--out benchmarks/results/studies]
+
+Every study is one command of ``balred train``, which stands in its result beside all settings, versions and hardware.  What
+has finished in the folder of runs is not trained again, so a killed call goes on when it is repeated; ``--collect`` trains
+nothing and keeps what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks_common import describe_machine
+
+from balred.cli_train import config_path
+from balred.intraining import Report
+from balred.stability import trace
+from balred.studies.records import RunRecord
+from balred.studies.run_report import Found, config_of, runs_in
+from balred.studies.study import run_study
+from balred.studies.train_config import TrainConfig, read_config
+
+ONE_CUT = ["modes=['truncated']", "attempts=1"]
+WINDOWS = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+STUDIES: dict[str, tuple[str, list[str]]] = {
+    "digits": ("digits", ["taus=[0.2, 0.1, 0.05]"]),
+    "smnist": ("smnist", []),
+    "sfashion": ("sfashion", []),
+    "scifar": ("scifar", ["taus=[0.15, 0.05]"]),
+    "text": ("text", []),
+    "listops": ("listops", []),
+    "mamba": ("mamba", []),
+    "mamba-text": ("mamba_text", []),
+    **{f"digits-at-{w:g}": ("digits", [*ONE_CUT, "cut_to=32", f"window={w:g}"]) for w in WINDOWS},
+    **{f"smnist-at-{w:g}": ("smnist", [*ONE_CUT, "cut_to=64", f"window={w:g}"]) for w in WINDOWS},
+    **{f"digits-tau-at-{w:g}": ("digits", [*ONE_CUT, "taus=[0.1]", f"window={w:g}"]) for w in WINDOWS},
+}
+"""By name: a configuration, and the settings beside it."""
+for moments in ("reset", "carry", "slice"):
+    STUDIES[f"digits-moments-{moments}"] = ("digits", ["modes=['truncated']", "cut_to=32", f"moments={moments}"])
+for balancing in ("real", "half"):
+    STUDIES[f"digits-balancing-{balancing}"] = (
+        "digits",
+        ["modes=['truncated']", "cut_to=32", f"balancing={balancing}"],
+    )
+for settled in (0, 2, 3):
+    STUDIES[f"digits-settled-{settled}"] = (
+        "digits", ["modes=['truncated']", "taus=[0.1]", "attempts=10", "window=0.2", f"settled={settled}"],
+    )  # fmt: skip
+for name, rule in (("energy", "taus=[0.15]"), ("budget", "budget=112")):
+    STUDIES[f"scifar-{name}"] = ("scifar", ["modes=['truncated']", "attempts=1", rule])
+
+
+def command(name: str, seeds: int) -> str:
+    """The line that makes a study."""
+    config, settings = STUDIES[name]
+    more = [part for setting in settings for part in ("--set", setting)]
+    return shlex.join(["balred", "train", config, "--seeds", str(seeds), *more])
+
+
+def cuts(reports: list[Report]) -> list[list[Any]]:
+    """Step, layer, states before and after; a step alone for a cut that was taken back."""
+    made = [[report.step, cut.layer, cut.before, cut.after] for report in reports for cut in report.cuts]
+    return made + [[report.step] for report in reports if report.restored]
+
+
+def stability(record: RunRecord, config: TrainConfig) -> dict[str, Any]:
+    """The stability metrics of every layer of a full run whose systems were kept."""
+    found = {}
+    for layer, all_shots in record.snapshots.items():
+        shots = [s for s in all_shots if s.system is not None]
+        if len(shots) < 2:
+            continue
+        t = trace([s.step for s in shots], [s.system for s in shots], config.stability_rule)
+        found[layer] = {
+            "rule": str(config.stability_rule),
+            "steps": [int(s) for s in t.steps],
+            "kendall": [round(float(x), 4) for x in t.kendall],
+            "ranks": [int(np.ceil(r / 2)) for r in t.ranks],
+            "degrees": [round(float(np.degrees(x)), 2) for x in t.angle],
+            "tail": [round(float(x), 5) for x in t.tail],
+            "settled": None if t.settled is None else int(t.settled),
+        }
+    return found
+
+
+def row(f: Found, config: TrainConfig) -> dict[str, Any]:
+    """What is kept of a run."""
+    assert f.result is not None
+    curve = [[p.step, round(p.seconds, 2), round(p.accuracy, 5)] for p in f.record.points]
+    kept = {**f.result, "cuts": cuts(f.record.reports), "curve": curve}
+    if f.name == "full":
+        kept["stability"] = stability(f.record, config)
+    return kept
+
+
+def collected(name: str, folder: Path) -> dict[str, Any]:
+    """The result of a study from its folder."""
+    config = config_of(folder)
+    assert config is not None
+    rows = [row(f, config) for f in runs_in(folder, config) if f.result is not None]
+    seeds = len({r["seed"] for r in rows})
+    return {
+        "command": command(name, seeds), "machine": describe_machine(), "config": asdict(config), "runs": rows,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(STUDIES)}; all of them without")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--collect", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/studies"))
+    args = parser.parse_args()
+    for name in args.names or STUDIES:
+        config, settings = STUDIES[name]
+        folder = args.runs / name
+        if not args.collect:
+            print(command(name, args.seeds), flush=True)
+            run_study(read_config(config_path(config), "cpu", settings), range(args.seeds), folder, folder.exists())
+        if (folder / "results.json").exists():
+            args.out.mkdir(parents=True, exist_ok=True)
+            result = json.dumps(collected(name, folder), separators=(",", ":")).replace('{"run"', '\n{"run"')
+            (args.out / f"{name}.json").write_text(result + "\n")
+
+
+if __name__ == "__main__":
+    main()
