@@ -26,6 +26,7 @@ from balred.events import logs_of, sinks_of
 from balred.intraining import Guard, Policy, PolicyState, Report, Step, check_moments, decide
 from balred.model_tensors import tensors_of, with_tensors
 from balred.ranks import Rule
+from balred.selective_training import is_selective
 
 Fresh = Callable[[Any], Any]
 
@@ -141,7 +142,12 @@ class TreeReducer:
     # -------------------------------------------------------------------------------- the mechanism
 
     def _init(self, parts: Parts) -> ReducerState:
-        layers_of(parts.model)
+        layers = layers_of(parts.model)
+        if all(is_selective(layer) for layer in layers.values()):
+            raise ValueError(
+                "in training only layers with an operator are cut in JAX, reduce others with balred.reduce(model, rank, "
+                f"calibration=data), got selective ones alone: {', '.join(name or 'the layer' for name in layers)}"
+            )
         return ReducerState(self.policy.init(), ranks_of(linear_layers_of(parts.model)), self._events())
 
     def _due(self, state: ReducerState, step: int) -> bool:

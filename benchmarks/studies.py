@@ -21,7 +21,7 @@ from benchmarks_common import describe_machine
 
 from balred.cli_train import config_path
 from balred.intraining import Report
-from balred.stability import trace
+from balred.stability import rank_correlation, rank_drift, tail_energy, track
 from balred.studies.records import RunRecord
 from balred.studies.run_report import Found, config_of, runs_in
 from balred.studies.study import run_study
@@ -29,6 +29,7 @@ from balred.studies.train_config import TrainConfig, read_config
 
 ONE_CUT = ["modes=['truncated']", "attempts=1"]
 WINDOWS = (0.01, 0.02, 0.05, 0.1, 0.2)
+LOOKS = (0, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.5, 1)
 
 STUDIES: dict[str, tuple[str, list[str]]] = {
     "digits": ("digits", ["taus=[0.2, 0.1, 0.05]"]),
@@ -73,21 +74,22 @@ def cuts(reports: list[Report]) -> list[list[Any]]:
 
 
 def stability(record: RunRecord, config: TrainConfig) -> dict[str, Any]:
-    """The stability metrics of every layer of a full run whose systems were kept."""
+    """How the spectra of every layer of a full run moved, at about the shares of the training in `LOOKS`."""
     found = {}
     for layer, all_shots in record.snapshots.items():
         shots = [s for s in all_shots if s.system is not None]
         if len(shots) < 2:
             continue
-        t = trace([s.step for s in shots], [s.system for s in shots], config.stability_rule)
+        near = sorted({min(shots, key=lambda s, w=w: abs(s.step - w * config.steps)).step for w in LOOKS})
+        shots = [s for s in shots if s.step in near]
+        states = track([s.system for s in shots])
+        orders = rank_drift([s.hsv for s in shots], config.stability_rule)
         found[layer] = {
             "rule": str(config.stability_rule),
-            "steps": [int(s) for s in t.steps],
-            "kendall": [round(float(x), 4) for x in t.kendall],
-            "ranks": [int(np.ceil(r / 2)) for r in t.ranks],
-            "degrees": [round(float(np.degrees(x)), 2) for x in t.angle],
-            "tail": [round(float(x), 5) for x in t.tail],
-            "settled": None if t.settled is None else int(t.settled),
+            "steps": near,
+            "kendall": [round(rank_correlation(values, states[-1]), 4) for values in states],
+            "ranks": [int(np.ceil(order / 2)) for order in orders],
+            "tail": [round(tail_energy(s.hsv, int(orders[-1])), 5) for s in shots],
         }
     return found
 

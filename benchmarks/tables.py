@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import study_tables
 from benchmarks_common import markdown
 
 ROOT = Path(__file__).parent
@@ -33,6 +34,9 @@ def main() -> None:
     rows = [row for framework in ("torch", "jax") for row in demo(framework)]
     TABLES.mkdir(exist_ok=True)
     (TABLES / "demo.md").write_text(markdown(header, rows))
+    for name, text in study_tables.tables().items():
+        (TABLES / f"{name}.md").write_text(text)
+    study_tables.pictures(ROOT.parent / "docs" / "_static")
     for name in (
         "moments",
         "variants",

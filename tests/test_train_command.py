@@ -62,7 +62,8 @@ def invoke(*arguments: str) -> Any:
 def test_every_configuration_of_the_package_is_good(path: Path, scale: Any) -> None:
     config = read_config(config_path(path.stem), scale)
     assert runs_of(config)
-    assert set(config.modes) == {"full", "truncated", "small", "posthoc", "nuclear", "guarded"}
+    last = {"random"} if config.model == "mamba" else {"nuclear", "guarded"}
+    assert set(config.modes) == {"full", "truncated", "small", "posthoc"} | last
 
 
 def test_the_papers_models_at_the_papers_scale() -> None:
@@ -118,6 +119,14 @@ def test_what_is_wrong_with_a_configuration_is_said(
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"clip": -1.0}, "clip must not be negative, got -1.0"),
+        ({"cut_to": 5, "budget": 5}, "cut_to or budget may be given, not both, got 5 and 5"),
+        ({"cut_to": 256}, "cut_to must be less than the 256 states of the layers, got 256"),
+        ({"modes": ("random",)}, "the mode random is for layers whose states are selected, got the model lru"),
+        ({"model": "mamba", "modes": ("nuclear",)}, "the mode nuclear needs layers with Hankel singular values"),
+        ({"model": "mamba", "balancing": "half"}, "balancing must be 'real' for Mamba, got 'half'"),
+        ({"model": "mamba", "budget": 8}, "budget must be 0 for Mamba, got 8"),
+        ({"model": "mamba", "states": (4, 8)}, r"the blocks of Mamba must have one number of states, got \(4, 8\)"),
+        ({"calibration": 0}, "calibration must be at least 1, got 0"),
     ],
 )
 def test_bad_settings(change: dict[str, Any], message: str) -> None:
@@ -162,6 +171,15 @@ def test_an_unknown_configuration_names_those_there_are() -> None:
 def test_given_ranks_make_one_small_run() -> None:
     config = TrainConfig(modes=("full", "nuclear", "small", "posthoc"), taus=(0.1, 0.2), ranks=(5,))
     assert [run.name for run in runs_of(config)] == ["full", "nuclear", "small", "full-cut", "nuclear-cut"]
+
+
+def test_cuts_to_given_sizes_make_one_run_of_each_mode() -> None:
+    modes = ("full", "truncated", "random", "small", "posthoc")
+    config = TrainConfig(model="mamba", modes=modes, taus=(0.1, 0.2), cut_to=12)  # type: ignore[arg-type]
+    assert [run.name for run in runs_of(config)] == ["full", "truncated", "random", "small", "full-cut"]
+    assert config.rule(None) == balred.Order(12)
+    assert TrainConfig(budget=7).rule(None) == balred.Budget(states=7)
+    assert TrainConfig(budget=7).rule(0.25) == balred.Energy(0.75)
 
 
 def test_any_batch_can_be_asked_for() -> None:
@@ -265,6 +283,25 @@ class TestStudy:
         path = config_file(tmp_path, f'modes = ["small"]\nranks_from = "{tmp_path}"')
         result = invoke(str(path), "--out", str(tmp_path / "none"))
         assert "ranks_from must be the folder of a finished run with layers blocks.0.lru" in result.stderr
+
+
+@needs_torch
+def test_a_study_of_mamba(tmp_path: Path) -> None:
+    pytest.importorskip("mambapy")
+    more = 'model = "mamba"\nmodes = ["full", "truncated", "random", "small", "posthoc"]\ncut_to = 3\ncalibration = 8'
+    result = invoke(str(config_file(tmp_path, more)), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    rows = {r["run"]: r for r in json.loads((tmp_path / "out" / "results.json").read_text())}
+    assert {name: r["state_dims"] for name, r in rows.items()} == {
+        "full": [12], "truncated": [3], "random": [3], "small": [3], "full-cut": [3],
+    }  # fmt: skip
+    whole, cut, other = (tensors(tmp_path / "out" / "seed-0" / name) for name in ("full", "truncated", "random"))
+    (key,) = (k for k in whole if k.endswith("A_log"))
+    assert whole[key].shape == (8, 12)
+    assert cut[key].shape == (8, 3)
+    assert not np.array_equal(cut[key], other[key])
+    result = invoke(str(config_file(tmp_path, more)), "--out", str(tmp_path / "out"), "--resume")
+    assert result.exit_code == 0, result.output
 
 
 @needs_torch

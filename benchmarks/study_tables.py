@@ -1,0 +1,329 @@
+"""Tables and pictures of the page "Does it work?" from the committed results of ``benchmarks/studies.py``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks_common import markdown
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results" / "studies"
+TITLES = {
+    "smnist": "sMNIST",
+    "sfashion": "sFashion-MNIST",
+    "scifar": "sCIFAR, grey",
+    "digits": "digits",
+    "listops": "ListOps",
+    "text": "King James Bible",
+    "mamba": "Mamba on sMNIST",
+    "mamba-text": "Mamba on the King James Bible",
+}
+KINDS = {
+    "full": "full",
+    "truncated": "truncated in training",
+    "random": "random states, cut in training",
+    "guarded": "truncated, guarded",
+    "small": "small from scratch",
+    "full-cut": "cut after training",
+    "nuclear": "regularised",
+    "nuclear-cut": "regularised, then cut",
+}
+SHARES = (0.0125, 0.05, 0.1, 0.2, 0.5, 1.0)
+Row = dict[str, Any]
+
+
+def study(name: str) -> dict[str, Any] | None:
+    """A committed result, if there is one."""
+    file = RESULTS / f"{name}.json"
+    found: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+    return found
+
+
+def kind(row: Row) -> str:
+    """What a row is, whatever its tau."""
+    name: str = row["run"] if row["tau"] is None else row["run"].removesuffix(f"-{row['tau']:g}")
+    return name
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean, and sample standard deviation where there are several."""
+    if not values:
+        return ""
+    middle = f"{np.mean(values):.{digits}f}"
+    return middle if len(values) < 2 else f"{middle} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of all seeds by run, in the order of the first."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["run"], []).append(row)
+    return found
+
+
+def states(row: Row) -> float:
+    """Mean over the layers."""
+    return float(np.mean(row["state_dims"]))
+
+
+def sizes(rows: Sequence[Row]) -> str:
+    """Mean states of a layer, and their range over seeds."""
+    found = [states(r) for r in rows]
+    return f"{np.mean(found):.0f}" + ("" if max(found) - min(found) < 1 else f" ({min(found):.0f} to {max(found):.0f})")
+
+
+def of(rows: Sequence[Row], name: str) -> dict[int, Row]:
+    """The run of a name by seed."""
+    return {r["seed"]: r for r in rows if r["run"] == name}
+
+
+def sibling(row: Row, what: str) -> str:
+    """The name of the run `what` of the same tau."""
+    return what if row["tau"] is None else f"{what}-{row['tau']:g}"
+
+
+def accuracy(name: str, data: dict[str, Any]) -> list[list[str]]:
+    """A row for each run of a study."""
+    rows, out = data["runs"], []
+    full = of(rows, "full")
+    for run in sorted(
+        by_name(rows).values(), key=lambda r: (list(KINDS).index(kind(r[0])), -np.mean([states(x) for x in r]))
+    ):
+        first = run[0]
+        timed = kind(first) not in ("full-cut", "nuclear-cut")
+        over = [full[r["seed"]]["seconds"] / r["seconds"] for r in run if timed and r["seed"] in full]
+        out.append([
+            TITLES[name], KINDS[kind(first)], "" if first["tau"] is None else f"{first['tau']:g}", sizes(run),
+            spread([100 * r["accuracy"] for r in run]),
+            f"{np.mean(over):.2f}x" if over and first["run"] != "full" else "", str(len(run)),
+        ])  # fmt: skip
+    return out
+
+
+ACCURACY = ["task", "model", "τ", "states a layer", "test accuracy %", "faster than full", "seeds"]
+
+
+def ideal(row: Row, full: Row, small: Row, steps: int) -> float:
+    """The time of a training that costs what its size costs at each step, and nothing for the cuts.
+
+    A step at a size in between costs between a step of the full and one of the small model, in proportion to the states.
+    """
+    slow, quick = full["seconds"] / steps, small["seconds"] / steps
+    most, least = sum(full["state_dims"]), sum(small["state_dims"])
+    now, last, total = dict(full["ranks"]), 0, 0.0
+    for step, *cut in [*sorted(row["cuts"]), [steps]]:
+        share = (sum(now.values()) - least) / (most - least)
+        total += (step - last) * (quick + share * (slow - quick))
+        last = step
+        if cut:
+            now[cut[0]] = cut[2]
+    return total
+
+
+def speed(name: str, data: dict[str, Any]) -> list[list[str]]:
+    """Speed-up of the truncated runs, against the full, the small and the ideal one."""
+    rows, out = data["runs"], []
+    full, steps = of(rows, "full"), data["config"]["steps"]
+    for run in by_name(rows).values():
+        if kind(run[0]) != "truncated":
+            continue
+        small = of(rows, sibling(run[0], "small"))
+        seeds = [r for r in run if r["seed"] in full and r["seed"] in small]
+        if not seeds:
+            continue
+        over = [full[r["seed"]]["seconds"] / r["seconds"] for r in seeds]
+        best = [full[r["seed"]]["seconds"] / small[r["seed"]]["seconds"] for r in seeds]
+        away = [r["seconds"] / ideal(r, full[r["seed"]], small[r["seed"]], steps) for r in seeds]
+        out.append([
+            TITLES[name], "" if run[0]["tau"] is None else f"{run[0]['tau']:g}",
+            f"{states(full[seeds[0]['seed']]):.0f} → {sizes(seeds)}",
+            f"{spread(over, 2)}", f"{spread(best, 2)}", f"{spread(away, 2)}", str(len(seeds)),
+        ])  # fmt: skip
+    return out
+
+
+SPEED = ["task", "τ", "states a layer", "full / truncated", "full / small", "truncated / ideal", "seeds"]
+
+
+def settling(name: str, data: dict[str, Any]) -> list[list[str]]:
+    """When the ranking of the full model's states settles."""
+    out = []
+    steps = data["config"]["steps"]
+    full = list(of(data["runs"], "full").values())
+    for layer in full[0].get("stability", {}):
+        found = [r["stability"][layer] for r in full]
+        at = [int(np.argmin([abs(s - share * steps) for s in found[0]["steps"]])) for share in SHARES]
+        number = layer.split(".")[1]
+        for what, key, digits in (("Kendall", "kendall", 2), ("states that the rule asks for", "ranks", 0)):
+            cells = [f"{np.mean([f[key][i] for f in found]):.{digits}f}" for i in at]
+            out.append([TITLES[name], number, what, *cells, str(len(found))])
+    return out
+
+
+SETTLING = ["task", "layer", "", *(f"{100 * s:g} %" for s in SHARES), "seeds"]
+
+
+def timing(task: str) -> list[list[str]]:
+    """What cutting early or late costs, at one size and by one rule."""
+    out = []
+    for label, stem in (("to one size", f"{task}-at"), ("by τ", f"{task}-tau-at")):
+        for window in (0.01, 0.02, 0.05, 0.1, 0.2):
+            data = study(f"{stem}-{window:g}")
+            if data is None:
+                continue
+            runs = data["runs"]
+            whole = study(task)
+            full = {} if whole is None else of(whole["runs"], "full")
+            over = [full[r["seed"]]["seconds"] / r["seconds"] for r in runs if r["seed"] in full]
+            out.append([
+                TITLES[task], f"{100 * window:g} %", label, sizes(runs), spread([100 * r["accuracy"] for r in runs], 1),
+                f"{np.mean(over):.1f}x" if over else "", str(len(runs)),
+            ])  # fmt: skip
+    return out
+
+
+TIMING = ["task", "one cut after", "", "states a layer", "test accuracy %", "faster than full", "seeds"]
+ABLATIONS = {
+    "digits-balancing-real": ("digits", "the real operator is balanced (ours)"),
+    "digits-balancing-half": ("digits", "its complex half is (published)"),
+    "digits-moments-reset": ("digits", "Adam's moments start afresh (default)"),
+    "digits-moments-carry": ("digits", "they are carried through the cut (option)"),
+    "digits-moments-slice": ("digits", "their first entries stay (published)"),
+    "digits-settled-0": ("digits", "ten attempts in 20 %, each may cut"),
+    "digits-settled-2": ("digits", "... once two choices in a row agree"),
+    "digits-settled-3": ("digits", "... once three do"),
+    "scifar-energy": ("scifar", "τ for each layer by itself"),
+    "scifar-budget": ("scifar", "one budget for both layers"),
+}
+
+
+def ablations() -> list[list[str]]:
+    """One choice at a time."""
+    out = []
+    for name, (task, label) in ABLATIONS.items():
+        data = study(name)
+        if data is None:
+            continue
+        runs = data["runs"]
+        dims = ["+".join(map(str, r["state_dims"])) for r in runs]
+        seen = ", ".join(dict.fromkeys(dims))
+        after = [_soon_after(r, data["config"]["steps"]) for r in runs]
+        out.append([
+            TITLES[task], label, seen, spread([100 * r["accuracy"] for r in runs]),
+            spread([100 * a for a in after if not math.isnan(a)]), str(len(runs)),
+        ])  # fmt: skip
+    return out
+
+
+ABLATED = ["task", "choice", "states", "test accuracy %", "at 15 % of the training", "seeds"]
+
+
+def _soon_after(row: Row, steps: int) -> float:
+    """Accuracy at the first evaluation from 15 % of the training on."""
+    return next((float(a) for step, _, a in row["curve"] if step >= 0.15 * steps), math.nan)
+
+
+def tables() -> dict[str, str]:
+    """All tables by name."""
+    found = {name: data for name in TITLES if (data := study(name)) is not None}
+    lru = {name: data for name, data in found.items() if data["config"]["model"] == "lru"}
+    mamba = {name: data for name, data in found.items() if name not in lru}
+    made = {
+        "study-accuracy": (ACCURACY, [row for n, d in lru.items() for row in accuracy(n, d)]),
+        "study-mamba": (ACCURACY, [row for n, d in mamba.items() for row in accuracy(n, d)]),
+        "study-speed": (SPEED, [row for n, d in found.items() for row in speed(n, d)]),
+        "study-settling": (SETTLING, [row for n, d in lru.items() for row in settling(n, d)]),
+        "study-timing": (TIMING, [row for task in ("digits", "smnist") for row in timing(task)]),
+        "study-ablations": (ABLATED, ablations()),
+        "study-commands": (
+            ["study", "command", "sequence", "steps", "hardware"],
+            [
+                [TITLES[n], f"`{d['command']}`", sequence(d), str(d["config"]["steps"]), hardware(d)]
+                for n, d in found.items()
+            ],
+        ),
+    }
+    return {name: markdown(header, rows) for name, (header, rows) in made.items() if rows}
+
+
+def sequence(data: dict[str, Any]) -> str:
+    """How long the sequences are that a study reads."""
+    config = data["config"]
+    pixels = {"mnist": 28, "fashion": 28, "cifar": 32}.get(config["task"])
+    if config["task"] == "digits":
+        return "64 pixels"
+    if pixels is not None:
+        return f"{(pixels // config['shrink']) ** 2} pixels"
+    return f"{config['length']} tokens" if config["task"] == "text" else f"up to {config['length']} tokens"
+
+
+def hardware(data: dict[str, Any]) -> str:
+    """What a study ran on."""
+    return ", ".join(dict.fromkeys(r["hardware"] for r in data["runs"]))
+
+
+def pictures(folder: Path) -> None:
+    """Accuracy against states, and accuracy against time, a panel for each task."""
+    from matplotlib.figure import Figure
+
+    from balred.studies.plots import _colour
+
+    found = {name: data for name in TITLES if (data := study(name)) is not None}
+    marks = dict(zip(KINDS, "sov^D<>p", strict=True))
+    for picture, draw in (("study-accuracy", _against_states), ("study-time", _against_time)):
+        columns = min(3, len(found))
+        rows = -(-len(found) // columns)
+        figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+        for ax, (name, data) in zip(axes, found.items(), strict=False):
+            draw(ax, data["runs"], _colour, marks)
+            ax.set_title(TITLES[name])
+            ax.grid(alpha=0.25)
+            ax.spines[["top", "right"]].set_visible(False)
+        for ax in axes[len(found) :]:
+            ax.set_visible(False)
+        handles: dict[str, Any] = {}
+        for ax in axes[: len(found)]:
+            handles |= {label: h for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+        figure.savefig(folder / f"{picture}.png", dpi=100, metadata={"Software": None})
+
+
+def _against_states(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, str]) -> None:
+    for what, label in KINDS.items():
+        runs = [run for run in by_name(rows).values() if kind(run[0]) == what and what != "guarded"]
+        points = sorted((np.mean([states(r) for r in run]), [100 * r["accuracy"] for r in run]) for run in runs)
+        if not points:
+            continue
+        x, y = [p[0] for p in points], [np.mean(p[1]) for p in points]
+        error = [np.std(p[1], ddof=1) if len(p[1]) > 1 else 0.0 for p in points]
+        shade = {"full-cut": "#7a9cc6", "nuclear-cut": "#d9c06a", "random": "#888888"}.get(what, colour(what))
+        ax.errorbar(x, y, error, fmt=marks[what] + "-", color=shade, label=label, ms=5, lw=1.2, capsize=2)
+    ax.set(xscale="log", xlabel="states a layer", ylabel="test accuracy, %")
+    ticks = [t for t in (4, 8, 16, 32, 64, 128, 256) if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]]
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+
+
+def _against_time(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, str]) -> None:
+    taus = sorted({r["tau"] for r in rows if r["tau"] is not None})
+    shown = taus[len(taus) // 2] if taus else None
+    longest = {r["seed"]: r["seconds"] for r in rows if r["run"] == "full"}
+    for what in ("full", "truncated", "random", "small"):
+        runs = [r for r in rows if kind(r) == what and r["tau"] in (None, shown) and r["seed"] in longest]
+        for i, r in enumerate(runs):
+            label = KINDS[what] if i == 0 else None
+            x = [100 * s / longest[r["seed"]] for _, s, _ in r["curve"]]
+            ax.plot(
+                x,
+                [100 * a for *_, a in r["curve"]],
+                color="#888888" if what == "random" else colour(what),
+                lw=1.2,
+                label=label,
+            )
+    ax.set(xlabel="wall time, % of the full training's", ylabel="test accuracy, %", xlim=(0, None))
