@@ -34,6 +34,7 @@ LOOKS = (0, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.5, 1)
 STUDIES: dict[str, tuple[str, list[str]]] = {
     "digits": ("digits", ["taus=[0.2, 0.1, 0.05]"]),
     "smnist": ("smnist", []),
+    "smnist-squeezed": ("smnist", ["modes=['squeezed']"]),
     "sfashion": ("sfashion", []),
     "scifar": ("scifar", ["taus=[0.15, 0.05]"]),
     "text": ("text", []),

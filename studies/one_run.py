@@ -113,9 +113,9 @@ def _trainer(config: TrainConfig, task: Task, run: Run, seed: int, out: Path, fo
         task,
         states,
         seed + _SMALL_SEED if run.mode == "small" else seed,
-        run if run.mode in ("truncated", "random", "guarded") else None,
+        run if run.mode in ("truncated", "squeezed", "random", "guarded") else None,
         guard,
-        config.nuclear if run.mode == "nuclear" else 0.0,
+        config.nuclear if run.mode in ("nuclear", "squeezed") else 0.0,
         log=folder.events,
     )
 

@@ -40,7 +40,7 @@ def runs_of(config: TrainConfig) -> list[Run]:
     grid: Sequence[float | None] = (None,) if given else cuts
     found = [Run(mode) for mode in ("full", "nuclear") if mode in config.modes]
     trained = [run.name for run in found]
-    cutting: Sequence[Mode] = ("truncated", "random", "guarded")
+    cutting: Sequence[Mode] = ("truncated", "squeezed", "random", "guarded")
     found += [Run(mode, tau) for mode in cutting if mode in config.modes for tau in cuts]
     if "small" in config.modes:
         found += [Run("small", tau) for tau in grid]

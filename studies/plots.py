@@ -19,6 +19,7 @@ from balred.studies.records import RunRecord, Schedule
 
 _COLOURS = {
     "full": "#1f4e79", "truncated": "#c8501e", "small": "#5a8f3c", "guarded": "#8a5a9e", "nuclear": "#b08a1e",
+    "squeezed": "#7a4a2b", "random": "#888888",
 }  # fmt: skip
 Labels = Mapping[str, str]
 _STYLES = ("-", "--", ":", "-.")

@@ -116,7 +116,10 @@ class TorchRun:
 
     def reduce(self) -> Report | None:
         """Truncate if it is time to."""
-        return None if self.reducer is None else self.reducer.step()
+        report = None if self.reducer is None else self.reducer.step()
+        if report is not None:
+            self.renew()  # of other shapes now
+        return report
 
     def loss(self) -> float:
         """Loss of the last batch, without the regulariser; waits for the device."""

@@ -17,7 +17,7 @@ from balred.studies.records import Schedule
 TaskName = Literal[
     "digits", "mnist", "fashion", "cifar", "cifar-colour", "listops", "text", "imdb", "aan", "pathfinder"
 ]
-Mode = Literal["full", "truncated", "random", "small", "posthoc", "nuclear", "guarded"]
+Mode = Literal["full", "truncated", "squeezed", "random", "small", "posthoc", "nuclear", "guarded"]
 Scale = Literal["cpu", "paper"]
 SCALES: tuple[Scale, ...] = typing.get_args(Scale)
 _OWN_FOLDER = ("imdb", "aan", "pathfinder")
@@ -118,8 +118,9 @@ class TrainConfig(Schedule):
             for key, value in (("balancing", "real"), ("budget", 0)):
                 if getattr(self, key) != value:
                     raise ValueError(f"{key} must be {value!r} for Mamba, got {getattr(self, key)!r}")
-            if "nuclear" in self.modes:
-                raise ValueError("the mode nuclear needs layers with Hankel singular values, got the model mamba")
+            for mode in ("nuclear", "squeezed"):
+                if mode in self.modes:
+                    raise ValueError(f"the mode {mode} needs layers with Hankel singular values, got the model mamba")
             if len(set(self.states)) > 1:
                 raise ValueError(f"the blocks of Mamba must have one number of states, got {self.states}")
         elif "random" in self.modes:
