@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from balred.adapt import entry_of, linear_layers_of
+from balred.adapt import entry_of
 from balred.adapters.torch_distributed import placed
 from balred.adapters.torch_followers import (
     averaged,
@@ -37,7 +37,7 @@ from balred.checkpoints import of_size, ranks_of, shrunk
 from balred.events import logs_of, sinks_of
 from balred.intraining import Guard, Policy, PolicyState, Report, Step, check_moments, decide
 from balred.ranks import Rule
-from balred.selective_training import calibration_of, check_rule_for
+from balred.selective_training import calibration_of, check_rule_for, layers_in_training
 
 Hosts = dict[str, np.ndarray[Any, Any]]
 
@@ -160,7 +160,7 @@ class InTrainingReducer:
         for one in (self.model, *self.averages):
             resize_on_load(one)
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        layers = self._place.layers() if self._place.exchange.size == 1 else linear_layers_of(self.model)
+        layers = layers_in_training(self.model, self.calibration)
         check_rule_for(rule, layers, self.calibration)
         for name, layer in layers.items():
             stray = [n for n, p in layer.named_parameters() if p.requires_grad and id(p) not in known]

@@ -35,6 +35,7 @@ STUDIES: dict[str, tuple[str, list[str]]] = {
     "digits": ("digits", ["taus=[0.2, 0.1, 0.05]"]),
     "smnist": ("smnist", []),
     "smnist-squeezed": ("smnist", ["modes=['squeezed']"]),
+    "smnist-published": ("smnist", ["modes=['truncated']", "balancing=half", "moments=slice"]),
     "sfashion": ("sfashion", []),
     "scifar": ("scifar", ["taus=[0.15, 0.05]"]),
     "text": ("text", []),
@@ -46,6 +47,10 @@ STUDIES: dict[str, tuple[str, list[str]]] = {
     **{f"digits-tau-at-{w:g}": ("digits", [*ONE_CUT, "taus=[0.1]", f"window={w:g}"]) for w in WINDOWS},
 }
 """By name: a configuration, and the settings beside it."""
+for name in ("smnist", "scifar", "digits"):
+    config, settings = STUDIES[name]
+    quick = [*settings, "modes=['full', 'truncated', 'small']", "test=100"]
+    STUDIES[f"{name}-speed"] = (config, quick)  # to be run while the machine does nothing else
 for moments in ("reset", "carry", "slice"):
     STUDIES[f"digits-moments-{moments}"] = ("digits", ["modes=['truncated']", "cut_to=32", f"moments={moments}"])
 for balancing in ("real", "half"):

@@ -26,6 +26,8 @@ TITLES = {
 KINDS = {
     "full": "full",
     "truncated": "truncated in training",
+    "squeezed": "truncated while regularised",
+    "published": "truncated the published way",
     "random": "random states, cut in training",
     "guarded": "truncated, guarded",
     "small": "small from scratch",
@@ -33,14 +35,24 @@ KINDS = {
     "nuclear": "regularised",
     "nuclear-cut": "regularised, then cut",
 }
+TIMED_ALONE = ("smnist", "sfashion", "scifar", "digits", "listops", "text")
+"""Their other runs shared the machine with all sorts of work; they are timed in studies of their own, NAME-speed."""
+MORE = ("squeezed", "published")
+"""Studies of their own that belong beside another's runs."""
 SHARES = (0.0125, 0.05, 0.1, 0.2, 0.5, 1.0)
 Row = dict[str, Any]
 
 
 def study(name: str) -> dict[str, Any] | None:
-    """A committed result, if there is one."""
+    """A committed result, if there is one, with the runs of those that add to it."""
     file = RESULTS / f"{name}.json"
-    found: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+    if not file.exists():
+        return None
+    found: dict[str, Any] = json.loads(file.read_text())
+    for what in MORE:
+        other = RESULTS / f"{name}-{what}.json"
+        for row in json.loads(other.read_text())["runs"] if other.exists() else []:
+            found["runs"].append({**row, "run": f"{what}-{row['tau']:g}"})
     return found
 
 
@@ -90,22 +102,18 @@ def sibling(row: Row, what: str) -> str:
 def accuracy(name: str, data: dict[str, Any]) -> list[list[str]]:
     """A row for each run of a study."""
     rows, out = data["runs"], []
-    full = of(rows, "full")
     for run in sorted(
         by_name(rows).values(), key=lambda r: (list(KINDS).index(kind(r[0])), -np.mean([states(x) for x in r]))
     ):
         first = run[0]
-        timed = kind(first) not in ("full-cut", "nuclear-cut")
-        over = [full[r["seed"]]["seconds"] / r["seconds"] for r in run if timed and r["seed"] in full]
         out.append([
             TITLES[name], KINDS[kind(first)], "" if first["tau"] is None else f"{first['tau']:g}", sizes(run),
-            spread([100 * r["accuracy"] for r in run]),
-            f"{np.mean(over):.2f}x" if over and first["run"] != "full" else "", str(len(run)),
+            spread([100 * r["accuracy"] for r in run]), str(len(run)),
         ])  # fmt: skip
     return out
 
 
-ACCURACY = ["task", "model", "τ", "states a layer", "test accuracy %", "faster than full", "seeds"]
+ACCURACY = ["task", "model", "τ", "states a layer", "test accuracy %", "seeds"]
 
 
 def ideal(row: Row, full: Row, small: Row, steps: int) -> float:
@@ -125,8 +133,11 @@ def ideal(row: Row, full: Row, small: Row, steps: int) -> float:
     return total
 
 
-def speed(name: str, data: dict[str, Any]) -> list[list[str]]:
-    """Speed-up of the truncated runs, against the full, the small and the ideal one."""
+def speed(name: str) -> list[list[str]]:
+    """Speed-up of the truncated runs, against the full, the small and the ideal one; timed while nothing else ran."""
+    data = study(f"{name}-speed" if name in TIMED_ALONE else name)
+    if data is None:
+        return []
     rows, out = data["runs"], []
     full, steps = of(rows, "full"), data["config"]["steps"]
     for run in by_name(rows).values():
@@ -177,17 +188,14 @@ def timing(task: str) -> list[list[str]]:
             if data is None:
                 continue
             runs = data["runs"]
-            whole = study(task)
-            full = {} if whole is None else of(whole["runs"], "full")
-            over = [full[r["seed"]]["seconds"] / r["seconds"] for r in runs if r["seed"] in full]
             out.append([
-                TITLES[task], f"{100 * window:g} %", label, sizes(runs), spread([100 * r["accuracy"] for r in runs], 1),
-                f"{np.mean(over):.1f}x" if over else "", str(len(runs)),
+                TITLES[task], f"{100 * window:g} %", label, sizes(runs), spread([100 * r["accuracy"] for r in runs]),
+                str(len(runs)),
             ])  # fmt: skip
     return out
 
 
-TIMING = ["task", "one cut after", "", "states a layer", "test accuracy %", "faster than full", "seeds"]
+TIMING = ["task", "one cut after", "", "states a layer", "test accuracy %", "seeds"]
 ABLATIONS = {
     "digits-balancing-real": ("digits", "the real operator is balanced (ours)"),
     "digits-balancing-half": ("digits", "its complex half is (published)"),
@@ -236,7 +244,7 @@ def tables() -> dict[str, str]:
     made = {
         "study-accuracy": (ACCURACY, [row for n, d in lru.items() for row in accuracy(n, d)]),
         "study-mamba": (ACCURACY, [row for n, d in mamba.items() for row in accuracy(n, d)]),
-        "study-speed": (SPEED, [row for n, d in found.items() for row in speed(n, d)]),
+        "study-speed": (SPEED, [row for n in found for row in speed(n)]),
         "study-settling": (SETTLING, [row for n, d in lru.items() for row in settling(n, d)]),
         "study-timing": (TIMING, [row for task in ("digits", "smnist") for row in timing(task)]),
         "study-ablations": (ABLATED, ablations()),
@@ -274,7 +282,7 @@ def pictures(folder: Path) -> None:
     from balred.studies.plots import _colour
 
     found = {name: data for name in TITLES if (data := study(name)) is not None}
-    marks = dict(zip(KINDS, "sov^D<>p", strict=True))
+    marks = dict(zip(KINDS, "sohPv^D<>p", strict=True))
     for picture, draw in (("study-accuracy", _against_states), ("study-time", _against_time)):
         columns = min(3, len(found))
         rows = -(-len(found) // columns)
@@ -302,7 +310,7 @@ def _against_states(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, 
             continue
         x, y = [p[0] for p in points], [np.mean(p[1]) for p in points]
         error = [np.std(p[1], ddof=1) if len(p[1]) > 1 else 0.0 for p in points]
-        shade = {"full-cut": "#7a9cc6", "nuclear-cut": "#d9c06a", "random": "#888888"}.get(what, colour(what))
+        shade = {"full-cut": "#7a9cc6", "nuclear-cut": "#d9c06a", "published": "#d98ca0"}.get(what, colour(what))
         ax.errorbar(x, y, error, fmt=marks[what] + "-", color=shade, label=label, ms=5, lw=1.2, capsize=2)
     ax.set(xscale="log", xlabel="states a layer", ylabel="test accuracy, %")
     ticks = [t for t in (4, 8, 16, 32, 64, 128, 256) if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]]
@@ -322,7 +330,7 @@ def _against_time(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, st
             ax.plot(
                 x,
                 [100 * a for *_, a in r["curve"]],
-                color="#888888" if what == "random" else colour(what),
+                color=colour(what),
                 lw=1.2,
                 label=label,
             )

@@ -1,0 +1,73 @@
+"""The committed results of the studies: each says how it came about, and the tables of the docs are made of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from balred.cli_train import config_path
+from balred.studies.train_config import read_config
+
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted((ROOT / "benchmarks" / "results" / "studies").glob("*.json"))
+
+
+@pytest.fixture
+def tables() -> Iterator[Any]:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import study_tables
+
+        yield study_tables
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda p: p.stem)
+def test_a_result_says_how_it_came_about(file: Path) -> None:
+    result = json.loads(file.read_text())
+    assert result["runs"]
+    for row in result["runs"]:
+        assert row["finished"]
+        assert row["hardware"]
+        assert {"balred", "torch", "numpy"} <= set(row["versions"])
+        assert 0 <= row["accuracy"] <= 1
+        assert isinstance(row["seed"], int)
+        # what it is called a mean of is in it: the last evaluations
+        if row["curve"]:
+            last = [a for step, _, a in row["curve"][-5:]]
+            assert row["accuracy"] == pytest.approx(np.mean(last), abs=1e-4)
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda p: p.stem)
+def test_the_command_makes_the_settings(file: Path) -> None:
+    result = json.loads(file.read_text())
+    words = shlex.split(result["command"])
+    assert words[:2] == ["balred", "train"]
+    assert int(words[words.index("--seeds") + 1]) == len({row["seed"] for row in result["runs"]})
+    settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    config = json.loads(json.dumps(asdict(read_config(config_path(words[2]), "cpu", settings))))
+    assert config == result["config"]
+
+
+def test_the_tables_of_the_docs_are_made_of_the_results(tables: Any) -> None:
+    made = tables.tables()
+    assert set(made) == {p.stem for p in (ROOT / "docs" / "_tables").glob("study-*.md")} != set()
+    for name, text in made.items():
+        assert (ROOT / "docs" / "_tables" / f"{name}.md").read_text() == text, name
+
+
+def test_the_ideal_time(tables: Any) -> None:
+    """By hand: 100 steps of 10 s at 8 states, 50 of 6 s at 5, half-way between the two models, and 50 of 2 s at 2."""
+    full = {"seconds": 2000.0, "state_dims": [8], "ranks": {"a": 8}}
+    small = {"seconds": 400.0, "state_dims": [2], "ranks": {"a": 2}}
+    row = {"cuts": [[100, "a", 8, 5], [150, "a", 5, 2]]}
+    assert tables.ideal(row, full, small, 200) == pytest.approx(100 * 10 + 50 * 6 + 50 * 2)
