@@ -8,9 +8,9 @@ FRAMEWORK ?= torch
 # small matrices on many threads are slower than on one; the trainings set their own number
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help env demo test slow docs bench lint clean
+.PHONY: help env demo test slow docs bench studies lint clean
 help:
-	@echo "make env | demo | test | slow | docs | bench | lint | clean"
+	@echo "make env | demo | test | slow | docs | bench | studies | lint | clean"
 
 env: $(STAMP)
 
@@ -45,6 +45,10 @@ bench: env
 	$(BIN)/python benchmarks/budget.py
 	$(BIN)/python benchmarks/hook.py
 	$(BIN)/python benchmarks/selection.py
+
+# hours; killed, it goes on when called again
+studies: env
+	$(BIN)/python benchmarks/studies.py
 
 lint: env
 	$(BIN)/ruff check .
