@@ -105,6 +105,10 @@ def row(f: Found, config: TrainConfig) -> dict[str, Any]:
     assert f.result is not None
     curve = [[p.step, round(p.seconds, 2), round(p.accuracy, 5)] for p in f.record.points]
     kept = {**f.result, "cuts": cuts(f.record.reports), "curve": curve}
+    final = config.final_evaluations
+    losses = [x["test_loss"] for x in f.folder.metrics.read() if x["event"] == "evaluation" and x["step"] in final]
+    if losses and None not in losses:
+        kept["test_loss"] = round(float(np.mean(losses)), 5)
     if f.name == "full":
         kept["stability"] = stability(f.record, config)
     return kept

@@ -108,12 +108,13 @@ def accuracy(name: str, data: dict[str, Any]) -> list[list[str]]:
         first = run[0]
         out.append([
             TITLES[name], KINDS[kind(first)], "" if first["tau"] is None else f"{first['tau']:g}", sizes(run),
-            spread([100 * r["accuracy"] for r in run]), str(len(run)),
+            spread([100 * r["accuracy"] for r in run]), spread([r["test_loss"] for r in run if "test_loss" in r], 3),
+            str(len(run)),
         ])  # fmt: skip
     return out
 
 
-ACCURACY = ["task", "model", "τ", "states a layer", "test accuracy %", "seeds"]
+ACCURACY = ["task", "model", "τ", "states a layer", "test accuracy %", "test loss (nats)", "seeds"]
 
 
 def ideal(row: Row, full: Row, small: Row, steps: int) -> float:
