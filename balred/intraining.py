@@ -302,7 +302,7 @@ def decide(
 
     Nothing is changed: the caller puts the layers returned in place.  A layer that cannot be analysed, cut or written
     back is skipped, and the report says why.  With an `exchange` the processes share the analysis out, and all decide alike.
-    With `calibration` the selective layers of `model` take part; every process must see the same data.
+    With `calibration` the selective layers of `model` take part, in one process only.
     """
     began = time.perf_counter()
     # the training keeps the other cores busy, or their threads awake: more than one for the linear algebra would wait
