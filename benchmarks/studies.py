@@ -44,7 +44,6 @@ STUDIES: dict[str, tuple[str, list[str]]] = {
     "mamba-text": ("mamba_text", []),
     **{f"digits-at-{w:g}": ("digits", [*ONE_CUT, "cut_to=32", f"window={w:g}"]) for w in WINDOWS},
     **{f"smnist-at-{w:g}": ("smnist", [*ONE_CUT, "cut_to=64", f"window={w:g}"]) for w in WINDOWS},
-    **{f"digits-tau-at-{w:g}": ("digits", [*ONE_CUT, "taus=[0.1]", f"window={w:g}"]) for w in WINDOWS},
 }
 """By name: a configuration, and the settings beside it."""
 for name in ("smnist", "scifar", "digits"):

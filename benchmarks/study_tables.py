@@ -181,22 +181,18 @@ SETTLING = ["task", "layer", "", *(f"{100 * s:g} %" for s in SHARES), "seeds"]
 
 
 def timing(task: str) -> list[list[str]]:
-    """What cutting early or late costs, at one size and by one rule."""
+    """What cutting early or late costs, at one size."""
     out = []
-    for label, stem in (("to one size", f"{task}-at"), ("by τ", f"{task}-tau-at")):
-        for window in (0.01, 0.02, 0.05, 0.1, 0.2):
-            data = study(f"{stem}-{window:g}")
-            if data is None:
-                continue
+    for window in (0.01, 0.02, 0.05, 0.1, 0.2):
+        data = study(f"{task}-at-{window:g}")
+        if data is not None:
             runs = data["runs"]
-            out.append([
-                TITLES[task], f"{100 * window:g} %", label, sizes(runs), spread([100 * r["accuracy"] for r in runs]),
-                str(len(runs)),
-            ])  # fmt: skip
+            accuracies = spread([100 * r["accuracy"] for r in runs])
+            out.append([TITLES[task], f"{100 * window:g} %", sizes(runs), accuracies, str(len(runs))])
     return out
 
 
-TIMING = ["task", "one cut after", "", "states a layer", "test accuracy %", "seeds"]
+TIMING = ["task", "one cut after", "states a layer", "test accuracy %", "seeds"]
 ABLATIONS = {
     "digits-balancing-real": ("digits", "the real operator is balanced (ours)"),
     "digits-balancing-half": ("digits", "its complex half is (published)"),
