@@ -61,7 +61,7 @@ for settled in (0, 2, 3):
     STUDIES[f"digits-settled-{settled}"] = (
         "digits", ["modes=['truncated']", "taus=[0.1]", "attempts=10", "window=0.2", f"settled={settled}"],
     )  # fmt: skip
-for name, rule in (("energy", "taus=[0.15]"), ("budget", "budget=112")):
+for name, rule in (("energy", "taus=[0.15]"), ("budget", "budget=160")):
     STUDIES[f"scifar-{name}"] = ("scifar", ["modes=['truncated']", "attempts=1", rule])
 
 
