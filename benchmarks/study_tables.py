@@ -135,7 +135,7 @@ def ideal(row: Row, full: Row, small: Row, steps: int) -> float:
 
 
 def speed(name: str) -> list[list[str]]:
-    """Speed-up of the truncated runs, against the full, the small and the ideal one; timed while nothing else ran."""
+    """Speed-up of the truncated runs, against the full, the small and the ideal one; timed by themselves."""
     data = study(f"{name}-speed" if name in TIMED_ALONE else name)
     if data is None:
         return []
