@@ -73,8 +73,8 @@ class Place:
         """Make the model's `layer` equal `new`, keeping the identity of its parameters."""
         set_layer(layer, new)
         entry = entry_of(layer)
-        if entry is not None and entry.settle is not None:
-            entry.settle(self.model, layer)
+        if entry is not None and entry.selective is not None and entry.settle is not None:
+            entry.settle(self.model, layer)  # others keep sizes of their own until the model is saved
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the optimizer's state as one process would have it."""
