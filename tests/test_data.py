@@ -121,7 +121,11 @@ def test_other_contents_than_expected_are_refused(tmp_path: Path, monkeypatch: p
         read(source)
 
 
-@pytest.mark.parametrize("raw", [b"no archive", tar_of({"package/b": b""}), tar_of({"package/a": b"x" * 9999})[:60]])
+@pytest.mark.parametrize(
+    "raw",
+    [b"no archive", tar_of({"package/b": b""}), tar_of({"package/a": b"x" * 9999})[:60]],
+    ids=["none", "without-it", "cut-short"],  # the archives hold the time at which they were made
+)
 def test_a_damaged_archive_is_named(raw: bytes, cache: Path) -> None:
     cache.mkdir()
     (cache / "thing-1.2.3.tgz").write_bytes(raw)
