@@ -68,6 +68,7 @@ def main(folder):
                         "step": step,
                     },
                 )
+    dist.barrier()  # nobody leaves while threads of torch still finish the last exchange: Python's end would abort them
     dist.destroy_process_group()
 
 
