@@ -46,7 +46,7 @@ STUDIES: dict[str, tuple[str, list[str]]] = {
     **{f"smnist-at-{w:g}": ("smnist", [*ONE_CUT, "cut_to=64", f"window={w:g}"]) for w in WINDOWS},
 }
 """By name: a configuration, and the settings beside it."""
-for name in ("smnist", "scifar", "digits"):
+for name in ("smnist", "scifar", "digits", "text", "listops"):
     config, settings = STUDIES[name]
     quick = [*settings, "modes=['full', 'truncated', 'small']", "test=100"]
     STUDIES[f"{name}-speed"] = (config, quick)  # to be run while the machine does nothing else
