@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks_common import describe_machine
+from study_tables import TIMED_ALONE
 
 from balred.cli_train import config_path
 from balred.intraining import Report
@@ -46,7 +47,7 @@ STUDIES: dict[str, tuple[str, list[str]]] = {
     **{f"smnist-at-{w:g}": ("smnist", [*ONE_CUT, "cut_to=64", f"window={w:g}"]) for w in WINDOWS},
 }
 """By name: a configuration, and the settings beside it."""
-for name in ("smnist", "scifar", "digits", "text", "listops"):
+for name in TIMED_ALONE:
     config, settings = STUDIES[name]
     quick = [*settings, "modes=['full', 'truncated', 'small']", "test=100"]
     STUDIES[f"{name}-speed"] = (config, quick)  # to be run while the machine does nothing else
