@@ -14,14 +14,14 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 
-from balred.adapters.torch_followers import averaged
-from balred.adapters.torch_loading import resize_on_load
-from balred.adapters.torch_trainers import holder, reducer_later
-from balred.adapters.torch_training import InTrainingReducer
-from balred.budget import Budget
-from balred.events import scalars_of
-from balred.intraining import Report
-from balred.ranks import Rule
+from balred.adapters.torch.training.followers import averaged
+from balred.adapters.torch.loading import resize_on_load
+from balred.adapters.torch.training.trainers import holder, reducer_later
+from balred.adapters.torch.training.reducer import InTrainingReducer
+from balred.ranks.budget import Budget
+from balred.intraining.events import scalars_of
+from balred.intraining.policy import Report
+from balred.ranks.rules import Rule
 
 
 class InTrainingReduction(pl.Callback):

@@ -20,13 +20,13 @@ from pymor.models.iosys import LTIModel
 from pymor.solvers.matrix_equations.interface import LyapunovSolver, LyapunovSolverLR
 from pymor.solvers.matrix_equations.utils import mat_eqn_sparse_min_size
 
-from balred.adapt import adapt, register
-from balred.arrays import backend
-from balred.descriptor import descriptor
-from balred.gramians import factors
-from balred.poles import UnstableError
-from balred.sparse import SparseSystem, gramian_factors_lr, sparse_system
-from balred.systems import DenseSystem, System, is_discrete, ss
+from balred.registry.entries import adapt, register
+from balred.systems.arrays import backend
+from balred.realisations.descriptor import descriptor
+from balred.solvers.gramians import factors
+from balred.systems.poles import UnstableError
+from balred.realisations.sparse import SparseSystem, gramian_factors_lr, sparse_system
+from balred.systems.dense_system import DenseSystem, System, is_discrete, ss
 
 __all__ = ["BalredLyapunovSolver", "BalredLyapunovSolverLR", "adapt_lti", "lti_model"]
 
@@ -42,7 +42,7 @@ def adapt_lti(model: Any) -> tuple[System, Any]:
 
     E is divided out, and may be singular of index 1.  Sparse operators become full matrices below the order from which
     pyMOR itself uses its sparse solvers (``mat_eqn_sparse_min_size``, 1000); above it the model is read as a
-    :class:`balred.sparse.SparseSystem`, that is by its most accurate balanced truncation.
+    :class:`balred.realisations.sparse.SparseSystem`, that is by its most accurate balanced truncation.
 
     What belongs to the state space (visualizer, error estimator, presets) does not survive; the final time and the time
     stepper do, where the initial data are zero.
@@ -90,7 +90,7 @@ def lti_model(obj: Any, *, sampling_time: float | None = None, **options: Any) -
     Parameters
     ----------
     obj : system, SparseSystem, ``control.StateSpace``, layer, ...
-        A :class:`balred.sparse.SparseSystem` keeps its sparse matrices and E.
+        A :class:`balred.realisations.sparse.SparseSystem` keeps its sparse matrices and E.
     sampling_time : float, optional
         Needed for discrete systems with an unspecified step, ``dt=True``.
     **options

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import signal
 
-from balred.adapt import register
-from balred.systems import System, ss
+from balred.registry.entries import register
+from balred.systems.dense_system import System, ss
 
 
 def _adapt(obj: Any) -> tuple[System, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.tensor_files import Tensor
+from balred.files.tensors import Tensor
 
 try:
     from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file

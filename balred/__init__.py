@@ -4,19 +4,19 @@
 """
 
 from balred import ranks, stability, testing
-from balred.adapt import adapt, register
-from balred.balancing import Balanced, balance
-from balred.budget import Budget
-from balred.checkpoints import load, save
-from balred.gramians import gramian_factors, gramians
-from balred.hankel import Analysis, analyze, hsv
-from balred.norms import error, norm
-from balred.nuclear_norm import hankel_nuclear_norm, hankel_weights
-from balred.plan import Plan, plan
-from balred.poles import UnstableError
-from balred.ranks import Energy, ErrorBound, Order, RankWarning, Relative
-from balred.reduction import reduce
-from balred.systems import DenseSystem, DiagonalSystem, diagonal, ss
+from balred.registry.entries import adapt, register
+from balred.hankel.spectrum import Balanced, balance
+from balred.ranks.budget import Budget
+from balred.files.checkpoints import load, save
+from balred.solvers.gramians import gramian_factors, gramians
+from balred.reduction.analysis import Analysis, analyze, hsv
+from balred.measures.norms import error, norm
+from balred.hankel.nuclear_norm import hankel_nuclear_norm, hankel_weights
+from balred.reduction.plan import Plan, plan
+from balred.systems.poles import UnstableError
+from balred.ranks.rules import Energy, ErrorBound, Order, RankWarning, Relative
+from balred.reduction.writing_back import reduce
+from balred.systems.dense_system import DenseSystem, DiagonalSystem, diagonal, ss
 
 __version__ = "0.1.0"
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.adapt import adapt
-from balred.arrays import backend_of, double_precision, to_numpy
-from balred.poles import check_stable
-from balred.reduction import reduce
-from balred.systems import DenseSystem, DiagonalSystem, System, diagonal, ss, with_leaves
+from balred.registry.entries import adapt
+from balred.systems.arrays import backend_of, double_precision, to_numpy
+from balred.systems.poles import check_stable
+from balred.reduction.writing_back import reduce
+from balred.systems.dense_system import DenseSystem, DiagonalSystem, System, diagonal, ss, with_leaves
 
 
 def random_system(

@@ -18,7 +18,7 @@ import torch
 from benchmarks_common import describe_machine, markdown, write
 
 import balred
-from balred.adapt import layers_of
+from balred.registry import layers_of
 from balred.studies.data import digits
 from balred.studies.demo import one_thread
 from balred.studies.records import DemoConfig, RunRecord

@@ -29,7 +29,7 @@ from benchmarks_common import describe_machine, markdown, write
 from threadpoolctl import threadpool_limits
 
 import balred
-from balred.closed_form import diagonal_gramians
+from balred.solvers.closed_form import diagonal_gramians
 from balred.studies.models_jax import Classifier as JaxClassifier
 from balred.studies.models_torch import Classifier as TorchClassifier
 

@@ -155,7 +155,7 @@ def main() -> None:
                 for model, (_, _, full) in zip(models, before, strict=True):
                     for draw in range(RANDOM if name == "random" else 1):
                         with warnings.catch_warnings():
-                            warnings.simplefilter("ignore", balred.selective.CalibrationWarning)
+                            warnings.simplefilter("ignore", balred.reduction.CalibrationWarning)
                             small = balred.reduce(model, rank, **{"calibration": calibration, "seed": draw, **options})
                         loss, moved, _ = scores(small, test, full)
                         if args.recovery:

@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks_common import describe_machine
 from study_tables import TIMED_ALONE
 
-from balred.cli_train import config_path
+from balred.cli.train import config_path
 from balred.intraining import Report
-from balred.stability import rank_correlation, rank_drift, tail_energy, track
+from balred.measures.stability import rank_correlation, rank_drift, tail_energy, track
 from balred.studies.records import RunRecord
 from balred.studies.run_report import Found, config_of, runs_in
 from balred.studies.study import run_study

@@ -10,8 +10,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import balred
-from balred.gramians import SOLVERS
-from balred.reduction import METHODS
+from balred.solvers.gramians import SOLVERS
+from balred.reduction.writing_back import METHODS
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from balred.stability import trace
+from balred.measures.stability import trace
 from balred.studies.data import Digits, digits
 from balred.studies.display import bars, heard, show, undisturbed
 from balred.studies.records import (

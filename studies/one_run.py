@@ -12,8 +12,8 @@ import numpy as np
 from rich.progress import Progress
 
 import balred
-from balred.adapt import layers_of
-from balred.checkpoints import ranks_of
+from balred.registry import layers_of
+from balred.files.checkpoints import ranks_of
 from balred.intraining import Guard
 from balred.ranks import RankWarning
 from balred.studies.display import show

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from balred.stability import Trace
+from balred.measures.stability import Trace
 from balred.studies.demo import LABELS
 from balred.studies.records import RunRecord, Schedule
 

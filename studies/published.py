@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 
 import balred
-from balred.adapters.torch import LRU, InTrainingReducer
-from balred.intraining import Step
+from balred.adapters.torch import InTrainingReducer, LRU
+from balred.intraining.policy import Step
 from balred.systems import DiagonalSystem, System
 
 Model = TypeVar("Model", bound=torch.nn.Module)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from balred.intraining import Report
 from balred.ranks import Energy
-from balred.stability import Trace
+from balred.measures.stability import Trace
 from balred.systems import DiagonalSystem
 
 Framework = Literal["torch", "jax"]

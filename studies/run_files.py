@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from balred.events import EventLog
+from balred.intraining import EventLog
 from balred.intraining import Cut, Report
-from balred.replacing import replacing
+from balred.files.replacing import replacing
 from balred.studies.records import Point, RunRecord, Schedule, Snapshot
 from balred.systems import DiagonalSystem
 

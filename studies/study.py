@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 import balred
-from balred.adapt import layers_of
+from balred.registry import layers_of
 from balred.studies.display import bars, heard
 from balred.studies.load_task import load_task
 from balred.studies.one_run import posthoc, train

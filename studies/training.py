@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import balred
-from balred.adapt import layers_of
-from balred.arrays import to_numpy
+from balred.registry import layers_of
+from balred.systems.arrays import to_numpy
 from balred.intraining import Report
 from balred.studies.data import Digits, batches
 from balred.studies.records import Point, RunRecord, Snapshot, Stopwatch

@@ -16,8 +16,9 @@ import optax
 from flax import nnx
 from flax.training.train_state import TrainState
 
-from balred.adapters import equinox, flax, flax_nnx
-from balred.parametrisations import lru_initial, lru_output
+from balred.adapters import equinox, flax
+from balred.adapters.flax import nnx as flax_nnx
+from balred.layers.lru import lru_initial, lru_output
 
 WIDTH, STATES = 2, 12
 LAYERS = ("first", "second")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import balred
-from balred.adapt import entry_of
+from balred.registry.entries import entry_of
 from balred.selection import Moments, select
 from balred.testing import simulate
 

@@ -67,7 +67,7 @@ class Library:
             with jax.enable_x64(True):
                 yield
         elif self.backend is Backend.TORCH:
-            with unittest.mock.patch.object(balred.arrays.backend("torch"), "on_host", return_value=False):
+            with unittest.mock.patch.object(balred.systems.arrays.backend("torch"), "on_host", return_value=False):
                 yield
         else:
             yield
@@ -170,7 +170,7 @@ CASES = SINGLE + BATCHED
 
 each_single = pytest.mark.parametrize("case", SINGLE, ids=str)
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
-each_method = pytest.mark.parametrize("method", [k for k, m in balred.reduction.METHODS.items() if m.agnostic])
+each_method = pytest.mark.parametrize("method", [k for k, m in balred.reduction.writing_back.METHODS.items() if m.agnostic])
 
 
 def members(system: Any) -> list[Any]:

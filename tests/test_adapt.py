@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import balred
-from balred.adapt import AdapterNotFound, layers_of, replace_layers
+from balred.registry import AdapterNotFound, layers_of, replace_layers
 from balred.testing import random_system
 
 
@@ -265,7 +265,7 @@ def test_a_torch_layer_loads_the_torch_adapter_only() -> None:
     before, loaded = eval(adapters)
     assert before == []
     assert "balred.adapters.torch" in loaded
-    mine = ("balred.adapters.torch", "balred.adapters.s4", "balred.adapters.parameters")
+    mine = ("balred.adapters.torch", "balred.adapters.torch.layers.s4", "balred.adapters.parameters")
     assert [m for m in loaded if not m.startswith(mine)] == []
     assert frameworks == "[]"
 

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from tables import SINGLE, Backend, Library, each_case, each_method, each_single, skip_without
 
 import balred
-from balred import arrays
+from balred.systems import arrays
 
 FUNCTIONS = ("is_concrete", "on_host", "all_finite", "to_numpy", "from_numpy", "to_bytes", "from_bytes", "triangular_factor", "while_loop",
              "over_batch", "double_scope", "single_scope", "stop_gradient", "differentiable", "DYNAMIC_SHAPES")  # fmt: skip

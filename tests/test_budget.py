@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import balred
-from balred.budget import tail
+from balred.ranks.budget import tail
 from balred.testing import random_system
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balred.calibration import batches
+from balred.selection.calibration import batches
 
 X, Y = np.ones(3), np.zeros(2)
 

@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose
 from oracle import oracle_hsv
 
 import balred
-from balred.cauchy import cauchy_factor
-from balred.closed_form import diagonal_gramians
+from balred.solvers.cauchy import cauchy_factor
+from balred.solvers.closed_form import diagonal_gramians
 
 
 def channel(seed, n, dt, conjugate, real=False, batch=()):

@@ -14,7 +14,8 @@ import pytest
 from tables import Backend, Library
 
 import balred
-from balred.intraining import Policy, decide
+from balred.intraining import Policy
+from balred.intraining.policy import decide
 
 LIBRARIES = [
     Library(b, "float32" if b is Backend.JAX else "float64") for b in (Backend.NUMPY, Backend.TORCH_GRAD, Backend.JAX)

@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose
 from tables import frequencies
 
 import balred
-from balred.coprime import left_factors
-from balred.riccati import dual
+from balred.methods.coprime import left_factors
+from balred.solvers.riccati import dual
 
 KINDS = pytest.mark.parametrize("factorization", ["inner", "normalized"])
 METHODS = pytest.mark.parametrize("method", ["left_coprime", "right_coprime"])

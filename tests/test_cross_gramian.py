@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from tables import CASES, SINGLE, members
 
 import balred
-from balred.cross_gramian import cholesky_factors, cross_gramian
+from balred.solvers.cross_gramian import cholesky_factors, cross_gramian
 
 FEW = ["dense-discrete", "complex-continuous", "diagonal-discrete-batch", "conjugate-continuous"]
 each_structure = pytest.mark.parametrize("case", [c for c in CASES if c.name in FEW], ids=str)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import balred
-from balred.descriptor import descriptor, generalized_gramians
+from balred.realisations.descriptor import descriptor, generalized_gramians
 
 POINTS = (0.3 + 1.1j, 2.3j, 3.1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import balred
-from balred.dplr import as_conjugate, bilinear, real_columns, real_matrix, real_rows, untruncated
+from balred.layers.dplr import as_conjugate, bilinear, real_columns, real_matrix, real_rows, untruncated
 from balred.testing import simulate
 
 

@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 
 import balred
 from balred.files import StoredSystem, load, save
-from balred.sparse import SparseSystem, sparse_system
+from balred.realisations.sparse import SparseSystem, sparse_system
 
 SUFFIXES = (".mat", ".npz", ".json")
 A, B, C = np.array([[-1.0, 0.25], [0.0, -3.0]]), np.array([[1.0], [2.0]]), np.array([[0.1, 1 / 3]])

@@ -17,7 +17,8 @@ from flax.core import FrozenDict, freeze  # noqa: E402
 from jax_layers import recurrence, s5_output  # noqa: E402
 
 import balred  # noqa: E402
-from balred.adapt import AdapterNotFound, entry_of, layers_of  # noqa: E402
+from balred.registry import AdapterNotFound, layers_of
+from balred.registry.entries import entry_of  # noqa: E402
 from balred.testing import check_adapter, simulate  # noqa: E402
 
 

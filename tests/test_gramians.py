@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from tables import SINGLE, each_case, each_single, members
 
 import balred
-from balred.gramians import SOLVERS, structure
+from balred.solvers.gramians import SOLVERS, structure
 
 
 def ct(x):

@@ -14,17 +14,17 @@ from numpy.testing import assert_allclose
 from tables import SINGLE, each_single
 
 import balred
-from balred import h2_optimal, h2_step
-from balred.h2_optimal import ConvergenceWarning, h2_spectrum
-from balred.reduction import METHODS
-from balred.resolvents import DiagonalResolvent, resolvent
+from balred.methods import h2_optimal, h2_step
+from balred.methods.h2_optimal import ConvergenceWarning, h2_spectrum
+from balred.reduction.writing_back import METHODS
+from balred.solvers.resolvents import DiagonalResolvent, resolvent
 
 each_h2 = pytest.mark.parametrize("method", ["irka", "tsia"])
 
 
 def h2_error(g, small):
     """H2 norm of the difference of the strictly proper parts, of dense forms: closed-form Gramians would lose digits."""
-    d = balred.norms.difference(g.to_dense(), small.to_dense())
+    d = balred.measures.norms.difference(g.to_dense(), small.to_dense())
     return float(balred.norm(dataclasses.replace(d, D=0 * d.D), "h2"))
 
 
@@ -82,7 +82,7 @@ def test_never_worse_than_truncation_and_both_converge(method, dt, seed):
     for k in (1, 2, 4, 7, 11):
         small = a.reduce(k)  # a ConvergenceWarning would be an error here
         assert small.order == k
-        assert balred.poles.pole_margin(small)[1].min() > 0
+        assert balred.systems.poles.pole_margin(small)[1].min() > 0
         assert h2_error(g, small) <= h2_error(g, truncation.reduce(k)) * (1 + 1e-9)
 
 
@@ -171,7 +171,7 @@ def test_second_order_by_a_general_optimiser(method, dt, seed):
 
 def begun(g, k):
     state = h2_spectrum(g)
-    now = h2_step.evaluated(state.target, balred.balancing.projected(state.spectrum, k)[0], h2_optimal._schur_vectors)
+    now = h2_step.evaluated(state.target, balred.hankel.spectrum.projected(state.spectrum, k)[0], h2_optimal._schur_vectors)
     assert now is not None
     return state, now
 
@@ -180,7 +180,7 @@ def begun(g, k):
 @pytest.mark.parametrize("dt", [0, 1])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_step_is_one_of_descent(kind, dt, seed):
-    """The derivative that :func:`balred.h2_step.descent` claims, against central differences of errors by Gramians."""
+    """The derivative that :func:`balred.methods.h2_step.descent` claims, against central differences of errors by Gramians."""
     if kind == "complex":
         g = balred.testing.random_system(8, 2, 3, dt=dt, complex=True, seed=seed)
     else:
@@ -318,7 +318,7 @@ def test_diagonal_systems_are_iterated_pole_by_pole(kind, monkeypatch):
             return original(x, *rest, **options)
 
         monkeypatch.setattr(np.linalg, name, watched)
-    start = balred.balancing.projected(state.spectrum, 4)[0]
+    start = balred.hankel.spectrum.projected(state.spectrum, 4)[0]
     largest.clear()  # the analysis and its truncation are not the iteration
     now = h2_step.evaluated(state.target, start, h2_optimal._eigenvectors)
     h2_optimal._iterated(state, now, h2_optimal._eigenvectors)
@@ -339,7 +339,7 @@ def test_diagonal_systems_are_iterated_pole_by_pole(kind, monkeypatch):
 def test_projections_belong_to_the_result(method):
     """L R = I, and L A R, L B, C R are the reduced matrices: what carries a layer's optimiser state over."""
     for g in (balred.testing.random_system(9, 2, 2, seed=1), balred.testing.random_system(5, 2, 2, kind="conjugate")):
-        with balred.arrays.double_precision(*g.leaves):
+        with balred.systems.arrays.double_precision(*g.leaves):
             small, L, R = METHODS[method].reduce(h2_spectrum(g), 3)
         dense = g.to_dense()
         assert_allclose(L @ R, np.eye(3), atol=1e-10)
@@ -356,7 +356,7 @@ def test_too_few_iterations_are_told(method):
     told = rf"^{method} at order 3 must come within 1e-09 of a fixed point, got .* after 2 iterations: the best stable"
     with pytest.warns(ConvergenceWarning, match=told):
         small = balred.reduce(g, 3, method=method, max_iterations=2)
-    assert balred.poles.pole_margin(small)[1].min() > 0
+    assert balred.systems.poles.pole_margin(small)[1].min() > 0
     assert h2_error(g, small) <= h2_error(g, balred.reduce(g, 3))
 
 

@@ -13,7 +13,7 @@ from oracle import oracle_hsv
 from tables import SINGLE, each_case, each_single, members, oracle_of, skip_without
 
 import balred
-from balred.gramians import SOLVERS, structure
+from balred.solvers.gramians import SOLVERS, structure
 
 
 @each_case

@@ -9,8 +9,8 @@ from tables import frequencies, gains
 from test_truth import plant  # noqa: F401  (fixture)
 
 import balred
-from balred.balancing import projected, spectrum
-from balred.hankel_norm import bilinear, optimal
+from balred.hankel.spectrum import projected, spectrum
+from balred.methods.hankel_norm import bilinear, optimal
 
 CASES = pytest.mark.parametrize(
     ("seed", "n", "m", "p"), [(0, 4, 1, 1), (1, 6, 1, 1), (2, 7, 3, 1), (3, 8, 2, 4), (4, 9, 3, 3), (5, 5, 7, 2)]
@@ -58,7 +58,7 @@ def test_the_embedding_of_several_channels_is_a_contraction(seed):
     sp = spectrum(g, None)
     balanced = projected(sp, 7)[0]
     best = optimal(balanced, np.asarray(sp.s), 3)
-    assert_allclose(gains(balred.norms.difference(balanced, best), frequencies(g, 60)), sp.s[3], rtol=1e-7)
+    assert_allclose(gains(balred.measures.norms.difference(balanced, best), frequencies(g, 60)), sp.s[3], rtol=1e-7)
 
 
 def test_equal_values_are_cut_together():

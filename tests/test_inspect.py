@@ -12,10 +12,10 @@ import pytest
 from test_cli_systems import as_json, run
 
 import balred
-from balred.adapt import layers_of
-from balred.checkpoint_files import open_checkpoint
-from balred.checkpoint_layers import find_layers
-from balred.inspecting import TAUS, inspect
+from balred.registry import layers_of
+from balred.files.opening import open_checkpoint
+from balred.files.families import find_layers
+from balred.files.inspecting import TAUS, inspect
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")

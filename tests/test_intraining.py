@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import balred
-from balred.exchange import together
-from balred.intraining import Guard, Policy, PolicyState, Report, decide
+from balred.intraining.exchange import together
+from balred.intraining import Guard, Policy, PolicyState, Report
+from balred.intraining.policy import decide
 from balred.testing import random_system
 
 RULE = balred.Energy(0.9)

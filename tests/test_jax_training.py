@@ -34,9 +34,10 @@ from jax_trainers import (
 )
 
 import balred
-from balred.adapters import equinox, flax, flax_nnx
-from balred.adapters.jax_trees import names_of
-from balred.events import EventLog
+from balred.adapters import equinox, flax
+from balred.adapters.flax import nnx as flax_nnx
+from balred.adapters.jax.trees import names_of
+from balred.intraining import EventLog
 from balred.intraining import Guard
 
 RULE = balred.Energy(0.9)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from balred.events import EventLog  # noqa: E402
+from balred.intraining import EventLog  # noqa: E402
 
 LOOP = Path(__file__).with_name("kill_loop.py")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import balred
-from balred.loewner import loewner, loewner_singular_values
+from balred.realisations.loewner import loewner, loewner_singular_values
 
 
 def samples(g, points):

@@ -14,8 +14,8 @@ import jax.numpy as jnp  # noqa: E402
 from flax import nnx  # noqa: E402
 
 import balred  # noqa: E402
-from balred.adapters.flax_mamba import _gain, _signals  # noqa: E402
-from balred.selective import CalibrationWarning  # noqa: E402
+from balred.adapters.flax.mamba import _gain, _signals  # noqa: E402
+from balred.reduction import CalibrationWarning  # noqa: E402
 
 
 def build(width: int = 32, layers: int = 2) -> Any:

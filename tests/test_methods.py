@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from tables import frequencies, gains
 
 import balred
-from balred.reduction import METHODS
+from balred.reduction.writing_back import METHODS
 
 WEIGHT = {0: balred.ss([[-2.0]], [[1.0]], [[1.0]], [[0.5]]), 1: balred.ss([[0.3]], [[1.0]], [[1.0]], [[0.5]], 1)}
 DOCS = Path(__file__).parent.parent / "docs"
@@ -87,7 +87,7 @@ def test_bounds_of_the_error_hold(method, dt):
     for k in range(1, 8):
         bound = a.bound(k)
         if np.isfinite(bound):
-            worst = gains(balred.norms.difference(g, a.reduce(k)), frequencies(g, 200)).max()
+            worst = gains(balred.measures.norms.difference(g, a.reduce(k)), frequencies(g, 200)).max()
             assert worst <= bound * (1 + 1e-9) + 1e-10
 
 
@@ -147,7 +147,7 @@ def test_diagonal_systems_stay_diagonal(method, kind):
 @pytest.mark.parametrize("library", ["torch", "jax"])
 def test_arrays_come_back_as_they_came(method, library):
     pytest.importorskip(library)
-    be = balred.arrays.backend(library)
+    be = balred.systems.arrays.backend(library)
     g = plant(0)
     if library == "torch":
         import torch

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from tables import each_single
 
 import balred
-from balred.minimal import minimal
+from balred.realisations.minimal import minimal
 
 POINTS = (0.3 + 1.1j, 2.3j, 3.1)
 

@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose
 from tables import frequencies
 
 import balred
-from balred.modal import modes
-from balred.separation import frequency_separation, stable_unstable
+from balred.methods.modal import modes
+from balred.systems.parts import frequency_separation, stable_unstable
 
 TIMES = pytest.mark.parametrize("dt", [0, 0.5])
 SEEDS = pytest.mark.parametrize("seed", range(4))
@@ -455,7 +455,7 @@ def test_objects_come_back_as_they_came():
 @pytest.mark.parametrize("library", ["torch", "jax"])
 def test_arrays_stay_in_their_library(library):
     pytest.importorskip(library)
-    be = balred.arrays.backend(library)
+    be = balred.systems.arrays.backend(library)
     g = balred.testing.random_system(6, 2, 2, seed=1)
     like = be.from_numpy(
         np.zeros(1, np.float32), like=pytest.importorskip("jax.numpy" if library == "jax" else "torch").zeros(1)

@@ -13,8 +13,8 @@ from numpy.testing import assert_allclose
 from tables import CASES, SINGLE, each_case, each_single, frequencies, gains, members, skip_without
 
 import balred
-from balred.norms import hinf_peak
-from balred.separation import join
+from balred.measures.norms import hinf_peak
+from balred.systems.parts import join
 
 
 @pytest.mark.parametrize("kind", ["h2", "hinf", "hankel"])

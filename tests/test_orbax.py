@@ -22,7 +22,7 @@ from flax import nnx
 from jax_trainers import Equinox, NnxModel, batch, initial, output
 
 import balred
-from balred.adapters.jax_checkpoints import skeleton_for
+from balred.adapters.jax import skeleton_for
 
 RANKS = {"first": 5, "second": 3}
 

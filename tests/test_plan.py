@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import balred
-from balred.plan import SkippedWarning
+from balred.reduction import SkippedWarning
 from balred.testing import random_system
 
 

@@ -123,7 +123,7 @@ def test_no_float64_arises_in_torch(kind, m):
             return out
 
     lib = Library(Backend.TORCH_GRAD, "float32")
-    with unittest.mock.patch.object(balred.arrays.backend("torch"), "on_host", return_value=False):
+    with unittest.mock.patch.object(balred.systems.arrays.backend("torch"), "on_host", return_value=False):
         g = lib.system(balred.testing.random_system(6, m, m, dt=1, kind=kind, seed=0))
         with Watch():
             balred.hsv(g, precision="float32").sum().backward()
@@ -165,7 +165,7 @@ def test_no_float64_arises_in_numpy(kind, monkeypatch):
 @pytest.mark.parametrize("kind", ["dense", "diagonal", "conjugate"])
 def test_no_float64_arises_in_jax(kind, monkeypatch):
     jax = pytest.importorskip("jax")
-    monkeypatch.setattr(balred.arrays.backend("jax"), "double_scope", None)  # entering it would raise
+    monkeypatch.setattr(balred.systems.arrays.backend("jax"), "double_scope", None)  # entering it would raise
     g = Library(Backend.JAX, "float32").system(balred.testing.random_system(4, 2, 2, dt=1, kind=kind, seed=0))
     for f in (balred.hsv, balred.hankel_nuclear_norm):
         program = str(jax.make_jaxpr(jax.grad(lambda x, f=f: f(x, precision="float32").sum()))(g))

@@ -24,7 +24,7 @@ from tables import frequencies  # noqa: E402
 
 import balred  # noqa: E402
 from balred.adapters.pymor import BalredLyapunovSolver, BalredLyapunovSolverLR, lti_model  # noqa: E402
-from balred.sparse import sparse_system  # noqa: E402
+from balred.realisations.sparse import sparse_system  # noqa: E402
 from balred.testing import random_system  # noqa: E402
 
 

@@ -97,7 +97,7 @@ def test_a_study_that_is_not_finished(study: Path) -> None:
 
 def test_what_a_loop_of_ones_own_logged(tmp_path: Path) -> None:
     """Only the events of a reducer: cuts, and ranks against the step."""
-    log = balred.events.EventLog(tmp_path / "mine" / "events.jsonl")
+    log = balred.intraining.EventLog(tmp_path / "mine" / "events.jsonl")
     log(Report(100, (Cut("a", 64, 32, 0.99, 0.1), Cut("b", 64, 16, 0.98, 0.2)), {"a": 32, "b": 16}))
     log(Report(200, (), {"a": 32, "b": 16}, skipped={"b": "a pole is unstable"}))
     assert invoke(str(tmp_path / "mine")).exit_code == 0
@@ -115,7 +115,7 @@ def test_reports_come_back_from_their_events(dry: bool) -> None:
     report = Report(7, (Cut("a", 8, 4, 0.9, 0.5),), {"a": 8 if dry else 4}, dry_run=dry)
     restored = Report(9, (), {"a": 8}, restored=True, back_to=7)
     nothing = Report(11, (), {"a": 8})
-    events = [e for r in (report, restored, nothing) for e in balred.events.events_of(r)]
+    events = [e for r in (report, restored, nothing) for e in balred.intraining.events.events_of(r)]
     assert reports_of(events) == [report, restored, nothing]
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import balred
-from balred.norms import hinf_peak
-from balred.responses import frequency_grid, frequency_response
+from balred.measures.norms import hinf_peak
+from balred.measures.responses import frequency_grid, frequency_response
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from tables import frequencies
 from test_coprime import unstable
 
 import balred
-from balred.arrays import ct
-from balred.coprime import left_factors
-from balred.riccati import dual
-from balred.riccati_balancing import bounded_real
+from balred.systems.arrays import ct
+from balred.methods.coprime import left_factors
+from balred.solvers.riccati import dual
+from balred.methods.riccati_balancing import bounded_real
 
 TIMES = pytest.mark.parametrize("dt", [0, 1])
 MATCH = pytest.mark.parametrize("match_dc", [False, True])

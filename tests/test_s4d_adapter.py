@@ -14,7 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import balred  # noqa: E402
-from balred.adapt import entry_of, layers_of  # noqa: E402
+from balred.registry.entries import entry_of
+from balred.registry import layers_of  # noqa: E402
 from balred.adapters.torch import InTrainingReducer  # noqa: E402
 from balred.testing import simulate  # noqa: E402
 

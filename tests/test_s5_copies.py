@@ -16,7 +16,8 @@ import jax.numpy as jnp  # noqa: E402
 from jax_layers import s5_output  # noqa: E402
 
 import balred  # noqa: E402
-from balred.adapt import AdapterNotFound, entry_of, layers_of  # noqa: E402
+from balred.registry import AdapterNotFound, layers_of
+from balred.registry.entries import entry_of  # noqa: E402
 from balred.testing import check_adapter, simulate  # noqa: E402
 
 U = np.random.default_rng(0).standard_normal((40, 3))

@@ -9,15 +9,7 @@ import numpy as np
 import pytest
 
 import balred
-from balred.sampled import (
-    continuous_poles,
-    input_gain,
-    s4d_parameters,
-    s4d_system,
-    s5_parameters,
-    s5_system,
-    sampled_poles,
-)
+from balred.layers.sampled import continuous_poles, input_gain, s4d_parameters, s4d_system, s5_parameters, s5_system, sampled_poles
 from balred.testing import random_system, simulate
 
 RULES = ("zoh", "bilinear")

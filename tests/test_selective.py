@@ -15,11 +15,13 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import balred  # noqa: E402
-from balred.adapt import AdapterNotFound, entry_of  # noqa: E402
-from balred.adapters.torch_mamba import _mamba1, _mamba2  # noqa: E402
-from balred.adapters.torch_selective import Accumulator  # noqa: E402
-from balred.selection import Moments, elimination, refitted, select, spectrum  # noqa: E402
-from balred.selective import CalibrationWarning  # noqa: E402
+from balred.registry import AdapterNotFound
+from balred.registry.entries import entry_of  # noqa: E402
+from balred.adapters.torch.layers.mamba import _mamba1, _mamba2  # noqa: E402
+from balred.adapters.torch.layers.signals import Accumulator  # noqa: E402
+from balred.selection import Moments, refitted, select
+from balred.selection.selecting import elimination, spectrum  # noqa: E402
+from balred.reduction import CalibrationWarning  # noqa: E402
 
 WIDTH, CHANNELS, STATES, TOKENS = 6, 8, 5, 20
 
@@ -213,7 +215,7 @@ def test_moments_are_those_of_what_the_layer_puts_out(layer: Any, data: Any) -> 
 
 def test_moments_add_up_over_batches_and_chunks(layer: Any, data: Any, monkeypatch: Any) -> None:
     whole = moments_of(layer, data)
-    monkeypatch.setattr("balred.adapters.torch_selective._CHUNK", 1)
+    monkeypatch.setattr("balred.adapters.torch.layers.signals._CHUNK", 1)
     sums = Accumulator()
     read = _mamba1 if isinstance(layer, Mamba) else _mamba2
     with torch.no_grad():
@@ -428,7 +430,7 @@ def test_other_modules_are_not_taken_for_mamba() -> None:
 
 
 def test_linear_layers_beside_selective_ones_are_served_as_before(data: Any) -> None:
-    from balred.adapters.torch import LRU, InTrainingReducer
+    from balred.adapters.torch import InTrainingReducer, LRU
 
     torch.manual_seed(0)
     model = nn.Sequential(LRU(WIDTH, 12), Mamba())

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import balred
-from balred.budget import Budget
+from balred.ranks import Budget
 from balred.intraining import Guard
-from balred.selective_training import Calibration
+from balred.intraining.reach import Calibration
 
 torch = pytest.importorskip("torch")
 mambapy = pytest.importorskip("mambapy.mamba")
-from balred.adapters.torch import LRU, InTrainingReducer, resize_on_load  # noqa: E402
+from balred.adapters.torch import InTrainingReducer, LRU, resize_on_load  # noqa: E402
 
 RULE = balred.Order(5)
 
@@ -210,7 +210,7 @@ def test_what_cannot_be() -> None:
 
 
 def test_several_processes_do_not_cut_along_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    from balred.adapters import torch_distributed
+    from balred.adapters.torch.training import replicated as torch_distributed
 
     class Two:
         rank, size = 0, 2
@@ -251,7 +251,7 @@ def test_jax_says_that_it_cuts_layers_with_an_operator_only() -> None:
     mamba2_jax = pytest.importorskip("mamba2_jax")
     from flax import nnx
 
-    from balred.adapters.flax_nnx_training import InTrainingReducer as NnxReducer
+    from balred.adapters.flax import InTrainingReducer as NnxReducer
 
     config = mamba2_jax.Mamba2Config(
         vocab_size=9, hidden_size=32, state_size=8, head_dim=16, chunk_size=8, num_hidden_layers=1

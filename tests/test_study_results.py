@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balred.cli_train import config_path
+from balred.cli.train import config_path
 from balred.studies.train_config import read_config
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import balred
-from balred.events import EventLog
+from balred.intraining import EventLog
 from balred.intraining import Guard
 
 torch = pytest.importorskip("torch")
@@ -24,7 +24,7 @@ import torch.distributed as dist  # noqa: E402
 from processes import in_processes  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel as DDP  # noqa: E402
 
-from balred.adapters.torch import LRU, InTrainingReducer  # noqa: E402
+from balred.adapters.torch import InTrainingReducer, LRU  # noqa: E402
 
 RULE, STEPS, WINDOW = balred.Energy(0.9), 12, (0, 8)
 Run = dict[str, Any]
@@ -255,7 +255,7 @@ def averaged(model: Any, net: Any, part: slice, wrapper: bool = False) -> Run:
 
 def with_other_rounding(rank: int) -> Run:
     """As if the second process ran on a machine that rounds otherwise when it writes a layer."""
-    from balred.adapters.torch_distributed import Replicated
+    from balred.adapters.torch.training.replicated import Replicated
 
     real = Replicated.put
 
@@ -310,7 +310,7 @@ def test_averages_follow_in_replicas(name: str, optional: list[dict[str, Run]]) 
 
 
 def shared_out(rank: int, folder: Path) -> dict[str, Any]:
-    from balred import intraining
+    from balred.intraining import policy as intraining
 
     seen: list[str] = []
     real: Any = intraining.analyses
@@ -519,7 +519,7 @@ EXAMPLE = Path(__file__).parent.parent / "docs" / "distributed_example.py"
 
 DYING = """
 import os, runpy, signal, sys
-from balred.adapters import torch_training
+from balred.adapters.torch.training import reducer as torch_training
 
 real = torch_training.InTrainingReducer._cut
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import balred
-from balred.adapt import AdapterNotFound
+from balred.registry import AdapterNotFound
 
 torch = pytest.importorskip("torch")
-from balred.adapters.torch import LRU, InTrainingReducer, resize_on_load  # noqa: E402
+from balred.adapters.torch import InTrainingReducer, LRU, resize_on_load  # noqa: E402
 
 
 def lru() -> Any:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import balred
-from balred.events import EventLog
+from balred.intraining import EventLog
 from balred.intraining import Guard, Policy
 
 torch = pytest.importorskip("torch")
-from balred.adapters.torch import LRU, InTrainingReducer  # noqa: E402
+from balred.adapters.torch import InTrainingReducer, LRU  # noqa: E402
 
 RULE = balred.Energy(0.9)
 
@@ -88,9 +88,9 @@ def test_an_average_follows_by_the_same_transformation_to_second_order() -> None
 
     The live layer holds every state twice, so the cut to half its order loses nothing; the average's copies differ.
     """
-    from balred.averages import follow
-    from balred.hankel import analyze
-    from balred.intraining import Step
+    from balred.intraining.averages import follow
+    from balred.reduction.analysis import analyze
+    from balred.intraining.policy import Step
 
     layer = doubled(LRU(2, 6, generator=torch.Generator().manual_seed(3)).double())
     a = analyze(layer)

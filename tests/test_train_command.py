@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import balred
 from balred.cli import app
-from balred.cli_train import STUDIES, config_path
+from balred.cli.train import STUDIES, config_path
 from balred.studies.plan import Order, Run, runs_of
 from balred.studies.train_config import SCALES, TrainConfig, read_config
 

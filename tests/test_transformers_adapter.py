@@ -12,9 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import balred  # noqa: E402
-from balred.adapters.torch_mamba import _mamba1, _mamba2  # noqa: E402
-from balred.adapters.torch_zamba import _zamba  # noqa: E402
-from balred.selective import CalibrationWarning  # noqa: E402
+from balred.adapters.torch.layers.mamba import _mamba1, _mamba2  # noqa: E402
+from balred.adapters.torch.layers.zamba import _zamba  # noqa: E402
+from balred.reduction import CalibrationWarning  # noqa: E402
 
 SIZES = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2}
 ATTENTION = {"intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -1,0 +1,386 @@
+"""python-control's functions for model reduction under its own names, so that a program changes one import.
+
+Arguments and results are those of python-control 0.10: slycot is not needed, and what differs is what is wrong there.
+Discrete systems are reduced as such, Hankel singular values are real, ``alpha`` counts for both methods, Gramian factors
+exist for any number of inputs, and time base and signal names survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import control
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.registry.entries import adapt
+from balred.systems.arrays import backend, warn_caller
+from balred.hankel.spectrum import balance
+from balred.solvers.cross_gramian import cholesky_factors
+from balred.solvers.gramians import gramians
+from balred.reduction.analysis import Analysis, analyze, hsv
+from balred.realisations.minimal import minimal
+from balred.systems.poles import UnstableError, check_stable, marginal_tolerance
+from balred.systems.parts import join, split
+from balred.systems.dense_system import DenseSystem
+
+Matrix = NDArray[Any]
+
+_METHODS = {"truncate": "truncate", "matchdc": "singular_perturbation"}
+
+
+def hankel_singular_values(sys: Any) -> Matrix:
+    """Hankel singular values of a state-space system, descending and real.
+
+    Parameters
+    ----------
+    sys : control.StateSpace
+        Continuous or discrete.
+
+    Returns
+    -------
+    array, shape (n,)
+        Unstable modes have ``inf``.
+
+    Raises
+    ------
+    ValueError
+        `sys` is no state-space system.
+
+    Examples
+    --------
+    >>> import control
+    >>> from balred.adapters.control import hsvd
+    >>> hsvd(control.ss(control.tf([1], [1, 2]))).round(12)
+    array([0.25])
+    """
+    _check_statespace(sys, ValueError)
+    out: Matrix = hsv(sys)
+    return out
+
+
+def gram(sys: Any, type: str) -> Matrix:
+    r"""Gramian of a stable state-space system, or its upper triangular factor.
+
+    Parameters
+    ----------
+    sys : control.StateSpace
+    type : {"c", "o", "cf", "of"}
+        Controllability or observability Gramian; with "f" the factor R of :math:`W = R^TR`, diagonal nonnegative.
+
+    Returns
+    -------
+    array, shape (n, n)
+
+    Raises
+    ------
+    ValueError
+        `sys` is no state-space system or is unstable; `type` is another.
+
+    Examples
+    --------
+    >>> import control, numpy as np
+    >>> from balred.adapters.control import gram
+    >>> g = control.rss(3, 2, 5, strictly_proper=True)
+    >>> R = gram(g, "cf")
+    >>> bool(np.allclose(R.T @ R, gram(g, "c")))
+    True
+    """
+    _check_statespace(sys, ValueError)
+    if type not in ("c", "o", "cf", "of"):
+        raise ValueError(f"type must be one of c, o, cf, of, got {type!r}")
+    system = adapt(sys)[0]
+    try:
+        check_stable(system)
+        pair = cholesky_factors(system) if type.endswith("f") else gramians(system)
+    except UnstableError as error:
+        raise UnstableError(f"the system is unstable: {error}") from None
+    out: Matrix = pair[0 if type.startswith("c") else 1]
+    return out
+
+
+def balreal(sys: Any) -> tuple[Any, Matrix, Matrix, Matrix]:
+    """Balanced realisation, as MATLAB's function of this name (python-control has none).
+
+    Parameters
+    ----------
+    sys : control.StateSpace
+        Minimal; unstable modes are split off and stand first.
+
+    Returns
+    -------
+    sysb : control.StateSpace
+        The same transfer function; the Gramians of its stable part are equal and diagonal.
+    g : array, shape (n,)
+        Hankel singular values, ``inf`` for unstable modes.
+    T, Tinv : arrays, shape (n, n)
+        ``x_balanced = T @ x``.
+
+    Raises
+    ------
+    TypeError
+        `sys` is no state-space system.
+    ValueError
+        The stable part is not minimal; it cannot be separated from the unstable one.
+
+    Examples
+    --------
+    >>> import control, numpy as np
+    >>> from balred.adapters.control import balreal
+    >>> sys = control.ss([[-1.0, 1.0], [0.0, 2.0]], [[1.0], [1.0]], [[1.0, 1.0]], 0)
+    >>> sysb, g, T, Tinv = balreal(sys)
+    >>> g, bool(np.allclose(sysb.A, T @ sys.A @ Tinv))
+    (array([       inf, 0.33333333]), True)
+    """
+    _check_statespace(sys, TypeError)
+    system, rebuild = adapt(sys)
+    unstable, stable = split(system, None)
+    if unstable is None:
+        b = balance(system)
+        return rebuild(b.system), b.hsv, b.T, b.Tinv
+    limit = marginal_tolerance(system)
+    V, Vinv, k = backend("numpy").separate(
+        sys.A, lambda w: bool((1 - np.abs(w) if system.discrete else -w.real) > limit)
+    )
+    g, T, Tinv = np.full(system.order, np.inf), Vinv, V
+    whole = unstable
+    if stable is not None:
+        b = balance(stable)
+        g[k:] = b.hsv
+        T, Tinv = T.copy(), Tinv.copy()
+        T[k:], Tinv[:, k:] = b.T @ Vinv[k:], V[:, k:] @ b.Tinv
+        whole = join(unstable, b.system)
+    return rebuild(whole), g, T, Tinv
+
+
+def balanced_reduction(sys: Any, orders: Any, method: str = "truncate", alpha: float | None = None) -> Any:
+    r"""Balanced reduction to one order or several.
+
+    Parameters
+    ----------
+    sys : control.StateSpace
+        Continuous or discrete; unstable modes are kept and count.
+    orders : int or sequence of int
+    method : {"truncate", "matchdc"}
+        Balanced truncation or singular perturbation, which keeps the DC gain.
+    alpha : float, optional
+        Boundary of stability, at most 0 for the real parts of continuous poles, in (0, 1] for the moduli of discrete
+        ones: poles beyond it are kept as they are.
+
+    Returns
+    -------
+    control.StateSpace, or a list of them
+        With the time base and the signal names of `sys`.  As in python-control a sequence of one order gives one system.
+
+    Raises
+    ------
+    TypeError
+        `sys` is no state-space system.
+    ValueError
+        An order is not between the number of kept modes and that of states; another `method`; `alpha` out of range.
+
+    Warns
+    -----
+    RankWarning
+        An order is beyond the numerical rank, which is used instead.
+
+    Examples
+    --------
+    >>> import control
+    >>> from balred.adapters.control import balred
+    >>> plant = control.tf2ss(control.tf([1, 11, 45, 32], [1, 15, 60, 200, 60]))
+    >>> [g.nstates for g in balred(plant, [1, 2], method="matchdc")]
+    [1, 2]
+    """
+    if method not in _METHODS:
+        raise ValueError(f"method must be 'truncate' or 'matchdc', got {method!r}")
+    _check_statespace(sys, TypeError)
+    offset = None
+    if alpha is not None:
+        discrete = sys.isdtime(strict=True)
+        if not (0 < alpha <= 1 if discrete else alpha <= 0):
+            rule = "in (0, 1] for a discrete" if discrete else "at most 0 for a continuous"
+            raise ValueError(f"alpha must be {rule} system, got {alpha}")
+        offset = 1 - alpha if discrete else -alpha
+    several = list(orders) if isinstance(orders, Iterable) else [orders]
+    analysis = analyze(sys, method=_METHODS[method], offset=offset)
+    made = [_reduced(sys, analysis, order, method) for order in several]
+    return made[0] if len(made) == 1 else made
+
+
+def _reduced(sys: Any, analysis: Analysis, order: Any, method: str) -> Any:
+    kept = 0 if analysis.unstable is None else analysis.unstable.order
+    if not isinstance(order, (int, np.integer)) or not kept <= order <= sys.nstates:
+        raise ValueError(
+            f"orders must be integers between {kept}, the number of unstable modes, and {sys.nstates}, got {order!r}"
+        )
+    if order > kept:
+        return analysis.reduce(int(order))
+    # nothing of the stable part is left but, where asked, its DC gain
+    system, rebuild = adapt(sys)
+    D = system.D
+    if method == "matchdc" and isinstance(analysis.stable, DenseSystem):
+        D = np.real_if_close(analysis.stable(1.0 if system.discrete else 0.0))
+    A, B, C = np.zeros((0, 0)), np.zeros((0, D.shape[1])), np.zeros((D.shape[0], 0))
+    return rebuild(join(analysis.unstable, DenseSystem(A, B, C, D, system.dt)))
+
+
+def model_reduction(
+    sys: Any,
+    elim_states: Any = None,
+    method: str = "matchdc",
+    elim_inputs: Any = None,
+    elim_outputs: Any = None,
+    keep_states: Any = None,
+    keep_inputs: Any = None,
+    keep_outputs: Any = None,
+    warn_unstable: bool = True,
+) -> Any:
+    r"""Eliminate chosen states, inputs and outputs.
+
+    With the states in two blocks, the second to be eliminated, "truncate" keeps the first blocks, and "matchdc" sets the
+    second to its steady state: with :math:`E = -A_{22}` in continuous and :math:`E = I - A_{22}` in discrete time
+
+    .. math::
+        A_r = A_{11} + A_{12}E^{-1}A_{21},\quad B_r = B_1 + A_{12}E^{-1}B_2,\quad
+        C_r = C_1 + C_2E^{-1}A_{21},\quad D_r = D + C_2E^{-1}B_2
+
+    Parameters
+    ----------
+    sys : control.StateSpace
+    elim_states, elim_inputs, elim_outputs : int, str, slice, or sequence of int or str, optional
+    method : {"matchdc", "truncate"}
+    keep_states, keep_inputs, keep_outputs : optional
+        Instead of those to eliminate.
+    warn_unstable : bool, default True
+
+    Returns
+    -------
+    control.StateSpace
+        What is kept keeps its order, its names and the time base.
+
+    Raises
+    ------
+    TypeError
+        `sys` is no state-space system.
+    ValueError
+        Both `elim` and `keep` are given for one variable; another `method`; no such signal; E is singular.
+
+    Warns
+    -----
+    UserWarning
+        The system is unstable.
+
+    Examples
+    --------
+    >>> import control
+    >>> from balred.adapters.control import modred
+    >>> plant = control.ss([[-1.0, 1.0], [1.0, -20.0]], [[1.0], [1.0]], [[1.0, 0.0]], 0, states=["slow", "fast"])
+    >>> small = modred(plant, elim_states="fast")
+    >>> small.state_labels, bool(abs(small.dcgain() - plant.dcgain()) < 1e-12)
+    (['slow'], True)
+    """
+    _check_statespace(sys, TypeError)
+    if method not in _METHODS:
+        raise ValueError(f"method must be 'truncate' or 'matchdc', got {method!r}")
+    discrete = sys.isdtime(strict=True)
+    poles = np.linalg.eigvals(sys.A)
+    if warn_unstable and (np.any(np.abs(poles) >= 1) if discrete else np.any(poles.real >= 0)):
+        warn_caller("System is unstable; reduction may be meaningless", UserWarning)
+    x, z = _chosen("states", elim_states, keep_states, sys.state_labels)
+    u, _ = _chosen("inputs", elim_inputs, keep_inputs, sys.input_labels)
+    y, _ = _chosen("outputs", elim_outputs, keep_outputs, sys.output_labels)
+    A, B, C, D = sys.A[np.ix_(x, x)], sys.B[np.ix_(x, u)], sys.C[np.ix_(y, x)], sys.D[np.ix_(y, u)]
+    if method == "matchdc" and z:
+        E = (np.eye(len(z)) if discrete else 0) - sys.A[np.ix_(z, z)]
+        if np.linalg.matrix_rank(E) < len(z):
+            block = "I - A22" if discrete else "A22"
+            raise ValueError(
+                f"the eliminated states must have a steady state, got a {block} that is singular to working precision"
+            )
+        XA, XB = np.linalg.solve(E, sys.A[np.ix_(z, x)]), np.linalg.solve(E, sys.B[np.ix_(z, u)])
+        A12, C2 = sys.A[np.ix_(x, z)], sys.C[np.ix_(y, z)]
+        A, B, C, D = A + A12 @ XA, B + A12 @ XB, C + C2 @ XA, D + C2 @ XB
+    labels = {
+        "states": [sys.state_labels[i] for i in x],
+        "inputs": [sys.input_labels[i] for i in u],
+        "outputs": [sys.output_labels[i] for i in y],
+    }
+    return control.StateSpace(A, B, C, D, sys.dt, remove_useless_states=False, name=sys.name, **labels)
+
+
+def _chosen(what: str, elim: Any, keep: Any, labels: list[str]) -> tuple[list[int], list[int]]:
+    """Indices of the kept and of the eliminated signals, ascending."""
+
+    def indices(key: Any) -> set[int]:
+        if key is None:
+            return set()
+        if isinstance(key, slice):
+            return set(range(len(labels))[key])
+        if not isinstance(key, str) and isinstance(key, Iterable):
+            return set().union(*(indices(k) for k in key))
+        if isinstance(key, str) and key in labels:
+            return {labels.index(key)}
+        if isinstance(key, str) or not -len(labels) <= key < len(labels):
+            raise ValueError(f"{what} must be among {', '.join(labels) or 'none'} or their indices, got {key!r}")
+        return {int(key) % len(labels)}
+
+    gone, left = indices(elim), indices(keep)
+    if gone and left:
+        raise ValueError(f"can't provide both 'keep' and 'elim' for same variables, got both for {what}")
+    every = set(range(len(labels)))
+    left = left or every - gone
+    return sorted(left), sorted(every - left)
+
+
+def minimal_realization(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
+    """Remove uncontrollable and unobservable states, or cancel poles against zeros.
+
+    Parameters
+    ----------
+    sys : control.StateSpace or control.TransferFunction
+        A transfer function is left to python-control.
+    tol : float, optional
+        As :func:`balred.realisations.minimal.minimal` for a state-space system (0 for the default, as in python-control), the
+        distance of a zero that cancels a pole for a transfer function.
+    verbose : bool, default True
+        Print how many states were removed.
+
+    Returns
+    -------
+    The type of `sys`
+        With its time base and, for a state-space system, its signal names.
+
+    Examples
+    --------
+    >>> import control
+    >>> from balred.adapters.control import minreal
+    >>> sys = control.ss([[-1.0, 0.0], [0.0, -2.0]], [[1.0], [0.0]], [[1.0, 1.0]], 0)
+    >>> minreal(sys).nstates
+    1 states have been removed from the model
+    1
+    """
+    if isinstance(sys, control.TransferFunction):
+        small = sys.minreal(tol)
+        removed = len(sys.poles()) - len(small.poles())
+    else:
+        _check_statespace(sys, TypeError)
+        system, rebuild = adapt(sys)
+        small = rebuild(minimal(system, tol or None))
+        removed = sys.nstates - small.nstates
+    if verbose:
+        print(f"{removed} states have been removed from the model")
+    return small
+
+
+def _check_statespace(sys: Any, error: type[Exception]) -> None:
+    if not isinstance(sys, control.StateSpace):
+        raise error(f"the system must be StateSpace, got {type(sys).__name__}: control.ss makes one")
+
+
+hsvd = hankel_singular_values
+balred = balanced_reduction
+modred = model_reduction
+minreal = minimal_realization

@@ -1,0 +1,14 @@
+"""equinox and optax: models of layers, and truncation during training.
+"""
+
+try:
+    import equinox  # noqa: F401
+    import jax  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("JAX and equinox are not installed: pip install 'balred[jax]'") from error
+
+from balred.adapters.equinox.lru import LRU
+from balred.adapters.equinox.modules import InTrainingReducer
+from balred.adapters.jax.training import ReducerState
+
+__all__ = ["InTrainingReducer", "LRU", "ReducerState"]

@@ -1,0 +1,88 @@
+"""equinox LRU, S5 and LinOSS layers of other packages, by their authors' names: known by the arrays that they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+
+from balred.layers import linoss
+from balred.registry.entries import Rebuild, register, register_selective
+from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
+from balred.backends.jax import from_numpy
+from balred.selection.oscillators import selected
+from balred.layers.lru import lru_carry_split
+from balred.selection.selecting import Moments, Selection
+from balred.reduction.selective import Selective
+from balred.systems.dense_system import System
+
+
+def _arrays(layer: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(layer).items() if eqx.is_array(value)}
+
+
+def _is_lru(layer: Any) -> bool:
+    return is_lru(_arrays(layer))
+
+
+def _is_s5(layer: Any) -> bool:
+    return is_s5(_arrays(layer), layer)
+
+
+@register(eqx.Module, carry=lru_carry_split, recognises=_is_lru)
+def adapt_lru(layer: Any) -> tuple[System, Rebuild]:
+    """The conjugate system of an LRU layer; fields that hold the number of states change too."""
+    return _adapted(layer, *lru_of(_arrays(layer)))
+
+
+@register(eqx.Module, recognises=_is_s5)
+def adapt_s5(layer: Any) -> tuple[System, Rebuild]:
+    """The conjugate system of an S5 layer; fields that hold the number of states change too."""
+    return _adapted(layer, *s5_of(_arrays(layer), layer))
+
+
+def _adapted(layer: Any, system: System, write: Any) -> tuple[System, Rebuild]:
+    return system, lambda reduced: written(layer, write(reduced), system.states, reduced.states)
+
+
+def written(layer: Any, values: dict[str, Any], before: int, after: int) -> Any:
+    """A copy of `layer` with other arrays, and fields that held `before` states holding `after`."""
+    new = eqx.tree_at(lambda m: [getattr(m, k) for k in values], layer, list(values.values()))
+    for key, size in resized(vars(layer), before, after).items():
+        object.__setattr__(new, key, size)  # a new object of a frozen class, not yet handed out
+    return new
+
+
+def _is_linoss(layer: Any) -> bool:
+    return linoss.is_linoss(_arrays(layer), layer)
+
+
+def adapt_linoss(layer: Any) -> tuple[System, Rebuild]:
+    """The real system of a LinOSS layer, to look at: nothing but selected oscillators can be written back."""
+    return linoss.linoss_system(_arrays(layer), layer.discretization), linoss.refuse
+
+
+def gather_linoss(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
+    """The moments of LinOSS layers, for white noise; `calibration` is the length of the sequences, if it is given."""
+    whole = isinstance(calibration, int) and not isinstance(calibration, bool)
+    if calibration is not None and not (whole and calibration >= 1):
+        raise ValueError(
+            f"calibration of LinOSS layers must be the length of the sequences, a positive integer, got {calibration!r}"
+        )
+    return {n: linoss.linoss_moments(_arrays(x), x.discretization, calibration) for n, x in layers.items()}
+
+
+def cut_linoss(layer: Any, selection: Selection, moments: Moments) -> Any:
+    """The layer with the selected oscillators."""
+    values = linoss.smaller(_arrays(layer), selection, moments)
+    arrays = {k: from_numpy(v, like=layer.D) for k, v in values.items()}
+    return written(layer, arrays, moments.states, selection.kept.shape[1])
+
+
+register_selective(
+    eqx.Module,
+    Selective(lambda layer: int(layer.A_diag.shape[0]), gather_linoss, cut_linoss, one_size=False, select=selected),
+    recognises=_is_linoss,
+    adapter=adapt_linoss,
+)

@@ -1,0 +1,110 @@
+"""flax: parameter trees of linen models, and linen layers bound to their variables.
+
+A linen layer is a pair, the module's fields and its parameters.  As one object it is the bound module,
+``module.bind(variables)``; what a reduction returns is bound too, and ``unbind()`` gives the smaller pair.  Where only
+the parameters are at hand, LRU layers are found in the tree itself (:mod:`balred.adapters.parameters`).
+
+Known are LRU as minimal-LRU writes it (the field ``d_hidden``) and S5 as its authors do (the fields P, V, Vinv,
+Lambda_re_init, Lambda_im_init, conj_sym, discretization, clip_eigs, step_rescale): by what they hold, since both are
+copied from project to project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax.core import FrozenDict, freeze
+import jax.numpy as jnp
+
+from balred.registry.entries import AdapterNotFound, Container, Rebuild, layers_of, register, register_container, replace_layers
+from balred.adapters.flax.linen_training import InTrainingReducer
+from balred.adapters.parameters import adapt_lru_parameters, is_lru, is_s5, lru_of, s5_of
+from balred.registry.tensors import tensors_of, with_tensors
+from balred.layers.lru import lru_carry_split
+from balred.systems.dense_system import System
+
+__all__ = ["InTrainingReducer"]
+
+_S5_FIELDS = ("P", "V", "Vinv", "Lambda_re_init", "Lambda_im_init")
+
+
+# ------------------------------------------------------------------------------------------------ parameter trees
+
+
+def _layers(tree: FrozenDict[str, Any]) -> Mapping[str, Any]:
+    try:
+        return layers_of(dict(tree))
+    except AdapterNotFound:
+        return {}
+
+
+def _replaced(tree: FrozenDict[str, Any], new: Mapping[str, Any]) -> FrozenDict[str, Any]:
+    return freeze(replace_layers(dict(tree), new))
+
+
+register_container("flax.core.frozen_dict.FrozenDict", Container(_layers, _replaced))
+register("flax.core.frozen_dict.FrozenDict", adapt_lru_parameters, carry=lru_carry_split, recognises=is_lru)
+
+
+# ------------------------------------------------------------------------------------------------ bound modules
+
+
+def _parameters(module: Any) -> Mapping[str, Any]:
+    """The parameters of a bound module itself; nothing for a module that is not bound."""
+    if module.scope is None:
+        return {}
+    parameters: Mapping[str, Any] = module.variables.get("params", {})
+    return parameters
+
+
+def _rebound(module: Any, fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> Any:
+    """A bound copy of `module` with other fields and parameters."""
+    variables = {**module.variables, "params": {**_parameters(module), **parameters}}
+    return module.clone(parent=None, **fields).bind(variables)
+
+
+def _tensors(module: Any) -> Mapping[str, Any]:
+    return {} if module.scope is None else tensors_of(module.variables)
+
+
+def _with_tensors(module: Any, new: Mapping[str, Any]) -> Any:
+    return module if module.scope is None else module.clone(parent=None).bind(with_tensors(module.variables, new))
+
+
+register_container(
+    "flax.linen.module.Module", Container(lambda module: {}, lambda module, new: module, _tensors, _with_tensors)
+)
+
+
+def _is_lru(module: Any) -> bool:
+    return hasattr(module, "d_hidden") and is_lru(_parameters(module))
+
+
+@register("flax.linen.module.Module", recognises=_is_lru)
+def adapt_lru(module: Any) -> tuple[System, Rebuild]:
+    """The conjugate system of a bound LRU module; the way back sets ``d_hidden`` too."""
+    system, write = lru_of(_parameters(module))
+
+    def rebuild(reduced: Any) -> Any:
+        return _rebound(module, {"d_hidden": reduced.states}, write(reduced))
+
+    return system, rebuild
+
+
+def _is_s5(module: Any) -> bool:
+    return all(hasattr(module, f) for f in _S5_FIELDS) and is_s5(_parameters(module), module)
+
+
+@register("flax.linen.module.Module", recognises=_is_s5)
+def adapt_s5(module: Any) -> tuple[System, Rebuild]:
+    """The conjugate system of a bound S5 module; the fields that hold initial values of the old size change too."""
+    system, write = s5_of(_parameters(module), module)
+
+    def rebuild(reduced: Any) -> Any:
+        new, n = write(reduced), reduced.states
+        basis = jnp.eye((2 if module.conj_sym else 1) * n, n, dtype=module.V.dtype)
+        initial = {f"{k}_init": new[k] for k in ("Lambda_re", "Lambda_im")}
+        return _rebound(module, {"P": n, "V": basis, "Vinv": basis.T, **initial}, new)
+
+    return system, rebuild

@@ -1,0 +1,154 @@
+"""Truncation of flax linen models while they train: a ``TrainState`` whose parameters, optimizer and module shrink together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+
+from balred.registry.entries import linear_layers_of
+from balred.adapters.jax.training import Parts, ReducerState, TreeReducer
+from balred.adapters.parameters import resized
+from balred.ranks.budget import Budget
+from balred.files.checkpoints import ranks_of
+from balred.intraining.policy import Report
+from balred.ranks.rules import Rule
+
+
+class InTrainingReducer(TreeReducer):
+    """Cut the layers of a flax linen model while it trains, and its whole ``TrainState`` with them.
+
+    Parameters
+    ----------
+    rule, window, attempts, interval, min_cut, settled, guard, dry_run, moments, ema_decay, log
+        As :class:`balred.adapters.jax.TreeReducer`.  The guard's metric is called with the train state.
+    module : callable, optional
+        ``module(ranks)``, with the states of each layer by name, returns the module of these sizes, whose ``apply`` becomes
+        the ``apply_fn``.  Without it ``apply_fn`` must be the ``apply`` of a module with a single layer, which keeps the number of
+        states in a field such as ``d_hidden``.
+    averages : sequence of str
+        Fields of the train state that hold averages of the parameters, or states of ``optax.ema``.
+
+    Notes
+    -----
+    A guard takes the whole train state back: step, batch statistics and random keys in it too.
+
+    Examples
+    --------
+    >>> import flax.linen as nn, jax, jax.numpy as jnp, optax, balred
+    >>> from balred.adapters.flax import InTrainingReducer
+    >>> from balred.layers.lru import lru_initial
+    >>> from flax.training.train_state import TrainState
+    >>> class Model(nn.Module):
+    ...     d_hidden: int
+    ...     def __call__(self, u):
+    ...         return u  # an LRU and more
+    >>> key = jax.random.key(0)
+    >>> layer = lru_initial(2, 32, 0.5, 0.99, 3.0, lambda n: jax.random.uniform(key, (n,)), lambda *s: jax.random.normal(key, s))
+    >>> state = TrainState.create(apply_fn=Model(32).apply, params={"lru": layer}, tx=optax.adamw(1e-3))
+    >>> reducer = InTrainingReducer(rule=balred.Energy(0.9), window=(0, 2), attempts=1)
+    >>> memory = reducer.init(state)
+    >>> state, memory, report = reducer.update(state, memory, 2)
+    >>> state.params["lru"]["nu_log"].shape[0] == state.apply_fn.__self__.d_hidden < 32
+    True
+    """
+
+    def __init__(
+        self,
+        rule: Rule | Budget,
+        window: tuple[int, int],
+        attempts: int | None = None,
+        *,
+        module: Callable[[dict[str, int]], Any] | None = None,
+        averages: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(rule, window, attempts, **options)
+        self._module, self._averages = module, tuple(averages)
+
+    def init(self, train_state: Any) -> ReducerState:
+        """The state before the first step.
+
+        Raises
+        ------
+        ValueError
+            It cannot be told how to make the module of another size.
+        balred.registry.AdapterNotFound
+            The parameters contain no layer that an adapter knows.
+        """
+        missing = [name for name in self._averages if not hasattr(train_state, name)]
+        if missing:
+            raise ValueError(f"averages must be fields of the train state, got {', '.join(missing)}")
+        parts = self._parts(train_state)
+        ranks = ranks_of(linear_layers_of(parts.model))
+        self._apply_fn(train_state.apply_fn, ranks, ranks)
+        return self._init(parts)
+
+    def update(
+        self, train_state: Any, state: ReducerState, step: int, *, loss: Callable[[Any], Any] | None = None
+    ) -> tuple[Any, ReducerState, Report | None]:
+        """Cut if the policy says so after training step `step` (counted from 1).
+
+        Parameters
+        ----------
+        train_state, state
+        step : int
+            ``train_state.step`` is the same number, but reading it waits for the device at every step.
+        loss : callable, optional
+            ``loss(train_state)`` is the loss of the last batch; called before and after a cut, for the report.
+
+        Returns
+        -------
+        train_state, state
+            New values; the ones given if nothing was cut.
+        report : Report or None
+            None unless a cut was attempted or taken back at this step.
+        """
+        if not self._due(state, step):
+            return train_state, state, None
+        before = self._parts(train_state)
+        parts, state, report = self._update(before, state, step, loss, train_state.tx.init)
+        return (train_state if parts is before else self._whole(parts)), state, report
+
+    def resume(self, train_state: Any, saved: Mapping[str, Any]) -> tuple[Any, ReducerState]:
+        """Go on from a checkpoint: a train state of the recorded sizes to restore it into, and the reducer's state.
+
+        Parameters
+        ----------
+        train_state : TrainState
+            As for the first step of the training, of the full size.
+        saved : dict
+            What ``state.to_dict()`` gave.  Log files are rewound to what they held then.
+        """
+        parts, state = self._resume(self._parts(train_state), saved, train_state.tx.init)
+        return self._whole(parts), state
+
+    def _parts(self, train_state: Any) -> Parts:
+        emptied = dict.fromkeys(("params", "opt_state", *self._averages))
+        averages = {name: getattr(train_state, name) for name in self._averages}
+        return Parts(train_state.params, train_state.opt_state, averages, train_state.replace(**emptied))
+
+    def _whole(self, parts: Parts) -> Any:
+        return parts.others.replace(params=parts.model, opt_state=parts.opt_state, **parts.averages)
+
+    def _settled(self, before: Parts, parts: Parts) -> Parts:
+        ranks = (ranks_of(linear_layers_of(model)) for model in (before.model, parts.model))
+        apply_fn = self._apply_fn(parts.others.apply_fn, *ranks)
+        return parts._replace(others=parts.others.replace(apply_fn=apply_fn))
+
+    def _apply_fn(self, apply_fn: Any, before: Mapping[str, int], after: Mapping[str, int]) -> Any:
+        if self._module is not None:
+            return self._module(dict(after)).apply
+        owner = getattr(apply_fn, "__self__", None)
+        if isinstance(owner, nn.Module) and len(before) == 1:
+            (old,), (new,) = before.values(), after.values()
+            sizes = resized(vars(owner), old, new)
+            if sizes:
+                clone: Any = owner.clone
+                return clone(**sizes).apply
+        got = type(owner).__name__ if owner is not None else repr(apply_fn)
+        raise ValueError(
+            "without module= the apply_fn must be that of a module with one layer and a field for its states, "
+            f"got {got} with the layers {', '.join(f'{name} ({n} states)' for name, n in before.items())}"
+        )

@@ -1,0 +1,103 @@
+"""flax nnx: models of modules, and LRU and S5 layers by their authors' names, known by the parameters that they hold.
+
+nnx modules are references: a reduction works on a clone, in which shared modules stay shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from balred.registry.entries import Container, Rebuild, entry_of, register, register_container
+from balred.adapters.flax.nnx_training import InTrainingReducer
+from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
+from balred.registry.tensors import tensors_of, with_tensors
+from balred.layers.lru import lru_carry_split
+from balred.systems.dense_system import System
+
+__all__ = ["InTrainingReducer"]
+
+
+def _named(model: Any) -> list[tuple[str, Any]]:
+    nodes = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
+    return [(".".join(map(str, path)), node) for path, node in sorted(nodes, key=lambda item: len(item[0]))]
+
+
+def _layers(model: Any) -> Mapping[str, Any]:
+    found: dict[str, Any] = {}
+    for name, module in _named(model):
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if name and not inside and entry_of(module) is not None:
+            found[name] = module
+    return dict(sorted(found.items()))
+
+
+def _replaced(model: Any, new: Mapping[str, Any]) -> Any:
+    result = nnx.clone(model)
+    for name, module in _named(result):
+        if name in new:  # filled in place, so that every reference to it sees the smaller layer
+            for key, value in vars(new[name]).items():
+                if not key.startswith("_"):
+                    setattr(module, key, value)
+    for layer in new.values():
+        entry = entry_of(layer)
+        if entry is not None and entry.settle is not None:
+            entry.settle(result, layer)
+    return result
+
+
+def _tensors(model: Any) -> Mapping[str, Any]:
+    return tensors_of(nnx.to_pure_dict(nnx.state(model)))
+
+
+def _with_tensors(model: Any, new: Mapping[str, Any]) -> Any:
+    result = nnx.clone(model)
+    state = nnx.state(result)
+    nnx.replace_by_pure_dict(state, with_tensors(nnx.to_pure_dict(state), new))
+    nnx.update(result, state)
+    return result
+
+
+register_container("flax.nnx.module.Module", Container(_layers, _replaced, _tensors, _with_tensors))
+
+
+def _parameters(module: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if isinstance(value, nnx.Variable)}
+
+
+def _values(module: Any) -> dict[str, Any]:
+    return {key: value[...] for key, value in _parameters(module).items()}
+
+
+def _is_lru(module: Any) -> bool:
+    return is_lru(_parameters(module))
+
+
+def _is_s5(module: Any) -> bool:
+    return is_s5(_parameters(module), module)
+
+
+@register("flax.nnx.module.Module", carry=lru_carry_split, recognises=_is_lru)
+def adapt_lru(module: Any) -> tuple[System, Rebuild]:
+    """The conjugate system of an LRU module; attributes that hold the number of states change too."""
+    return _adapted(module, *lru_of(_values(module)))
+
+
+@register("flax.nnx.module.Module", recognises=_is_s5)
+def adapt_s5(module: Any) -> tuple[System, Rebuild]:
+    """The conjugate system of an S5 module; attributes that hold the number of states change too."""
+    return _adapted(module, *s5_of(_values(module), module))
+
+
+def _adapted(module: Any, system: System, write: Any) -> tuple[System, Rebuild]:
+    def rebuild(reduced: Any) -> Any:
+        new = nnx.clone(module)
+        for key, value in write(reduced).items():
+            setattr(new, key, getattr(new, key).replace(value))
+        for key, size in resized(vars(module), system.states, reduced.states).items():
+            setattr(new, key, size)
+        return new
+
+    return system, rebuild

@@ -1,0 +1,1 @@
+"""Layers of PyTorch models: one family a file."""

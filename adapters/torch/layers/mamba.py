@@ -1,0 +1,199 @@
+"""The two layouts of Mamba layers that all packages share under different class names: how to read and to shrink them.
+
+Mamba-1 has its own poles in every channel, and B and C that all channels share; Mamba-2 one scalar decay per head, and B
+and C that the heads of a group share and that pass a convolution and SiLU, so that they can be selected only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from balred.registry.entries import register_selective
+from balred.adapters.torch.layers.mamba_parts import convolved, has_weights, kept_rows, like, linear, masked, settler, sized
+from balred.adapters.torch.layers.signals import Read, Signals, gatherer
+from balred.selection.selecting import Moments, Selection
+from balred.reduction.selective import Selective
+
+# ----------------------------------------------------------------------------------------------------- Mamba-1
+
+
+def is_mamba1(module: Any) -> bool:
+    """Whether a module has the parameters of the Mamba-1 layout, whatever its class."""
+    if not has_weights(module, "in_proj", "conv1d", "x_proj", "dt_proj", "out_proj", poles=2):
+        return False
+    channels, states = module.A_log.shape
+    shapes = (module.dt_proj.weight.shape[0], module.x_proj.weight.shape[0], module.in_proj.weight.shape[0])
+    return shapes == (channels, module.dt_proj.weight.shape[1] + 2 * states, 2 * channels)
+
+
+def _mamba1(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
+    x, z = linear(layer.in_proj, masked(hidden, mask)).chunk(2, dim=-1)
+    x = masked(convolved(layer, x), mask)
+    states, dt_rank = layer.A_log.shape[1], layer.dt_proj.weight.shape[1]
+    dt, B, C = torch.split(linear(layer.x_proj, x), [dt_rank, states, states], dim=-1)
+    dt, B, C = (_normed(layer, name, v) for name, v in (("dt", dt), ("b", B), ("c", C)))
+    dt = F.softplus(linear(layer.dt_proj, dt))
+    gate = F.silu(z)
+    return Signals(
+        dt=dt,
+        drive=dt * x,
+        A=-torch.exp(like(layer.A_log, x)),
+        B=B[:, :, None],
+        C=masked(C, mask)[:, :, None],
+        W=like(layer.out_proj.weight, x),
+        gain=lambda y, now: gate[:, now],
+        mixes=_norm(layer, "c") is None,
+    )
+
+
+def _cut_mamba1(layer: Any, selection: Selection, moments: Moments) -> Any:
+    kept = torch.as_tensor(selection.kept[0], device=layer.A_log.device)
+    states, dt_rank = layer.A_log.shape[1], layer.dt_proj.weight.shape[1]
+    new: dict[str, Any] = {"A_log": layer.A_log[:, kept], "x_proj.out_features": dt_rank + 2 * len(kept)}
+    for name, value in layer.x_proj.named_parameters():
+        new[f"x_proj.{name}"] = kept_rows(value, dt_rank, states, kept, selection.mix)
+    for short, squares in (("b", moments.B[0]), ("c", moments.C[0])):
+        norm = _norm(layer, short)
+        if norm is None:
+            continue
+        name = next(n for n, m in layer.named_modules() if m is norm)
+        if getattr(norm, "weight", None) is not None:
+            weight = norm.weight.detach()
+            share = squares / np.maximum(weight.double().cpu().numpy() ** 2, 1e-30)
+            # fewer values are normed to mean square one: give them the mean square they had, where the weight is trained
+            ratio = np.mean(share[selection.kept[0]]) / max(np.mean(share), 1e-30)
+            scale = float(np.sqrt(ratio)) if isinstance(norm.weight, nn.Parameter) else 1.0
+            new[f"{name}.weight"] = weight[kept] * scale
+    return sized(layer, new, len(kept))
+
+
+# ----------------------------------------------------------------------------------------------------- Mamba-2
+
+
+def is_mamba2(module: Any) -> bool:
+    """Whether a module has the parameters of the Mamba-2 layout, whatever its class."""
+    if not has_weights(module, "in_proj", "conv1d", "out_proj", poles=1) or not hasattr(module, "dt_bias"):
+        return False
+    channels, groups, states, heads = _sizes2(module)
+    conv = channels + 2 * groups * states
+    shapes = (module.conv1d.weight.shape[0], module.in_proj.weight.shape[0], tuple(module.dt_bias.shape))
+    return states > 0 and shapes == (conv, channels + conv + heads, (heads,))
+
+
+def _sizes2(layer: Any) -> tuple[int, int, int, int]:
+    """Channels, groups, states, heads."""
+    groups = int(getattr(layer, "n_groups", getattr(layer, "ngroups", 1)))
+    channels = int(layer.out_proj.weight.shape[1])
+    return channels, groups, (int(layer.conv1d.weight.shape[0]) - channels) // (2 * groups), len(layer.A_log)
+
+
+def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
+    channels, groups, states, heads = _sizes2(layer)
+    projected = linear(layer.in_proj, masked(hidden, mask) * getattr(layer, "ssm_in_multiplier", 1.0))
+    if hasattr(layer, "mup_vector"):
+        projected = projected * like(layer.mup_vector, projected)
+    z, xBC, dt = torch.split(projected, [channels, layer.conv1d.weight.shape[0], heads], dim=-1)
+    xBC = masked(convolved(layer, xBC), mask)
+    x, B, C = torch.split(xBC, [channels, groups * states, groups * states], dim=-1)
+    low, high = getattr(layer, "time_step_limit", getattr(layer, "dt_limit", (0.0, float("inf"))))
+    dt = F.softplus(dt + like(layer.dt_bias, x)).clamp(low, high)
+    width = channels // heads
+    dt = dt.repeat_interleave(width, dim=-1)
+    A = -torch.exp(like(layer.A_log, x)).repeat_interleave(width)[:, None]
+    skip = like(layer.D, x)
+    skip = (skip.repeat_interleave(width) if skip.numel() == heads else skip.reshape(-1)) * x
+    norm = getattr(layer, "norm", None)
+    gate = F.silu(z)
+
+    def gain(y: torch.Tensor, now: slice) -> torch.Tensor:
+        """Gate and gated norm, the norm's divisor frozen at what it is."""
+        if norm is None or getattr(norm, "weight", None) is None:
+            return gate[:, now]
+        size = int(getattr(norm, "group_size", 0) or channels // groups)
+        signal = (y + skip[:, now]) * gate[:, now]
+        signal = signal.reshape(*signal.shape[:-1], -1, size)
+        eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 1e-6)))
+        rms = torch.rsqrt(signal.square().mean(-1, keepdim=True) + eps).expand_as(signal).flatten(-2)
+        return gate[:, now] * rms * like(norm.weight, y)
+
+    return Signals(
+        dt=dt,
+        drive=dt * x,
+        A=A,
+        B=B.reshape(*B.shape[:-1], groups, states),
+        C=C.reshape(*C.shape[:-1], groups, states),
+        W=like(layer.out_proj.weight, x),
+        gain=gain,
+        mixes=False,
+    )
+
+
+def _cut_mamba2(layer: Any, selection: Selection, moments: Moments) -> Any:
+    channels, groups, states, heads = _sizes2(layer)
+    rank = selection.kept.shape[1]
+    inner = (np.arange(groups)[:, None] * states + selection.kept).reshape(-1)
+    conv = np.concatenate([np.arange(channels), channels + inner, channels + groups * states + inner])
+    last = 2 * channels + 2 * groups * states
+    rows = np.concatenate([np.arange(channels), channels + conv, last + np.arange(heads)])
+    device = layer.A_log.device
+    new: dict[str, Any] = {"in_proj.out_features": len(rows)}
+    for module, index in (("in_proj", rows), ("conv1d", conv)):
+        where = torch.as_tensor(index, device=device)
+        for name, value in getattr(layer, module).named_parameters():
+            new[f"{module}.{name}"] = value.detach()[where]
+    if hasattr(layer, "mup_vector"):
+        new["mup_vector"] = layer.mup_vector[..., torch.as_tensor(rows, device=device)]
+    new |= {f"conv1d.{name}": len(conv) for name in ("in_channels", "out_channels", "groups")}
+    if hasattr(layer, "conv_dim"):
+        new["conv_dim"] = len(conv)
+    if hasattr(layer, "groups_time_state_size"):
+        new["groups_time_state_size"] = groups * rank
+    return sized(layer, new, rank)
+
+
+# ------------------------------------------------------------------------------------------------------- both
+
+
+def _read(layer: Any) -> Read:
+    return _mamba1 if layer.A_log.ndim == 2 else _mamba2
+
+
+def _width(layer: Any) -> int:
+    return int(layer.in_proj.weight.shape[1])
+
+
+_gather = gatherer(_read, _width)
+
+
+def state_size(layer: Any) -> int:
+    """The state dimension."""
+    return int(layer.A_log.shape[1]) if layer.A_log.ndim == 2 else _sizes2(layer)[2]
+
+
+def _norm(layer: Any, short: str) -> Any:
+    for name in (f"{short}_layernorm", f"{short.upper()}_layernorm"):
+        if getattr(layer, name, None) is not None:
+            return getattr(layer, name)
+    return None
+
+
+def _normed(layer: Any, short: str, x: torch.Tensor) -> torch.Tensor:
+    norm = _norm(layer, short)
+    return x if norm is None else norm(x).to(x.dtype)
+
+
+_MODULE = "torch.nn.modules.module.Module"
+_settle = settler(state_size)
+register_selective(_MODULE, Selective(state_size, _gather, _cut_mamba1), recognises=is_mamba1, settle=_settle)
+register_selective(
+    _MODULE,
+    Selective(state_size, _gather, _cut_mamba2),
+    recognises=is_mamba2,
+    settle=_settle,
+    groups=lambda layer: _sizes2(layer)[1],
+)

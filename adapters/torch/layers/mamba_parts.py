@@ -1,0 +1,101 @@
+"""What the readers of Mamba layers share: convolution and projections as any package has them, and how a cut layer is sized.
+
+The packages differ in where the state dimension is written (attributes, configurations), and little in the arithmetic.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from balred.adapters.torch.modules import blank_copy
+
+_SIZES = ("ssm_state_size", "d_state", "state_size", "mamba_d_state")
+"""What the state dimension is called: in layers and in their configurations."""
+
+_CONFIGS = ("config", "args")
+
+
+def has_weights(module: Any, *parts: str, poles: int) -> bool:
+    """Whether a module has weights under these names, and so many axes in ``A_log``."""
+    weights = [getattr(getattr(module, part, None), "weight", None) for part in parts]
+    A = getattr(module, "A_log", None)
+    return (
+        all(isinstance(w, torch.Tensor) and w.ndim >= 2 for w in weights)
+        and isinstance(A, torch.Tensor)
+        and A.ndim == poles
+    )
+
+
+def like(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The values in the precision of `x`."""
+    return value.detach().to(x.dtype)
+
+
+def linear(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """What a linear module does, in the precision of `x`."""
+    bias = getattr(module, "bias", None)
+    return F.linear(x, like(module.weight, x), None if bias is None else like(bias, x))
+
+
+def masked(x: torch.Tensor, mask: Any) -> torch.Tensor:
+    """`x`, (batch, length, features), with zeros where the mask, (batch, length), has them."""
+    return x if mask is None else x * mask[:, -x.shape[1] :, None].to(x.dtype)
+
+
+def convolved(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """The layer's causal convolution and activation of `x`, (batch, length, channels)."""
+    weight, bias = layer.conv1d.weight, layer.conv1d.bias
+    y = F.conv1d(
+        x.mT,
+        like(weight, x),
+        None if bias is None else like(bias, x),
+        padding=weight.shape[-1] - 1,
+        groups=x.shape[-1],
+    )[..., : x.shape[1]]
+    act = getattr(layer, "act", None)
+    return (act if callable(act) else F.silu)(y).mT
+
+
+def kept_rows(value: torch.Tensor, dt_rank: int, states: int, kept: torch.Tensor, mix: Any) -> torch.Tensor:
+    """The rows of ``x_proj`` for [dt, B, C] that make the kept states' B and C, C refitted by `mix` if there is one."""
+    dt, B, C = torch.split(value.detach(), [dt_rank, states, states])
+    C = C[kept] if mix is None else (torch.as_tensor(mix, device=C.device) @ C.double()).to(C.dtype)
+    return torch.cat([dt, B[kept], C])
+
+
+def sized(layer: Any, new: dict[str, Any], rank: int) -> Any:
+    """A copy of `layer` with these tensors and attributes, and `rank` wherever it or its configuration names its states."""
+    new |= {name: rank for name in _SIZES if isinstance(getattr(layer, name, None), int)}
+    for attribute in _CONFIGS:
+        if hasattr(layer, attribute):
+            new[attribute] = copy.deepcopy(getattr(layer, attribute))
+            _resize_config(new[attribute], rank)
+    return blank_copy(layer, new)
+
+
+def settler(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any], None]:
+    """The ``settle`` of :func:`balred.registry.register_selective` for layers with so many states."""
+
+    def settle(model: nn.Module, layer: Any) -> None:
+        """Write the layer's state dimension into every configuration of `model`, and give the layer the model's own."""
+        for module in model.modules():
+            for attribute in _CONFIGS:
+                config = getattr(module, attribute, None)
+                if config is not None and not isinstance(config, nn.Module):
+                    _resize_config(config, state_size(layer))
+                    if type(getattr(layer, attribute, None)) is type(config):
+                        setattr(layer, attribute, config)
+
+    return settle
+
+
+def _resize_config(config: Any, rank: int) -> None:
+    for name in _SIZES:
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, rank)

@@ -1,0 +1,198 @@
+"""Moments of a selective layer's signals in PyTorch, gathered by hooks while data run through the model.
+
+The hook sees what enters the layer and computes the scan anew, state by state, so that fused kernels do not matter.
+Sums are all that is kept: memory does not depend on the number of batches, and within one only on a chunk of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from balred.selection.calibration import batches
+from balred.selection.selecting import Moments
+
+_CHUNK = 1 << 23  # numbers held at a time: tokens times channels times states
+_OUTPUTS = 256  # beyond these a random sketch of the outputs, whose squared norms are unbiased, is as good
+_MIXABLE = 32  # moments of order four grow with the fourth power of the states
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What drives a selective scan, for ``length`` tokens and ``channels`` in ``groups`` that share B and C.
+
+    ``h_t = exp(dt_t A) h_{t-1} + drive_t B_t``, ``y_t = C_t h_t``, output ``W (gain(y_t) y_t)``.
+    """
+
+    dt: torch.Tensor  # (batch, length, channels)
+    drive: torch.Tensor  # (batch, length, channels)
+    A: torch.Tensor  # (channels, states), or (channels, 1)
+    B: torch.Tensor  # (batch, length, groups, states)
+    C: torch.Tensor  # (batch, length, groups, states)
+    W: torch.Tensor  # (outputs, channels)
+    gain: Callable[[torch.Tensor, slice], torch.Tensor]  # of y (batch, tokens, channels) at these tokens
+    mixes: bool  # C may be multiplied by a matrix
+
+
+Read = Callable[[Any, torch.Tensor, Any], Signals]
+"""``read(layer, hidden, mask)``: the signals of a layer for its input, (batch, length, features)."""
+
+
+class Accumulator:
+    """Sums of second moments over the tokens of all batches."""
+
+    def __init__(self) -> None:
+        self.contributions: Any = 0.0
+        self.products: Any = 0.0
+        self.B: Any = 0.0
+        self.C: Any = 0.0
+        self.tokens = 0
+        self.groups = 0
+        self.mixes = False
+
+    def add(self, signals: Signals) -> None:
+        """Run the scan over one batch."""
+        batch, length, groups, states = signals.B.shape
+        per_group = signals.dt.shape[-1] // groups
+        A = signals.A.reshape(groups, per_group, -1)
+        W = _sketched(signals.W).reshape(-1, groups, per_group)
+        self.groups, self.mixes = groups, signals.mixes and groups == 1 and states <= _MIXABLE
+        tokens = max(1, min(length, _CHUNK // (batch * groups * per_group * states)))
+        h = signals.B.new_zeros(batch, groups, per_group, states)
+        for start in range(0, length, tokens):
+            now = slice(start, min(start + tokens, length))
+            dt, drive = (x[:, now].reshape(batch, -1, groups, per_group, 1) for x in (signals.dt, signals.drive))
+            B, C = signals.B[:, now], signals.C[:, now]
+            path = []
+            for t in range(B.shape[1]):
+                h = torch.exp(dt[:, t] * A) * h + drive[:, t] * B[:, t, :, None, :]
+                path.append(h)
+            hs = torch.stack(path, 1)
+            y = torch.einsum("btgcn,btgn->btgc", hs, C)
+            gain = signals.gain(y.reshape(*y.shape[:2], -1), now).reshape(y.shape)
+            V = torch.einsum("ogc,btgcn->btogn", W, gain[..., None] * hs)
+            self._count(V, B.double(), C.double())
+
+    def _count(self, V: torch.Tensor, B: torch.Tensor, C: torch.Tensor) -> None:
+        batch, tokens, outputs, groups, states = V.shape
+        V = V.double()
+        parts = (V * C[:, :, None]).reshape(batch * tokens * outputs, groups * states)
+        self.contributions = self.contributions + parts.T @ parts
+        if self.mixes:
+            c, v = C.reshape(-1, states), V.reshape(-1, outputs, states)
+            outer = (c[:, :, None] * c[:, None, :]).reshape(len(c), -1)
+            gram = (v.mT @ v).reshape(len(c), -1)
+            self.products = self.products + (outer.T @ gram).reshape((states,) * 4)  # n, k, m, l
+        self.B = self.B + (B * B).sum((0, 1))
+        self.C = self.C + (C * C).sum((0, 1))
+        self.tokens += batch * tokens
+
+    def moments(self) -> Moments:
+        """What was summed, on the host."""
+        products = _host(self.products.permute(0, 2, 1, 3)) if self.mixes else None
+        return Moments(
+            _host(self.contributions), self.groups, _host(self.B) / self.tokens, _host(self.C) / self.tokens, products
+        )
+
+
+def surrogate(signals: Signals) -> Moments:
+    """Moments of the time-invariant layer with the mean decay, in which drive, B and C are independent white signals."""
+    batch, length, groups, states = signals.B.shape
+    wide = [x.double() for x in (signals.dt, signals.drive, signals.A, signals.B, signals.C, signals.W)]
+    dt, drive, A, B, C, W = wide
+    decay = torch.zeros_like(A)
+    for x in dt.reshape(-1, len(A)):
+        decay = decay + torch.exp(x[:, None] * A) / (batch * length)
+    gain = signals.gain(torch.zeros_like(signals.dt), slice(None)).double()
+    weight = (W * W).sum(0) * (gain * gain).mean((0, 1)) * (drive * drive).mean((0, 1))
+    pairs = torch.clamp(1 - decay[:, :, None] * decay[:, None, :], min=1e-12)
+    memory = (weight[:, None, None] / pairs).reshape(groups, -1, *pairs.shape[1:]).sum(1)
+    BB, CC = (torch.einsum("btgn,btgm->gnm", x, x) / (batch * length) for x in (B, C))
+    H = memory * BB
+    mixes = signals.mixes and groups == 1 and states <= _MIXABLE
+    products = _host(torch.einsum("nk,ml->nmkl", CC[0], H[0])) if mixes else None
+    contributions = _host(torch.block_diag(*(CC * H)))  # type: ignore[no-untyped-call]
+    squares = [_host(torch.diagonal(x, dim1=1, dim2=2)) for x in (BB, CC)]
+    return Moments(contributions, groups, squares[0], squares[1], products)
+
+
+def gatherer(read: Callable[[Any], Read], width: Callable[[Any], int]) -> Callable[..., dict[str, Moments]]:
+    """The ``gather`` of a :class:`balred.reduction.selective.Selective`, for layers that ``read(layer)`` knows how to read."""
+
+    def gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
+        with torch.no_grad():
+            if calibration is None:
+                return {name: surrogate(read(x)(x, _noise(x, width(x)), None)) for name, x in layers.items()}
+            return _along_data(model, layers, calibration, read)
+
+    return gather
+
+
+def _along_data(
+    model: Any, layers: Mapping[str, Any], calibration: Any, read: Callable[[Any], Read]
+) -> dict[str, Moments]:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"a model must be a torch.nn.Module to run on calibration data, got {type(model).__name__}")
+    sums = {id(layer): Accumulator() for layer in layers.values()}
+
+    def see(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs[next(k for k in ("hidden_states", "x", "u") if k in kwargs)]
+        mask = kwargs.get("attention_mask")
+        signals = read(layer)(layer, _wide(hidden), mask if mask is not None and mask.ndim == 2 else None)
+        sums[id(layer)].add(signals)
+
+    # in evaluation mode, as the model will be used; whatever mode each module was in comes back
+    modes = [(module, module.training) for module in model.modules()]
+    hooks = [
+        layer.register_forward_pre_hook(see, with_kwargs=True) for layer in {id(x): x for x in layers.values()}.values()
+    ]
+    device = next(iter(model.parameters())).device
+    try:
+        model.eval()
+        for args, kwargs in batches(calibration, (torch.Tensor,)):
+            model(*(_to(x, device) for x in args), **{k: _to(x, device) for k, x in kwargs.items()})
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    missed = [name for name, layer in layers.items() if sums[id(layer)].tokens == 0]
+    if missed:
+        raise ValueError(
+            f"the calibration data must run through every selective layer, got none in {', '.join(missed)}"
+        )
+    moments = {name: sums[id(layer)].moments() for name, layer in layers.items()}
+    bad = [name for name, m in moments.items() if not np.isfinite(m.contributions).all()]
+    if bad:
+        raise ValueError(f"the layers' signals on the calibration data must be finite, got others in {', '.join(bad)}")
+    return moments
+
+
+def _noise(layer: nn.Module, width: int) -> torch.Tensor:
+    """Standard normal tokens, as a norm with unit weights lets through."""
+    like = next(iter(layer.parameters()))
+    return torch.randn(4, 256, width, generator=torch.Generator().manual_seed(0)).to(like.device)
+
+
+def _sketched(W: torch.Tensor) -> torch.Tensor:
+    if len(W) <= _OUTPUTS:
+        return W
+    sketch = torch.randn(_OUTPUTS, len(W), generator=torch.Generator().manual_seed(0)) / _OUTPUTS**0.5
+    return torch.matmul(sketch.to(W), W)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _to(x: Any, device: torch.device) -> Any:
+    return x.to(device) if isinstance(x, torch.Tensor) else x
+
+
+def _host(x: torch.Tensor) -> np.ndarray[Any, Any]:
+    return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)

@@ -1,0 +1,75 @@
+"""Loading of checkpoints that were saved after a cut into models of another size.
+
+Trainers load a model by ``load_state_dict`` before any of their callbacks hears of it, so the model itself has to take
+layers of other sizes: a hook, which runs before PyTorch compares shapes, resizes them in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from balred.registry.entries import layers_of
+from balred.adapters.torch.modules import set_layer
+from balred.files.checkpoints import of_size, states_of
+
+Shapes = dict[str, tuple[int, ...]]
+
+_MARK = "_balred_resizes_on_load"
+
+
+def resize_on_load(model: nn.Module) -> None:
+    """Let ``model.load_state_dict`` take checkpoints in which the layers have other numbers of states.
+
+    The layers are resized in place, their parameters stay the same objects; copies of the model do the same.  An optimizer must
+    load its own state afterwards.  ``InTrainingReducer`` does this to its model and its averages.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Or a layer itself.
+
+    Raises
+    ------
+    balred.registry.AdapterNotFound
+        It has no layer that an adapter knows.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from balred.adapters.torch import LRU, resize_on_load
+    >>> small, model = (torch.nn.Sequential(LRU(2, states), torch.nn.Linear(2, 1)) for states in (6, 32))
+    >>> resize_on_load(model)
+    >>> model.load_state_dict(small.state_dict())
+    <All keys matched successfully>
+    >>> model[0]
+    LRU(features=2, states=6)
+    """
+    layers_of(model)
+    if not getattr(model, _MARK, False):
+        model._register_load_state_dict_pre_hook(_resize, with_module=True)  # type: ignore[no-untyped-call]  # public since 2.5
+        setattr(model, _MARK, True)
+
+
+def _resize(model: nn.Module, stored: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    for name, layer in layers_of(model).items():
+        start = f"{prefix}{name}." if name else prefix
+        mine, theirs = _shapes(layer.state_dict()), _shapes({k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)})  # fmt: skip
+        differ = [(mine[k], theirs[k]) for k in mine if k in theirs and mine[k] != theirs[k]]
+        if not differ:
+            continue
+        states = states_of(layer)
+        sizes = {states * b // a for x, y in differ for a, b in zip(x, y, strict=False) if a != b and a and b}
+        for size in sorted(sizes - {0}):
+            new = of_size(layer, size)
+            if all(theirs.get(k, shape) == shape for k, shape in _shapes(new.state_dict()).items()):
+                with torch.no_grad():
+                    set_layer(layer, new)
+                break  # if none fits, PyTorch's own error names the shapes
+
+
+def _shapes(tensors: Mapping[str, Any]) -> Shapes:
+    return {k: tuple(v.shape) for k, v in tensors.items() if isinstance(v, torch.Tensor)}

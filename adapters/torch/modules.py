@@ -1,0 +1,120 @@
+"""PyTorch models of layers: finding them, copying them with others in their place, and resizing one in place.
+
+Loops hold references (optimizers, schedulers, the loop itself), so a layer that is cut in training keeps its parameters'
+identity: each gets smaller data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from balred.registry.entries import Container, entry_of, register_container
+
+
+def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A copy of `layer` in which the parameters and buffers called so in `tensors` have those values.
+
+    Names may be dotted.  Everything else (hooks, modes, ``requires_grad``, attributes of the parameters such as
+    ``_optim``) is copied.
+    """
+    new = _copied(layer)
+    for name, value in tensors.items():
+        owner = new.get_submodule(name.rpartition(".")[0])
+        last = name.rpartition(".")[2]
+        if last in owner._parameters:
+            parameter = owner._parameters[last]
+            assert parameter is not None
+            parameter.grad = None
+            parameter.data = value.detach().to(parameter.dtype)
+        elif last in owner._buffers:
+            owner._buffers[last] = value.detach()
+        else:
+            setattr(owner, last, value)
+    return new
+
+
+def _copied(module: nn.Module) -> Any:
+    """A deep copy that keeps the attributes of parameters, such as ``_optim``, which PyTorch's own copy drops."""
+    new = copy.deepcopy(module)
+    for old_parameter, parameter in zip(module.parameters(), new.parameters(), strict=True):
+        vars(parameter).update(copy.deepcopy(vars(old_parameter)))
+    return new
+
+
+def resize(parameter: nn.Parameter, data: torch.Tensor) -> None:
+    """Give a live parameter data of another shape.
+
+    While the graph of the last loss is alive PyTorch keeps the parameter's gradient accumulator, which expects the old
+    shape; it is dropped when the dtype changes, so the data passes through another one.
+    """
+    parameter.grad = None
+    other = torch.float32 if parameter.dtype != torch.float32 else torch.float64
+    parameter.data = torch.empty(0, dtype=other, device=parameter.device)
+    parameter.data = data
+
+
+def set_layer(old: nn.Module, new: nn.Module, assign: Callable[[nn.Parameter, torch.Tensor], None] = resize) -> None:
+    """Make `old` equal `new`, a layer of the same type and other sizes, keeping the identity of its parameters.
+
+    ``assign(parameter, data)`` gives a parameter its data.
+    """
+    theirs = dict(new.named_modules())
+    for name, mine in old.named_modules():
+        other = theirs[name]
+        for key, parameter in mine._parameters.items():
+            value = other._parameters[key]
+            if parameter is not None and value is not None:
+                assign(parameter, value.data)
+        mine._buffers.update(other._buffers)
+        known = {"_parameters", "_buffers", "_modules"}
+        mine.__dict__.update({k: v for k, v in other.__dict__.items() if k not in known and "_hooks" not in k})
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if name and not inside and entry_of(module) is not None:
+            found[name] = module
+    return found
+
+
+def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
+    # a layer that is used in several places is replaced in all of them
+    by_id = {id(model.get_submodule(name)): layer for name, layer in new.items()}
+    places = {n: by_id[id(m)] for n, m in model.named_modules(remove_duplicate=False) if n and id(m) in by_id}
+    result: nn.Module = _copied(model)
+    for name, layer in places.items():
+        parent, _, last = name.rpartition(".")
+        setattr(result.get_submodule(parent), last, layer)
+    for layer in places.values():
+        entry = entry_of(layer)
+        if entry is not None and entry.settle is not None:
+            entry.settle(result, layer)
+    return result
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    parameters, buffers = (
+        dict(named(remove_duplicate=False)) for named in (model.named_parameters, model.named_buffers)
+    )
+    return parameters | buffers
+
+
+def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
+    copies: dict[int, Any] = {}
+    for name, old in _tensors(model).items():
+        value = new[name]
+        if isinstance(old, nn.Parameter):
+            value = copies.get(id(old), nn.Parameter(value, requires_grad=old.requires_grad))
+            vars(value).update(copy.deepcopy(vars(old)))
+        copies[id(old)] = value
+    return copy.deepcopy(model, copies)  # takes these for what it has copied already, so that no old value is
+
+
+register_container("torch.nn.modules.module.Module", Container(_layers, _replaced, _tensors, _with_tensors))

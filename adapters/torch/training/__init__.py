@@ -1,0 +1,1 @@
+"""Truncation of PyTorch models while they train."""

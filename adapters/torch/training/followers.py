@@ -1,0 +1,123 @@
+"""What follows a cut in a PyTorch training besides the layer itself: optimizer state, averages, compiled code, generators.
+
+Each is a place where old shapes live on and a run could go silently wrong.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from balred.registry.entries import layers_of
+from balred.adapters.torch.modules import set_layer
+from balred.intraining.averages import follow
+from balred.intraining.policy import Step
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside what ``torch.compile`` returned."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def bare(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer inside what Accelerate or Lightning wrapped it in."""
+    inner = getattr(optimizer, "optimizer", None)
+    return bare(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
+
+
+def averaged(average: nn.Module, model: nn.Module) -> nn.Module:
+    """The averaged copy of `model` inside `average`: ``AveragedModel``, ema-pytorch's ``EMA``, or the copy itself."""
+    found = next((m for m in average.modules() if type(m) is type(model) and m is not model), None)
+    if found is None:
+        raise ValueError(
+            f"an average must hold a copy of the model, a {type(model).__name__}, got {type(average).__name__}"
+        )
+    mine, theirs = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, found))
+    if mine != theirs:
+        other = next(n for n in mine | theirs if mine.get(n) != theirs.get(n))
+        raise ValueError(
+            f"an average must have the model's shapes, got {theirs.get(other)} for {other}, {mine.get(other)}"
+        )
+    return found
+
+
+def cut_averages(layers: Sequence[nn.Module], live: nn.Module, cut: Step) -> None:
+    """Cut the averaged `layers` of a layer `live`, which is about to be cut, by the transformation of that cut."""
+    for layer in layers:
+        set_layer(layer, follow(layer, live, cut))
+
+
+def forget(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> None:
+    """Start the optimizer's state of `p` afresh, step count and bias correction included."""
+    optimizer.state.pop(p, None)
+    if isinstance(optimizer, torch.optim.Adagrad):  # the only one that does not start it lazily
+        start = optimizer.defaults["initial_accumulator_value"]
+        optimizer.state[p] = {"step": torch.tensor(0.0), "sum": torch.full_like(p.data, start)}
+
+
+def check_shapes(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise if the optimizer has state of another shape than its parameter: fused optimizers would run on with it."""
+    for name, layer in layers_of(model).items():
+        for key, p in layer.named_parameters():
+            for kind, shape in misfits(optimizer, p).items():
+                where = f"{name}.{key}" if name else key
+                raise ValueError(
+                    f"the optimizer's state must have the shapes of the parameters, got {kind} of {shape} "
+                    f"for {where} of {tuple(p.shape)}: load the reducer's state first, then the optimizer's"
+                )
+
+
+def misfits(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, tuple[int, ...]]:
+    """What the optimizer has of another shape than its parameter `p`; factored moments have ones."""
+    state = {k: tuple(v.shape) for k, v in optimizer.state.get(p, {}).items() if isinstance(v, torch.Tensor)}
+    return {
+        kind: shape
+        for kind, shape in state.items()
+        if len(shape) == p.ndim and any(mine not in (1, size) for mine, size in zip(shape, p.shape, strict=True))
+    }
+
+
+def forget_compiled() -> None:
+    """Let ``torch.compile`` start afresh: else it makes sizes dynamic, and after eight recompilations runs uncompiled."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()
+
+
+def refuse_graphs(model: nn.Module) -> None:
+    """Raise if a module is a captured CUDA graph: it would go on computing with the memory of the old parameters."""
+    for name, module in model.named_modules():
+        forward = vars(module).get("forward")
+        if "make_graphed" in getattr(forward, "__qualname__", ""):
+            raise ValueError(
+                f"the model must not be captured in a CUDA graph, whose shapes are fixed, got {name or type(module).__name__} "
+                "from make_graphed_callables: capture it after the window"
+            )
+
+
+def random_states() -> dict[str, Any]:
+    """The states of the generators that a training draws from: Python's, NumPy's, PyTorch's."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002  the global generator is what loaders use
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Set the generators to what :func:`random_states` returned."""
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])

@@ -1,0 +1,57 @@
+"""What the callbacks of other people's trainers have in common: the reducer is made only when model and optimizer exist.
+
+Its arguments are checked when the callback is made, minutes before a large model is ready to train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from inspect import signature
+from typing import Any
+
+from torch import nn
+
+from balred.registry.entries import layers_of
+from balred.adapters.torch.training.followers import bare
+from balred.adapters.torch.training.reducer import InTrainingReducer
+from balred.ranks.budget import Budget
+from balred.intraining.policy import Policy
+from balred.ranks.rules import Rule
+
+Make = Callable[[nn.Module, Any, Sequence[nn.Module], Sequence[Any]], InTrainingReducer]
+
+
+def reducer_later(rule: Rule | Budget, window: tuple[int, int], attempts: int | None, **options: Any) -> Make:
+    """A function ``make(model, optimizer, averages, restore)`` with these arguments of a reducer, and more of the last two.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the reducer and its policy.
+    """
+    signature(InTrainingReducer).bind(None, None, rule, window, attempts, **options)
+    known = {field.name for field in fields(Policy)}
+    Policy(rule, window, attempts, **{key: value for key, value in options.items() if key in known})
+
+    def make(
+        model: nn.Module, optimizer: Any, averages: Sequence[nn.Module], restore: Sequence[Any]
+    ) -> InTrainingReducer:
+        more = {
+            "averages": [*options.get("averages", ()), *averages],
+            "restore": [*options.get("restore", ()), *restore],
+        }
+        return InTrainingReducer(model, optimizer, rule, window, attempts, **(options | more))
+
+    return make
+
+
+def holder(optimizers: Sequence[Any], model: nn.Module) -> Any:
+    """That one of several optimizers which holds the layers that can be cut."""
+    mine = {id(p) for layer in layers_of(model).values() for p in layer.parameters() if p.requires_grad}
+    held = [{id(p) for group in bare(one).param_groups for p in group["params"]} for one in optimizers]
+    found = [one for one, ids in zip(optimizers, held, strict=True) if mine <= ids]
+    if not found:
+        kinds = ", ".join(type(bare(one)).__name__ for one in optimizers) or "none"
+        raise ValueError(f"one optimizer must hold every parameter of the layers to be cut, got {kinds}")
+    return found[0]

@@ -1,0 +1,75 @@
+"""The command ``balred``; frameworks and studies are imported only by the command that needs them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from balred.cli import inspect as cli_inspect, systems as cli_systems, train as cli_train
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Model reduction for linear systems and state-space layers."
+)
+
+
+class FrameworkName(StrEnum):
+    """What the demo trains with."""
+
+    torch = "torch"
+    jax = "jax"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from balred import __version__
+
+        typer.echo(f"balred {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Model reduction for linear systems and for the state-space layers of neural networks."""
+
+
+for command in (
+    cli_systems.hsv, cli_systems.reduce, cli_systems.compare, cli_systems.methods, cli_inspect.inspect, cli_train.train,
+    cli_train.report,
+):  # fmt: skip
+    app.command()(command)
+
+
+@app.command()
+def demo(
+    framework: Annotated[FrameworkName, typer.Option(help="What to train with.")] = FrameworkName.torch,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed: split, initialisation and batches.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted up from the first.")] = 1,
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder of report.html, results.json, spectrum.png.")
+    ] = Path("demo-out"),
+    steps: Annotated[int, typer.Option(min=20, hidden=True, help="Training steps of each run.")] = 2000,
+    states: Annotated[int, typer.Option(min=1, hidden=True, help="Stored states of the full model.")] = 256,
+) -> None:
+    """Truncate a layer while it trains on handwritten digits, and compare with training it full and training it small.
+
+    Takes a few minutes.  Ctrl-C leaves a report of what ran.
+    """
+    try:
+        from balred.studies.records import DemoConfig, require_packages
+
+        require_packages(framework.value)
+        from balred.studies.demo import run_demo
+    except ImportError as error:
+        typer.echo(f"balred demo: {error}", err=True)
+        raise typer.Exit(1) from None
+    config = DemoConfig(steps=steps, states=(states,))
+    result = run_demo(framework.value, range(seed, seed + seeds), out, config)
+    if result.interrupted:
+        raise typer.Exit(130)

@@ -1,0 +1,79 @@
+"""Options that several commands have, and what they mean to the library: a method's own, and the rule that chooses a rank.
+
+What is wrong with an option by itself is an error of usage, which ends the command with status 2 before any file is read.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from balred.methods.method import Method
+from balred.ranks.rules import Energy, ErrorBound, Relative
+from balred.reduction.writing_back import METHODS
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A system: .mat, .npz or .json.", show_default=False)]
+MethodName = Annotated[str, typer.Option("--method", metavar="NAME", help="How; 'balred methods' lists them.")]
+Option = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the method; may be repeated.")
+]
+Left = Annotated[Path | None, typer.Option("--left", metavar="FILE", help="A weight at the outputs.")]
+Right = Annotated[Path | None, typer.Option("--right", metavar="FILE", help="A weight at the inputs.")]
+Solver = Annotated[str | None, typer.Option(help="Which solver finds the Gramians.", show_default="automatic")]
+Offset = Annotated[float | None, typer.Option(min=0, help="Keep poles within this distance of the stability boundary.")]
+Picture = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it too, into .png, .pdf or .svg.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def method_options(method: str, given: list[str] | None, left: Path | None, right: Path | None) -> dict[str, Any]:
+    """The options of the method; a value is JSON where it can be, and text otherwise.  Weights are files still."""
+    if method not in METHODS:
+        raise typer.BadParameter(f"must be one of {', '.join(METHODS)}, got {method!r}", param_hint="--method")
+    options: dict[str, Any] = {key: path for key, path in (("left", left), ("right", right)) if path is not None}
+    for item in given or ():
+        key, equals, text = item.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"must be KEY=VALUE, got {item!r}", param_hint="--option")
+        try:
+            options[key] = json.loads(text)
+        except ValueError:
+            options[key] = text
+    try:
+        METHODS[method].check_options(method, options)
+    except TypeError as error:
+        raise typer.BadParameter(str(error), param_hint="--option") from None
+    missing = [key for key in required(METHODS[method]) if key not in options]
+    if missing:
+        raise typer.BadParameter(f"method {method!r} needs {', '.join(missing)}, got none", param_hint="--option")
+    return options
+
+
+def required(method: Method) -> list[str]:
+    """The options of a method that have no default."""
+    return [key for key, value in method.options.items() if value is inspect.Parameter.empty]
+
+
+def chosen_rank(
+    order: int | None, energy: float | None, bound: float | None, relative: bool, above: float | None
+) -> Any:
+    """The order or the rule that the options ask for."""
+    rules = {"--order": order, "--energy": energy, "--bound": bound, "--relative-hsv": above}
+    given = [name for name, value in rules.items() if value is not None]
+    if len(given) != 1:
+        raise typer.BadParameter(
+            f"exactly one must be given, got {' and '.join(given) or 'none'}", param_hint=", ".join(rules)
+        )
+    if relative and bound is None:
+        raise typer.BadParameter("must go with --bound", param_hint="--relative")
+    try:
+        if energy is not None:
+            return Energy(energy)
+        if bound is not None:
+            return ErrorBound(bound, relative=relative)
+        return order if above is None else Relative(above)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=given[0]) from None

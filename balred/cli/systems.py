@@ -1,0 +1,261 @@
+"""The commands for systems in files: ``balred hsv``, ``reduce``, ``compare`` and ``methods``.
+
+They read options, ask the library, and print; what is computed is computed elsewhere.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import balred
+from balred.cli.options import File, Json, Left, MethodName, Offset, Option, Picture, Right, Solver, chosen_rank, method_options, required
+from balred.cli.output import emit_json, number, print_table, reported
+from balred.measures.comparison import compare as compared
+from balred.measures.comparison import dc_gain_change, is_stable, reduction_error, worst_pole
+from balred.files.stored import StoredSystem, check_suffix, load, save
+from balred.reduction.analysis import Analysis
+from balred.methods.method import Method, no_bound
+from balred.reduction.writing_back import METHODS
+from balred.realisations.sparse import SparseSystem
+
+
+def hsv(
+    file: File,
+    method: MethodName = "truncate",
+    option: Option = None,
+    left: Left = None,
+    right: Right = None,
+    offset: Offset = None,
+    solver: Solver = None,
+    top: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 20,
+    plot: Picture = None,
+    as_json: Json = False,
+) -> None:
+    """Hankel singular values of a system, and what each order would keep.
+
+    With another method the values that it ranks states by.
+    """
+    options = method_options(method, option, left, right)
+    with reported("hsv", f"analysing {file}"):
+        stored, analysis = _analysed(file, method, options, offset, solver)
+        fixed = len(analysis.hsv) - len(analysis.sigma)
+        total = float(np.sum(analysis.sigma)) or 1.0
+        energy = [None] * fixed + list(np.cumsum(analysis.sigma) / total)
+        bound = [None] * fixed + [
+            float(analysis.method.bound(analysis.state, k + 1)) for k in range(len(analysis.sigma))
+        ]
+        if plot is not None:
+            from balred.adapters.matplotlib import plot_hsv
+
+            _draw(plot_hsv(analysis), plot)
+    if as_json:
+        emit_json({
+            **_described(file, stored), "method": method, "unstable": fixed,
+            "numerical_rank": analysis.numerical_rank, "hsv": analysis.hsv, "energy": energy, "bound": bound,
+        })  # fmt: skip
+        return
+    typer.echo(_headline(file, stored))
+    first = float(analysis.sigma[0]) if len(analysis.sigma) else 1.0
+    rows = [
+        (str(k + 1), number(s), number(s / first) if np.isfinite(s) else "-", number(energy[k]), number(bound[k]))
+        for k, s in enumerate(map(float, analysis.hsv[:top]))
+    ]
+    print_table(("order", "sigma", "relative", "energy", "error bound"), rows, left=0)
+    if len(analysis.hsv) > top:
+        typer.echo(f"and {len(analysis.hsv) - top} more (--top)")
+    if fixed:
+        typer.echo(f"inf: unstable modes ({fixed}), which are kept")
+    if analysis.system.order > analysis.system.states:
+        typer.echo(f"two values for each of the {analysis.system.states} stored states")
+    if isinstance(stored.system, SparseSystem):
+        typer.echo("the others are too small to be found in double precision")
+
+
+def reduce(
+    file: File,
+    order: Annotated[int | None, typer.Option(min=1, help="Keep this many states.", show_default=False)] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Keep this share of the sum of the values: 0.99.", show_default=False)
+    ] = None,
+    bound: Annotated[
+        float | None, typer.Option(help="The least order with this error bound.", show_default=False)
+    ] = None,
+    relative: Annotated[bool, typer.Option("--relative", help="--bound is a fraction of the largest value.")] = False,
+    relative_hsv: Annotated[
+        float | None, typer.Option(help="Keep values above this fraction of the largest.", show_default=False)
+    ] = None,
+    method: MethodName = "truncate",
+    option: Option = None,
+    left: Left = None,
+    right: Right = None,
+    offset: Offset = None,
+    solver: Solver = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to: .mat, .npz or .json.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
+    measure: Annotated[bool, typer.Option("--error/--no-error", help="Measure the error.")] = True,
+    plot: Picture = None,
+    as_json: Json = False,
+) -> None:
+    """Reduce a system, and say what is known of the result.
+
+    Exactly one of --order, --energy, --bound and --relative-hsv chooses the order.  Without --output nothing is written.
+    """
+    options = method_options(method, option, left, right)
+    rank = chosen_rank(order, energy, bound, relative, relative_hsv)
+    with reported("reduce", f"reducing {file}"):
+        if output is not None:
+            check_suffix(output)
+            if not output.parent.is_dir():
+                raise ValueError(f"{output}: no such folder")
+            if output.exists() and not force:
+                raise ValueError(f"{output}: exists already (--force replaces it)")
+        stored, analysis = _analysed(file, method, options, offset, solver)
+        chosen = rank if isinstance(rank, int) else analysis.rank(rank)
+        small: StoredSystem = analysis.reduce(chosen)
+        system = analysis.reduction(chosen).system
+        guaranteed = float(analysis.bound(chosen))
+        kind, error = reduction_error(analysis, chosen) if measure else ("hinf", None)
+        dc = dc_gain_change(stored.system, system)
+        if output is not None:
+            save(output, small)
+        if plot is not None:
+            from balred.adapters.matplotlib.responses import plot_error
+
+            # a bound of something else than the error does not belong into its picture
+            known = guaranteed if analysis.method.bounds == Method.bounds else None
+            _draw(plot_error(analysis.system, system, bound=known), plot)
+    bounds = analysis.method.bounds
+    if as_json:
+        emit_json({
+            **_described(file, stored), "method": method, "order": system.states, "bound": guaranteed,
+            "bounds": bounds, "error": error, "error_norm": kind, "stable": is_stable(system), "dc_gain_change": dc,
+            "output": None if output is None else str(output),
+        })  # fmt: skip
+        return
+    typer.echo(_headline(file, stored))
+    steady = "infinite" if dc is None else "kept" if dc < 1e-8 else f"changed by {number(dc)} (relative)"
+    unmeasured = "infinite: a pole on the stability boundary moved" if measure else "not measured"
+    print_table(
+        ("", ""),
+        [
+            ("order", f"{stored.system.states} to {system.states}"),
+            ("method", method),
+            ("bound", "none" if np.isnan(guaranteed) else f"{number(guaranteed)} ({bounds})"),
+            ("error", unmeasured if error is None else f"{number(error)} ({_NORMS[kind]} norm)"),
+            ("stable", "yes" if is_stable(system) else "no"),
+            ("DC gain", steady),
+            *([] if output is None else [("written", str(output))]),
+        ],
+        left=2,
+    )
+
+
+def compare(
+    file: File,
+    reduced: Annotated[Path, typer.Argument(metavar="REDUCED", help="The other system.", show_default=False)],
+    plot: Picture = None,
+    as_json: Json = False,
+) -> None:
+    """How far two systems are apart: norms of their difference, and where it is largest."""
+    with reported("compare", f"comparing {file} and {reduced}"):
+        full, small = load(file), load(reduced)
+        result = compared(full, small)
+        poles = [None if isinstance(g.system, SparseSystem) else worst_pole(g.system) for g in (full, small)]
+        if plot is not None:
+            from balred.adapters.matplotlib.responses import plot_error
+
+            _draw(plot_error(full, small), plot)
+    pole = "modulus" if full.system.discrete else "real part"
+    if as_json:
+        emit_json({
+            "file": str(file), "reduced": str(reduced), "states": [full.system.states, small.system.states],
+            "error": result.error, "relative": result.relative, "frequency": result.frequency,
+            f"largest_{pole.replace(' ', '_')}": poles,
+        })  # fmt: skip
+        return
+    typer.echo(_headline(file, full))
+    typer.echo(_headline(reduced, small))
+    rows = [(_NORMS[kind], number(result.error[kind]), number(result.relative[kind])) for kind in result.error]
+    print_table(("norm of the difference", "absolute", "relative"), rows)
+    unit = "rad per step" if full.system.discrete else "rad/s"
+    typer.echo(f"largest at {number(result.frequency)} {unit}")
+    typer.echo(f"largest {pole} of a pole: {number(poles[0])} and {number(poles[1])}")
+
+
+_NORMS = {"hinf": "H-infinity", "h2": "H2", "hankel": "Hankel", "linf": "L-infinity", "l2": "L2"}
+
+
+def methods(as_json: Json = False) -> None:
+    """The methods of reduction: what they bound, their options, and what they do with unstable modes."""
+    table: dict[str, dict[str, Any]] = {
+        name: {
+            "summary": _summary(row),
+            "bounds": None if row.bound is no_bound else row.bounds,
+            "options": {key: value for key, value in row.options.items() if value is not inspect.Parameter.empty},
+            "required": required(row),
+            "unstable": "reduced" if row.whole else "kept",
+        }
+        for name, row in METHODS.items()
+    }
+    if as_json:
+        emit_json(table)
+        return
+    rows = []
+    for name, row in table.items():
+        known = [f"{key}=... (required)" for key in row["required"]]
+        known += [f"{key}={json.dumps(value)}" for key, value in row["options"].items()]
+        details = f"bounds: {row['bounds'] or 'none'}\noptions: {', '.join(known) or 'none'}\nunstable modes are {row['unstable']}\n"
+        rows.append((name, f"{row['summary']}\n{details}"))
+    print_table(("method", "what it does"), rows, left=2)
+
+
+def _summary(row: Method) -> str:
+    """The first line of what is documented of the function that no other method has, with its formulas as plain text."""
+    shared = [other.prepare for other in METHODS.values()].count(row.prepare) > 1
+    text = (inspect.getdoc(row.reduce if shared else row.prepare) or "").partition("\n")[0]
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
+    return re.sub(r"\\([a-z]+|.)", lambda found: _TEX.get(found[1], found[1]), text)
+
+
+_TEX = {"infty": "inf", "le": "<=", "ge": ">="}
+
+
+def _analysed(
+    file: Path, method: str, options: dict[str, Any], offset: float | None, solver: str | None
+) -> tuple[StoredSystem, Analysis]:
+    options = {
+        key: balred.adapt(load(value))[0] if isinstance(value, Path) else value for key, value in options.items()
+    }
+    stored = load(file)
+    if stored.system.B.ndim > 2:
+        raise ValueError(f"{file}: one system is needed, got a batch of shape {stored.system.B.shape[:-2]}")
+    analysis: Analysis = balred.analyze(stored, method=method, solver=solver, offset=offset, **options)
+    return stored, analysis
+
+
+def _draw(axes: Any, path: Path) -> None:
+    axes.figure.savefig(path)
+
+
+def _described(file: Path, stored: StoredSystem) -> dict[str, Any]:
+    g = stored.system
+    return {
+        "file": str(file), "name": stored.name, "states": g.states, "inputs": g.B.shape[-1],
+        "outputs": g.C.shape[-2], "dt": g.dt,
+    }  # fmt: skip
+
+
+def _headline(file: Path, stored: StoredSystem) -> str:
+    d = _described(file, stored)
+    time = "continuous" if not stored.system.discrete else "discrete" if d["dt"] is True else f"dt = {d['dt']:.6g}"
+    name = f" ({stored.name})" if stored.name else ""
+    return f"{file}{name}: {d['states']} states, {d['inputs']} inputs, {d['outputs']} outputs, {time}"

@@ -1,0 +1,109 @@
+"""What could be cut from a checkpoint: its layers, and the ranks that keep all but a share of their Hankel singular values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from os import PathLike
+
+import numpy as np
+
+from balred.files.opening import open_checkpoint
+from balred.files.families import FAMILIES, Layer, find_layers
+from balred.reduction.analysis import Analysis
+from balred.ranks.rules import Energy
+
+TAUS = (1e-1, 1e-2, 1e-3, 1e-4)
+r"""Shares of :math:`\sum\sigma_i` that may go."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A layer of a checkpoint; without ranks, `note` says why.
+
+    Attributes
+    ----------
+    name, type : str
+    states : int
+        As the layer counts them.
+    ranks : dict of int by float
+        For each of :data:`TAUS` what ``balred.reduce(layer, Energy(1 - tau))`` would keep.
+    bounds : dict of float by float
+        The a-priori bound of the H-infinity error there; of the worst channel where channels are systems of their own.
+    note : str
+    analysis : Analysis or None
+    """
+
+    name: str
+    type: str
+    states: int
+    ranks: dict[float, int] = field(default_factory=dict)
+    bounds: dict[float, float] = field(default_factory=dict)
+    note: str = ""
+    analysis: Analysis | None = None
+
+
+def inspect(
+    path: str | PathLike[str], *, keep: bool = False, tell: Callable[[str], object] | None = None
+) -> list[Inspected]:
+    """The state-space layers of a checkpoint.
+
+    Parameters
+    ----------
+    path : path
+        As :func:`balred.files.opening.open_checkpoint`.  Layers are read one after the other.
+    keep : bool, default False
+        Keep the analyses, too.
+    tell : callable, optional
+        Called with a line about every layer before it is analysed.
+
+    Returns
+    -------
+    list of Inspected
+
+    Raises
+    ------
+    OSError
+        A file cannot be read.
+    ValueError
+        It is no checkpoint, or no layer is known in it.
+
+    Examples
+    --------
+    >>> import tempfile, balred, numpy as np
+    >>> from balred.layers.lru import lru_initial
+    >>> rng = np.random.default_rng(0)
+    >>> layer = lru_initial(2, 8, 0.5, 0.99, 3.0, rng.random, lambda *shape: rng.standard_normal(shape))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     balred.save({"lru": layer}, f"{folder}/model.safetensors")
+    ...     [found] = inspect(f"{folder}/model.safetensors")
+    >>> found.name, found.type, found.states, found.ranks[1e-1] < 8
+    ('lru', 'LRU', 8, True)
+    """
+    checkpoint = open_checkpoint(path)
+    layers = find_layers(checkpoint)
+    if not layers:
+        some = ", ".join(list(checkpoint.tensors)[:3]) or "none"
+        raise ValueError(
+            f"{path}: a checkpoint must have a layer with a tensor called {', '.join(FAMILIES)}, and those that belong to it, "
+            f"got {len(checkpoint.tensors)} tensors without ({some})"
+        )
+    found = []
+    for i, layer in enumerate(layers):
+        if tell is not None:
+            tell(f"layer {i + 1} of {len(layers)}, {layer.name or layer.type}")
+        one = _inspected(layer)
+        found.append(one if keep else Inspected(one.name, one.type, one.states, one.ranks, one.bounds, one.note))
+    return found
+
+
+def _inspected(layer: Layer) -> Inspected:
+    if layer.read is None:
+        return Inspected(layer.name, layer.type, layer.states, note=layer.note)
+    try:
+        analysis = Analysis(layer.read(), lambda system: system)
+        ranks = {tau: analysis.rank(Energy(1 - tau)) for tau in TAUS}
+        bounds = {tau: float(np.max(analysis.bound(rank), initial=0.0)) for tau, rank in ranks.items()}
+    except ValueError as error:
+        return Inspected(layer.name, layer.type, layer.states, note=str(error))
+    return Inspected(layer.name, layer.type, layer.states, ranks, bounds, layer.note, analysis)

@@ -1,0 +1,223 @@
+r"""Systems in files, for the command line and for exchange with MATLAB and others: ``.mat``, ``.npz`` and ``.json``.
+
+A file is a set of named entries, the same in every format: ``A, B, C`` (or ``log_poles, B, C`` of a diagonal system),
+optionally ``D``, ``E``, ``dt`` and names.  A format is a pair of functions between entries and bytes.  Nothing is ever
+unpickled, so that a file from a stranger is data and no program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balred.registry.entries import adapt, register
+from balred.systems.arrays import mapped, to_numpy
+from balred.realisations.descriptor import descriptor
+from balred.files.formats import Entries, FORMATS, Format, NAMES
+from balred.realisations.sparse import SparseSystem, sparse_system
+from balred.systems.dense_system import DenseSystem, DiagonalSystem, System, diagonal, ss
+
+_DENSE_UP_TO = 2000
+"""A sparse A of at most this order is read as a full matrix, of which every Hankel singular value can be had."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSystem:
+    """A system with the names that a file gives it; every function of the library takes it.
+
+    Attributes
+    ----------
+    system : DenseSystem, DiagonalSystem or SparseSystem
+    name : str
+    inputs, outputs, states : tuple of str
+        Empty where there are none.  The states of a reduced system have none.
+    """
+
+    system: System | SparseSystem
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+
+
+@register(StoredSystem)
+def _adapt_stored(obj: StoredSystem) -> tuple[System, Callable[[System], StoredSystem]]:
+    return adapt(obj.system)[0], lambda reduced: dataclasses.replace(obj, system=reduced, states=())
+
+
+def load(path: str | PathLike[str]) -> StoredSystem:
+    """Read a system from a file.
+
+    Parameters
+    ----------
+    path : path
+        ``.mat`` (MATLAB, up to version 7), ``.npz`` (NumPy) or ``.json``.
+
+    Returns
+    -------
+    StoredSystem
+        Of NumPy arrays; integers become float64.  It holds a dense system; a diagonal one where the file has
+        ``log_poles`` (or ``poles``) instead of A; a sparse one where A is sparse and larger than 2000.  An E is divided
+        out, or its algebraic equations are (:func:`balred.realisations.descriptor.descriptor`).
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        The suffix is unknown, the contents are not of that format, entries are missing, or they make no system; the
+        message begins with the file.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, balred, balred.files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     balred.files.save(f"{folder}/lag.json", balred.ss([[-1.0]], [[1.0]], [[1.0]]))
+    ...     text = pathlib.Path(folder, "lag.json").read_text()
+    ...     lag = balred.files.load(f"{folder}/lag.json")
+    >>> print(text)
+    {"A": [[-1.0]], "B": [[1.0]], "C": [[1.0]], "D": [[0.0]], "dt": 0}
+    >>> lag.system
+    DenseSystem(states=1, inputs=1, outputs=1, continuous, float64, numpy)
+    >>> balred.hsv(lag)
+    array([0.5])
+    """
+    path = Path(path)
+    decode, _ = _format(path)
+    data = path.read_bytes()
+    try:
+        return _stored(decode(data))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def save(path: str | PathLike[str], obj: Any) -> None:
+    """Write a system to a file, which :func:`load` reads; one that exists is replaced.
+
+    Parameters
+    ----------
+    path : path
+        ``.mat``, ``.npz`` or ``.json``.
+    obj : StoredSystem, system, or anything :func:`balred.adapt` reads
+        A sparse system goes into ``.mat`` only.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    ValueError
+        The suffix is unknown; sparse matrices in another format than ``.mat``.
+    """
+    path = Path(path)
+    _, encode = _format(path)
+    if not isinstance(obj, StoredSystem):
+        obj = StoredSystem(obj if isinstance(obj, SparseSystem) else adapt(obj)[0])
+    if isinstance(obj.system, SparseSystem) and path.suffix.lower() != ".mat":
+        raise ValueError(f"{path}: sparse matrices must go into a .mat file, got {path.suffix!r}")
+    # only when all of it is encoded is an older file touched
+    path.write_bytes(encode(_entries(obj)))
+
+
+def _format(path: Path) -> Format:
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: the suffix must be one of {', '.join(FORMATS)}, got {path.suffix!r}")
+    return FORMATS[path.suffix.lower()]
+
+
+def check_suffix(path: str | PathLike[str]) -> None:
+    """Raise a ValueError unless `path` is called like one of the formats."""
+    _format(Path(path))
+
+
+def _stored(entries: Mapping[str, Any]) -> StoredSystem:
+    """The system that the entries of a file describe."""
+    poles = next((key for key in ("log_poles", "poles") if key in entries), "A")
+    first = "A" if "A" in entries else poles
+    missing = [key for key in (first, "B", "C") if key not in entries]
+    if missing:
+        raise ValueError(
+            f"a system must have A, B and C (or log_poles, B and C), got {', '.join(entries) or 'nothing'}: "
+            f"{', '.join(missing)} missing"
+        )
+    arrays = {key: _numbers(key, entries[key]) for key in (first, *"BCDE") if key in entries}
+    dt = _time_step(entries)
+    names = {key: _strings(key, entries[key]) for key in NAMES if key in entries}
+    system = _system(arrays, dt, bool(np.all(entries.get("conjugate", False))))
+    order = arrays[first].shape[-1]
+    for key, count in zip(NAMES, (system.B.shape[-1], system.C.shape[-2], order), strict=True):
+        if len(names.get(key, ())) not in (0, count):
+            raise ValueError(f"{key} must have {count} names, got {len(names[key])}")
+    if names.get("states") and system.states != order:
+        del names["states"]  # the algebraic ones are gone
+    return StoredSystem(system, "".join(_strings("name", entries.get("name", ""))), **names)
+
+
+def _system(arrays: Mapping[str, Any], dt: float | bool, conjugate: bool) -> System | SparseSystem:
+    B, C, D, E = (arrays.get(key) for key in "BCDE")
+    if "A" not in arrays:
+        kind = {key: _full(arrays[key]).reshape(-1) for key in ("poles", "log_poles") if key in arrays}
+        return diagonal(B=_full(B), C=_full(C), D=_full(D), dt=dt, conjugate=conjugate, **kind)
+    A = arrays["A"]
+    if hasattr(A, "toarray") and A.shape[0] > _DENSE_UP_TO:
+        return sparse_system(A, B, C, _full(D), E, dt)
+    A, B, C, D, E = (_full(x) for x in (A, B, C, D, E))
+    return ss(A, B, C, D, dt) if E is None else descriptor(E, A, B, C, D, dt)
+
+
+def _entries(obj: StoredSystem) -> Entries:
+    g = obj.system
+    out: Entries
+    if isinstance(g, SparseSystem):
+        out = {"A": g.A, "B": g.B, "C": g.C, "D": g.D, **({} if g.E is None else {"E": g.E})}
+    else:
+        g = mapped(g, to_numpy)
+        first = {"A": g.A} if isinstance(g, DenseSystem) else {"log_poles": g.log_poles}
+        out = {**first, "B": g.B, "C": g.C, "D": g.D}
+    out["dt"] = g.dt
+    if isinstance(g, DiagonalSystem):
+        out["conjugate"] = g.conjugate
+    if obj.name:
+        out["name"] = obj.name
+    return out | {key: list(getattr(obj, key)) for key in NAMES if getattr(obj, key)}
+
+
+def _full(x: Any) -> Any:
+    return x.toarray() if hasattr(x, "toarray") else x
+
+
+def _numbers(key: str, value: Any) -> Any:
+    """An array or sparse matrix of floating-point numbers; files store integers where values happen to be integral."""
+    if not hasattr(value, "dtype") or value.dtype.kind not in "biufc":
+        raise ValueError(f"{key} must hold numbers, got {getattr(value, 'dtype', type(value).__name__)}")
+    return value if value.dtype.kind in "fc" else value.astype(np.float64)
+
+
+def _time_step(entries: Mapping[str, Any]) -> float | bool:
+    """``dt``, or ``Ts`` as MATLAB calls it, where -1 is a step that is not specified."""
+    found = []
+    for key in ("dt", "Ts"):
+        if key in entries:
+            value = np.asarray(entries[key])
+            if value.size != 1 or value.dtype.kind not in "biuf":
+                raise ValueError(f"{key} must be one number or true, got {entries[key]!r}")
+            step = value.reshape(-1)[0].item()
+            found.append(True if key == "Ts" and step == -1 else step)
+    if len(found) == 2 and found[0] != found[1]:
+        raise ValueError(f"dt and Ts must agree where both are given, got {found[0]} and {found[1]}")
+    return found[0] if found else 0
+
+
+def _strings(key: str, value: Any) -> tuple[str, ...]:
+    """Names from a list, from an array of strings, or from a cell array, whose members are arrays again."""
+    if not isinstance(value, (str, list, np.ndarray)):
+        raise ValueError(f"{key} must be text, got {value!r}")
+    flat = [np.asarray(item).reshape(-1) for item in np.asarray(value).reshape(-1)]
+    if any(item.dtype.kind != "U" for item in flat if item.size):
+        raise ValueError(f"{key} must be text, got {value!r}")
+    return tuple("".join(item.tolist()).rstrip() for item in flat)

@@ -1,0 +1,2 @@
+"""Hankel singular values, balanced coordinates, and their derivatives.
+"""

@@ -1,0 +1,174 @@
+"""What in-training truncation did, as events: JSON lines in a file, scalars for TensorBoard, Weights & Biases or anything callable.
+
+A run that is killed and resumed from a checkpoint repeats steps; its file is rewound to what it held at the checkpoint, so
+that it reads as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from balred.intraining.policy import Report
+from balred.files.replacing import replacing
+
+Event = dict[str, Any]
+Sink = Callable[[Report], None]
+
+
+def events_of(report: Report) -> list[Event]:
+    """The events of a report, ready for JSON.
+
+    Returns
+    -------
+    list of dict
+        One for each layer that was cut ("event": "cut", or "would cut" in a dry run), skipped ("skipped"), for a cut that
+        was taken back ("restored"), and "nothing" for an attempt without any of these.
+
+    Examples
+    --------
+    >>> from balred.intraining import Cut, Report
+    >>> report = Report(100, (Cut("ssm", 64, 16, energy=0.99, bound=0.02),), {"ssm": 16}, seconds=0.5)
+    >>> events_of(report)[0]["event"], events_of(report)[0]["to"]
+    ('cut', 16)
+    """
+    common = {"step": report.step, "seconds": report.seconds}
+    before, after = (None, None) if report.loss is None else map(_finite, report.loss)
+    if report.restored:
+        return [{"event": "restored", **common, "back_to": report.back_to, "ranks": dict(report.ranks)}]
+    events = [
+        {
+            "event": "would cut" if report.dry_run else "cut", **common, "layer": c.layer, "from": c.before, "to": c.after,
+            "energy": c.energy, "bound": _finite(c.bound), "loss_before": before, "loss_after": after,
+        }
+        for c in report.cuts
+    ]  # fmt: skip
+    events += [{"event": "skipped", **common, "layer": name, "why": why} for name, why in report.skipped.items()]
+    return events or [{"event": "nothing", **common, "ranks": dict(report.ranks)}]
+
+
+def _finite(x: float | None) -> float | None:
+    return None if x is None or not math.isfinite(x) else float(x)
+
+
+class EventLog:
+    """A file of events, one JSON object a line.
+
+    Parameters
+    ----------
+    path : path
+        Appended to; made with its folders when the first event comes.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __call__(self, report: Report) -> None:
+        """Append the events of a report; they are on the disk when this returns."""
+        self.append(events_of(report))
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Append events, each with an "event" and a "step"; they are on the disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(event) + "\n" for event in events)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[Event]:
+        """The events; a last line that a killed process left half-written is dropped.
+
+        Raises
+        ------
+        ValueError
+            Another line is not an event.
+        """
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").split("\n")
+        events = []
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            try:
+                event = json.loads(line)
+                if not isinstance(event, dict) or "event" not in event or "step" not in event:
+                    raise ValueError
+            except ValueError:
+                if number == len(lines):
+                    break
+                raise ValueError(
+                    f"{self.path}: every line must be an event, got line {number}: {line[:60]!r}"
+                ) from None
+            events.append(event)
+        return events
+
+    def rewind(self, count: int) -> None:
+        """Drop all but the first `count` events: what happened after the checkpoint from which a run goes on."""
+        if not self.path.exists():
+            return
+        kept = self.read()[:count]
+        with replacing(self.path) as file:
+            file.writelines(json.dumps(event) + "\n" for event in kept)
+
+
+def scalars_of(report: Report) -> dict[str, float]:
+    """Numbers for a logger: the rank of every layer, and energy and bound of those that were cut.
+
+    Examples
+    --------
+    >>> from balred.intraining import Cut, Report
+    >>> scalars_of(Report(100, (Cut("ssm", 64, 16, energy=0.99, bound=0.02),), {"ssm": 16}))
+    {'balred/rank/ssm': 16.0, 'balred/energy/ssm': 0.99, 'balred/bound/ssm': 0.02}
+    """
+    found = {f"balred/rank/{name or 'layer'}": float(rank) for name, rank in report.ranks.items()}
+    for cut in report.cuts:
+        found[f"balred/energy/{cut.layer or 'layer'}"] = cut.energy
+        found[f"balred/bound/{cut.layer or 'layer'}"] = cut.bound
+    if report.loss is not None:
+        found["balred/loss_change"] = report.loss[1] - report.loss[0]
+    return found
+
+
+def sinks_of(log: Any) -> tuple[Sink, ...]:
+    """What to call with each report.
+
+    Parameters
+    ----------
+    log : None, path, TensorBoard writer, W&B run, callable, or a sequence of these
+        A path becomes an :class:`EventLog`; a writer has ``add_scalar(name, value, step)``, a run ``log(dict)``; anything
+        callable gets the report.
+
+    Raises
+    ------
+    TypeError
+        It is none of these.
+    """
+    if log is None:
+        return ()
+    if isinstance(log, (list, tuple)):
+        return tuple(sink for one in log for sink in sinks_of(one))
+    if isinstance(log, (str, PathLike)):
+        return (EventLog(log),)
+    if hasattr(log, "add_scalar"):
+
+        def add(report: Report) -> None:
+            for name, value in scalars_of(report).items():
+                log.add_scalar(name, value, report.step)
+
+        return (add,)
+    if callable(getattr(log, "log", None)):
+        return (lambda report: log.log({"balred/step": report.step, **scalars_of(report)}),)
+    if callable(log):
+        return (log,)
+    raise TypeError(f"log must be a path, a TensorBoard writer, a W&B run or a callable, got {log!r}")
+
+
+def logs_of(sinks: Sequence[Sink]) -> list[EventLog]:
+    """The files among `sinks`."""
+    return [sink for sink in sinks if isinstance(sink, EventLog)]

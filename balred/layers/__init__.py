@@ -1,0 +1,2 @@
+"""Systems as parameters of published layers: the formulas, both ways, of no framework.
+"""

@@ -1,0 +1,2 @@
+"""What is known of a system: norms, responses, comparisons, stability of rankings.
+"""

@@ -1,0 +1,222 @@
+r"""What can be measured of a reduced system, also where both systems have the same unstable modes or integrators.
+
+Modes that a reduction keeps as they are do not enter its error, but neither do they cancel by themselves in the
+difference of the two systems, whose norm would then be infinite: they are taken out first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from balred.registry.entries import system_of
+from balred.systems.arrays import mapped, to_numpy
+from balred.reduction.analysis import Analysis
+from balred.realisations.minimal import minimal_realisation
+from balred.measures.norms import difference, error, hinf_peak, norm
+from balred.systems.poles import UnstableError, check_boundary, check_stable, marginal_tolerance, pole_margin
+from balred.systems.parts import split
+from balred.systems.dense_system import DenseSystem, DiagonalSystem, System
+
+
+def is_stable(system: System) -> bool:
+    """Whether every pole lies inside the stable region, by more than rounding."""
+    try:
+        check_stable(system)
+    except UnstableError:
+        return False
+    return True
+
+
+def worst_pole(system: System) -> float | None:
+    """The largest real part of a pole, or the largest modulus in discrete time; None without poles."""
+    _, margin = pole_margin(system)
+    if not margin.size:
+        return None
+    if not system.discrete:
+        return -float(margin.min())
+    return float(np.abs(pole_margin(system)[0]).max())
+
+
+def reduction_error(analysis: Analysis, rank: int) -> tuple[str, float | None]:
+    """The measured error of the reduction to `rank`, and which norm that is.
+
+    Returns
+    -------
+    kind : {"hinf", "linf"}
+        "linf" where the difference is unstable: a method that reduces unstable systems whole changed their modes.
+    value : float or None
+        None where even that is infinite, because of a pole on the stability boundary that was changed.
+
+    Examples
+    --------
+    An integrator beside stable modes is kept, and the error is that of the others:
+
+    >>> import numpy as np, balred
+    >>> g = balred.ss(np.diag([0.0, -1.0, -50.0]), np.ones((3, 1)), np.ones((1, 3)))
+    >>> kind, value = reduction_error(balred.analyze(g), 2)
+    >>> kind, value <= balred.analyze(g).bound(2)
+    ('hinf', True)
+    """
+    made = analysis.reduction(rank)
+    if made.system is analysis.system or analysis.stable is None:
+        return "hinf", 0.0
+    full, small = analysis.system, made.system
+    if analysis.unstable is not None:
+        full, small = analysis.stable, _without_first(small, analysis.unstable.states)
+    for kind in ("hinf", "linf"):
+        try:
+            return kind, float(error(full, small, kind))
+        except UnstableError:
+            pass
+    return "linf", None
+
+
+def _without_first(g: System, k: int) -> System:
+    """`g` without its first k states, from which the others are apart."""
+    if isinstance(g, DiagonalSystem):
+        return dataclasses.replace(g, log_poles=g.log_poles[k:], B=g.B[k:, :], C=g.C[:, k:])
+    return DenseSystem(g.A[k:, k:], g.B[k:, :], g.C[:, k:], g.D, g.dt)
+
+
+def dc_gain_change(full: Any, small: Any) -> float | None:
+    r""":math:`\|G(0)-G_r(0)\|_2 / \|G(0)\|_2` (at z = 1 in discrete time); None where one of them is infinite.
+
+    Examples
+    --------
+    >>> import balred
+    >>> g = balred.ss([[-1.0, 0.0], [0.0, -9.0]], [[1.0], [1.0]], [[1.0, 1.0]])
+    >>> small = balred.reduce(g, 1, method="singular_perturbation")
+    >>> dc_gain_change(g, small) < 1e-14
+    True
+    """
+    at = 1.0 if full.discrete else 0.0
+    gains = []
+    for g in (full, small):
+        if isinstance(g, DenseSystem | DiagonalSystem):
+            g = mapped(g, to_numpy)
+            if np.min(np.abs(pole_margin(g)[0] - at), initial=np.inf) <= marginal_tolerance(g):
+                return None
+        gains.append(g(at))
+    scale = float(np.linalg.norm(gains[0], 2))
+    return float(np.linalg.norm(gains[0] - gains[1], 2)) / (scale or 1.0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two systems are apart.
+
+    Attributes
+    ----------
+    error : dict
+        By name of the norm: "hinf", "h2" and "hankel", or "linf" and "l2" where the difference is unstable.
+    relative : dict
+        The same as a fraction of the norm of the first system (L-infinity and L2 norm if that is unstable); NaN
+        where it has none.
+    frequency : float
+        Where the largest singular value of the difference is largest, in rad/s, or rad per step in discrete time.
+    """
+
+    error: dict[str, float]
+    relative: dict[str, float]
+    frequency: float
+
+
+def compare(sys: Any, reduced: Any) -> Comparison:
+    """Norms of the difference of two systems.
+
+    Parameters
+    ----------
+    sys, reduced : system, layer, or anything :func:`balred.adapt` reads
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        Inputs, outputs or `dt` differ.
+    UnstableError
+        A pole on the stability boundary that the two do not share.
+
+    Notes
+    -----
+    Unstable parts that are the same to eight digits are left out, since they do not cancel by themselves.
+
+    Examples
+    --------
+    >>> import balred
+    >>> a, b = balred.ss([[-1.0]], [[1.0]], [[1.0]]), balred.ss([[-1.0]], [[1.0]], [[3.0]])
+    >>> c = compare(a, b)
+    >>> [round(c.error[kind], 6) for kind in ("hinf", "h2", "hankel")], round(c.relative["hinf"], 6), c.frequency
+    ([2.0, 1.414214, 1.0], 2.0, 0.0)
+    """
+    full, small = (_precise(system_of(x)) for x in (sys, reduced))
+    gap = difference(full, small).to_dense()
+    kinds: tuple[str, ...] = ("hinf", "h2", "hankel")
+    if not is_stable(gap):
+        (kept, stable), (also_kept, other) = (split(g, None) for g in (full, small))
+        if _same_modes(kept, also_kept):
+            gap = difference(*(_or_gain(part, g) for part, g in ((stable, full), (other, small)))).to_dense()
+        else:
+            check_boundary(gap)
+            kinds = ("linf", "l2")
+    peak, frequency = _peak(gap)
+    errors = {kind: peak if kind == kinds[0] else float(norm(gap, kind)) for kind in kinds}
+    sizes = {kind: _size(full, kind) for kind in kinds}
+    relative = {kind: errors[kind] / sizes[kind] if sizes[kind] else np.nan for kind in kinds}
+    return Comparison(errors, relative, frequency)
+
+
+def _or_gain(part: System | None, g: System) -> DenseSystem:
+    """`part` of `g`, or if there is none what else `g` is: its direct term."""
+    if part is not None:
+        return part.to_dense()
+    m, p = g.B.shape[1], g.C.shape[0]
+    return DenseSystem(np.zeros((0, 0)), np.zeros((0, m)), np.zeros((p, 0)), g.D, g.dt)
+
+
+def _same_modes(a: System | None, b: System | None) -> bool:
+    """Whether two parts have the same transfer function, D aside, to eight digits.
+
+    It is so everywhere if it is so on a circle around all poles, outside of which both are analytic, also at infinity.
+    """
+    if a is None or b is None:
+        return False
+    parts = [dataclasses.replace(g.to_dense(), D=0 * g.D) for g in (a, b)]
+    poles = np.concatenate([pole_margin(g)[0] for g in parts])
+    centre = poles.mean()
+    radius = 2 * np.abs(poles - centre).max() + np.abs(centre) or 1.0
+    circle = centre + radius * np.exp(2j * np.pi * np.arange(4 * len(poles)) / (4 * len(poles)))
+    values = [np.array([g(complex(s)) for s in circle]) for g in parts]
+    return bool(np.abs(values[0] - values[1]).max() <= 1e-8 * np.abs(values[0]).max())
+
+
+def _precise(g: System) -> System:
+    host: System = mapped(g, to_numpy)
+    if host.B.ndim > 2:
+        raise ValueError(f"one system is needed, got a batch of shape {host.B.shape[:-2]}")
+    precise: System = mapped(host, lambda x: x.astype(np.result_type(x, np.float64)))
+    return precise
+
+
+def _peak(gap: DenseSystem) -> tuple[float, float]:
+    if gap.order == 0:
+        return float(np.linalg.norm(gap.D, 2)), 0.0
+    smaller = minimal_realisation(gap)
+    value, frequency = hinf_peak(gap, *([smaller] if 0 < smaller.order < gap.order else []))
+    return value, frequency if any(np.iscomplexobj(x) for x in (gap.A, gap.B, gap.C, gap.D)) else abs(frequency)
+
+
+def _size(g: System, kind: str) -> float:
+    """The norm of the system itself, NaN where it has none."""
+    if not is_stable(g):
+        kind = {"hinf": "linf", "h2": "l2"}.get(kind, kind)
+    try:
+        return float(norm(g, kind))
+    except UnstableError:
+        return np.nan

@@ -1,0 +1,353 @@
+r"""Norms of systems, and the measured error of a reduction.
+
+H2 from a Gramian, Hankel from the largest Hankel singular value, H-infinity by the level-set method on Hamiltonian
+eigenvalues, which finds peaks that a frequency grid misses.  The L2 and L-infinity norms are the same integrals and
+suprema over the boundary of the stable region, and exist for unstable systems too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.systems.arrays import Array, backend_of, double_precision, is_concrete, namespace, to_numpy
+from balred.hankel.spectrum import projected, spectrum
+from balred.solvers.closed_form import is_siso
+from balred.hankel.gradients import energy_cotangents
+from balred.solvers.gramians import factors
+from balred.realisations.minimal import minimal_realisation
+from balred.systems.poles import check_boundary, check_stable
+from balred.ranks.rules import numerical_rank
+from balred.systems.parts import block_diagonal, split
+from balred.systems.dense_system import DenseSystem, DiagonalSystem, System, cast_like, with_leaves
+
+
+def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
+    r"""Norm of a system.
+
+    .. math::
+        \|G\|_2^2 = \tfrac1{2\pi}\int\|G(i\omega)\|_F^2\,d\omega
+            = \mathrm{tr}(CPC^H)\ [+\ \|D\|_F^2\ \text{in discrete time}], \quad
+        \|G\|_\infty = \sup_\omega \bar\sigma(G(i\omega)), \quad \|G\|_H = \sigma_1
+
+    (over the unit circle in discrete time).  "h2" and "hinf" are the norms of stable systems.  "l2" and "linf" are the
+    same integral and supremum for any system without poles on the boundary of the stable region, where they say nothing
+    of causal responses but, for example, how far two unstable systems are apart.
+
+    Parameters
+    ----------
+    obj : system, layer, or anything :func:`balred.adapt` reads
+    kind : {"h2", "hinf", "hankel", "l2", "linf"}, default "h2"
+    solver : str, optional
+        For "h2", "l2" and "hankel", as :func:`balred.hsv`.
+
+    Returns
+    -------
+    array, shape (...)
+        H2 and L2 are infinite for a continuous system with D != 0.
+
+    Raises
+    ------
+    UnstableError
+        The system is not stable; for "l2" and "linf": a pole lies on the boundary.
+    ValueError
+        Unknown `kind`; for "l2": stable and unstable poles are too close to be separated.
+
+    References
+    ----------
+    N. A. Bruinsma and M. Steinbuch, A fast algorithm to compute the H-infinity norm of a transfer function matrix,
+    Systems & Control Letters 14 (1990).  The L2 norm of an unstable system is that of SLICOT's AB13BD.
+
+    Examples
+    --------
+    >>> import balred
+    >>> sys = balred.ss([[-1.0]], [[1.0]], [[1.0]])
+    >>> [round(float(balred.norm(sys, kind)), 6) for kind in ("h2", "hinf", "hankel")]
+    [0.707107, 1.0, 0.5]
+    >>> unstable = balred.ss([[2.0]], [[1.0]], [[1.0]])
+    >>> [round(float(balred.norm(unstable, kind)), 6) for kind in ("l2", "linf")]
+    [0.5, 0.5]
+    """
+    from balred.registry.entries import system_of
+
+    system = system_of(obj)
+    if kind == "hankel":
+        from balred.reduction.analysis import hsv
+
+        check_stable(system)
+        values = hsv(system, solver=solver)
+        return values[..., 0] if values.shape[-1] else namespace(values).sum(values, axis=-1)
+    if kind == "h2":
+        return _h2(system, solver)
+    if kind not in ("hinf", "l2", "linf"):
+        raise ValueError(f"kind must be 'h2', 'hinf', 'hankel', 'l2' or 'linf', got {kind!r}")
+    if not is_concrete(*system.leaves):
+        name = {"hinf": "H-infinity", "l2": "L2", "linf": "L-infinity"}[kind]
+        raise TypeError(f"the {name} norm needs concrete values, got traced arrays")
+    if kind == "hinf":
+        check_stable(system)
+    else:
+        check_boundary(system)
+    function = {"hinf": _hinf, "l2": _l2, "linf": _linf}[kind]
+    A, B, C, D = (to_numpy(x) for x in _dense_leaves(system))
+    batch = B.shape[:-2]
+    members = int(np.prod(batch))
+    flat = [x.reshape(members, *x.shape[-2:]) for x in (A, B, C, np.broadcast_to(D, (*batch, *D.shape[-2:])))]
+    peaks = [function(DenseSystem(a, b, c, d, system.dt), solver) for a, b, c, d in zip(*flat, strict=True)]
+    return backend_of(system.B).from_numpy(np.array(peaks).reshape(batch), like=system.B, real=True)
+
+
+def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = None) -> Array:
+    """Norm of the difference of two systems with the same inputs, outputs and time step.
+
+    Parameters
+    ----------
+    sys, reduced : system, layer, or anything :func:`balred.adapt` reads
+    kind : {"hinf", "h2", "hankel", "linf", "l2"}, default "hinf"
+
+    Returns
+    -------
+    array, shape (...)
+
+    Raises
+    ------
+    ValueError
+        Inputs, outputs or `dt` differ.
+    UnstableError
+        The difference is unstable, and `kind` is neither "linf" nor "l2".  Unstable modes that the two share exactly are
+        not cancelled: use "linf" or "l2" there.
+
+    Examples
+    --------
+    >>> import balred
+    >>> a, b = balred.ss([[-1.0]], [[1.0]], [[1.0]]), balred.ss([[-1.0]], [[1.0]], [[3.0]])
+    >>> round(float(balred.error(a, b)), 6)
+    2.0
+    """
+    from balred.registry.entries import system_of
+
+    apart = difference(system_of(sys), system_of(reduced))
+    if kind == "h2" and isinstance(apart, DiagonalSystem) and not is_siso(apart):
+        apart = apart.to_dense()  # whose factors keep the digits of a small difference; a root of a Gramian does not
+    return norm(apart, kind, solver=solver)
+
+
+def difference(a: System, b: System) -> System:
+    """The system ``a - b``: states beside each other, outputs subtracted."""
+    if (a.discrete, b.discrete) != (a.discrete, a.discrete) or (
+        a.discrete and a.dt != b.dt and a.dt is not True and b.dt is not True
+    ):
+        raise ValueError(f"both systems must have the same dt, got {a.dt} and {b.dt}")
+    shapes = [(int(s.C.shape[-2]), int(s.B.shape[-1])) for s in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"both systems must have the same outputs and inputs, got {shapes[0]} and {shapes[1]}")
+    xp = namespace(a.B, b.B)
+    if isinstance(a, DiagonalSystem) and isinstance(b, DiagonalSystem) and a.conjugate == b.conjugate:
+        return DiagonalSystem(
+            xp.concat([a.log_poles, b.log_poles], axis=-1),
+            xp.concat([a.B, b.B], axis=-2),
+            xp.concat([a.C, -b.C], axis=-1),
+            a.D - b.D,
+            a.dt,
+            a.conjugate,
+        )
+    a, b = a.to_dense(), b.to_dense()
+    return DenseSystem(
+        block_diagonal(a.A, b.A), xp.concat([a.B, b.B], axis=-2), xp.concat([a.C, -b.C], axis=-1), a.D - b.D, a.dt
+    )
+
+
+def _dense_leaves(system: System) -> tuple[Array, Array, Array, Array]:
+    with double_precision(*system.leaves) as leaves:
+        g = with_leaves(system, leaves).to_dense()
+    return g.A, g.B, g.C, g.D
+
+
+def _hinf(system: DenseSystem, solver: str | None) -> float:
+    """H-infinity norm of one stable system on the host.
+
+    The difference of a system and its reduction is nearly non-minimal, and the imaginary eigenvalues of its Hamiltonian
+    may not come out imaginary; those of its balanced minimal realisation do.  So both propose frequencies, and the
+    given matrices alone say what the gain is there.
+    """
+    if system.order == 0:
+        return float(np.linalg.norm(system.D, 2))
+    with double_precision(*system.leaves):
+        sp = spectrum(system, solver)
+        rank = int(numerical_rank(sp.sigma))
+        minimal = [projected(sp, rank)[0]] if 0 < rank < system.order else []
+    return hinf_peak(system, *minimal)[0]
+
+
+def _linf(system: DenseSystem, solver: str | None) -> float:
+    """L-infinity norm of one system without poles on the boundary, on the host."""
+    if system.order == 0:
+        return float(np.linalg.norm(system.D, 2))
+    smaller = minimal_realisation(system)
+    return hinf_peak(system, *([smaller] if 0 < smaller.order < system.order else []))[0]
+
+
+def _l2(system: DenseSystem, solver: str | None) -> float:
+    r"""L2 norm of one system without poles on the boundary, on the host.
+
+    The stable and the antistable part of :math:`G` are orthogonal.  The latter is the adjoint of a stable system: in
+    continuous time that of :math:`(-A,\,B,\,C)`; in discrete time, as a series in z,
+
+    .. math:: C(zI-A)^{-1}B = -CA^{-1}B - \sum_{k\ge1} z^k\,CA^{-1}\,A^{-k}B,
+
+    whose constant term adds to D.
+    """
+    unstable, stable = split(system, None)
+    D = system.D
+    square = 0.0 if stable is None else float(_h2(dataclasses.replace(stable, D=0 * D), solver)) ** 2
+    if unstable is not None:
+        g = unstable.to_dense()
+        A, B, C = (-g.A, g.B, g.C) if not g.discrete else (np.linalg.inv(g.A), g.B, g.C)
+        if g.discrete:
+            B = A @ B
+            D, C = D - C @ B, C @ A
+        square += float(_h2(DenseSystem(A, B, C, 0 * D, g.dt), solver)) ** 2
+    if system.discrete:
+        return float(np.sqrt(square + np.linalg.norm(D) ** 2))
+    return float(np.sqrt(square)) if not D.any() else np.inf
+
+
+def _h2(system: System, solver: str | None) -> Array:
+    r"""H2 norm with the gradient of :math:`\mathrm{tr}(CPC^H) = \mathrm{tr}(B^HQB)`.
+
+    For a dense system :math:`dA = 2QAP` (discrete) or :math:`2QP`, :math:`dB = 2QB`, :math:`dC = 2CP`; for a diagonal one
+    as for the Hankel singular values, with the two Gramians' cotangents :math:`C^HC` and :math:`BB^H` sharing the work.
+    """
+    xp, be = namespace(system.B), backend_of(*system.leaves)
+    bare = dataclasses.replace(system, D=None)
+
+    def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
+        with double_precision(*(be.stop_gradient(x) for x in leaves)) as wide:
+            precise = with_leaves(bare, wide)
+            Zp, Zq = factors(precise, solver)
+            G = precise.to_dense().C @ Zp
+            square = namespace(G).sum(namespace(G).abs(G) ** 2, axis=(-2, -1))
+            return cast_like(square, bare), (precise, Zp, Zq)
+
+    def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
+        precise, Zp, Zq = residuals
+        with double_precision(g, *precise.leaves) as wide:
+            weight = wide[0][..., None, None]
+            cotangents = energy_cotangents(precise, Zp, Zq)
+            scaled = [(c * (weight if c.ndim == weight.ndim else weight[..., 0])) for c in cotangents]
+            return tuple(cast_like(c, bare) for c in scaled)
+
+    square = be.differentiable(value, vjp, *system.leaves)
+    through = xp.sum(xp.abs(system.D) ** 2, axis=(-2, -1))
+    if system.discrete:
+        return xp.sqrt(square + through)
+    return xp.where(through > 0, xp.inf, xp.sqrt(square))
+
+
+def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> tuple[float, float]:
+    r"""H-infinity norm of one stable system (NumPy) and the frequency where it is attained (rad/s, or rad per step).
+
+    Lower bounds are values of :math:`\bar\sigma(G)` at frequencies, hence never too large.  For a level
+    :math:`\gamma` above the present one the imaginary eigenvalues of a Hamiltonian matrix are the frequencies where a
+    singular value crosses it; the midpoints between crossings raise the bound, and the search ends when they do not.
+    Discrete systems are mapped to continuous ones by a bilinear transformation, which keeps the norm.
+
+    `others` are further realisations of the same transfer function, whose Hamiltonians may be better conditioned.
+    """
+    turn = _turn(np.linalg.eigvals(system.A)) if system.discrete else 1.0
+    forms = [_continuous(g, turn) for g in (system, *others)]
+    A, B, C, D = forms[0]
+    poles = np.linalg.eigvals(A)
+
+    def gain(w: float) -> float:
+        if np.isinf(w):
+            return float(np.linalg.norm(D, 2))
+        return float(np.linalg.norm(D + C @ np.linalg.solve(1j * w * np.eye(len(A)) - A, B), 2))
+
+    real = not any(np.iscomplexobj(x) for x in (A, B, C, D))
+    starts = np.concatenate([poles.imag, np.sign(poles.imag) * np.abs(poles)])
+    if len(starts) > 200:  # lightly damped poles first: the search below finds what these miss
+        starts = poles.imag[np.argsort(np.abs(poles.real) / np.maximum(np.abs(poles), 1e-300))[:100]]
+    size = np.abs(poles)
+    grid = np.geomspace(1e-2 * size.min() + 1e-300, 1e4 * size.max() + 1e-300, 60)
+    starts = np.concatenate([[0.0, np.inf], np.abs(starts) if real else starts, grid, [] if real else -grid])
+    best, where = max((gain(float(w)), float(w)) for w in starts)
+    through = float(np.linalg.norm(D, 2))
+    for _ in range(50):
+        if best == 0.0:
+            break
+        # at the gain of D itself the Hamiltonian is singular: look a little above it too
+        levels = (tol, 1e-8, 1e-6, 1e-4) if best <= through * (1 + 1e-6) else (tol,)
+        found = [_crossings(*form, best * (1 + t), real) for form in forms for t in levels]
+        middles = [np.concatenate([_middles(f), f]) for f in found if len(f)]
+        peak, at = max((gain(float(w)), float(w)) for w in np.concatenate([*middles, [where]]))
+        if peak <= best * (1 + tol):
+            # just below a peak the two crossings merge and may leave the axis: climb the rest of the way
+            peak, at = _climb(gain, where, float(np.abs(poles).max()))
+        if peak <= best * (1 + tol):
+            break
+        best, where = peak, at
+    if system.discrete:
+        where = float(np.angle(np.exp(2j * np.arctan(where)) * turn))
+    return best, where
+
+
+def _middles(f: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Arithmetic and geometric means of neighbours: an interval may span ten decades."""
+    return np.concatenate([(f[1:] + f[:-1]) / 2, np.sign(f[1:]) * np.sqrt(np.abs(f[1:] * f[:-1]))])
+
+
+def _climb(gain: Callable[[float], float], w: float, scale: float) -> tuple[float, float]:
+    """A local maximum of `gain` near `w`, by steps on every scale and the vertex of the parabola through three points."""
+    best = gain(w)
+    if np.isinf(w):
+        return best, w
+    for h in (abs(w) + 1e-3 * scale) * 10.0 ** -np.arange(1, 11):
+        left, right = gain(w - h), gain(w + h)
+        bend = left - 2 * best + right
+        vertex = w + (0.5 * h * (left - right) / bend if bend < 0 else 0.0)
+        best, w = max((best, w), (left, w - h), (right, w + h), (gain(vertex), vertex))
+    return best, w
+
+
+def _turn(poles: NDArray[Any]) -> complex:
+    """A rotation of the unit circle after which no pole lies near z = -1, which the bilinear map sends to infinity."""
+    turns = np.exp(1j * np.linspace(0, 2 * np.pi, 17)[:-1])
+    return 1.0 if _reach(poles, 1.0) > 0.3 else max(turns, key=lambda t: _reach(poles, t))
+
+
+def _continuous(g: DenseSystem, turn: complex) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """`g` itself, or in discrete time its image under s = (z - 1) / (z + 1) after the rotation z -> z / turn."""
+    A, B, C, D = g.A, g.B, g.C, g.D
+    if not g.discrete:
+        return A, B, C, D
+    A, B = (A / turn, B / turn) if turn != 1.0 else (A, B)
+    eye = np.eye(len(A))
+    inv = np.linalg.inv(A + eye)
+    return inv @ (A - eye), 2**0.5 * inv @ B, 2**0.5 * C @ inv, D - C @ inv @ B
+
+
+def _reach(poles: NDArray[Any], turn: complex) -> float:
+    return float(np.min(np.abs(poles + turn), initial=2.0))
+
+
+def _crossings(
+    A: NDArray[Any], B: NDArray[Any], C: NDArray[Any], D: NDArray[Any], level: float, real: bool
+) -> NDArray[np.float64]:
+    """Frequencies at which a singular value of the transfer function equals `level`, sorted (with some false ones)."""
+    BH, CH, DH = B.conj().T, C.conj().T, D.conj().T
+    R = level**2 * np.eye(D.shape[1]) - DH @ D
+    RB = np.linalg.solve(R, np.concatenate([DH @ C, BH], axis=1))
+    n = len(A)
+    X, Y = RB[:, :n], RB[:, n:]
+    top = A + B @ X
+    H = np.block([[top, level * B @ Y], [-(CH @ C + CH @ D @ X) / level, -top.conj().T]])
+    w = np.linalg.eigvals(H)
+    # an imaginary eigenvalue comes out with a rounding error of its real part, larger where it is double
+    near = np.abs(w.real) <= 1e-5 * (np.abs(w) + 1e-3 * np.abs(w).max())
+    frequencies = w.imag[near]
+    return np.unique(np.abs(frequencies) if real else frequencies)

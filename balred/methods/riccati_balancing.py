@@ -1,0 +1,139 @@
+r"""Balancing the solutions of Riccati equations, so that truncation keeps what they certify.
+
+LQG balancing serves a plant that is to be controlled, stable or not; bounded-real balancing keeps a system contractive,
+positive-real balancing keeps it passive.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.systems.arrays import ct
+from balred.hankel.spectrum import Spectrum, spectrum_of
+from balred.methods.method import no_bound
+from balred.measures.norms import norm
+from balred.systems.poles import check_stable
+from balred.ranks.rules import a_priori_bound
+from balred.solvers.riccati import dual, inverse_root, observability_factor, stabilising
+from balred.systems.dense_system import DenseSystem
+
+_LQG = "LQG balancing needs a stabilisable and detectable system"
+_PASSIVE = "positive-real balancing needs a strictly passive system, D + D^H > 0 included"
+
+
+def lqg(system: DenseSystem, solver: str | None = None, *, match_dc: bool = False) -> Spectrum:
+    r"""The spectrum of LQG balancing.
+
+    With :math:`R = I+D^HD`, X is the stabilising solution of the control equation
+
+    .. math:: A^HX + XA - (XB+C^HD)R^{-1}(XB+C^HD)^H + C^HC = 0
+
+    (in discrete time its analogue), Y that of the dual, the filter equation; both are balanced instead of the Gramians.
+
+    Notes
+    -----
+    In continuous time the normalised coprime factors of G and :math:`G_k` differ by at most
+    :math:`2\sum_{i>k}\sigma_i/\sqrt{1+\sigma_i^2}`: a controller for :math:`G_k` stabilises G if its margin is larger.
+
+    References
+    ----------
+    E. A. Jonckheere and L. M. Silverman, A new set of invariants for linear systems, IEEE Trans. Automat. Control 28
+    (1983); D. Mustafa and K. Glover, Controller reduction by H-infinity-balanced truncation, ibid. 36 (1991).
+    """
+    return spectrum_of(system, _control_factor(dual(system)), _control_factor(system), match_dc=match_dc)
+
+
+def _control_factor(g: DenseSystem) -> NDArray[np.complex128]:
+    R, S, Q = np.eye(g.B.shape[1]) + ct(g.D) @ g.D, ct(g.C) @ g.D, ct(g.C) @ g.C
+    X = stabilising(g.A, g.B, Q, R, S, g.discrete, _LQG)
+    if g.discrete:
+        F = -np.linalg.solve(R + ct(g.B) @ X @ g.B, ct(g.B) @ X @ g.A + ct(S))
+    else:
+        F = -np.linalg.solve(R, ct(g.B) @ X + ct(S))
+    return observability_factor(g.A + g.B @ F, np.concatenate([g.C + g.D @ F, F]), g.dt)
+
+
+def lqg_bound(sp: Spectrum, k: int) -> NDArray[np.float64]:
+    r""":math:`2\sum_{i>k}\sigma_i/\sqrt{1+\sigma_i^2}` in continuous time; in discrete time none is known."""
+    if sp.system.discrete:
+        return no_bound(sp, k)
+    return a_priori_bound(sp.sigma / np.sqrt(1 + sp.sigma**2), k)
+
+
+def bounded_real(
+    system: DenseSystem, solver: str | None = None, *, gamma: float = 1.0, match_dc: bool = False
+) -> Spectrum:
+    r"""The spectrum of bounded-real balancing: the reduced system has :math:`\|G_k\|_\infty \le \gamma` too.
+
+    For :math:`G/\gamma`, X is the stabilising solution of
+
+    .. math:: A^HX + XA + C^HC + (XB+C^HD)(I-D^HD)^{-1}(XB+C^HD)^H = 0
+
+    (in discrete time its analogue), Y that of the dual.
+
+    Parameters
+    ----------
+    gamma : float, default 1
+        A level above the H-infinity norm of the system.
+
+    References
+    ----------
+    P. C. Opdenacker and E. A. Jonckheere, A contraction mapping preserving balanced reduction scheme and its
+    infinity norm error bounds, IEEE Trans. Circuits Syst. 35 (1988).
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma must be positive, got {gamma}")
+    check_stable(system)
+    peak = float(norm(system, "hinf"))
+    if not peak < gamma:
+        raise ValueError(f"gamma must be above the H-infinity norm of the system, {peak:.6g}, got {gamma}")
+    root = gamma**-0.5
+    g = DenseSystem(system.A, root * system.B, root * system.C, system.D / gamma, system.dt)
+    sp = spectrum_of(system, _contraction_factor(dual(g)), _contraction_factor(g), match_dc=match_dc)
+    # in the units of the error
+    return sp._replace(s=gamma * sp.s, Zp=sp.Zp * gamma**0.5, Zq=sp.Zq * gamma**0.5)
+
+
+def _contraction_factor(g: DenseSystem) -> NDArray[np.complex128]:
+    rule = "bounded-real balancing needs a norm strictly below gamma"
+    R, S = np.eye(g.B.shape[1]) - ct(g.D) @ g.D, ct(g.C) @ g.D
+    X = stabilising(g.A, g.B, ct(g.C) @ g.C, -R, S, g.discrete, rule)
+    if g.discrete:
+        M = inverse_root(R - ct(g.B) @ X @ g.B, rule) @ (ct(g.B) @ X @ g.A + ct(S))
+    else:
+        M = inverse_root(R, rule) @ (ct(g.B) @ X + ct(S))
+    return observability_factor(g.A, np.concatenate([g.C, M]), g.dt)
+
+
+def positive_real(system: DenseSystem, solver: str | None = None, *, match_dc: bool = False) -> Spectrum:
+    r"""The spectrum of positive-real balancing: the reduced system is passive, :math:`G_k+G_k^H \ge 0` on the boundary.
+
+    X is the stabilising solution of
+
+    .. math:: A^HX + XA + (C-B^HX)^H(D+D^H)^{-1}(C-B^HX) = 0
+
+    (in discrete time its analogue), Y that of the dual.
+
+    References
+    ----------
+    U. B. Desai and D. Pal, IEEE Trans. Automat. Control 29 (1984); S. Gugercin and A. C. Antoulas, A survey of model
+    reduction by balanced truncation and some new results, Int. J. Control 77 (2004), section 3.3.
+    """
+    if system.B.shape[1] != len(system.C):
+        raise ValueError(
+            f"a passive system has as many inputs as outputs, got {system.B.shape[1]} inputs and {len(system.C)} outputs"
+        )
+    check_stable(system)
+    return spectrum_of(system, _passive_factor(dual(system)), _passive_factor(system), match_dc=match_dc)
+
+
+def _passive_factor(g: DenseSystem) -> NDArray[np.complex128]:
+    R = g.D + ct(g.D)
+    inverse_root(R, _PASSIVE)
+    X = stabilising(g.A, g.B, np.zeros_like(g.A), -R, -ct(g.C), g.discrete, _PASSIVE)
+    if g.discrete:
+        M = inverse_root(R - ct(g.B) @ X @ g.B, _PASSIVE) @ (g.C - ct(g.B) @ X @ g.A)
+    else:
+        M = inverse_root(R, _PASSIVE) @ (g.C - ct(g.B) @ X)
+    return observability_factor(g.A, M, g.dt)

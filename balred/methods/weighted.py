@@ -1,0 +1,248 @@
+r"""Frequency-weighted balancing: a small error where a weight says that it matters.
+
+:math:`\|W_o(G-G_k)W_i\|` is made small rather than :math:`\|G-G_k\|`.  The Gramians of the cascades :math:`GW_i` and
+:math:`W_oG` say how much of a state's response passes the weights.  Techniques differ in what they make of these
+Gramians, and so in what they keep: two weights may cost Enns's original its stability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.systems import arrays
+from balred.registry.entries import system_of
+from balred.systems.arrays import backend_of, ct, double_precision, to_numpy
+from balred.hankel.spectrum import spectrum_of
+from balred.methods.method import OfSpectrum, Reduced, no_bound
+from balred.measures.norms import norm
+from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
+from balred.ranks.rules import a_priori_bound
+from balred.solvers.riccati import controllability_factor, dual
+from balred.systems.dense_system import DenseSystem, with_leaves
+from balred.methods.truncation import truncate_or_match
+
+Matrix = NDArray[Any]
+Technique: TypeAlias = Literal["enns", "lin_chiu", "wang", "varga_anderson"]
+TECHNIQUES = ("enns", "lin_chiu", "wang", "varga_anderson")
+
+
+@dataclass(frozen=True)
+class Weighted(OfSpectrum):
+    """The spectrum of the weighted Gramians, and the factor of its tail in the error bound (NaN without one)."""
+
+    factor: float
+
+    @property
+    def system(self) -> DenseSystem:
+        """The system that was analysed."""
+        return self.spectrum.system
+
+
+def frequency_weighted(
+    system: DenseSystem,
+    solver: str | None = None,
+    *,
+    left: Any = None,
+    right: Any = None,
+    technique: Technique = "enns",
+    combine: float = 0.0,
+    match_dc: bool = False,
+) -> Weighted:
+    r"""The spectrum of frequency-weighted balancing.
+
+    With a right weight :math:`W_i = (A_w, B_w, C_w, D_w)` the cascade :math:`GW_i` has the Gramian
+
+    .. math::
+        \begin{bmatrix}P_{11}&P_{12}\\P_{21}&P_{22}\end{bmatrix}
+        \quad\text{of}\quad
+        \Bigl(\begin{bmatrix}A&BC_w\\0&A_w\end{bmatrix},\begin{bmatrix}BD_w\\B_w\end{bmatrix}\Bigr),
+
+    from which a technique makes the P that is balanced; Q comes from :math:`W_oG` by duality, and without a weight from
+    the system alone.
+
+    =================  ==============================================================================================
+    "enns"             :math:`P = P_{11}`
+    "lin_chiu"         :math:`P = P_{11}-P_{12}P_{22}^{-1}P_{21}`, of the states that the weight cannot foretell
+    "wang"             P is the Gramian of :math:`(A,\bar B)`, :math:`\bar B = U|S|^{1/2}`, where
+                       :math:`USU^H = -AP_{11}-P_{11}A^H` (in discrete time :math:`P_{11}-AP_{11}A^H`)
+    "varga_anderson"   the same with the positive part of S alone, which stays closer to Enns
+    =================  ==============================================================================================
+
+    Parameters
+    ----------
+    left, right : system, layer, or anything :func:`balred.adapt` reads, optional
+        The weights :math:`W_o`, with as many inputs as the system has outputs, and :math:`W_i`, with as many outputs as
+        it has inputs; stable, of the same time step.  At least one.
+    technique : {"enns", "lin_chiu", "wang", "varga_anderson"}, default "enns"
+    combine : float, default 0
+        In [0, 1]: :math:`P_{11}-\alpha^2P_{12}P_{22}^{-1}P_{21}` takes the place of :math:`P_{11}`.
+    match_dc : bool, default False
+        Singular perturbation instead of truncation.
+
+    Raises
+    ------
+    ValueError
+        No weight, an unstable one, one of the wrong shape or time step; unknown `technique`; `combine` out of range.
+
+    Notes
+    -----
+    The reduced system is stable with one weight, and with two except for "enns".  Where :math:`\bar BK = B` and
+    :math:`L\bar C = C`, which "wang" sees to,
+
+    .. math:: \|W_o(G-G_k)W_i\|_\infty \le 2\,\|W_oL\|_\infty\|KW_i\|_\infty\textstyle\sum_{i>k}\sigma_i .
+
+    Gramians are never squared: the definite forms come from :math:`-AP_{11}-P_{11}A^H = BM^H+MB^H+BD_wD_w^HB^H` with
+    :math:`M = P_{12}C_w^H`, which has low rank.
+
+    References
+    ----------
+    D. F. Enns, Model reduction with balanced realizations: an error bound and a frequency weighted generalization, CDC
+    1984; C.-A. Lin and T.-Y. Chiu, Control Theory Adv. Tech. 8 (1992); G. Wang, V. Sreeram and W. Q. Liu, A new
+    frequency-weighted balanced truncation method and an error bound, IEEE Trans. Automat. Control 44 (1999); A. Varga
+    and B. D. O. Anderson, Accuracy-enhancing methods for balancing-related frequency-weighted model and controller
+    reduction, Automatica 39 (2003) (SLICOT AB09ID with JOBC = JOBO = 'S', or 'E' for "varga_anderson").
+
+    Examples
+    --------
+    >>> import balred
+    >>> g = balred.testing.random_system(8, 1, 1, seed=0)
+    >>> low_pass = balred.ss([[-0.1]], [[0.1]], [[1.0]])
+    >>> balred.reduce(g, 3, method="frequency_weighted", right=low_pass)
+    DenseSystem(states=3, inputs=1, outputs=1, continuous, float64, numpy)
+    """
+    if technique not in TECHNIQUES:
+        raise ValueError(f"technique must be one of {', '.join(TECHNIQUES)}, got {technique!r}")
+    if not 0 <= combine <= 1:
+        raise ValueError(f"combine must be between 0 (Enns) and 1 (Lin and Chiu), got {combine}")
+    if technique == "lin_chiu":
+        if combine not in (0, 1):
+            raise ValueError(f"combine must be left out with technique 'lin_chiu', got {combine}")
+        technique, combine = "enns", 1.0
+    if left is None and right is None:
+        raise ValueError("at least one of the weights left and right must be given, got neither")
+    check_stable(system)
+    p, m = len(system.C), system.B.shape[1]
+    outer = None if left is None else dual(_weight("left weight", left, system, inputs=p))
+    inner = None if right is None else _weight("right weight", right, system, outputs=m)
+    Zp, Bbar = _factor(system, inner, technique, combine)
+    Zq, Cbar = _factor(dual(system), outer, technique, combine)
+    factor = _gain(system.B, Bbar, inner) * _gain(ct(system.C), Cbar, outer)
+    return Weighted(spectrum_of(system, Zp, Zq, match_dc=match_dc), factor)
+
+
+def weighted_bound(state: Weighted, k: int) -> NDArray[np.float64]:
+    r"""The bound of the weighted error, :math:`2\,\|W_oL\|_\infty\|KW_i\|_\infty\sum_{i>k}\sigma_i`."""
+    if np.isnan(state.factor):
+        return no_bound(state.spectrum, k)
+    return np.asarray(state.factor * a_priori_bound(state.sigma, k))
+
+
+def weighted_truncation(state: Weighted, k: int) -> Reduced:
+    """Truncation or singular perturbation; an error where two weights cost the system its stability."""
+    made = truncate_or_match(state.spectrum, k)
+    poles, margin = pole_margin(made[0])
+    if margin.min() < 0:
+        raise UnstableError(
+            f"the reduced system must be stable, got a pole at {complex(poles[np.argmin(margin)]):.4g} at order {k}: two "
+            "weights ask for technique 'lin_chiu', 'wang' or 'varga_anderson', or for another rank"
+        )
+    return made
+
+
+def dense_on_host(name: str, obj: Any) -> DenseSystem:
+    """The one system in `obj`, dense, of NumPy arrays in double precision."""
+    system = system_of(obj)
+    if system.B.ndim > 2:
+        raise ValueError(f"the {name} must be a single system, got a batch of shape {tuple(system.B.shape[:-2])}")
+    be = backend_of(*system.leaves)
+    work = arrays.mapped(system, lambda x: to_numpy(be.stop_gradient(x)))
+    with double_precision(*work.leaves) as wide:
+        return with_leaves(work, wide).to_dense()
+
+
+def check_same_time(name: str, a: DenseSystem, other: str, b: DenseSystem) -> None:
+    """Raise unless the two have the same time step (``True`` stands for any)."""
+    if a.discrete != b.discrete or (True not in (a.dt, b.dt) and a.dt != b.dt):
+        raise ValueError(f"the {name} must have the dt of the {other}, {b.dt}, got {a.dt}")
+
+
+def _weight(
+    name: str, obj: Any, system: DenseSystem, *, inputs: int | None = None, outputs: int | None = None
+) -> DenseSystem:
+    w = dense_on_host(name, obj)
+    for side, wanted, given, of in (
+        ("inputs", inputs, w.B.shape[1], "outputs"),
+        ("outputs", outputs, len(w.C), "inputs"),
+    ):
+        if wanted not in (None, given):
+            raise ValueError(f"the {name} must have as many {side} as the system has {of}, {wanted}, got {given}")
+    check_same_time(name, w, "system", system)
+    poles, margin = pole_margin(w)
+    if margin.min(initial=np.inf) <= marginal_tolerance(w):
+        raise ValueError(f"the {name} must be stable, got a pole at {complex(poles[np.argmin(margin)]):.6g}")
+    return w
+
+
+def _factor(g: DenseSystem, w: DenseSystem | None, technique: str, combine: float) -> tuple[Matrix, Matrix | None]:
+    """Z with P = Z Z^H, and the input matrix of which P is the Gramian, or None where it is of none."""
+    n = g.order
+    if w is None:
+        return controllability_factor(g.A, g.B, g.dt), g.B
+    zero = np.zeros((w.order, n), g.A.dtype)
+    A = np.block([[g.A, g.B @ w.C], [zero, w.A]])
+    Z = controllability_factor(A, np.concatenate([g.B @ w.D, w.B]), g.dt)
+    Z1, Z2 = Z[:n], Z[n:]
+    B1 = _decoupled(g, w, Z1, Z2) if combine else np.zeros((n, 0), Z.dtype)
+    rest = 1 - combine**2
+    if technique == "enns":
+        if not combine:
+            return Z1, None
+        Z0 = controllability_factor(g.A, B1, g.dt)
+        return (Z0, B1) if rest == 0 else (np.concatenate([rest**0.5 * Z1, combine * Z0], axis=1), None)
+    M, S, I = Z1 @ ct(w.C @ Z2), w.D @ ct(w.D), np.eye(g.B.shape[1])
+    if g.discrete:
+        M, S = g.A @ M, S + w.C @ Z2 @ ct(w.C @ Z2)
+    F = np.concatenate([g.B, M, B1], axis=1)
+    J = np.zeros((F.shape[1], F.shape[1]), F.dtype)
+    J[: 2 * len(I), : 2 * len(I)] = rest * np.block([[S, I], [I, 0 * I]])
+    J[2 * len(I) :, 2 * len(I) :] = combine**2 * np.eye(B1.shape[1])
+    Bbar = definite_factor(F, J, positive=technique == "varga_anderson")
+    return controllability_factor(g.A, Bbar, g.dt), Bbar
+
+
+def _decoupled(g: DenseSystem, w: DenseSystem, Z1: Matrix, Z2: Matrix) -> Matrix:
+    r"""The input matrix of which :math:`P_{11}-P_{12}P_{22}^{-1}P_{21}` is the Gramian.
+
+    In the coordinates :math:`x-Xx_w`, :math:`X=P_{12}P_{22}^{-1}`, the cascade has a block-diagonal Gramian.
+    """
+    X = Z1 @ np.linalg.pinv(Z2, rcond=len(Z2) * np.finfo(np.float64).eps) if len(Z2) else np.zeros((g.order, 0))
+    B1: Matrix = g.B @ w.D - X @ w.B
+    if not g.discrete:
+        return B1
+    return np.concatenate([B1, (g.A @ X - X @ w.A + g.B @ w.C) @ Z2], axis=1)
+
+
+def definite_factor(F: Matrix, J: Matrix, *, positive: bool) -> Matrix:
+    r""":math:`U|S|^{1/2}` for :math:`FJF^H = USU^H`, or its part with positive S alone."""
+    Q, R = np.linalg.qr(F)
+    X = R @ J @ ct(R)
+    s, U = np.linalg.eigh((X + ct(X)) / 2)
+    size = np.abs(s)
+    kept = (s if positive else size) > len(s) * np.finfo(np.float64).eps * size.max()
+    return np.asarray(Q @ U[:, kept] * np.sqrt(size[kept]))
+
+
+def _gain(B: Matrix, Bbar: Matrix | None, w: DenseSystem | None) -> float:
+    r"""The norm of :math:`KW_i` with :math:`\bar BK = B`, NaN where there is no such K."""
+    if w is None:
+        return 1.0
+    if Bbar is None:
+        return np.nan
+    K = np.linalg.lstsq(Bbar, B, rcond=None)[0]
+    if np.linalg.norm(Bbar @ K - B) > 1e-9 * np.linalg.norm(B):
+        return np.nan
+    return float(norm(DenseSystem(w.A, w.B, K @ w.C, K @ w.D, w.dt), "hinf"))

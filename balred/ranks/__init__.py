@@ -1,0 +1,9 @@
+"""How many states to keep: rules, bounds, and the budget that layers share.
+
+NumPy only; nothing here knows a system.
+"""
+
+from balred.ranks.budget import Budget
+from balred.ranks.rules import Energy, ErrorBound, Order, RankWarning, Relative, Rule, a_priori_bound, numerical_rank
+
+__all__ = ["Budget", "Energy", "ErrorBound", "Order", "RankWarning", "Relative", "Rule", "a_priori_bound", "numerical_rank"]

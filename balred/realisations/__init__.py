@@ -1,0 +1,2 @@
+"""State spaces made from systems, descriptor systems, sparse ones, and data.
+"""

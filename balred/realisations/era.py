@@ -1,0 +1,298 @@
+r"""Models from measured impulse responses: the eigensystem realisation algorithm.
+
+The Hankel matrix of a system's impulse response is its Hankel operator on a finite window, so a measured response has
+Hankel singular values and balanced coordinates too, and the same rules choose a rank from them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.registry.entries import system_of
+from balred.systems.arrays import double_precision, to_numpy, warn_caller
+from balred.hankel.spectrum import signed
+from balred.systems.checks import check_finite, checked_dt
+from balred.ranks.rules import Order, RankWarning, Rule, choose_order, is_rule
+from balred.reduction.writing_back import check_rank
+from balred.systems.dense_system import DenseSystem, DiagonalSystem, is_discrete, with_leaves
+
+Matrix = NDArray[Any]
+
+
+def markov_parameters(obj: Any, steps: int) -> Matrix:
+    r"""Impulse response of a discrete system.
+
+    .. math:: h_0 = D, \qquad h_k = CA^{k-1}B
+
+    Parameters
+    ----------
+    obj : system, layer, or anything :func:`balred.adapt` reads
+        Discrete, single; stable or not.
+    steps : int
+        How many; at least 1.
+
+    Returns
+    -------
+    ndarray, shape (steps, p, m)
+        In double precision.
+
+    Raises
+    ------
+    ValueError
+        A continuous system, a batch, or `steps` is not a positive integer.
+
+    Examples
+    --------
+    >>> import balred
+    >>> markov_parameters(balred.ss([[0.5]], [[1.0]], [[2.0]], [[3.0]], dt=1), 4).ravel()
+    array([3. , 2. , 1. , 0.5])
+    """
+    system = system_of(obj)
+    if not system.discrete:
+        raise ValueError(f"Markov parameters belong to discrete time, got a continuous system (dt = {system.dt})")
+    if system.B.ndim > 2:
+        raise ValueError(f"a single system is needed, got a batch of shape {tuple(system.B.shape[:-2])}: loop over it")
+    count = _count("steps", steps)
+    doubled = isinstance(system, DiagonalSystem) and system.conjugate
+    with double_precision(*system.leaves) as leaves:
+        first, B, C = (to_numpy(x) for x in with_leaves(system, leaves).leaves)
+    D = to_numpy(system.D)
+    h = np.zeros((count, *D.shape), np.result_type(D, np.float64) if doubled else np.result_type(first, B, C, D))
+    h[0] = D
+    if isinstance(system, DiagonalSystem):
+        powers = np.exp(np.arange(count - 1)[:, None] * first)
+        tail = np.einsum("pn,kn,nm->kpm", C, powers, B, optimize=True)
+        h[1:] = 2 * tail.real if doubled else tail
+        return h
+    for k in range(1, count):
+        h[k] = C @ B
+        B = first @ B
+    return h
+
+
+def markov_from_data(u: Any, y: Any, count: int, *, rest: bool = True) -> Matrix:
+    r"""Markov parameters from measured input and output, by least squares.
+
+    .. math:: y_t \approx \sum_{k<\text{count}} h_k u_{t-k}
+
+    Parameters
+    ----------
+    u : array_like, shape (steps, m) or (steps,)
+    y : array_like, shape (steps, p) or (steps,)
+    count : int
+        How many to find.  What the response holds after them is taken for zero, which biases them unless it has decayed
+        or no input is that old.
+    rest : bool, default True
+        The system is at rest before the data begin.  Otherwise the first ``count - 1`` outputs, which depend on inputs
+        that nobody measured, are left out.
+
+    Returns
+    -------
+    ndarray, shape (count, p, m)
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, values are not finite, or the inputs do not determine that many parameters (too few data, or an
+        input that is not persistently exciting).
+
+    References
+    ----------
+    J.-N. Juang, M. Phan, L. G. Horta and R. W. Longman, Identification of observer/Kalman filter Markov parameters,
+    J. Guidance Control Dyn. 16 (1993), equation (3).
+
+    Examples
+    --------
+    >>> u = [1.0, -1.0, 0.5, 0.0, 2.0]
+    >>> y = [3.0, -1.0, 0.0, 0.5, 6.25]
+    >>> markov_from_data(u, y, 3).ravel()
+    array([3. , 2. , 0.5])
+    """
+    u, y = _series("u", u), _series("y", y)
+    if len(u) != len(y):
+        raise ValueError(f"u and y must have as many steps, got {len(u)} and {len(y)}")
+    count, m = _count("count", count), u.shape[1]
+    shifted = np.zeros((len(u), count, m), u.dtype)
+    for k in range(min(count, len(u))):
+        shifted[k:, k] = u[: len(u) - k]
+    start = 0 if rest else count - 1
+    equations = shifted[start:].reshape(-1, count * m)
+    h, _, rank, _ = np.linalg.lstsq(equations, y[start:], rcond=None)
+    found: Matrix = h.reshape(count, m, -1).transpose(0, 2, 1)
+    if rank < count * m:
+        raise ValueError(
+            f"the inputs must determine {count} Markov parameters of {m} columns, got {len(equations)} equations of "
+            f"rank {rank} for {count * m} unknowns: take fewer, or data with an input that is more varied"
+        )
+    return found
+
+
+def hankel_matrix_hsv(
+    markov: Any, *, rows: int | None = None, columns: int | None = None, stable: bool = False
+) -> NDArray[np.float64]:
+    r"""Singular values of the block Hankel matrix, descending: what :func:`era` chooses a rank from.
+
+    They tend to the Hankel singular values of the system as the window grows beyond its memory.
+
+    Parameters
+    ----------
+    markov, rows, columns, stable
+        As :func:`era`.
+
+    Returns
+    -------
+    ndarray, shape (min(rows * p, columns * m),)
+
+    Examples
+    --------
+    >>> import balred
+    >>> g = balred.ss([[0.5]], [[1.0]], [[1.0]], dt=1)
+    >>> hankel_matrix_hsv(markov_parameters(g, 80))[:2].round(6) + 0.0, balred.hsv(g).round(6)
+    (array([1.333333, 0.      ]), array([1.333333]))
+    """
+    h, rows, columns = _windowed(markov, rows, columns, stable)
+    values: NDArray[np.float64] = np.linalg.svd(_pair(h, rows, columns)[0], compute_uv=False)
+    return values
+
+
+def era(
+    markov: Any,
+    rank: int | Rule,
+    *,
+    dt: float | bool = True,
+    rows: int | None = None,
+    columns: int | None = None,
+    stable: bool = False,
+) -> DenseSystem:
+    r"""A model from an impulse response, by the eigensystem realisation algorithm.
+
+    With the block Hankel matrix :math:`H_{ij} = h_{i+j+1} \approx U\Sigma V^H`, the shifted :math:`H'_{ij} = h_{i+j+2}`,
+    and :math:`L = \Sigma^{-1/2}U^H`, :math:`R = V\Sigma^{-1/2}`,
+
+    .. math::
+        A = LH'R, \qquad B = L\,(\text{first block column of } H), \qquad
+        C = (\text{first block row of } H)\,R, \qquad D = h_0
+
+    Parameters
+    ----------
+    markov : array_like, shape (steps, p, m), or (steps,) for one input and output
+        :math:`h_0 = D, h_1, h_2, \dots`: outputs to a unit impulse (not one of unit area).
+    rank : int or rule
+        The order, or a rule such as ``balred.Energy(0.999)`` for the singular values of H.
+    dt : float or bool, default True
+        The time step in seconds, or True.
+    rows, columns : int, optional
+        Numbers of blocks of H.  By default as many as the data allow, in equal numbers; their product with p and m should
+        exceed the order well where data are noisy.
+    stable : bool, default False
+        The response is over at the end of the data: zeros follow.  The model is then the balanced truncation of the finite
+        response, stable and with its error bound (provided :math:`\sigma_{r+1} < \sigma_r`).
+
+    Returns
+    -------
+    DenseSystem
+        In the balanced coordinates of H, with the largest entry of each row of B positive.  Without `stable` it may be
+        unstable where data are noisy or `rank` cuts what matters.
+
+    Raises
+    ------
+    ValueError
+        Not three axes (or one); fewer than three parameters; NaN; `rows` and `columns` need more data than there are, or are given
+        with `stable`; `rank` is more than the size of H; the response is zero; continuous `dt`.
+
+    Warns
+    -----
+    RankWarning
+        An integer `rank` is beyond the numerical rank of H, which is used instead.
+
+    Notes
+    -----
+    Exact for a system of order n from :math:`h_0, \dots, h_{2n}` or more without noise.
+
+    References
+    ----------
+    B. L. Ho and R. E. Kalman (1966); S.-Y. Kung, A new identification and model reduction algorithm via singular value
+    decompositions, Asilomar 1978 (`stable`); J.-N. Juang and R. S. Pappa, An eigensystem realization algorithm for modal
+    parameter identification and model reduction, J. Guidance Control Dyn. 8 (1985).
+
+    Examples
+    --------
+    >>> g = era([0.0, 1.0, 1.0, 2.0, 3.0], 2)  # Fibonacci
+    >>> np.linalg.eigvals(g.A).round(6)
+    array([ 1.618034, -0.618034])
+    """
+    dt = checked_dt(dt)
+    if not is_discrete(dt):
+        raise ValueError(f"dt must be True or a positive step, since an impulse response is sampled, got {dt!r}")
+    h, rows, columns = _windowed(markov, rows, columns, stable)
+    H, shifted = _pair(h, rows, columns)
+    U, s, Vh = np.linalg.svd(H, full_matrices=False)
+    order = order_of(rank, s)
+    root = np.sqrt(s[:order])
+    p, m = h.shape[1:]
+    L, R = signed((U[:, :order] / root).conj().T, Vh[:order].conj().T / root, H[:, :m])
+    return DenseSystem(L @ shifted @ R, L @ H[:, :m], H[:p] @ R, h[0], dt)
+
+
+def order_of(rank: Any, s: NDArray[np.float64]) -> int:
+    """The order that `rank`, a number or a rule, means for the singular values `s` of data."""
+    if not s.any():
+        raise ValueError("the data must hold a response, got singular values that are all zero")
+    if is_rule(rank):
+        return choose_order(rank, s)
+    order = choose_order(Order(check_rank(rank, len(s))), s)
+    if order < rank:
+        warn_caller(f"rank {rank} is beyond the numerical rank {order} of the data, which is used", RankWarning)
+    return order
+
+
+def _windowed(markov: Any, rows: int | None, columns: int | None, stable: bool = False) -> tuple[Matrix, int, int]:
+    """The parameters, checked, and how many blocks their Hankel matrix has."""
+    h = np.asarray(markov)
+    if h.ndim not in (1, 3) or 0 in h.shape[1:]:
+        raise ValueError(f"markov must have shape (steps, p, m) or (steps,), got {h.shape}")
+    h = h.astype(np.complex128 if np.iscomplexobj(h) else np.float64).reshape(len(h), *(h.shape[1:] or (1, 1)))
+    if len(h) < 3:
+        raise ValueError(f"at least 3 Markov parameters are needed, got {len(h)}")
+    check_finite("markov", h)
+    if stable:
+        if (rows, columns) != (None, None):
+            raise ValueError(f"rows and columns must be left out with stable=True, got {rows} and {columns}")
+        h = np.concatenate([h, np.zeros_like(h[1:])])
+    most = len(h) - 1
+    if rows is None and columns is None:
+        rows = most // 2
+    rows = most - _count("columns", columns) if rows is None else _count("rows", rows)
+    columns = most - rows if columns is None else _count("columns", columns)
+    if rows < 1 or columns < 1 or rows + columns > most:
+        raise ValueError(
+            f"rows and columns must be positive and together at most {most} for {len(h)} Markov parameters, "
+            f"got {rows} and {columns}"
+        )
+    return h, rows, columns
+
+
+def _pair(h: Matrix, rows: int, columns: int) -> tuple[Matrix, Matrix]:
+    """The Hankel matrix and the shifted one."""
+    at = np.arange(rows)[:, None] + np.arange(columns) + 1
+    p, m = h.shape[1:]
+    H, shifted = (h[at + k].transpose(0, 2, 1, 3).reshape(rows * p, columns * m) for k in (0, 1))
+    return H, shifted
+
+
+def _series(name: str, x: Any) -> Matrix:
+    x = np.asarray(x)
+    if x.ndim not in (1, 2) or 0 in x.shape:
+        raise ValueError(f"{name} must have shape (steps, channels) or (steps,), got {x.shape}")
+    series: Matrix = x.astype(np.complex128 if np.iscomplexobj(x) else np.float64).reshape(len(x), -1)
+    check_finite(name, series)
+    return series
+
+
+def _count(name: str, value: Any) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return int(value)

@@ -1,0 +1,167 @@
+r"""Minimal realisations: without the states that inputs do not reach or outputs do not see.
+
+Unlike balanced truncation this asks nothing of the poles.  Dense systems go through the orthogonal staircase, first
+for controllability, then for observability; diagonal systems stay diagonal, by the rank of their residues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.systems import arrays
+from balred.registry.entries import adapt, layers_of, replace_layers
+from balred.systems.arrays import backend_of, is_concrete, to_numpy
+from balred.systems.dense_system import DenseSystem, DiagonalSystem, System
+from balred.systems.units import rescaled
+
+Matrix = NDArray[Any]
+
+
+def minimal(obj: Any, tol: float | None = None) -> Any:
+    r"""Remove uncontrollable and unobservable states.
+
+    Parameters
+    ----------
+    obj : system, layer, model, or anything :func:`balred.adapt` reads
+        Stable or not, continuous or discrete; single systems, no batches.
+    tol : float, optional
+        What is smaller than `tol` times what it is a part of counts as zero; by default ``sqrt(eps)`` for dense systems,
+        in whose staircase rounding errors grow, and ``10 * n * eps`` for diagonal ones.
+
+    Returns
+    -------
+    The same type as `obj`
+        `obj` itself where it is minimal.  A dense system has order 0 where inputs do not reach outputs at all.
+
+    Raises
+    ------
+    ValueError
+        `tol` is not in [0, 1); a batch; a diagonal system of which nothing is left.
+
+    Notes
+    -----
+    The states kept span the range of :math:`[B, AB, A^2B, \dots]`, which is found without these powers: with an
+    orthonormal basis :math:`Q_1` of the range of B, the part of :math:`AQ_j` outside :math:`Q_1, \dots, Q_j` spans
+    :math:`Q_{j+1}`, until nothing (less than `tol` of :math:`AQ_j`) is outside.  The same for :math:`A^H, C^H` then removes what is unobservable.  States
+    are scaled by powers of two beforehand, so that units do not decide about ranks.
+
+    In a diagonal system the states of one pole are replaced by as many as the rank of their residue
+    :math:`\sum_i c_ib_i`.
+
+    References
+    ----------
+    A. Varga, Numerically stable algorithm for standard controllability form determination, Electronics Letters 17
+    (1981); SLICOT TB01PD.
+
+    Examples
+    --------
+    >>> import balred
+    >>> g = balred.ss([[1.0, 0.0, 0.0], [0.0, -2.0, 0.0], [0.0, 0.0, -3.0]], [[1.0], [1.0], [0.0]], [[1.0, 0.0, 1.0]])
+    >>> minimal(g).A
+    array([[1.]])
+    """
+    if tol is not None and not 0 <= tol < 1:
+        raise ValueError(f"tol must be in [0, 1), got {tol}")
+    new = {}
+    for name, layer in layers_of(obj).items():
+        system, rebuild = adapt(layer)
+        smaller = _smaller(system, tol)
+        new[name] = layer if smaller is system else rebuild(smaller)
+    return replace_layers(obj, new)
+
+
+def _smaller(system: System, tol: float | None) -> System:
+    if not is_concrete(*system.leaves):
+        raise TypeError("minimal needs concrete values, got traced arrays")
+    if system.B.ndim > 2:
+        raise ValueError(
+            f"minimal takes a single system, got a batch of shape {tuple(system.B.shape[:-2])}: loop over it"
+        )
+    be = backend_of(system.B)
+    if tol is None:
+        eps = arrays.eps(arrays.real(system.B))
+        tol = 10 * system.order * eps if isinstance(system, DiagonalSystem) else eps**0.5
+    host = arrays.mapped(system, lambda x: _wide(to_numpy(be.stop_gradient(x))))
+    small = minimal_diagonal(host, tol) if isinstance(host, DiagonalSystem) else minimal_realisation(host, tol)
+    if small is host:
+        return system
+    made: System = arrays.mapped(small, lambda x: be.from_numpy(x, like=system.B))
+    return made
+
+
+def _wide(x: Matrix) -> Matrix:
+    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+
+
+def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
+    """A minimal realisation of one dense system of NumPy arrays; `g` itself if it is one."""
+    A, B, C, _ = rescaled(g.A, g.B, g.C)
+    Q = reachable(A, B, tol)
+    A, B, C = Q.conj().T @ A @ Q, Q.conj().T @ B, C @ Q
+    S = reachable(A.conj().T, C.conj().T, tol)
+    if S.shape[1] == g.order:
+        return g
+    S = S[:, ::-1]  # the order of SLICOT's TB01PD: what outputs see first comes last
+    return DenseSystem(S.conj().T @ A @ S, S.conj().T @ B, C @ S, g.D, g.dt)
+
+
+def reachable(A: Matrix, B: Matrix, tol: float) -> Matrix:
+    """Orthonormal basis of the controllable subspace, staircase block after staircase block."""
+    n = len(A)
+    Q = np.zeros((n, 0), np.result_type(A, B))
+    noise = 10 * n * float(np.finfo(np.float64).eps) * float(np.linalg.norm(A))
+    block, floor = B, 0.0
+    while Q.shape[1] < n:
+        size = max(tol * float(np.linalg.norm(block)), floor)
+        for _ in range(2):  # once is not enough where little is left
+            block = block - Q @ (Q.conj().T @ block)
+        U, s, _ = np.linalg.svd(block, full_matrices=False)
+        new = U[:, s > size]
+        if new.shape[1] == 0:
+            break
+        new = new[:, : n - Q.shape[1]]
+        new, _ = np.linalg.qr(new - Q @ (Q.conj().T @ new))
+        Q = np.concatenate([Q, new], axis=1)
+        block, floor = A @ new, noise
+    return Q
+
+
+def minimal_diagonal(g: DiagonalSystem, tol: float) -> DiagonalSystem:
+    """A minimal realisation of one diagonal system of NumPy arrays, diagonal again; `g` itself if it is one."""
+    poles, logs, B, C = g.poles, g.log_poles, g.B, g.C
+    if g.conjugate:  # a state and its conjugate are the same state
+        flip = poles.imag < 0
+        poles, logs = np.where(flip, poles.conj(), poles), np.where(flip, logs.conj(), logs)
+        B, C = np.where(flip[:, None], B.conj(), B), np.where(flip, C.conj(), C)
+    size = np.linalg.norm(B) * np.linalg.norm(C)
+    kept_logs, kept_B, kept_C = [], [], []
+    left = np.arange(len(poles))
+    while len(left):
+        first = poles[left[0]]
+        same = np.abs(poles[left] - first) <= tol * np.abs(first)
+        group, left = left[same], left[~same]
+        U, s, Vh = np.linalg.svd(_residue(C[:, group] @ B[group], g, first), full_matrices=False)
+        rank = int(np.sum(s > tol * size))
+        if rank >= len(group):
+            U, s, Vh, rank = C[:, group], np.ones(len(group)), B[group], len(group)
+        kept_logs += [logs[group[0]]] * rank
+        kept_B.append(np.sqrt(s[:rank, None]) * Vh[:rank])
+        kept_C.append(U[:, :rank] * np.sqrt(s[:rank]))
+    if len(kept_logs) == g.states:
+        return g
+    if not kept_logs:
+        raise ValueError("a diagonal system must keep a state, got one whose inputs do not reach its outputs")
+    B, C = np.concatenate(kept_B), np.concatenate(kept_C, axis=1)
+    dtypes = (g.log_poles.dtype, np.result_type(g.B, g.C))
+    return dataclasses.replace(
+        g, log_poles=np.asarray(kept_logs, dtypes[0]), B=B.astype(dtypes[1]), C=C.astype(dtypes[1])
+    )
+
+
+def _residue(R: Matrix, g: DiagonalSystem, pole: complex) -> Matrix:
+    """The residue itself, or for a real pole of a conjugate system its real part, which is all that counts."""
+    return R.real.astype(R.dtype) if g.conjugate and complex(pole).imag == 0 else R

@@ -1,0 +1,331 @@
+r"""Large sparse systems, which no dense method can take: low-rank Gramian factors, and a dense system from them.
+
+A :class:`SparseSystem` is known to :func:`balred.adapt` by its :attr:`~SparseSystem.compressed` form, the balanced
+truncation to the order beyond which only rounding errors grow.  So every question and every method
+of the library takes it: ``balred.hsv``, ``balred.norm``, ``balred.reduce(sparse, rank, method=...)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.registry.entries import register
+from balred.solvers.adi import AdiInfo, ConvergenceError, low_rank_factors
+from balred.systems.arrays import backend
+from balred.hankel.spectrum import pad, signed
+from balred.systems.checks import check_finite, checked_dt
+from balred.systems.poles import UnstableError
+from balred.ranks.rules import choose_order, is_rule, numerical_rank
+from balred.solvers.smith import smith_factors
+from balred.systems.dense_system import DenseSystem, is_discrete, ss
+
+Matrix = NDArray[Any]
+
+_TRUSTED = 1e-12
+"""Values below this fraction of the largest are left out: the factors do not hold them to any digit."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SparseSystem:
+    r"""A system with sparse state matrices; made by :func:`sparse_system`, which checks them.
+
+    .. math:: E\dot x = Ax + Bu,\quad y = Cx + Du \qquad\text{or}\qquad Ex_{k+1} = Ax_k + Bu_k
+
+    Attributes
+    ----------
+    A : sparse matrix, shape (n, n)
+    B : array, shape (n, m)
+    C : array, shape (p, n)
+    D : array, shape (p, m)
+    E : sparse matrix, shape (n, n), or None
+        Nonsingular; None stands for the identity.
+    dt : float or bool
+    """
+
+    A: Any
+    B: Matrix
+    C: Matrix
+    D: Matrix
+    E: Any = None
+    dt: float | bool = 0
+
+    @property
+    def order(self) -> int:
+        """Number of states n."""
+        return int(self.A.shape[0])
+
+    @property
+    def states(self) -> int:
+        """The order."""
+        return self.order
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the system is discrete in time."""
+        return is_discrete(self.dt)
+
+    @cached_property
+    def _mass(self) -> Any:
+        return backend("numpy").sparse_eye(self.order) if self.E is None else self.E
+
+    @cached_property
+    def compressed(self) -> DenseSystem:
+        """The most accurate dense system of low order, by :func:`reduce_sparse`; computed once."""
+        return reduce_sparse(self)
+
+    def to_dense(self) -> DenseSystem:
+        """The same system with full matrices, for comparisons at small orders."""
+        A, E = self.A.toarray(), self._mass.toarray()
+        if self.E is None:
+            return ss(A, self.B, self.C, self.D, self.dt)
+        return ss(np.linalg.solve(E, A), np.linalg.solve(E, self.B), self.C, self.D, self.dt)
+
+    def __call__(self, s: complex) -> Matrix:
+        """Transfer function ``C (sE - A)^-1 B + D`` at the complex point `s` (or z), from one sparse solve."""
+        lu = backend("numpy").sparse_lu(complex(s) * self._mass - self.A)
+        out: Matrix = self.C @ lu.solve(self.B.astype(np.complex128)) + self.D
+        return out
+
+    def __repr__(self) -> str:
+        time = f"dt={self.dt}" if self.discrete else "continuous"
+        nonzeros = self.A.nnz + (0 if self.E is None else self.E.nnz)
+        return (
+            f"SparseSystem(states={self.order}, inputs={self.B.shape[1]}, outputs={self.C.shape[0]}, {time}, "
+            f"{nonzeros} nonzeros)"
+        )
+
+
+def sparse_system(A: Any, B: Any, C: Any, D: Any = None, E: Any = None, dt: float | bool = 0) -> SparseSystem:
+    """Make a sparse system from its matrices, and check them.
+
+    Parameters
+    ----------
+    A : sparse matrix, shape (n, n)
+        Of ``scipy.sparse``, in any format.
+    B : array_like or sparse, shape (n, m)
+    C : array_like or sparse, shape (p, n)
+    D : array_like, shape (p, m), optional
+        Zero if omitted.
+    E : sparse matrix, shape (n, n), optional
+        The mass matrix, nonsingular; the identity if omitted.
+    dt : float or bool, default 0
+
+    Returns
+    -------
+    SparseSystem
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, a dimension is empty, a value is NaN or infinite.
+
+    Examples
+    --------
+    A rod of 10,000 cells, heated and measured at one end:
+
+    >>> import balred, balred.realisations.sparse, scipy.sparse
+    >>> n = 10_000
+    >>> A = scipy.sparse.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(n, n)) * n**2
+    >>> B = scipy.sparse.csc_matrix(([float(n)], ([0], [0])), shape=(n, 1))
+    >>> rod = balred.realisations.sparse.sparse_system(A, B, B.T)
+    >>> rod
+    SparseSystem(states=10000, inputs=1, outputs=1, continuous, 29998 nonzeros)
+    >>> balred.reduce(rod, balred.ErrorBound(1e-3, relative=True)).states < 20
+    True
+    """
+    host = backend("numpy")
+    A, E = host.sparse_matrix(A), None if E is None else host.sparse_matrix(E)
+    B, C = (np.asarray(x.toarray() if hasattr(x, "toarray") else x) for x in (B, C))
+    B, C = (x.astype(np.complex128 if np.iscomplexobj(x) else np.float64) for x in (B, C))
+    n = A.shape[0]
+    if A.shape[0] != A.shape[1]:
+        raise ValueError(f"A must have shape (n, n), got {A.shape}")
+    if E is not None and E.shape != (n, n):
+        raise ValueError(f"E must have the shape of A, {(n, n)}, got {E.shape}")
+    if B.ndim != 2 or B.shape[0] != n:
+        raise ValueError(f"B must have shape (n, m) with n = {n}, got {B.shape}")
+    if C.ndim != 2 or C.shape[1] != n:
+        raise ValueError(f"C must have shape (p, n) with n = {n}, got {C.shape}")
+    p, m = C.shape[0], B.shape[1]
+    if 0 in (n, m, p):
+        raise ValueError(
+            f"a sparse system must have at least one state, one input and one output, got n = {n}, m = {m}, p = {p}"
+        )
+    D = np.zeros((p, m)) if D is None else np.asarray(D)
+    D = D.astype(np.complex128 if np.iscomplexobj(D) else np.float64)
+    if D.ndim == 0:
+        D = D + np.zeros((p, m))
+    if D.shape != (p, m):
+        raise ValueError(f"D must have shape (p, m) = {(p, m)}, got {D.shape}")
+    for name, x in (("A", A.data), ("B", B), ("C", C), ("D", D), *((("E", E.data),) if E is not None else ())):
+        check_finite(name, x)
+    return SparseSystem(A, B, C, D, E, checked_dt(dt))
+
+
+def gramian_factors_lr(
+    system: SparseSystem, *, tol: float = 1e-14, max_steps: int = 500
+) -> tuple[Matrix, Matrix, AdiInfo]:
+    r"""Low-rank factors of both Gramians of a stable sparse system, by :func:`balred.solvers.adi.low_rank_factors`.
+
+    .. math::
+        AZ_pZ_p^HE^H + EZ_pZ_p^HA^H + BB^H = 0,\quad A^HZ_qZ_q^HE + E^HZ_qZ_q^HA + C^HC = 0 \quad\text{(continuous)}
+
+        AZ_pZ_p^HA^H - EZ_pZ_p^HE^H + BB^H = 0,\quad A^HZ_qZ_q^HA - E^HZ_qZ_q^HE + C^HC = 0 \quad\text{(discrete)}
+
+    The Hankel singular values are those of :math:`Z_q^HEZ_p`.  A discrete system has the Gramians of the continuous one
+    with :math:`A-E,\ A+E,\ \sqrt2B,\ \sqrt2C`, which is as sparse.
+
+    Parameters
+    ----------
+    system : SparseSystem
+    tol : float, default 1e-14
+        For the relative residuals (see :class:`balred.solvers.adi.AdiInfo`).
+    max_steps : int, default 500
+
+    Returns
+    -------
+    Zp, Zq : arrays, shape (n, k)
+        k may differ between the two.
+    info : AdiInfo
+        Steps and measured residuals.
+
+    Raises
+    ------
+    ConvergenceError
+        The residuals did not fall below `tol`; the message says how far they came.
+    UnstableError
+        A pole at the stability boundary was met.
+    ValueError
+        E is singular.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse
+    >>> A = scipy.sparse.diags([-np.arange(1.0, 1001.0)], [0])
+    >>> g = sparse_system(A, np.ones((1000, 1)), np.ones((1, 1000)))
+    >>> Zp, Zq, info = gramian_factors_lr(g)
+    >>> max(info.residuals) < 1e-11
+    True
+    """
+    A, E, B, C = system.A, system._mass, system.B, system.C
+    if system.E is not None:
+        _check_nonsingular(E)
+    if system.discrete:
+        A, E, B, C = (A - E).tocsc(), (A + E).tocsc(), 2**0.5 * B, 2**0.5 * C
+    return low_rank_factors(A, E, B, C, tol=tol, max_steps=max_steps)
+
+
+def _check_nonsingular(E: Any) -> None:
+    try:
+        pivots = np.abs(backend("numpy").sparse_lu(E).U.diagonal())
+    except RuntimeError:
+        pivots = np.zeros(1)
+    if not pivots.min() > len(pivots) * np.finfo(np.float64).eps * pivots.max():
+        raise ValueError(
+            "E must be nonsingular, got one that is singular to working precision: eliminate the algebraic equations "
+            "first (balred.realisations.descriptor.descriptor does it for dense matrices)"
+        )
+
+
+def reduce_sparse(system: SparseSystem, rank: Any = None, *, tol: float = 1e-14, max_steps: int = 500) -> DenseSystem:
+    r"""Balanced truncation of a sparse system from low-rank Gramian factors.
+
+    With :math:`Z_q^HEZ_p = U\Sigma V^H`,
+
+    .. math:: L = \Sigma_1^{-1/2}U_1^HZ_q^H,\quad R = Z_pV_1\Sigma_1^{-1/2},\quad LER = I,\qquad (LAR,\ LB,\ CR,\ D)
+
+    through orthonormal bases of both subspaces.
+
+    Parameters
+    ----------
+    system : SparseSystem
+    rank : int or rule, optional
+        By default the most accurate one: where the tail, which falls with the order, and the effect of rounding errors,
+        which grows, meet.
+    tol, max_steps
+        As :func:`gramian_factors_lr`.
+
+    Returns
+    -------
+    DenseSystem
+        Balanced, as :func:`balred.reduce` gives.
+
+    Raises
+    ------
+    ValueError
+        `rank` is beyond the numerical rank, or nothing to keep: inputs do not reach outputs.
+    ConvergenceError, UnstableError
+        As :func:`gramian_factors_lr`.
+
+    Notes
+    -----
+    The bound :math:`2\sum_{i>k}\sigma_i` sums the values that are known; those that the factors do not hold are below
+    about ``1e-12`` of the largest each.
+
+    References
+    ----------
+    T. Penzl, Algorithms for model reduction of large dynamical systems, Linear Algebra Appl. 415 (2006).
+    """
+    Zp, Zq, _ = gramian_factors_lr(system, tol=tol, max_steps=max_steps)
+    E = system._mass
+    U, s, Vh = np.linalg.svd(Zq.conj().T @ (E @ Zp), full_matrices=False)
+    cap = min(int(numerical_rank(s)), int(np.sum(s > _TRUSTED * s[:1]))) if s.size else 0
+    if cap == 0:
+        raise ValueError(
+            "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
+        )
+    if rank is None:
+        return _most_accurate(system, Zp, Zq, U, s, Vh)
+    k = choose_order(rank, s) if is_rule(rank) else rank
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= cap:
+        raise ValueError(f"rank must be a rule or an integer between 1 and the numerical rank {cap}, got {rank!r}")
+    return _truncated(system, Zp, Zq, U, s, Vh, min(int(k), cap))
+
+
+def _truncated(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix, k: int) -> DenseSystem:
+    Tr, Rr = np.linalg.qr(Zp @ Vh[:k].conj().T)
+    Tl, _ = np.linalg.qr(Zq @ U[:, :k])
+    X = Rr / np.sqrt(s[:k])
+    L = np.linalg.solve(X, np.linalg.solve(Tl.conj().T @ (g._mass @ Tr), Tl.conj().T))
+    L, R = signed(L, Tr @ X, g.B)
+    return DenseSystem(L @ (g.A @ R), L @ g.B, g.C @ R, g.D, g.dt)
+
+
+def _most_accurate(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix) -> DenseSystem:
+    """The truncation with the least error: few states leave a tail, very many amplify rounding errors.
+
+    The projections onto a state of value s_k scale the rounding errors of A by 1/s_k, and the Hankel singular values
+    of the result then differ from those of the factors; their difference and the tail are weighed against each other.
+    """
+    best, least = None, np.inf
+    for k in sorted({int(np.sum(s > t * s[0])) for t in _TRUSTED * 10.0 ** np.arange(7)}):
+        small = _truncated(g, Zp, Zq, U, s, Vh, k)
+        try:
+            with backend("numpy").double_scope():
+                own = np.linalg.svd(_product(*smith_factors(small)), compute_uv=False)
+        except (UnstableError, ArithmeticError):
+            continue
+        missed = float(np.max(np.abs(pad(own, k) - s[:k]))) + 2 * float(np.sum(s[k:]))
+        if missed < least:
+            best, least = small, missed
+    if best is None:
+        raise ConvergenceError(
+            "the truncation of a sparse system must be stable, got an unstable one at every order: the factors are not "
+            "accurate enough, or the system itself is unstable"
+        )
+    return best
+
+
+def _product(Zp: Matrix, Zq: Matrix) -> Matrix:
+    return Zq.conj().T @ Zp
+
+
+@register(SparseSystem)
+def adapt_sparse(obj: SparseSystem) -> tuple[DenseSystem, Any]:
+    """The compressed system; what is made of it stays dense."""
+    return obj.compressed, lambda reduced: reduced

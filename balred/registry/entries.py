@@ -1,0 +1,344 @@
+"""The registry of what can be read as a system and written back, filled lazily.
+
+``adapt(obj)`` reads the operator out of `obj` and returns it with the way back.  Which adapter knows `obj` is found
+by the class names in its MRO; the adapter module of a package is imported when an object of that package first
+arrives, so importing ``balred`` loads no framework.  Other distributions plug in through the entry-point group
+``balred.adapters``: the entry's name is the top-level package of the classes, its value a module that registers.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, TypeVar, overload
+
+from balred.reduction.selective import Selective
+from balred.systems.dense_system import DenseSystem, DiagonalSystem, System
+
+Rebuild = Callable[[Any], Any]
+Adapter = Callable[[Any], tuple[System, Rebuild]]
+Carry = Callable[..., dict[str, Any]]
+Recognises = Callable[[Any], bool]
+T = TypeVar("T")
+A = TypeVar("A", bound=Callable[..., Any])
+
+_LAZY: dict[str, tuple[str, ...]] = {
+    "torch": (
+        "balred.adapters.torch",
+        "balred.adapters.torch.layers.s4d",
+        "balred.adapters.torch.layers.s4",
+        "balred.adapters.torch.layers.mamba",
+        "balred.adapters.torch.layers.attention",
+        "balred.adapters.torch.layers.zamba",
+    ),
+    "LRU_pytorch": ("balred.adapters.torch.layers.lru_pytorch",),
+    "s5": ("balred.adapters.torch.layers.s5",),
+    "equinox": ("balred.adapters.equinox", "balred.adapters.equinox.copies"),
+    "flax": ("balred.adapters.flax", "balred.adapters.flax.nnx", "balred.adapters.flax.mamba"),
+    "control": ("balred.adapters.control",),
+    "pymor": ("balred.adapters.pymor",),
+    "scipy": ("balred.adapters.scipy",),
+    "builtins": ("balred.adapters.parameters",),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is registered for a class: how to read and write it, and how optimizer moments follow a cut.
+
+    A selective layer has a :class:`balred.reduction.selective.Selective`, mostly in place of the operator that it is not.
+    ``settle(model, layer)`` tells the new model around a replaced layer of its size, ``groups(layer)`` how many groups of
+    states are selected from, one by default.
+    """
+
+    adapter: Adapter
+    carry: Carry | None = None
+    selective: Selective | None = None
+    settle: Callable[[Any, Any], None] | None = None
+    groups: Callable[[Any], int] | None = None
+
+
+@dataclass(frozen=True)
+class Container:
+    """How to look into a model: its layers by name, and a copy of it with some of them replaced.
+
+    Checkpoints need its arrays by name too, parameters and buffers (an array that it has in several places is the same
+    object under several names), and a copy of it with other arrays, which may share the rest with the model.
+    """
+
+    layers: Callable[[Any], Mapping[str, Any]]
+    replace: Callable[[Any, Mapping[str, Any]], Any]
+    tensors: Callable[[Any], Mapping[str, Any]] | None = None
+    with_tensors: Callable[[Any, Mapping[str, Any]], Any] | None = None
+
+
+_entries: dict[str, Entry] = {}
+_structures: dict[str, list[tuple[Recognises, Entry]]] = {}
+_containers: dict[str, Container] = {}
+_loaded: set[str] = set()
+
+
+class AdapterNotFound(TypeError):
+    """No adapter knows the type, or a model has no layer that one knows."""
+
+
+@overload
+def register(
+    cls: type | str, *, carry: Carry | None = None, recognises: Recognises | None = None
+) -> Callable[[A], A]: ...
+@overload
+def register(
+    cls: type | str, adapter: Adapter, *, carry: Carry | None = None, recognises: Recognises | None = None
+) -> None: ...
+def register(
+    cls: type | str,
+    adapter: Adapter | None = None,
+    *,
+    carry: Carry | None = None,
+    recognises: Recognises | None = None,
+) -> Any:
+    """Register how objects of `cls` become systems and back.
+
+    Parameters
+    ----------
+    cls : type or str
+        The class, or its qualified name ``"package.module.Class"`` if it should not be imported yet.
+    adapter : callable
+        ``adapter(obj) -> (system, rebuild)``; ``rebuild(system)`` returns a new object of the same type.
+        Omitted: return a decorator.
+    carry : callable, optional
+        Takes optimizer moments through a cut, see ``docs/extending``; without it they are reset.
+    recognises : callable, optional
+        Only those objects of `cls` are meant for which ``recognises(obj)`` is true: a layer that people copy from
+        project to project is known by what it holds, ``register("torch.nn.modules.module.Module", ..., recognises=...)``.
+        It must be quick and must not fail.  Entries for a class itself come first.
+
+    Examples
+    --------
+    >>> import balred
+    >>> class Lag:
+    ...     def __init__(self, poles):
+    ...         self.poles = poles
+    >>> @balred.register(Lag)
+    ... def _(lag):
+    ...     n = len(lag.poles)
+    ...     system = balred.diagonal(lag.poles, B=[[1.0]] * n, C=[[1.0] * n])
+    ...     return system, lambda reduced: Lag(list(reduced.poles.real))
+    >>> balred.hsv(Lag([-1.0, -2.0])).shape
+    (2,)
+    """
+    if adapter is None:
+        return lambda function: (register(cls, function, carry=carry, recognises=recognises), function)[1]
+    register_entry(cls, Entry(adapter, carry), recognises)
+    return None
+
+
+def register_entry(cls: type | str, entry: Entry, recognises: Recognises | None = None) -> None:
+    """Register an :class:`Entry` made by hand; otherwise as :func:`register`."""
+    name = cls if isinstance(cls, str) else _name(cls)
+    if recognises is None:
+        _entries[name] = entry
+    else:
+        _structures.setdefault(name, []).append((recognises, entry))
+
+
+def register_selective(
+    cls: type | str,
+    selective: Selective,
+    *,
+    recognises: Recognises | None = None,
+    settle: Callable[[Any, Any], None] | None = None,
+    groups: Callable[[Any], int] | None = None,
+    adapter: Adapter | None = None,
+) -> None:
+    """Register layers of which states can be selected only; mostly their dynamics depend on their input.
+
+    Parameters
+    ----------
+    cls : type or str
+        As :func:`balred.register`.
+    selective : balred.reduction.selective.Selective
+    recognises : callable, optional
+        Only objects with ``recognises(obj)`` are meant: a layout that packages share, or that people copy, under any name.
+        Entries for a class itself come first.
+    settle : callable, optional
+        ``settle(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
+    groups : callable, optional
+        ``groups(layer)``: how many groups keep states of their own, where it is more than one.
+    adapter : callable, optional
+        As in :func:`balred.register`, for layers that are a linear operator all the same, to look at.
+    """
+    entry = Entry(adapter or _no_operator, selective=selective, settle=settle, groups=groups)
+    register_entry(cls, entry, recognises)
+
+
+def _no_operator(layer: Any) -> Any:
+    raise AdapterNotFound(
+        f"{_name(type(layer))} is selective, its dynamics depend on its input, so it has no linear operator and no Hankel "
+        "singular values: reduce it with balred.reduce(model, rank, calibration=data)"
+    )
+
+
+def register_container(cls: type | str, container: Container) -> None:
+    """Register how to look into models of `cls`."""
+    _containers[cls if isinstance(cls, str) else _name(cls)] = container
+
+
+def container_of(obj: Any) -> Container | None:
+    """How to look into `obj`, or None if it is no model of a registered framework."""
+    return _lookup(type(obj), _containers)
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _load(package: str) -> None:
+    if package in _loaded:
+        return
+    _loaded.add(package)
+    try:
+        for module in _LAZY.get(package, ()):
+            importlib.import_module(module)
+        for point in entry_points(group="balred.adapters"):
+            if point.name == package:
+                point.load()
+    except BaseException:
+        _loaded.discard(package)
+        raise
+
+
+def _lookup(cls: type, table: Mapping[str, T]) -> T | None:
+    for base in cls.__mro__:
+        _load(base.__module__.partition(".")[0])
+        if _name(base) in table:
+            return table[_name(base)]
+    return None
+
+
+def entry_of(obj: Any) -> Entry | None:
+    """The entry of the layer or system type of `obj`, or None."""
+    found = _lookup(type(obj), _entries)
+    if found is None:
+        structures = (s for base in type(obj).__mro__ for s in _structures.get(_name(base), ()))
+        found = next((entry for recognises, entry in structures if recognises(obj)), None)
+    return found
+
+
+def adapt(obj: Any) -> tuple[System, Rebuild]:
+    """Read the operator out of `obj`.
+
+    Parameters
+    ----------
+    obj : system, ``control.StateSpace``, ``scipy.signal`` system, or a layer
+
+    Returns
+    -------
+    system : DenseSystem or DiagonalSystem
+    rebuild : callable
+        ``rebuild(system)`` writes a system of any order into a new object of the type of `obj`.
+
+    Raises
+    ------
+    AdapterNotFound
+        The message names the type and how to register it.
+
+    Examples
+    --------
+    >>> import balred
+    >>> system, rebuild = balred.adapt(balred.ss([[-1.0]], [[1.0]], [[1.0]]))
+    >>> rebuild(system) is system
+    True
+    """
+    if isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return obj, lambda system: system
+    entry = entry_of(obj)
+    if entry is None:
+        raise AdapterNotFound(
+            f"no adapter knows {_name(type(obj))}: register one with balred.register({type(obj).__name__}, adapter), "
+            "where adapter(obj) returns (system, rebuild)"
+        )
+    return entry.adapter(obj)
+
+
+def system_of(obj: Any) -> System:
+    """The system that `obj` is or contains as its only layer."""
+    if isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return obj
+    found = linear_layers_of(obj)
+    if len(found) > 1:
+        raise ValueError(f"one system is needed, got a model with {len(found)} layers: {', '.join(found)}")
+    return adapt(next(iter(found.values())))[0]
+
+
+def layers_of(obj: Any) -> dict[str, Any]:
+    """The layers of a model by name; ``{"": obj}`` if `obj` is a system or a layer itself.
+
+    Lists, tuples and dicts are looked into, so are models of every registered framework.
+    """
+    walked = _walk(obj, "")
+    found = dict(walked)
+    if len(found) < len(walked):
+        names = [name for name, _ in walked]
+        raise ValueError(
+            f"layer names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice"
+        )
+    if not found:
+        raise AdapterNotFound(
+            f"no adapter knows {_name(type(obj))} or any layer in it: register the layer's class with balred.register(cls, adapter)"
+        )
+    return found
+
+
+def linear_layers_of(obj: Any) -> dict[str, Any]:
+    """The layers of a model that have an operator, by name; all of them if none has."""
+    found = layers_of(obj)
+    entries = {name: entry_of(layer) for name, layer in found.items()}
+    return {n: x for n, x in found.items() if (e := entries[n]) is None or e.adapter is not _no_operator} or found
+
+
+def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
+    if isinstance(obj, (DenseSystem, DiagonalSystem)) or entry_of(obj) is not None:
+        return [(path, obj)]
+    container = container_of(obj)
+    prefix = f"{path}." if path else ""
+    if container is not None:
+        return [(prefix + name, layer) for name, layer in container.layers(obj).items()]
+    items = obj.items() if isinstance(obj, dict) else enumerate(obj) if isinstance(obj, (list, tuple)) else ()
+    return [found for key, value in items for found in _walk(value, f"{prefix}{key}")]
+
+
+def replace_layers(obj: Any, new: Mapping[str, Any]) -> Any:
+    """A copy of the model `obj` with the layers called so in :func:`layers_of` replaced."""
+    return _replaced(obj, "", new) if new else obj
+
+
+def _replaced(obj: Any, path: str, new: Mapping[str, Any]) -> Any:
+    if path in new:
+        return new[path]
+    prefix = f"{path}." if path else ""
+    container = container_of(obj)
+    if container is not None:
+        mine = {name[len(prefix) :]: layer for name, layer in new.items() if name.startswith(prefix)}
+        return container.replace(obj, mine) if mine else obj
+    if isinstance(obj, dict):
+        result = copy.copy(obj)
+        result.update({key: _replaced(value, f"{prefix}{key}", new) for key, value in obj.items()})
+        return result
+    if isinstance(obj, (list, tuple)):
+        values = [_replaced(value, f"{prefix}{i}", new) for i, value in enumerate(obj)]
+        return type(obj)(*values) if hasattr(obj, "_fields") else type(obj)(values)
+    return obj
+
+
+def per_layer(obj: Any, function: Callable[[System, Rebuild], T]) -> T | dict[str, T]:
+    """`function` of the system in `obj`, or a dict of its values by layer name for a model with several layers."""
+    if isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return function(*adapt(obj))
+    found = linear_layers_of(obj)
+    if list(found) == [""]:
+        return function(*adapt(obj))
+    return {name: function(*adapt(layer)) for name, layer in found.items()}

@@ -1,0 +1,10 @@
+"""Which states to keep, where data must tell: moments of signals, and sets of states chosen from them.
+
+NumPy only; what a layer is, and how its moments are gathered, is said by the adapters.
+"""
+
+from balred.intraining.reach import Calibration
+from balred.selection.oscillators import refitted
+from balred.selection.selecting import Moments, Selection, select
+
+__all__ = ["Calibration", "Moments", "Selection", "refitted", "select"]

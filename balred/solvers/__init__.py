@@ -1,0 +1,2 @@
+"""Gramian factors: one solver a file, and the table that chooses between them.
+"""

@@ -1,0 +1,169 @@
+r"""Gramians of diagonal systems in closed form, from the logarithms of the poles.
+
+:math:`P_{ij} = (BB^H)_{ij}/(1-\lambda_i\bar\lambda_j)`, written in continuous time; a conjugate system's Gramians are those
+of its real form.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from balred.systems import arrays
+from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
+from balred.solvers.cauchy import cauchy_factor, half_plane, siso_hankel
+from balred.systems.poles import check_stable
+from balred.systems.dense_system import DiagonalSystem
+
+
+def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tuple[Array, Array]:
+    """Factors of both Gramians of a stable diagonal system, in its own precision.
+
+    With one input (one output) by elimination in the Cauchy-like structure, else from the Gramian itself.  `relative`
+    asks for every entry to high relative accuracy, which only the elimination gives.
+    """
+    xp = namespace(system.B)
+    if relative and not is_siso(system):
+        raise ValueError(
+            "solver 'cauchy' takes systems with one input and one output and values that can be looked at, got "
+            f"{system.B.shape[-1]} inputs and {system.C.shape[-2]} outputs"
+        )
+    if not is_concrete(*system.leaves):  # nobody could look at the poles: an unstable member becomes NaN
+        stable = xp.max(arrays.real(system.log_poles), axis=-1) < 0
+        P, Q = (xp.where(stable[..., None, None], G, xp.nan) for G in diagonal_gramians(system))
+        return _gramian_factor(P), _gramian_factor(Q)
+    one_input, one_output = system.B.shape[-1] == 1, system.C.shape[-2] == 1
+    Zp = Zq = None
+    if one_input:
+        Zp = _structured_factor(system, system.log_poles, system.B[..., :, 0], relative)
+    if one_output:
+        Zq = _structured_factor(system, xp.conj(arrays.to_complex(system.log_poles)), ct(system.C)[..., :, 0], relative)
+    if Zp is None or Zq is None:
+        P, Q = diagonal_gramians(system)
+        Zp, Zq = _gramian_factor(P) if Zp is None else Zp, _gramian_factor(Q) if Zq is None else Zq
+    return Zp, Zq
+
+
+def is_siso(system: DiagonalSystem) -> bool:
+    """Whether there is one input and one output, with values that can be looked at."""
+    return system.B.shape[-1] == system.C.shape[-2] == 1 and is_concrete(*system.leaves)
+
+
+def siso_values(system: DiagonalSystem, *, relative: bool = False) -> Array:
+    """Hankel singular values of a stable diagonal system (or a batch) with one input and one output.
+
+    Each to high relative accuracy where `relative`, at several times the cost.
+    """
+    check_stable(system)
+
+    def values(l: Array, b: Array, c: Array) -> Array:
+        M = siso_hankel(l, b, c, discrete=system.discrete, conjugate=system.conjugate, full=relative)
+        xp = namespace(M)
+        if relative:
+            host: Array = backend("numpy").graded_singular_values(to_numpy(M))
+            return backend_of(M).from_numpy(host, like=M, real=True)
+        if arrays.is_complex(M):
+            return xp.linalg.svdvals(M)
+        return xp.sort(xp.abs(xp.linalg.eigvalsh(M)), axis=-1, descending=True)
+
+    leaves = (system.log_poles, system.B[..., :, 0], system.C[..., 0, :])
+    batch = tuple(system.B.shape[:-2])
+    return backend_of(system.B).over_batch(values, batch, *(arrays.to_complex(x) for x in leaves))
+
+
+def _structured_factor(system: DiagonalSystem, log_poles: Array, g: Array, full: bool) -> Array:
+    be = backend_of(system.B)
+
+    def factor(l: Array, g: Array) -> Array:
+        return cauchy_factor(l, g, discrete=system.discrete, conjugate=system.conjugate, full=full)
+
+    batch = tuple(g.shape[:-1])
+    return be.over_batch(factor, batch, arrays.to_complex(log_poles), arrays.to_complex(g))
+
+
+def diagonal_gramians(system: DiagonalSystem) -> tuple[Array, Array]:
+    r"""Gramians in closed form, in the coordinates of :meth:`DiagonalSystem.to_dense`.
+
+    :math:`P = GG^H \circ R` and :math:`\bar Q = HH^H \circ R` with G, H, R of :func:`generators`.
+    """
+    xp = namespace(system.B)
+    g = generators(system)
+    P, Q = ((x @ mirrored(x, system.conjugate)) * g.R for x in (g.G, g.H))
+    if not system.conjugate:
+        return P, xp.conj(Q)
+    return _realified(P), _realified(xp.conj(Q))
+
+
+class Generators(NamedTuple):
+    r"""What the Gramians of a diagonal system are made of, in continuous time.
+
+    Attributes
+    ----------
+    s : array, shape (..., n)
+        Poles, those of discrete time by the bilinear map :math:`s = \tanh(\frac12\log\lambda)`, which leaves Gramians as
+        they are where G and H carry its factors.
+    G, H : arrays, shape (..., n, inputs) and (..., n, outputs)
+        B and the transpose of C, each with that factor.
+    R : array, shape (..., n, n) or (..., n, 2n)
+        :math:`-1/(s_i+\bar s_j)`; of a conjugate system also the columns of the other halves, :math:`-1/(s_i+s_j)`.
+    scale : array, shape (..., n), or None
+        The factor, :math:`(1-s)/\sqrt2`; None in continuous time.
+    """
+
+    s: Array
+    G: Array
+    H: Array
+    R: Array
+    scale: Array | None
+
+
+def generators(system: DiagonalSystem) -> Generators:
+    """The generators of both Gramians of `system`; n numbers need transcendental functions, n^2 only arithmetic."""
+    xp = namespace(system.B)
+    s, G, H = (arrays.to_complex(x) for x in (system.log_poles, system.B, xp.matrix_transpose(system.C)))
+    scale = None
+    if system.discrete:
+        s, scale = half_plane(s, 1.0)
+        G, H = G * scale[..., :, None], H * scale[..., :, None]
+    other = xp.concat([xp.conj(s), s], axis=-1) if system.conjugate else xp.conj(s)
+    return Generators(s, G, H, 1 / ((-s)[..., :, None] + (-other)[..., None, :]), scale)
+
+
+def mirrored(G: Array, conjugate: bool) -> Array:
+    """``G^H``, beside it ``G^T`` for the other halves of a conjugate system's states."""
+    xp = namespace(G)
+    return xp.concat([ct(G), xp.matrix_transpose(G)], axis=-1) if conjugate else ct(G)
+
+
+def _realified(P: Array) -> Array:
+    """Gramian of (x, conj x), given by its upper half, in the coordinates sqrt(2) (Re x, Im x)."""
+    xp = namespace(P)
+    n = int(P.shape[-2])
+    both, between = P[..., :, :n] + P[..., :, n:], P[..., :, :n] - P[..., :, n:]
+    return xp.concat(
+        [
+            xp.concat([xp.real(both), -xp.imag(between)], axis=-1),
+            xp.concat([xp.imag(both), xp.real(between)], axis=-1),
+        ],
+        axis=-2,
+    )
+
+
+def _gramian_factor(P: Array) -> Array:
+    """Square-root factor of a positive semidefinite matrix, scaled to unit diagonal first for its digits."""
+    xp = namespace(P)
+    d = xp.sqrt(xp.maximum(arrays.real(xp.linalg.diagonal(P)), arrays.zeros(arrays.real(P), ())))
+    d = xp.where(d > 0, d, xp.ones_like(d))
+    scaled = P / _as(P, d[..., :, None] * d[..., None, :])
+    return _as(P, d)[..., :, None] * backend_of(P).semidefinite_factor((scaled + ct(scaled)) / 2)
+
+
+def _as(like: Array, x: Array) -> Array:
+    return namespace(x).astype(x, like.dtype)
+
+
+def complexified(G: Array) -> Array:
+    """From the real coordinates sqrt(2) (Re x, Im x) back to the upper half of (x, conj x): the inverse of ``_realified``."""
+    xp = namespace(G)
+    n = int(G.shape[-1]) // 2
+    rr, rs, sr, ss = G[..., :n, :n], G[..., :n, n:], G[..., n:, :n], G[..., n:, n:]
+    return xp.concat([(rr + ss) + 1j * (sr - rs), (rr - ss) + 1j * (sr + rs)], axis=-1) / 2
