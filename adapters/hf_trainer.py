@@ -17,15 +17,15 @@ except ModuleNotFoundError as error:
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 from transformers.training_args import ParallelMode, TrainingArguments
 
-from balred.registry.entries import layers_of
 from balred.adapters.torch.loading import resize_on_load
-from balred.adapters.torch.training.trainers import reducer_later
 from balred.adapters.torch.training.reducer import InTrainingReducer
-from balred.ranks.budget import Budget
-from balred.files.checkpoints import ranks_of
+from balred.adapters.torch.training.trainers import reducer_later
 from balred.intraining.events import scalars_of
-from balred.intraining.policy import Report
+from balred.intraining.report import Report
+from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
+from balred.registry.reading import layers_of
+from balred.registry.sizes import ranks_of
 
 
 class InTrainingReduction(TrainerCallback, ExportableState):

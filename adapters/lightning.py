@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 
-from balred.adapters.torch.training.followers import averaged
 from balred.adapters.torch.loading import resize_on_load
-from balred.adapters.torch.training.trainers import holder, reducer_later
+from balred.adapters.torch.training.followers import averaged
 from balred.adapters.torch.training.reducer import InTrainingReducer
-from balred.ranks.budget import Budget
+from balred.adapters.torch.training.trainers import holder, reducer_later
 from balred.intraining.events import scalars_of
-from balred.intraining.policy import Report
+from balred.intraining.report import Report
+from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
 
 

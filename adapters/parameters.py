@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from balred.layers.lru import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
+from balred.layers.lru_carry import lru_carry_split
+from balred.layers.s5 import s5_parameters, s5_system
+from balred.layers.sampled import Host, input_gain
 from balred.registry.entries import Rebuild, register
 from balred.systems.arrays import Array, backend_of, eye, namespace, to_complex, to_numpy
-from balred.layers.lru import keep_feedthrough, lru_carry_split, lru_parameters, lru_rows, lru_split, lru_system
-from balred.layers.sampled import Host, input_gain, s5_parameters, s5_system
-from balred.systems.dense_system import System
+from balred.systems.leaves import System
 
 SIZES = ("d_hidden", "d_state", "state_dim", "hidden_dim", "states", "N")
 """Attributes in which modules with these parameters keep N."""
@@ -52,7 +54,7 @@ def adapt_lru_parameters(tree: Any) -> tuple[System, Rebuild]:
     Examples
     --------
     >>> import balred, numpy as np
-    >>> from balred.layers.lru import lru_initial
+    >>> from balred.layers.recurrence import lru_initial
     >>> rng = np.random.default_rng(0)
     >>> layer = lru_initial(2, 8, 0.5, 0.99, 3.0, rng.random, lambda *shape: rng.standard_normal(shape))
     >>> small = balred.reduce({"params": {"lru": layer}}, 3)

@@ -20,13 +20,15 @@ from pymor.models.iosys import LTIModel
 from pymor.solvers.matrix_equations.interface import LyapunovSolver, LyapunovSolverLR
 from pymor.solvers.matrix_equations.utils import mat_eqn_sparse_min_size
 
-from balred.registry.entries import adapt, register
-from balred.systems.arrays import backend
 from balred.realisations.descriptor import descriptor
-from balred.solvers.gramians import factors
-from balred.systems.poles import UnstableError
 from balred.realisations.sparse import SparseSystem, gramian_factors_lr, sparse_system
-from balred.systems.dense_system import DenseSystem, System, is_discrete, ss
+from balred.registry.entries import register
+from balred.registry.reading import adapt
+from balred.solvers.gramians import factors
+from balred.systems.arrays import backend
+from balred.systems.dense_system import DenseSystem, is_discrete, ss
+from balred.systems.leaves import System
+from balred.systems.poles import UnstableError
 
 __all__ = ["BalredLyapunovSolver", "BalredLyapunovSolverLR", "adapt_lti", "lti_model"]
 
@@ -148,7 +150,7 @@ class BalredLyapunovSolver(LyapunovSolver):  # type: ignore[misc]
         try:
             Z = _factor(system)
         except UnstableError:
-            out: Matrix = backend("numpy").lyapunov(system.A, system.B @ system.B.conj().T, system.discrete)
+            out: Matrix = backend("scipy").lyapunov(system.A, system.B @ system.B.conj().T, system.discrete)
             return out
         return Z @ Z.conj().T
 

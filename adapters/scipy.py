@@ -8,7 +8,8 @@ import numpy as np
 from scipy import signal
 
 from balred.registry.entries import register
-from balred.systems.dense_system import System, ss
+from balred.systems.dense_system import ss
+from balred.systems.leaves import System
 
 
 def _adapt(obj: Any) -> tuple[System, Any]:

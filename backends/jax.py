@@ -16,7 +16,8 @@ except ModuleNotFoundError as error:  # pragma: no cover - tested in a process w
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from balred.systems.dense_system import DenseSystem, DiagonalSystem
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
 
 Array = Any
 DYNAMIC_SHAPES = False

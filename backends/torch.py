@@ -16,7 +16,8 @@ except ModuleNotFoundError as error:  # pragma: no cover - tested in a process w
     raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[torch]'") from error
 from torch.utils import _pytree
 
-from balred.systems.dense_system import DenseSystem, DiagonalSystem
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
 
 Array = torch.Tensor
 DYNAMIC_SHAPES = True

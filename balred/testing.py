@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.registry.entries import adapt
+from balred.reduction.plan import reduce
+from balred.registry.reading import adapt
 from balred.systems.arrays import backend_of, double_precision, to_numpy
+from balred.systems.dense_system import DenseSystem, ss
+from balred.systems.diagonal_system import DiagonalSystem, diagonal
+from balred.systems.leaves import System, with_leaves
 from balred.systems.poles import check_stable
-from balred.reduction.writing_back import reduce
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System, diagonal, ss, with_leaves
 
 
 def random_system(

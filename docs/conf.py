@@ -11,7 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import balred
 from balred.solvers.gramians import SOLVERS
-from balred.reduction.writing_back import METHODS
+from balred.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,10 +12,10 @@ import numpy as np
 from rich.progress import Progress
 
 import balred
-from balred.registry import layers_of
-from balred.files.checkpoints import ranks_of
 from balred.intraining import Guard
 from balred.ranks import RankWarning
+from balred.registry import layers_of
+from balred.registry.sizes import ranks_of
 from balred.studies.display import show
 from balred.studies.plan import Order, Run
 from balred.studies.provenance import hardware, versions

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 import balred
-from balred.adapters.torch import InTrainingReducer, LRU
+from balred.adapters.torch import LRU, InTrainingReducer
 from balred.intraining.policy import Step
 from balred.systems import DiagonalSystem, System
 

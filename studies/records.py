@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.intraining import Report
-from balred.ranks import Energy
 from balred.measures.stability import Trace
+from balred.ranks import Energy
 from balred.systems import DiagonalSystem
 
 Framework = Literal["torch", "jax"]

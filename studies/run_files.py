@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from balred.intraining import EventLog
-from balred.intraining import Cut, Report
 from balred.files.replacing import replacing
+from balred.intraining import Cut, EventLog, Report
 from balred.studies.records import Point, RunRecord, Schedule, Snapshot
 from balred.systems import DiagonalSystem
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balred.ranks import Rule
 from balred.files.replacing import replacing
 from balred.measures.stability import Trace, trace
+from balred.ranks import Rule
 from balred.studies.demo import spread
 from balred.studies.records import RunRecord, Schedule
 from balred.studies.run_files import RunFolder

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 import balred
-from balred.registry import layers_of
 from balred.adapters.torch.training.followers import random_states, set_random_states
-from balred.files.checkpoints import ranks_of
-from balred.intraining import Guard, Report
 from balred.files.replacing import replacing
-from balred.intraining.reach import Calibration, is_selective
+from balred.intraining import Guard, Report
+from balred.registry import layers_of
+from balred.registry.reading import is_selective
+from balred.registry.sizes import ranks_of
+from balred.selection import Calibration
 from balred.studies.models_torch import Classifier
 from balred.studies.plan import Run
 from balred.studies.published import by_halves, reducer_for

@@ -10,8 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from balred.ranks import Budget
-from balred.ranks import Energy, Order, Rule
+from balred.ranks import Budget, Energy, Order, Rule
 from balred.studies.records import Schedule
 
 TaskName = Literal[

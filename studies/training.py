@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import balred
-from balred.registry import layers_of
-from balred.systems.arrays import to_numpy
 from balred.intraining import Report
+from balred.registry import layers_of
 from balred.studies.data import Digits, batches
 from balred.studies.records import Point, RunRecord, Snapshot, Stopwatch
 from balred.systems import DiagonalSystem
+from balred.systems.arrays import to_numpy
 
 _EVERY = 20
 """Steps between two events: each waits for the device, so not every step makes one."""

@@ -18,7 +18,7 @@ from flax.training.train_state import TrainState
 
 from balred.adapters import equinox, flax
 from balred.adapters.flax import nnx as flax_nnx
-from balred.layers.lru import lru_initial, lru_output
+from balred.layers.recurrence import lru_initial, lru_output
 
 WIDTH, STATES = 2, 12
 LAYERS = ("first", "second")

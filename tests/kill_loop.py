@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 import balred
+from balred.adapters.torch import LRU, InTrainingReducer
 from balred.adapters.torch.training import reducer as torch_training
-from balred.adapters.torch import InTrainingReducer, LRU
 from balred.intraining import Guard
 
 STEPS = 20

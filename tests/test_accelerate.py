@@ -12,7 +12,7 @@ from balred.intraining import Guard
 accelerate = pytest.importorskip("accelerate")
 import torch  # noqa: E402
 
-from balred.adapters.torch import InTrainingReducer, LRU  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer  # noqa: E402
 
 RULE = balred.Energy(0.9)
 STEPS = 12

@@ -13,10 +13,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.0")
 
 import balred  # noqa: E402
-from balred.registry.entries import entry_of
-from balred.registry import layers_of  # noqa: E402
 from balred.adapters.torch import InTrainingReducer  # noqa: E402
 from balred.adapters.torch.layers.attention import settle  # noqa: E402
+from balred.registry import layers_of  # noqa: E402
+from balred.registry.entries import entry_of
 
 NAMES = ["backbone.blocks.0.mlstm_layer", "backbone.blocks.1.mlstm_layer"]
 BIAS = pytest.mark.parametrize("bias", [False, True], ids=["", "biases"])

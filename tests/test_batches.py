@@ -14,8 +14,8 @@ from numpy.testing import assert_allclose
 from tables import BATCHED, LIBRARIES, Backend
 
 import balred
-from balred.systems import arrays, batches
 from balred.reduction.analysis import analyses
+from balred.systems import arrays, batches
 
 KINDS = ("dense", "diagonal", "conjugate")
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -258,9 +258,9 @@ def test_one_unstable_layer_does_not_spoil_the_others():
 
 def test_one_solve_for_all_layers_of_a_shape(monkeypatch):
     """A check in training asks the solver once for each shape."""
-    from balred.reduction import analysis as hankel
     from balred.intraining import Policy
-    from balred.intraining.policy import decide
+    from balred.intraining.decide import decide
+    from balred.reduction import analysis as hankel
 
     calls = []
     prepare = hankel.Analysis._prepare

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import balred
-from balred.registry import layers_of
 from balred.files.tensors import Tensor, read_tensors, write_tensors
+from balred.registry import layers_of
 
 torch = pytest.importorskip("torch")
 

@@ -170,7 +170,7 @@ def test_method_options(plant: Path, tmp_path: Path) -> None:
     g = load(plant).system
     out = as_json("reduce", plant, "--order", "4", "--method", "stochastic", "--option", "beta=0.5")
     assert out["bound"] == pytest.approx(balred.analyze(g, method="stochastic", beta=0.5).bound(4), rel=1e-9)
-    assert out["bounds"] == balred.reduction.writing_back.METHODS["stochastic"].bounds
+    assert out["bounds"] == balred.methods.METHODS["stochastic"].bounds
     small = tmp_path / "small.npz"
     run("reduce", plant, "--order=4", "--method=left_coprime", "--option=factorization=normalized", "-o", small)
     want = balred.reduce(g, 4, method="left_coprime", factorization="normalized")
@@ -295,7 +295,7 @@ def test_conjugate_systems(tmp_path: Path) -> None:
 
 def test_methods() -> None:
     table = as_json("methods")
-    assert list(table) == list(balred.reduction.writing_back.METHODS)
+    assert list(table) == list(balred.methods.METHODS)
     assert table["stochastic"]["options"] == {"beta": 0.0, "match_dc": False}
     assert table["positive_real"]["bounds"] is None
     assert (table["stochastic"]["required"], table["time_limited"]["required"]) == ([], ["horizon"])

@@ -15,7 +15,7 @@ from tables import Backend, Library
 
 import balred
 from balred.intraining import Policy
-from balred.intraining.policy import decide
+from balred.intraining.decide import decide
 
 LIBRARIES = [
     Library(b, "float32" if b is Backend.JAX else "float64") for b in (Backend.NUMPY, Backend.TORCH_GRAD, Backend.JAX)

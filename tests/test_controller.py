@@ -9,8 +9,8 @@ from tables import frequencies, gains
 
 import balred
 from balred.reduction.controllers import loop_weights, reduce_controller, reduce_observer_controller
-from balred.measures.norms import difference
 from balred.solvers.riccati import stabilising
+from balred.systems.parts import difference
 
 TIMES = pytest.mark.parametrize("dt", [0, 1])
 SEEDS = pytest.mark.parametrize("seed", range(4))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import balred
-from balred.realisations.era import era, hankel_matrix_hsv, markov_from_data, markov_parameters
+from balred.realisations.era import era, hankel_matrix_hsv
+from balred.realisations.markov import markov_from_data, markov_parameters
 
 POINTS = (1.0, -1.0, np.exp(0.7j), 1.3 * np.exp(2.1j))
 

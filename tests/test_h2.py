@@ -14,9 +14,8 @@ from numpy.testing import assert_allclose
 from tables import SINGLE, each_single
 
 import balred
-from balred.methods import h2_optimal, h2_step
+from balred.methods import METHODS, h2_optimal, h2_step
 from balred.methods.h2_optimal import ConvergenceWarning, h2_spectrum
-from balred.reduction.writing_back import METHODS
 from balred.solvers.resolvents import DiagonalResolvent, resolvent
 
 each_h2 = pytest.mark.parametrize("method", ["irka", "tsia"])
@@ -24,7 +23,7 @@ each_h2 = pytest.mark.parametrize("method", ["irka", "tsia"])
 
 def h2_error(g, small):
     """H2 norm of the difference of the strictly proper parts, of dense forms: closed-form Gramians would lose digits."""
-    d = balred.measures.norms.difference(g.to_dense(), small.to_dense())
+    d = balred.systems.parts.difference(g.to_dense(), small.to_dense())
     return float(balred.norm(dataclasses.replace(d, D=0 * d.D), "h2"))
 
 
@@ -171,7 +170,9 @@ def test_second_order_by_a_general_optimiser(method, dt, seed):
 
 def begun(g, k):
     state = h2_spectrum(g)
-    now = h2_step.evaluated(state.target, balred.hankel.spectrum.projected(state.spectrum, k)[0], h2_optimal._schur_vectors)
+    now = h2_step.evaluated(
+        state.target, balred.hankel.projections.projected(state.spectrum, k)[0], h2_optimal._schur_vectors
+    )
     assert now is not None
     return state, now
 
@@ -318,7 +319,7 @@ def test_diagonal_systems_are_iterated_pole_by_pole(kind, monkeypatch):
             return original(x, *rest, **options)
 
         monkeypatch.setattr(np.linalg, name, watched)
-    start = balred.hankel.spectrum.projected(state.spectrum, 4)[0]
+    start = balred.hankel.projections.projected(state.spectrum, 4)[0]
     largest.clear()  # the analysis and its truncation are not the iteration
     now = h2_step.evaluated(state.target, start, h2_optimal._eigenvectors)
     h2_optimal._iterated(state, now, h2_optimal._eigenvectors)

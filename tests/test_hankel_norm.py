@@ -9,7 +9,8 @@ from tables import frequencies, gains
 from test_truth import plant  # noqa: F401  (fixture)
 
 import balred
-from balred.hankel.spectrum import projected, spectrum
+from balred.hankel.projections import projected
+from balred.hankel.spectrum import spectrum
 from balred.methods.hankel_norm import bilinear, optimal
 
 CASES = pytest.mark.parametrize(

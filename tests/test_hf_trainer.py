@@ -15,7 +15,7 @@ pytest.importorskip("accelerate")
 import torch  # noqa: E402
 
 from balred.adapters.hf_trainer import InTrainingReduction  # noqa: E402
-from balred.adapters.torch import InTrainingReducer, LRU, resize_on_load  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer, resize_on_load  # noqa: E402
 
 RULE = balred.Energy(0.9)
 STEPS = 12

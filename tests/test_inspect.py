@@ -12,10 +12,10 @@ import pytest
 from test_cli_systems import as_json, run
 
 import balred
-from balred.registry import layers_of
-from balred.files.opening import open_checkpoint
 from balred.files.families import find_layers
 from balred.files.inspecting import TAUS, inspect
+from balred.files.opening import open_checkpoint
+from balred.registry import layers_of
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")

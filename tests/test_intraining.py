@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import balred
-from balred.intraining.exchange import together
 from balred.intraining import Guard, Policy, PolicyState, Report
-from balred.intraining.policy import decide
+from balred.intraining.decide import decide
+from balred.intraining.exchange import together
 from balred.testing import random_system
 
 RULE = balred.Energy(0.9)

@@ -37,8 +37,7 @@ import balred
 from balred.adapters import equinox, flax
 from balred.adapters.flax import nnx as flax_nnx
 from balred.adapters.jax.trees import names_of
-from balred.intraining import EventLog
-from balred.intraining import Guard
+from balred.intraining import EventLog, Guard
 
 RULE = balred.Energy(0.9)
 POLICY: dict[str, Any] = {"rule": RULE, "window": (0, 6), "attempts": 2}

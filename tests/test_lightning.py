@@ -16,7 +16,7 @@ import torch  # noqa: E402
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint  # noqa: E402
 
 from balred.adapters.lightning import InTrainingReduction  # noqa: E402
-from balred.adapters.torch import InTrainingReducer, LRU, resize_on_load  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer, resize_on_load  # noqa: E402
 
 RULE = balred.Energy(0.9)
 STEPS = 12

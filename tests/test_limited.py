@@ -10,9 +10,9 @@ from numpy.testing import assert_allclose
 from tables import frequencies, gains
 
 import balred
-from balred.systems.arrays import ct
 from balred.methods.limited import frequency_limited, limited_gramians, time_limited
 from balred.solvers.windows import band_factors, time_factors
+from balred.systems.arrays import ct
 
 TIMES = pytest.mark.parametrize("dt", [0, 0.5])
 FIELDS = pytest.mark.parametrize("complex", [False, True])
@@ -230,7 +230,7 @@ def test_error_in_the_band_is_smaller_than_that_of_truncation(band, rank, stable
     plain = balred.reduce(g, rank)
 
     def worst(h):
-        return gains(balred.measures.norms.difference(g, h), points).max()
+        return gains(balred.systems.parts.difference(g, h), points).max()
 
     assert worst(limited) < 0.1 * worst(plain)
 
@@ -244,7 +244,7 @@ def test_error_in_the_window_is_smaller_than_that_of_truncation(horizon, rank):
     plain = balred.reduce(g, rank)
 
     def energy(h):
-        e = balred.measures.norms.difference(g, h)
+        e = balred.systems.parts.difference(g, h)
         return scipy.integrate.quad(lambda t: ((e.C @ scipy.linalg.expm(e.A * t) @ e.B) ** 2).item(), 0, horizon)[0]
 
     assert energy(limited) < 0.1 * energy(plain)
@@ -272,7 +272,7 @@ def test_the_modified_methods_keep_their_bound(dt, complex, match_dc, method):
     for k in range(2, 8):
         small = a.reduce(k)
         assert np.isfinite(a.bound(k))
-        assert gains(balred.measures.norms.difference(g, small), frequencies(g)).max() <= a.bound(k) * (1 + 1e-9) + 1e-9
+        assert gains(balred.systems.parts.difference(g, small), frequencies(g)).max() <= a.bound(k) * (1 + 1e-9) + 1e-9
         if match_dc:
             z = 1.0 if dt else 0.0
             assert_allclose(small(z), g(z), rtol=1e-7, atol=1e-7)
@@ -304,7 +304,7 @@ def test_unstable_systems_within_a_window_are_reduced_whole(dt):
     g, horizon = unstable(dt), 4
 
     def energy(small):
-        e = balred.measures.norms.difference(g, small)
+        e = balred.systems.parts.difference(g, small)
         return np.trace(e.C @ limited_gramians(e, horizon=horizon)[0] @ e.C.T)
 
     for rank in (3, 4, 5):

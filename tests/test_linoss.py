@@ -13,8 +13,8 @@ eqx = pytest.importorskip("equinox")
 import jax.numpy as jnp  # noqa: E402
 
 import balred  # noqa: E402
-from balred.registry import AdapterNotFound  # noqa: E402
 from balred.layers.linoss import recurrence  # noqa: E402
+from balred.registry import AdapterNotFound  # noqa: E402
 from balred.selection.oscillators import HORIZON, response_gram  # noqa: E402
 from balred.testing import simulate  # noqa: E402
 

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from tables import frequencies, gains
 
 import balred
-from balred.reduction.writing_back import METHODS
+from balred.methods import METHODS
 
 WEIGHT = {0: balred.ss([[-2.0]], [[1.0]], [[1.0]], [[0.5]]), 1: balred.ss([[0.3]], [[1.0]], [[1.0]], [[0.5]], 1)}
 DOCS = Path(__file__).parent.parent / "docs"
@@ -87,7 +87,7 @@ def test_bounds_of_the_error_hold(method, dt):
     for k in range(1, 8):
         bound = a.bound(k)
         if np.isfinite(bound):
-            worst = gains(balred.measures.norms.difference(g, a.reduce(k)), frequencies(g, 200)).max()
+            worst = gains(balred.systems.parts.difference(g, a.reduce(k)), frequencies(g, 200)).max()
             assert worst <= bound * (1 + 1e-9) + 1e-10
 
 

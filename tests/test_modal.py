@@ -9,7 +9,7 @@ from tables import frequencies
 
 import balred
 from balred.methods.modal import modes
-from balred.systems.parts import frequency_separation, stable_unstable
+from balred.realisations.separation import frequency_separation, stable_unstable
 
 TIMES = pytest.mark.parametrize("dt", [0, 0.5])
 SEEDS = pytest.mark.parametrize("seed", range(4))

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from tables import CASES, SINGLE, each_case, each_single, frequencies, gains, members, skip_without
 
 import balred
-from balred.measures.norms import hinf_peak
+from balred.measures.hinf import hinf_peak
 from balred.systems.parts import join
 
 

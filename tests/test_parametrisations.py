@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import balred
+from balred.layers.lru import LRU_NAMES, lru_join, lru_parameters, lru_rows, lru_split, lru_system
+from balred.layers.lru_carry import lru_carry
 from balred.reduction import Analysis
-from balred.layers.lru import LRU_NAMES, lru_carry, lru_join, lru_parameters, lru_rows, lru_split, lru_system
 from balred.testing import random_system, simulate
 
 
@@ -154,7 +155,7 @@ def test_carried_gradients_are_exact_for_the_poles_too_when_states_are_only_renu
     old = layer_of(system)
     order = np.array([2, 0, 3, 1])
     V = np.eye(4)[:, order].astype(complex)
-    change = balred.reduction.diagonalisation.Change(V, np.zeros_like(V), V.T, np.zeros_like(V))
+    change = balred.systems.coordinates.Change(V, np.zeros_like(V), V.T, np.zeros_like(V))
     new = {k: (v[:, order] if k == "C" else v[order]) for k, v in old.items()}
     u = np.random.default_rng(6).standard_normal((10, 2))
     moved, want = lru_carry(old, new, gradient(old, u), change, 1), gradient(new, u)

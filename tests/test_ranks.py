@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 import balred
 from balred.ranks import Energy, ErrorBound, Order, Relative, a_priori_bound, numerical_rank
-from balred.ranks.rules import choose_order
+from balred.ranks.choosing import choose_order
 
 S = np.array([8.0, 1.5, 0.4, 0.1])  # sum 10: cumulative shares .80, .95, .99, 1
 

@@ -20,7 +20,7 @@ def test_traces_in_jax() -> None:
     import jax
     import jax.numpy as jnp
 
-    from balred.adapters.equinox import InTrainingReducer, LRU
+    from balred.adapters.equinox import LRU, InTrainingReducer
 
     model = LRU(1, 32, key=jax.random.key(0))
     optimizer = optax.adamw(1e-2)
@@ -62,7 +62,7 @@ def test_graphs_in_pytorch() -> None:
     torch = pytest.importorskip("torch")
     from torch._dynamo.testing import CompileCounter
 
-    from balred.adapters.torch import InTrainingReducer, LRU
+    from balred.adapters.torch import LRU, InTrainingReducer
 
     torch._dynamo.reset()
     layer = LRU(1, 32, generator=torch.Generator().manual_seed(0))

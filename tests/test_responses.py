@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import balred
-from balred.measures.norms import hinf_peak
+from balred.measures.hinf import hinf_peak
 from balred.measures.responses import frequency_grid, frequency_response
 
 

@@ -10,10 +10,10 @@ from tables import frequencies
 from test_coprime import unstable
 
 import balred
-from balred.systems.arrays import ct
 from balred.methods.coprime import left_factors
-from balred.solvers.riccati import dual
 from balred.methods.riccati_balancing import bounded_real
+from balred.solvers.riccati import dual
+from balred.systems.arrays import ct
 
 TIMES = pytest.mark.parametrize("dt", [0, 1])
 MATCH = pytest.mark.parametrize("match_dc", [False, True])

@@ -17,9 +17,9 @@ from test_dplr import legs
 torch = pytest.importorskip("torch")
 
 import balred  # noqa: E402
-from balred.registry.entries import entry_of
-from balred.registry import layers_of  # noqa: E402
 from balred.adapters.torch import InTrainingReducer  # noqa: E402
+from balred.registry import layers_of  # noqa: E402
+from balred.registry.entries import entry_of
 from balred.testing import simulate  # noqa: E402
 
 nn = torch.nn

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import balred
-from balred.layers.sampled import continuous_poles, input_gain, s4d_parameters, s4d_system, s5_parameters, s5_system, sampled_poles
+from balred.layers.s4d import s4d_parameters, s4d_system
+from balred.layers.s5 import s5_parameters, s5_system
+from balred.layers.sampled import continuous_poles, input_gain, sampled_poles
 from balred.testing import random_system, simulate
 
 RULES = ("zoh", "bilinear")

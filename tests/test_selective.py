@@ -15,13 +15,13 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import balred  # noqa: E402
-from balred.registry import AdapterNotFound
-from balred.registry.entries import entry_of  # noqa: E402
 from balred.adapters.torch.layers.mamba import _mamba1, _mamba2  # noqa: E402
 from balred.adapters.torch.layers.signals import Accumulator  # noqa: E402
-from balred.selection import Moments, refitted, select
-from balred.selection.selecting import elimination, spectrum  # noqa: E402
 from balred.reduction import CalibrationWarning  # noqa: E402
+from balred.registry import AdapterNotFound
+from balred.registry.entries import entry_of  # noqa: E402
+from balred.selection import Moments, refitted, select
+from balred.selection.elimination import elimination, spectrum  # noqa: E402
 
 WIDTH, CHANNELS, STATES, TOKENS = 6, 8, 5, 20
 
@@ -430,7 +430,7 @@ def test_other_modules_are_not_taken_for_mamba() -> None:
 
 
 def test_linear_layers_beside_selective_ones_are_served_as_before(data: Any) -> None:
-    from balred.adapters.torch import InTrainingReducer, LRU
+    from balred.adapters.torch import LRU, InTrainingReducer
 
     torch.manual_seed(0)
     model = nn.Sequential(LRU(WIDTH, 12), Mamba())

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import balred
-from balred.ranks import Budget
 from balred.intraining import Guard
-from balred.intraining.reach import Calibration
+from balred.ranks import Budget
+from balred.selection import Calibration
 
 torch = pytest.importorskip("torch")
 mambapy = pytest.importorskip("mambapy.mamba")
-from balred.adapters.torch import InTrainingReducer, LRU, resize_on_load  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer, resize_on_load  # noqa: E402
 
 RULE = balred.Order(5)
 

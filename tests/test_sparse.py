@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import balred
-from balred.solvers.adi import ConvergenceError
 from balred.realisations.sparse import gramian_factors_lr, reduce_sparse, sparse_system
+from balred.solvers.adi import ConvergenceError
 
 
 def rod(n):

@@ -14,7 +14,16 @@ from numpy.testing import assert_allclose
 from tables import SINGLE, Backend, Library
 
 import balred
-from balred.measures.stability import principal_angles, rank_correlation, rank_drift, settled, tail_energy, trace, track, weyl_bound
+from balred.measures.stability import (
+    principal_angles,
+    rank_correlation,
+    rank_drift,
+    settled,
+    tail_energy,
+    trace,
+    track,
+    weyl_bound,
+)
 
 vectors = st.integers(2, 20).flatmap(
     lambda n: st.tuples(*[st.lists(st.integers(0, 2**20), min_size=n, max_size=n, unique=True)] * 2)

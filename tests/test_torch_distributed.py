@@ -16,15 +16,14 @@ from typing import Any
 import pytest
 
 import balred
-from balred.intraining import EventLog
-from balred.intraining import Guard
+from balred.intraining import EventLog, Guard
 
 torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
 from processes import in_processes  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel as DDP  # noqa: E402
 
-from balred.adapters.torch import InTrainingReducer, LRU  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer  # noqa: E402
 
 RULE, STEPS, WINDOW = balred.Energy(0.9), 12, (0, 8)
 Run = dict[str, Any]

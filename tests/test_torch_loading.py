@@ -11,7 +11,7 @@ import balred
 from balred.registry import AdapterNotFound
 
 torch = pytest.importorskip("torch")
-from balred.adapters.torch import InTrainingReducer, LRU, resize_on_load  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer, resize_on_load  # noqa: E402
 
 
 def lru() -> Any:

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 import balred
-from balred.intraining import EventLog
-from balred.intraining import Guard, Policy
+from balred.intraining import EventLog, Guard, Policy
 
 torch = pytest.importorskip("torch")
-from balred.adapters.torch import InTrainingReducer, LRU  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer  # noqa: E402
 
 RULE = balred.Energy(0.9)
 
@@ -89,8 +88,8 @@ def test_an_average_follows_by_the_same_transformation_to_second_order() -> None
     The live layer holds every state twice, so the cut to half its order loses nothing; the average's copies differ.
     """
     from balred.intraining.averages import follow
-    from balred.reduction.analysis import analyze
     from balred.intraining.policy import Step
+    from balred.reduction.analysis import analyze
 
     layer = doubled(LRU(2, 6, generator=torch.Generator().manual_seed(3)).double())
     a = analyze(layer)

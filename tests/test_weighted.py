@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose
 from tables import frequencies, gains
 
 import balred
-from balred.systems.arrays import ct
 from balred.methods.weighted import TECHNIQUES, frequency_weighted
+from balred.systems.arrays import ct
 
 TIMES = pytest.mark.parametrize("dt", [0, 1])
 SEEDS = pytest.mark.parametrize("seed", range(4))
@@ -243,7 +243,7 @@ def test_bound_of_wang(seed, dt, sides, match_dc, combine):
     g, w = random(seed, 7, 2, 3, dt), weights(seed, sides, 2, 3, dt)
     a = balred.analyze(g, **METHOD, **w, technique="wang", match_dc=match_dc, combine=combine)
     for k in range(1, 7):
-        worst = weighted_gains(balred.measures.norms.difference(g, a.reduce(k)), w, frequencies(g, 100)).max()
+        worst = weighted_gains(balred.systems.parts.difference(g, a.reduce(k)), w, frequencies(g, 100)).max()
         assert 0 < worst <= a.bound(k)
     assert a.bound(7) == 0
     rank = a.rank(balred.ErrorBound(a.bound(4) * 1.001))
@@ -272,9 +272,9 @@ def test_the_error_is_small_where_the_weight_is_large(dt, technique):
     points = frequencies(g, 400)
     angle = np.abs(np.angle(points)) * 2 if dt else np.abs(points)
     low, high = angle < 0.3, angle > 1.0
-    plain = gains(balred.measures.norms.difference(g, balred.reduce(g, 2)), points)
+    plain = gains(balred.systems.parts.difference(g, balred.reduce(g, 2)), points)
     small = balred.reduce(g, 2, **METHOD, right=balred.ss(*low_pass, dt=dt), technique=technique)
-    weighted = gains(balred.measures.norms.difference(g, small), points)
+    weighted = gains(balred.systems.parts.difference(g, small), points)
     assert weighted[low].max() < 0.2 * plain[low].max()
     assert weighted[high].max() > plain[high].max()
 

@@ -8,10 +8,10 @@ from numpy.testing import assert_allclose
 from tables import frequencies
 
 import balred
-from balred.systems.arrays import ct
 from balred.methods.hankel_norm import bilinear, hankel_norm, stable_part
-from balred.measures.norms import difference
 from balred.methods.weighted_hankel import weighted_hankel_norm
+from balred.systems.arrays import ct
+from balred.systems.parts import difference
 
 TIMES = pytest.mark.parametrize("dt", [0, 0.5])
 FIELDS = pytest.mark.parametrize("complex", [False, True])

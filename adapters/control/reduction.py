@@ -11,148 +11,19 @@ from collections.abc import Iterable
 from typing import Any
 
 import control
-
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.registry.entries import adapt
-from balred.systems.arrays import backend, warn_caller
-from balred.hankel.spectrum import balance
-from balred.solvers.cross_gramian import cholesky_factors
-from balred.solvers.gramians import gramians
-from balred.reduction.analysis import Analysis, analyze, hsv
 from balred.realisations.minimal import minimal
-from balred.systems.poles import UnstableError, check_stable, marginal_tolerance
-from balred.systems.parts import join, split
+from balred.reduction.analysis import Analysis, analyze
+from balred.registry.reading import adapt
+from balred.systems.arrays import warn_caller
 from balred.systems.dense_system import DenseSystem
+from balred.systems.parts import join
 
 Matrix = NDArray[Any]
 
 _METHODS = {"truncate": "truncate", "matchdc": "singular_perturbation"}
-
-
-def hankel_singular_values(sys: Any) -> Matrix:
-    """Hankel singular values of a state-space system, descending and real.
-
-    Parameters
-    ----------
-    sys : control.StateSpace
-        Continuous or discrete.
-
-    Returns
-    -------
-    array, shape (n,)
-        Unstable modes have ``inf``.
-
-    Raises
-    ------
-    ValueError
-        `sys` is no state-space system.
-
-    Examples
-    --------
-    >>> import control
-    >>> from balred.adapters.control import hsvd
-    >>> hsvd(control.ss(control.tf([1], [1, 2]))).round(12)
-    array([0.25])
-    """
-    _check_statespace(sys, ValueError)
-    out: Matrix = hsv(sys)
-    return out
-
-
-def gram(sys: Any, type: str) -> Matrix:
-    r"""Gramian of a stable state-space system, or its upper triangular factor.
-
-    Parameters
-    ----------
-    sys : control.StateSpace
-    type : {"c", "o", "cf", "of"}
-        Controllability or observability Gramian; with "f" the factor R of :math:`W = R^TR`, diagonal nonnegative.
-
-    Returns
-    -------
-    array, shape (n, n)
-
-    Raises
-    ------
-    ValueError
-        `sys` is no state-space system or is unstable; `type` is another.
-
-    Examples
-    --------
-    >>> import control, numpy as np
-    >>> from balred.adapters.control import gram
-    >>> g = control.rss(3, 2, 5, strictly_proper=True)
-    >>> R = gram(g, "cf")
-    >>> bool(np.allclose(R.T @ R, gram(g, "c")))
-    True
-    """
-    _check_statespace(sys, ValueError)
-    if type not in ("c", "o", "cf", "of"):
-        raise ValueError(f"type must be one of c, o, cf, of, got {type!r}")
-    system = adapt(sys)[0]
-    try:
-        check_stable(system)
-        pair = cholesky_factors(system) if type.endswith("f") else gramians(system)
-    except UnstableError as error:
-        raise UnstableError(f"the system is unstable: {error}") from None
-    out: Matrix = pair[0 if type.startswith("c") else 1]
-    return out
-
-
-def balreal(sys: Any) -> tuple[Any, Matrix, Matrix, Matrix]:
-    """Balanced realisation, as MATLAB's function of this name (python-control has none).
-
-    Parameters
-    ----------
-    sys : control.StateSpace
-        Minimal; unstable modes are split off and stand first.
-
-    Returns
-    -------
-    sysb : control.StateSpace
-        The same transfer function; the Gramians of its stable part are equal and diagonal.
-    g : array, shape (n,)
-        Hankel singular values, ``inf`` for unstable modes.
-    T, Tinv : arrays, shape (n, n)
-        ``x_balanced = T @ x``.
-
-    Raises
-    ------
-    TypeError
-        `sys` is no state-space system.
-    ValueError
-        The stable part is not minimal; it cannot be separated from the unstable one.
-
-    Examples
-    --------
-    >>> import control, numpy as np
-    >>> from balred.adapters.control import balreal
-    >>> sys = control.ss([[-1.0, 1.0], [0.0, 2.0]], [[1.0], [1.0]], [[1.0, 1.0]], 0)
-    >>> sysb, g, T, Tinv = balreal(sys)
-    >>> g, bool(np.allclose(sysb.A, T @ sys.A @ Tinv))
-    (array([       inf, 0.33333333]), True)
-    """
-    _check_statespace(sys, TypeError)
-    system, rebuild = adapt(sys)
-    unstable, stable = split(system, None)
-    if unstable is None:
-        b = balance(system)
-        return rebuild(b.system), b.hsv, b.T, b.Tinv
-    limit = marginal_tolerance(system)
-    V, Vinv, k = backend("numpy").separate(
-        sys.A, lambda w: bool((1 - np.abs(w) if system.discrete else -w.real) > limit)
-    )
-    g, T, Tinv = np.full(system.order, np.inf), Vinv, V
-    whole = unstable
-    if stable is not None:
-        b = balance(stable)
-        g[k:] = b.hsv
-        T, Tinv = T.copy(), Tinv.copy()
-        T[k:], Tinv[:, k:] = b.T @ Vinv[k:], V[:, k:] @ b.Tinv
-        whole = join(unstable, b.system)
-    return rebuild(whole), g, T, Tinv
 
 
 def balanced_reduction(sys: Any, orders: Any, method: str = "truncate", alpha: float | None = None) -> Any:
@@ -196,7 +67,7 @@ def balanced_reduction(sys: Any, orders: Any, method: str = "truncate", alpha: f
     """
     if method not in _METHODS:
         raise ValueError(f"method must be 'truncate' or 'matchdc', got {method!r}")
-    _check_statespace(sys, TypeError)
+    check_statespace(sys, TypeError)
     offset = None
     if alpha is not None:
         discrete = sys.isdtime(strict=True)
@@ -282,7 +153,7 @@ def model_reduction(
     >>> small.state_labels, bool(abs(small.dcgain() - plant.dcgain()) < 1e-12)
     (['slow'], True)
     """
-    _check_statespace(sys, TypeError)
+    check_statespace(sys, TypeError)
     if method not in _METHODS:
         raise ValueError(f"method must be 'truncate' or 'matchdc', got {method!r}")
     discrete = sys.isdtime(strict=True)
@@ -366,7 +237,7 @@ def minimal_realization(sys: Any, tol: float | None = None, verbose: bool = True
         small = sys.minreal(tol)
         removed = len(sys.poles()) - len(small.poles())
     else:
-        _check_statespace(sys, TypeError)
+        check_statespace(sys, TypeError)
         system, rebuild = adapt(sys)
         small = rebuild(minimal(system, tol or None))
         removed = sys.nstates - small.nstates
@@ -375,12 +246,11 @@ def minimal_realization(sys: Any, tol: float | None = None, verbose: bool = True
     return small
 
 
-def _check_statespace(sys: Any, error: type[Exception]) -> None:
+def check_statespace(sys: Any, error: type[Exception]) -> None:
     if not isinstance(sys, control.StateSpace):
         raise error(f"the system must be StateSpace, got {type(sys).__name__}: control.ss makes one")
 
 
-hsvd = hankel_singular_values
 balred = balanced_reduction
 modred = model_reduction
 minreal = minimal_realization

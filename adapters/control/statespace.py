@@ -6,9 +6,18 @@ from typing import Any
 
 import control
 
+from balred.adapters.control.gramians import balreal, gram, hankel_singular_values, hsvd
+from balred.adapters.control.reduction import (
+    balanced_reduction,
+    balred,
+    minimal_realization,
+    minreal,
+    model_reduction,
+    modred,
+)
 from balred.registry.entries import register
-from balred.adapters.control.reduction import balanced_reduction, balreal, balred, gram, hankel_singular_values, hsvd, minimal_realization, minreal, model_reduction, modred
-from balred.systems.dense_system import System, ss
+from balred.systems.dense_system import ss
+from balred.systems.leaves import System
 
 __all__ = [
     "adapt_statespace",

@@ -1,5 +1,4 @@
-"""equinox and optax: models of layers, and truncation during training.
-"""
+"""equinox and optax: models of layers, and truncation during training."""
 
 try:
     import equinox  # noqa: F401
@@ -8,7 +7,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("JAX and equinox are not installed: pip install 'balred[jax]'") from error
 
 from balred.adapters.equinox.lru import LRU
-from balred.adapters.equinox.modules import InTrainingReducer
+from balred.adapters.equinox.training import InTrainingReducer
 from balred.adapters.jax.training import ReducerState
 
 __all__ = ["InTrainingReducer", "LRU", "ReducerState"]

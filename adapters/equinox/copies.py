@@ -7,15 +7,14 @@ from typing import Any
 
 import equinox as eqx
 
-from balred.layers import linoss
-from balred.registry.entries import Rebuild, register, register_selective
 from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
 from balred.backends.jax import from_numpy
+from balred.layers import linoss
+from balred.layers.lru_carry import lru_carry_split
+from balred.registry.entries import Rebuild, Selective, register, register_selective
+from balred.selection.moments import Moments, Selection
 from balred.selection.oscillators import selected
-from balred.layers.lru import lru_carry_split
-from balred.selection.selecting import Moments, Selection
-from balred.reduction.selective import Selective
-from balred.systems.dense_system import System
+from balred.systems.leaves import System
 
 
 def _arrays(layer: Any) -> dict[str, Any]:

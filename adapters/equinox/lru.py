@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from balred.layers.lru import lru_initial, lru_output
+from balred.layers.recurrence import lru_initial, lru_output
 
 
 class LRU(eqx.Module):

@@ -1,5 +1,4 @@
-"""flax, linen and nnx: parameter trees and modules, and truncation during training.
-"""
+"""flax, linen and nnx: parameter trees and modules, and truncation during training."""
 
 try:
     import flax  # noqa: F401

@@ -14,15 +14,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flax.core import FrozenDict, freeze
 import jax.numpy as jnp
+from flax.core import FrozenDict, freeze
 
-from balred.registry.entries import AdapterNotFound, Container, Rebuild, layers_of, register, register_container, replace_layers
 from balred.adapters.flax.linen_training import InTrainingReducer
 from balred.adapters.parameters import adapt_lru_parameters, is_lru, is_s5, lru_of, s5_of
+from balred.layers.lru_carry import lru_carry_split
+from balred.registry.entries import AdapterNotFound, Container, Rebuild, register, register_container
+from balred.registry.reading import layers_of, replace_layers
 from balred.registry.tensors import tensors_of, with_tensors
-from balred.layers.lru import lru_carry_split
-from balred.systems.dense_system import System
+from balred.systems.leaves import System
 
 __all__ = ["InTrainingReducer"]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import flax.linen as nn
 
-from balred.registry.entries import linear_layers_of
 from balred.adapters.jax.training import Parts, ReducerState, TreeReducer
 from balred.adapters.parameters import resized
+from balred.intraining.report import Report
 from balred.ranks.budget import Budget
-from balred.files.checkpoints import ranks_of
-from balred.intraining.policy import Report
 from balred.ranks.rules import Rule
+from balred.registry.reading import linear_layers_of
+from balred.registry.sizes import ranks_of
 
 
 class InTrainingReducer(TreeReducer):
@@ -38,7 +38,7 @@ class InTrainingReducer(TreeReducer):
     --------
     >>> import flax.linen as nn, jax, jax.numpy as jnp, optax, balred
     >>> from balred.adapters.flax import InTrainingReducer
-    >>> from balred.layers.lru import lru_initial
+    >>> from balred.layers.recurrence import lru_initial
     >>> from flax.training.train_state import TrainState
     >>> class Model(nn.Module):
     ...     d_hidden: int

@@ -10,18 +10,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import jax
-from flax import nnx
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
-from balred.registry.entries import register_selective
-from balred.systems.arrays import to_numpy
 from balred.backends.jax import double_scope
+from balred.registry.entries import Selective, register_selective
 from balred.selection.calibration import batches
-from balred.selection.selecting import Moments, Selection
-from balred.reduction.selective import Selective
+from balred.selection.moments import Moments, Selection
+from balred.systems.arrays import to_numpy
 
 _OUTPUTS = 256  # beyond these a random sketch of the outputs, whose squared norms are unbiased, is as good
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from flax import nnx
 
-from balred.registry.entries import Container, Rebuild, entry_of, register, register_container
 from balred.adapters.flax.nnx_training import InTrainingReducer
 from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
+from balred.layers.lru_carry import lru_carry_split
+from balred.registry.entries import Container, Rebuild, entry_of, register, register_container
 from balred.registry.tensors import tensors_of, with_tensors
-from balred.layers.lru import lru_carry_split
-from balred.systems.dense_system import System
+from balred.systems.leaves import System
 
 __all__ = ["InTrainingReducer"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from balred.registry.entries import layers_of
 from balred.adapters.jax.training import Parts, ReducerState, TreeReducer
-from balred.intraining.policy import Report
+from balred.intraining.report import Report
+from balred.registry.reading import layers_of
 
 
 class InTrainingReducer(TreeReducer):
@@ -25,7 +25,7 @@ class InTrainingReducer(TreeReducer):
     --------
     >>> import jax, optax, balred
     >>> from balred.adapters.flax import InTrainingReducer
-    >>> from balred.layers.lru import lru_initial
+    >>> from balred.layers.recurrence import lru_initial
     >>> from flax import nnx
     >>> class LRU(nnx.Module):
     ...     def __init__(self, features, states, rngs):

@@ -1,5 +1,4 @@
-"""What all frameworks on JAX share: trees of arrays, states of optax, averages, and the reducer in training.
-"""
+"""What all frameworks on JAX share: trees of arrays, states of optax, averages, and the reducer in training."""
 
 try:
     import jax  # noqa: F401

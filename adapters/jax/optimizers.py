@@ -6,7 +6,6 @@ Both hold copies of the parameters somewhere inside, ``mu`` and ``nu`` of Adam, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from balred.registry.entries import entry_of
+from balred.adapters.jax.resizing import Resizing
 from balred.adapters.jax.trees import Copy, Keys, copies_of, named_leaves, names_of, outside, placed, rebuilt
+from balred.registry.entries import entry_of
+from balred.registry.tensors import tensors_of
 from balred.systems.arrays import to_numpy
-from balred.intraining.averages import follow
-from balred.intraining.policy import Step
-from balred.registry.tensors import tensors_of, with_tensors
 
 Start = Callable[[], dict[str, Any]]
 
@@ -29,36 +27,6 @@ _CARRIED = ({"ScaleByAdamState"}, {"ScaleByAmsgradState"}, {"ScaleByLionState"},
 """Transformations whose moments are plain averages, so that they can be carried; others (centred RMSprop) start afresh."""
 _FACTORS = ("v_row", "v_col", "v")
 """Fields of adafactor: row and column means of second moments where they are large, all of them elsewhere; (1,) is unused."""
-
-
-@dataclass(frozen=True)
-class Resizing:
-    """A model before and after a cut.
-
-    Attributes
-    ----------
-    old, new : dict
-        Arrays of the model by name.
-    layers, smaller : dict
-        The layers that change, by name.
-    cuts : dict
-        What was done to them; empty if only their sizes matter, since values will be loaded.
-    """
-
-    old: Mapping[str, Any]
-    new: Mapping[str, Any]
-    layers: Mapping[str, Any]
-    smaller: Mapping[str, Any]
-    cuts: Mapping[str, Step]
-
-    def of(self, layer: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of `values` that belong to a layer, by their names in it."""
-        prefix = f"{layer}." if layer else ""
-        return {n[len(prefix) :]: x for n, x in values.items() if n.startswith(prefix)}
-
-    def changed(self, name: str) -> bool:
-        """Whether an array has another shape now."""
-        return bool(self.old[name].shape != self.new[name].shape)
 
 
 # ------------------------------------------------------------------------------------------------ states of optax
@@ -178,73 +146,3 @@ def _unknown(got: str) -> ValueError:
         f"the optimizer state must hold moments ({', '.join(_POWER)}), got {got}: pass optimizer= to InTrainingReducer, to "
         "take it from optimizer.init"
     )
-
-
-# ------------------------------------------------------------------------------------------------ averages
-
-
-def cut_averages(averages: Any, resizing: Resizing, model: Any, decay: float | None) -> Any:
-    """Averages of the parameters, anywhere in a pytree, cut by the transformation of the live layers.
-
-    Parameters
-    ----------
-    averages : pytree
-        Trees of parameters, or states of ``optax.ema``.
-    decay : float, optional
-        Of ``optax.ema``, whose averages start at zero.
-
-    Raises
-    ------
-    ValueError
-        It holds other arrays, a state of ``optax.ema`` without its `decay`, or an average of a part of a layer.
-    """
-
-    def scaled(tree: Any, inverse: bool) -> Any:
-        def scale(node: Any) -> Any:
-            if not _is_ema(node):
-                return node
-            if decay is None:
-                raise ValueError(
-                    "averages of optax.ema start at zero: pass its decay as ema_decay= to InTrainingReducer"
-                )
-            share = 1 - decay ** int(node.count)
-            factor = (share if inverse else 1 / share) if share > 0 else 1.0
-            return node._replace(ema=jax.tree.map(lambda x: placed(x * factor, x), node.ema))
-
-        return jax.tree.map(scale, tree, is_leaf=_is_ema)
-
-    averages = scaled(averages, inverse=False)
-    copies = copies_of(averages, resizing.old)
-    other = [f"{name!r} of shape {x.shape}" for _, name, x in outside(averages, copies) if getattr(x, "ndim", 0)]
-    if other:
-        raise ValueError(f"averages must be trees of the model's parameters, got {other[0]}")
-    new: dict[Keys, Any] = {}
-    for copy in copies.values():
-        done = _average(copy.values, resizing)
-        new |= {copy.paths[name]: placed(jnp.copy(x), copy.values[name]) for name, x in done.items()}
-    return scaled(rebuilt(averages, new, model, copies), inverse=True)
-
-
-def _is_ema(node: Any) -> bool:
-    return type(node).__name__ == "EmaState" and hasattr(node, "ema")
-
-
-def _average(values: Mapping[str, Any], resizing: Resizing) -> dict[str, Any]:
-    done: dict[str, Any] = {}
-    for layer, live in resizing.layers.items():
-        mine, prefix = resizing.of(layer, values), f"{layer}." if layer else ""
-        if not mine:
-            continue
-        own = tensors_of(live)
-        wrong = [k for k in own if k not in mine or mine[k].shape != own[k].shape]
-        if wrong:
-            raise ValueError(
-                f"an average must have all arrays of a layer, in its shapes, got {layer or 'layer'} without such {', '.join(wrong)}"
-            )
-        after = resizing.smaller[layer]
-        if layer in resizing.cuts:
-            after = follow(with_tensors(live, {k: mine[k] for k in own}), live, resizing.cuts[layer])
-        done |= {
-            prefix + k: x for k, x in tensors_of(after).items() if own[k].shape != x.shape or layer in resizing.cuts
-        }
-    return done

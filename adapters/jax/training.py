@@ -13,17 +13,20 @@ from typing import Any, NamedTuple
 
 import jax
 
-from balred.registry.entries import layers_of, linear_layers_of, replace_layers
+from balred.adapters.jax.averages import cut_averages
 from balred.adapters.jax.checkpoints import filled_in, is_array, is_value, plain
-from balred.adapters.jax.optimizers import Resizing, cut_averages, cut_state
+from balred.adapters.jax.optimizers import cut_state
+from balred.adapters.jax.resizing import Resizing
 from balred.adapters.jax.trees import placed
-from balred.ranks.budget import Budget
-from balred.files.checkpoints import ranks_of, shrunk
+from balred.intraining.decide import check_moments, decide
 from balred.intraining.events import logs_of, sinks_of
-from balred.intraining.policy import Guard, Policy, PolicyState, Report, Step, check_moments, decide
-from balred.registry.tensors import tensors_of, with_tensors
+from balred.intraining.policy import Guard, Policy, PolicyState, Step
+from balred.intraining.report import Report
+from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
-from balred.intraining.reach import is_selective
+from balred.registry.reading import is_selective, layers_of, linear_layers_of, replace_layers
+from balred.registry.sizes import ranks_of, shrunk
+from balred.registry.tensors import tensors_of, with_tensors
 
 Fresh = Callable[[Any], Any]
 

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-
-from balred.adapters.matplotlib.spectra import BOUND, ERROR, FULL, SMALL, finished, new_axes, plot_hsv
-from balred.reduction.analysis import Analysis
-from balred.methods.method import Method
-from balred.measures.norms import difference
+from balred.adapters.matplotlib.spectra import plot_hsv
+from balred.adapters.matplotlib.style import BOUND, ERROR, FULL, SMALL, finished, new_axes
 from balred.measures.responses import frequency_grid, frequency_response, is_real, single_system, step_of
-from balred.systems.dense_system import System
+from balred.methods.method import Method
+from balred.reduction.analysis import Analysis
+from balred.systems.leaves import System
+from balred.systems.parts import difference
 
 FloatArray = NDArray[np.float64]
 

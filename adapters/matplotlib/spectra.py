@@ -5,35 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from balred.adapters.matplotlib.style import BOUND, ERROR, FULL, finished, new_axes
 from balred.hankel.spectrum import spectrum
+from balred.ranks.choosing import is_rule
 from balred.reduction.analysis import Analysis, analyze
-from balred.ranks.rules import is_rule
 
 FloatArray = NDArray[np.float64]
-
-FULL, SMALL, ERROR, BOUND = "#1f4e79", "#5a8f3c", "#c8501e", "0.35"
-"""Colours of the system, its reduction, their difference, and what is known of that beforehand."""
-
-
-def new_axes() -> Axes:
-    """Axes in a figure of their own."""
-    return plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
-
-
-def finished(ax: Axes, legend: bool = True) -> Axes:
-    """`ax` with a grid, without a frame, and with its legend."""
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
-    if legend and ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize="small")
-    return ax
 
 
 def plot_hsv(obj: Any, rank: Any = None, *, method: str = "truncate", ax: Axes | None = None, **options: Any) -> Axes:

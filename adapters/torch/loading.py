@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from balred.registry.entries import layers_of
 from balred.adapters.torch.modules import set_layer
-from balred.files.checkpoints import of_size, states_of
+from balred.registry.reading import layers_of
+from balred.registry.sizes import of_size, states_of
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -1,5 +1,4 @@
-"""The command ``balred``; frameworks and studies are imported only by the command that needs them.
-"""
+"""The command ``balred``; frameworks and studies are imported only by the command that needs them."""
 
 from balred.cli.main import app
 

@@ -9,7 +9,7 @@ import typer
 
 from balred.cli.options import Json, Picture
 from balred.cli.output import emit_json, print_table, reported
-from balred.files.inspecting import Inspected, TAUS
+from balred.files.inspecting import TAUS, Inspected
 from balred.files.inspecting import inspect as inspected
 
 

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-from balred.cli import inspect as cli_inspect, systems as cli_systems, train as cli_train
+from balred.cli import inspect as cli_inspect
+from balred.cli import systems as cli_systems
+from balred.cli import train as cli_train
+from balred.version import VERSION
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Model reduction for linear systems and state-space layers."
@@ -24,9 +27,7 @@ class FrameworkName(StrEnum):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from balred import __version__
-
-        typer.echo(f"balred {__version__}")
+        typer.echo(f"balred {VERSION}")
         raise typer.Exit
 
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from balred.methods.method import Method
+from balred.methods.table import METHODS
 from balred.ranks.rules import Energy, ErrorBound, Relative
-from balred.reduction.writing_back import METHODS
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A system: .mat, .npz or .json.", show_default=False)]
 MethodName = Annotated[str, typer.Option("--method", metavar="NAME", help="How; 'balred methods' lists them.")]

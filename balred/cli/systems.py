@@ -15,15 +15,28 @@ import numpy as np
 import typer
 
 import balred
-from balred.cli.options import File, Json, Left, MethodName, Offset, Option, Picture, Right, Solver, chosen_rank, method_options, required
+from balred.cli.options import (
+    File,
+    Json,
+    Left,
+    MethodName,
+    Offset,
+    Option,
+    Picture,
+    Right,
+    Solver,
+    chosen_rank,
+    method_options,
+    required,
+)
 from balred.cli.output import emit_json, number, print_table, reported
-from balred.measures.comparison import compare as compared
-from balred.measures.comparison import dc_gain_change, is_stable, reduction_error, worst_pole
 from balred.files.stored import StoredSystem, check_suffix, load, save
-from balred.reduction.analysis import Analysis
+from balred.measures.comparison import compare as compared
+from balred.measures.comparison import dc_gain_change, is_stable, worst_pole
 from balred.methods.method import Method, no_bound
-from balred.reduction.writing_back import METHODS
+from balred.methods.table import METHODS
 from balred.realisations.sparse import SparseSystem
+from balred.reduction.analysis import Analysis, reduction_error
 
 
 def hsv(

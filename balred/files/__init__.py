@@ -1,5 +1,4 @@
-"""Systems and models in files.
-"""
+"""Systems and models in files."""
 
 from balred.files.stored import StoredSystem, load, save
 

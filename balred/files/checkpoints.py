@@ -6,7 +6,6 @@ are pairs of real numbers in it, a tensor that a model has in several places is 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from os import PathLike
@@ -15,16 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from balred.registry.entries import adapt, entry_of, layers_of, replace_layers
-from balred.systems.arrays import backend_of, to_numpy
-from balred.registry.tensors import dtype_of, tensors_of, with_tensors
-from balred.selection.selecting import Moments, Selection
-from balred.systems.dense_system import DiagonalSystem, System
+from balred.files.notes import FORMAT, KEY, PARTS, joined, notes, written_tensor
 from balred.files.tensors import Tensor, TensorFile, read_tensors, write_tensors
-
-_KEY = "balred"
-_FORMAT = 1
-_PARTS = {"complex64": "float32", "complex128": "float64"}
+from balred.registry.reading import layers_of, replace_layers
+from balred.registry.sizes import of_size, states_of
+from balred.registry.tensors import dtype_of, tensors_of, with_tensors
+from balred.systems.arrays import backend_of
+from balred.version import VERSION
 
 
 def save(model: Any, path: str | PathLike[str]) -> None:
@@ -55,7 +51,7 @@ def save(model: Any, path: str | PathLike[str]) -> None:
     Examples
     --------
     >>> import tempfile, balred, numpy as np
-    >>> from balred.layers.lru import lru_initial
+    >>> from balred.layers.recurrence import lru_initial
     >>> rng = np.random.default_rng(0)
     >>> def fresh():
     ...     return {"lru": lru_initial(2, 8, 0.5, 0.99, 3.0, rng.random, lambda *shape: rng.standard_normal(shape))}
@@ -66,8 +62,6 @@ def save(model: Any, path: str | PathLike[str]) -> None:
     >>> bool(np.all(again["lru"]["C_re"] == small["lru"]["C_re"]))
     True
     """
-    from balred import __version__
-
     layers = {n: {"type": _type(layer), "states": states_of(layer)} for n, layer in layers_of(model).items()}
     found = tensors_of(model)
     first: dict[int, str] = {}
@@ -75,10 +69,10 @@ def save(model: Any, path: str | PathLike[str]) -> None:
     for name, x in found.items():
         if first.setdefault(id(x), name) != name:
             shared[name] = first[id(x)]
-    paired = {name: dtype for name, x in found.items() if name not in shared and (dtype := dtype_of(x)) in _PARTS}
-    record = {"format": _FORMAT, "version": __version__, "layers": layers, "shared": shared, "complex": paired}
-    tensors = {name: _tensor(x) for name, x in found.items() if name not in shared}
-    write_tensors(path, tensors, {_KEY: json.dumps(record)})
+    paired = {name: dtype for name, x in found.items() if name not in shared and (dtype := dtype_of(x)) in PARTS}
+    record = {"format": FORMAT, "version": VERSION, "layers": layers, "shared": shared, "complex": paired}
+    tensors = {name: written_tensor(x) for name, x in found.items() if name not in shared}
+    write_tensors(path, tensors, {KEY: json.dumps(record)})
 
 
 def load(skeleton: Any, path: str | PathLike[str]) -> Any:
@@ -117,7 +111,7 @@ def load(skeleton: Any, path: str | PathLike[str]) -> Any:
 
 
 def _loaded(skeleton: Any, file: TensorFile) -> Any:
-    if _KEY not in file.metadata:
+    if KEY not in file.metadata:
         raise ValueError("the file must be one that balred.save wrote, got one without its notes")
     file.check_seal()
     record = notes(file)
@@ -133,29 +127,6 @@ def _loaded(skeleton: Any, file: TensorFile) -> Any:
             raise ValueError(f"tensors that the skeleton shares must be equal, got another {name}")
     made = {key: backend_of(x).from_bytes(by_id[key].read(), x) for key, x in {id(x): x for x in mine.values()}.items()}
     return with_tensors(model, {name: made[id(x)] for name, x in mine.items()})
-
-
-def notes(file: TensorFile) -> dict[str, Any]:
-    """What :func:`save` noted in a file: "layers" by name with "type" and "states", "shared", "complex"; empty without."""
-    if _KEY not in file.metadata:
-        return {}
-    try:
-        record = json.loads(file.metadata[_KEY])
-        if record["format"] > _FORMAT:
-            wanted = f"the file must be of format {_FORMAT} or older"
-            raise ValueError(f"{wanted}, got {record['format']}, written by balred {record['version']}")
-        found = {key: dict(record[key]) for key in ("layers", "shared", "complex")}
-        whole = all(isinstance(x["type"], str) and type(x["states"]) is int for x in found["layers"].values())
-        whole = whole and all(other in file.tensors for other in found["shared"].values())
-        whole = whole and all(
-            dtype in _PARTS and (file.tensors[name].dtype, file.tensors[name].shape[-1:]) == (_PARTS[dtype], (2,))
-            for name, dtype in found["complex"].items()
-        )
-    except (TypeError, KeyError, AttributeError, json.JSONDecodeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"the notes of balred.save must be whole, got {file.metadata[_KEY]!r:.80}")
-    return found
 
 
 def _compare(mine: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
@@ -181,14 +152,6 @@ def _type(layer: Any) -> str:
     return "mapping" if isinstance(layer, Mapping) else type(layer).__name__
 
 
-def states_of(layer: Any) -> int:
-    """The number of states of a layer, as the layer counts them."""
-    entry = entry_of(layer)
-    if entry is not None and entry.selective is not None:
-        return int(entry.selective.states(layer))
-    return int(adapt(layer)[0].states)
-
-
 def _shrunk(skeleton: Any, layers: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Any:
     """The skeleton with its layers of the recorded sizes."""
     mine = layers_of(skeleton)
@@ -212,69 +175,3 @@ def _shrunk(skeleton: Any, layers: Mapping[str, Any], stored: Mapping[str, Tenso
 
 def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
-
-
-def ranks_of(layers: Mapping[str, Any]) -> dict[str, int]:
-    """The states of every layer, by name."""
-    return {name: states_of(layer) for name, layer in layers.items()}
-
-
-def shrunk(layers: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
-    """Layers of the recorded `ranks`, by name, for those that have more states; what is in them is about to be replaced.
-
-    Raises
-    ------
-    ValueError
-        Other layers are recorded, or more states than a layer has.
-    """
-    sizes = ranks_of(layers)
-    if set(ranks) != set(sizes):
-        raise ValueError(f"the model must have the layers {', '.join(ranks)}, got {', '.join(sizes)}")
-    for name, rank in ranks.items():
-        if sizes[name] < rank:
-            raise ValueError(f"layer {name or 'itself'} must have at least {rank} states, got {sizes[name]}")
-    return {name: of_size(layers[name], rank) for name, rank in ranks.items() if rank < sizes[name]}
-
-
-def of_size(layer: Any, states: int) -> Any:
-    """A layer like `layer` with so many states, whichever: what is in it is about to be replaced."""
-    entry = entry_of(layer)
-    if entry is None or entry.selective is None:
-        system, rebuild = adapt(layer)
-        return rebuild(_plain(system, states))
-    n, groups = entry.selective.states(layer), 1 if entry.groups is None else entry.groups(layer)
-    first, ones = np.tile(np.arange(states), (groups, 1)), np.ones((groups, n))
-    return entry.selective.cut(layer, Selection(first, None, 0.0), Moments(np.eye(groups * n), groups, ones, ones))
-
-
-def _plain(system: System, states: int) -> System:
-    """A system of this size that any layer can hold: distinct poles, neither slow nor fast, none of them unstable."""
-    A, B, C = (to_numpy(x) for x in system.leaves)
-    B, C = np.ones_like(B[..., :1, :].repeat(states, axis=-2)), np.ones_like(C[..., :1].repeat(states, axis=-1))
-    if isinstance(system, DiagonalSystem):
-        poles = np.linspace(-0.2, -0.1, states) + 1j * np.linspace(0.1, 2.9, states)
-        leaves = np.broadcast_to(poles, (*A.shape[:-1], states)).astype(A.dtype), B, C
-        kind = "log_poles"
-    else:
-        values = np.linspace(0.1, 0.9, states) * (1 if system.discrete else -1)
-        leaves = np.broadcast_to(np.diag(values), (*A.shape[:-2], states, states)).astype(A.dtype), B, C
-        kind = "A"
-    be = backend_of(system.B)
-    new = {key: be.from_numpy(x, like=system.B) for key, x in zip((kind, "B", "C"), leaves, strict=True)}
-    return dataclasses.replace(system, **new)
-
-
-# ------------------------------------------------------------------------------------------------------ tensors
-
-
-def _tensor(x: Any) -> Tensor:
-    """An array as it is written."""
-    dtype, shape, be = dtype_of(x), tuple(map(int, x.shape)), backend_of(x)
-    if dtype in _PARTS:
-        dtype, shape = _PARTS[dtype], (*shape, 2)
-    return Tensor(dtype, shape, lambda: be.to_bytes(x))
-
-
-def joined(x: Tensor, dtype: str | None) -> Tensor:
-    """A tensor as it was before it was written: complex, if `dtype` was noted."""
-    return x if dtype is None else Tensor(dtype, x.shape[:-1], x.read)

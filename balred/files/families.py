@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.files.opening import Checkpoint
-from balred.layers.lru import lru_system
-from balred.layers.sampled import input_gain, s4d_system, s5_system
-from balred.systems.dense_system import System
 from balred.files.tensors import Tensor
+from balred.layers.lru import lru_system
+from balred.layers.s4d import s4d_system
+from balred.layers.s5 import s5_system
+from balred.layers.sampled import input_gain
+from balred.systems.leaves import System
 
 _Group = Mapping[str, Tensor]
 """The tensors of a layer by their names inside it."""

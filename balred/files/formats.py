@@ -31,7 +31,7 @@ class Format(NamedTuple):
 
 
 def _from_mat(data: bytes) -> Entries:
-    entries: Entries = backend("numpy").read_mat(data)
+    entries: Entries = backend("scipy").read_mat(data)
     return entries
 
 
@@ -39,7 +39,7 @@ def _to_mat(entries: Entries) -> bytes:
     out = {key: value for key, value in entries.items() if key != "dt"}
     out["Ts"] = -1.0 if entries["dt"] is True else float(entries["dt"])
     out |= {key: np.array(out[key], dtype=object) for key in NAMES if key in out}
-    data: bytes = backend("numpy").write_mat(out)
+    data: bytes = backend("scipy").write_mat(out)
     return data
 
 

@@ -8,10 +8,10 @@ from os import PathLike
 
 import numpy as np
 
-from balred.files.opening import open_checkpoint
 from balred.files.families import FAMILIES, Layer, find_layers
-from balred.reduction.analysis import Analysis
+from balred.files.opening import open_checkpoint
 from balred.ranks.rules import Energy
+from balred.reduction.analysis import Analysis
 
 TAUS = (1e-1, 1e-2, 1e-3, 1e-4)
 r"""Shares of :math:`\sum\sigma_i` that may go."""
@@ -71,7 +71,7 @@ def inspect(
     Examples
     --------
     >>> import tempfile, balred, numpy as np
-    >>> from balred.layers.lru import lru_initial
+    >>> from balred.layers.recurrence import lru_initial
     >>> rng = np.random.default_rng(0)
     >>> layer = lru_initial(2, 8, 0.5, 0.99, 3.0, rng.random, lambda *shape: rng.standard_normal(shape))
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -13,10 +13,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from balred.systems.arrays import backend, backend_of
-from balred.files.checkpoints import joined, notes
-from balred.registry.tensors import dtype_of
+from balred.files.notes import joined, notes
 from balred.files.tensors import Tensor, read_tensors
+from balred.registry.tensors import dtype_of
+from balred.systems.arrays import backend, backend_of
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _INDEX = ".index.json"

@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from balred.registry.entries import adapt, register
-from balred.systems.arrays import mapped, to_numpy
+from balred.files.formats import FORMATS, NAMES, Entries, Format
 from balred.realisations.descriptor import descriptor
-from balred.files.formats import Entries, FORMATS, Format, NAMES
 from balred.realisations.sparse import SparseSystem, sparse_system
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System, diagonal, ss
+from balred.registry.entries import register
+from balred.registry.reading import adapt
+from balred.systems.arrays import mapped, to_numpy
+from balred.systems.dense_system import DenseSystem, ss
+from balred.systems.diagonal_system import DiagonalSystem, diagonal
+from balred.systems.leaves import System
 
 _DENSE_UP_TO = 2000
 """A sparse A of at most this order is read as a full matrix, of which every Hankel singular value can be had."""

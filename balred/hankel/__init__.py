@@ -1,2 +1,1 @@
-"""Hankel singular values, balanced coordinates, and their derivatives.
-"""
+"""Hankel singular values, balanced coordinates, and their derivatives."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 
-from balred.systems import arrays
-from balred.systems.arrays import Array, ct, namespace
 from balred.hankel.spectrum import Spectrum
 from balred.solvers.closed_form import complexified, generators, mirrored
 from balred.solvers.smith import lyapunov
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System
+from balred.systems import arrays
+from balred.systems.arrays import Array, ct, namespace
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 
 
 def cotangents(sp: Spectrum, stable: System, g: Array) -> tuple[Array, ...]:

@@ -17,15 +17,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
+from balred.hankel.gradients import weighted_cotangents
+from balred.hankel.values import hsv
+from balred.registry.reading import adapt, layers_of
+from balred.solvers.closed_form import complexified, diagonal_gramians
 from balred.systems import arrays
-from balred.registry.entries import adapt, layers_of
 from balred.systems.arrays import Array, backend_of, ct, in_precision, is_concrete, namespace, on_host, to_numpy
 from balred.systems.checks import check_finite
-from balred.solvers.closed_form import complexified, diagonal_gramians
-from balred.hankel.gradients import weighted_cotangents
-from balred.reduction.analysis import hsv
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System, cast_like, with_leaves
 from balred.systems.poles import check_stable
-from balred.systems.dense_system import DiagonalSystem, System, cast_like, with_leaves
 
 _NOISE = 4
 """Eigenvalues of S below so many units of rounding of the first are rounding errors."""

@@ -1,8 +1,8 @@
-"""Cuts while a model trains: when to look, what to cut, when to take it back; of no framework.
-"""
+"""Cuts while a model trains: when to look, what to cut, when to take it back; of no framework."""
 
 from balred.intraining.events import EventLog, sinks_of
 from balred.intraining.exchange import Exchange
-from balred.intraining.policy import Cut, Guard, Policy, PolicyState, Report
+from balred.intraining.policy import Guard, Policy, PolicyState
+from balred.intraining.report import Cut, Report
 
 __all__ = ["Cut", "EventLog", "Exchange", "Guard", "Policy", "PolicyState", "Report", "sinks_of"]

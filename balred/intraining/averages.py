@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from balred.registry.entries import adapt
-from balred.systems.arrays import backend_of, to_numpy
-from balred.reduction.diagonalisation import Change
 from balred.intraining.policy import Step
-from balred.systems.dense_system import DiagonalSystem
+from balred.registry.reading import adapt
+from balred.systems.arrays import backend_of, to_numpy
+from balred.systems.coordinates import Change
+from balred.systems.diagonal_system import DiagonalSystem
 
 
 def follow(average: Any, live: Any, cut: Step) -> Any:

@@ -14,8 +14,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from balred.intraining.policy import Report
 from balred.files.replacing import replacing
+from balred.intraining.report import Report
 
 Event = dict[str, Any]
 Sink = Callable[[Report], None]

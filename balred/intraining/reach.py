@@ -7,53 +7,18 @@ spectrum of what the states contribute to the layer's output on the data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.registry.entries import entry_of, layers_of, linear_layers_of
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
-from balred.selection.selecting import Moments
-from balred.reduction.selective import Choice, Selective, check_wanted, choose, measure, of_one_size, rank_for, tails
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Data for selective layers in training, and how their states are chosen.
-
-    Parameters
-    ----------
-    data : tensor, dict of keyword inputs, iterable of either, or a function without arguments that returns such
-        What the model is called with; a function is called at every attempt, so that it can return recent batches.
-    selection : {"joint", "separate", "random"}, default "joint"
-        As in :func:`balred.reduce`; the others are there to compare with.
-    compensate : bool, default True
-        Refit C where the layer allows it.
-    seed : int, default 0
-        Of "random".
-
-    Examples
-    --------
-    >>> Calibration(lambda: {"input_ids": [[1, 2]]}).now()
-    {'input_ids': [[1, 2]]}
-    """
-
-    data: Any
-    selection: str = "joint"
-    compensate: bool = True
-    seed: int = 0
-
-    def now(self) -> Any:
-        """The data."""
-        return self.data() if callable(self.data) else self.data
-
-
-def calibration_of(given: Any) -> Calibration | None:
-    """Data, a function, a :class:`Calibration` or None as what the layers are measured with."""
-    return given if given is None or isinstance(given, Calibration) else Calibration(given)
+from balred.reduction.selective import Choice, check_wanted, choose, measure, of_one_size, rank_for, tails
+from balred.registry.entries import Selective
+from balred.registry.reading import is_selective, layers_of, linear_layers_of, selective_of
+from balred.selection.calibration import Calibration
+from balred.selection.moments import Moments
 
 
 def layers_in_training(model: Any, calibration: Calibration | None) -> dict[str, Any]:
@@ -73,25 +38,11 @@ def layers_in_training(model: Any, calibration: Calibration | None) -> dict[str,
     return layers
 
 
-def is_selective(layer: Any) -> bool:
-    """Whether states of the layer can only be chosen along data."""
-    entry = entry_of(layer)
-    return entry is not None and entry.selective is not None and entry.selective.select is None
-
-
 def check_rule_for(rule: Rule | Budget, layers: Mapping[str, Any], calibration: Calibration | None) -> None:
     """Raise unless the selective ones among `layers` can meet the rule."""
     selective = selective_of(layers)
     if selective and calibration is not None and not isinstance(rule, Budget):
         check_wanted(selective, dict.fromkeys(selective, rule), calibration.selection)
-
-
-def selective_of(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:
-    """The selective ones among `layers`, with what is known of them."""
-    entries = {name: entry_of(layer) for name, layer in layers.items() if is_selective(layer)}
-    return {
-        name: (layers[name], e.selective) for name, e in entries.items() if e is not None and e.selective is not None
-    }
 
 
 class Measured:

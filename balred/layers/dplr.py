@@ -19,8 +19,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.reduction.diagonalisation import coefficients
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, diagonal
+from balred.systems.coordinates import coefficients
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem, diagonal
 
 Host = NDArray[np.float64]
 Complex = NDArray[np.complex128]

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from balred.systems.arrays import Array, eye, namespace, to_numpy
+from balred.selection.moments import Moments, Selection
 from balred.selection.oscillators import Oscillators, moments_of, refitted, response_gram
-from balred.selection.selecting import Moments, Selection
+from balred.systems.arrays import Array, eye, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem, ss
 
 

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from balred.registry.entries import system_of
-from balred.systems.arrays import mapped, to_numpy
-from balred.reduction.analysis import Analysis
+from balred.measures.hinf import hinf_peak
+from balred.measures.norms import norm
 from balred.realisations.minimal import minimal_realisation
-from balred.measures.norms import difference, error, hinf_peak, norm
+from balred.registry.reading import system_of
+from balred.systems.arrays import mapped, to_numpy
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
+from balred.systems.parts import difference, split
 from balred.systems.poles import UnstableError, check_boundary, check_stable, marginal_tolerance, pole_margin
-from balred.systems.parts import split
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System
 
 
 def is_stable(system: System) -> bool:
@@ -39,47 +41,6 @@ def worst_pole(system: System) -> float | None:
     if not system.discrete:
         return -float(margin.min())
     return float(np.abs(pole_margin(system)[0]).max())
-
-
-def reduction_error(analysis: Analysis, rank: int) -> tuple[str, float | None]:
-    """The measured error of the reduction to `rank`, and which norm that is.
-
-    Returns
-    -------
-    kind : {"hinf", "linf"}
-        "linf" where the difference is unstable: a method that reduces unstable systems whole changed their modes.
-    value : float or None
-        None where even that is infinite, because of a pole on the stability boundary that was changed.
-
-    Examples
-    --------
-    An integrator beside stable modes is kept, and the error is that of the others:
-
-    >>> import numpy as np, balred
-    >>> g = balred.ss(np.diag([0.0, -1.0, -50.0]), np.ones((3, 1)), np.ones((1, 3)))
-    >>> kind, value = reduction_error(balred.analyze(g), 2)
-    >>> kind, value <= balred.analyze(g).bound(2)
-    ('hinf', True)
-    """
-    made = analysis.reduction(rank)
-    if made.system is analysis.system or analysis.stable is None:
-        return "hinf", 0.0
-    full, small = analysis.system, made.system
-    if analysis.unstable is not None:
-        full, small = analysis.stable, _without_first(small, analysis.unstable.states)
-    for kind in ("hinf", "linf"):
-        try:
-            return kind, float(error(full, small, kind))
-        except UnstableError:
-            pass
-    return "linf", None
-
-
-def _without_first(g: System, k: int) -> System:
-    """`g` without its first k states, from which the others are apart."""
-    if isinstance(g, DiagonalSystem):
-        return dataclasses.replace(g, log_poles=g.log_poles[k:], B=g.B[k:, :], C=g.C[:, k:])
-    return DenseSystem(g.A[k:, k:], g.B[k:, :], g.C[:, k:], g.D, g.dt)
 
 
 def dc_gain_change(full: Any, small: Any) -> float | None:

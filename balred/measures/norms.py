@@ -8,22 +8,26 @@ suprema over the boundary of the stable region, and exist for unstable systems t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from balred.systems.arrays import Array, backend_of, double_precision, is_concrete, namespace, to_numpy
-from balred.hankel.spectrum import projected, spectrum
-from balred.solvers.closed_form import is_siso
 from balred.hankel.gradients import energy_cotangents
-from balred.solvers.gramians import factors
+from balred.hankel.projections import projected
+from balred.hankel.spectrum import spectrum
+from balred.hankel.values import hsv
+from balred.measures.hinf import hinf_peak
+from balred.ranks.bounds import numerical_rank
 from balred.realisations.minimal import minimal_realisation
+from balred.registry.reading import system_of
+from balred.solvers.closed_form import is_siso
+from balred.solvers.gramians import factors
+from balred.systems.arrays import Array, backend_of, double_precision, is_concrete, namespace, to_numpy
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System, cast_like, with_leaves
+from balred.systems.parts import difference, split
 from balred.systems.poles import check_boundary, check_stable
-from balred.ranks.rules import numerical_rank
-from balred.systems.parts import block_diagonal, split
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System, cast_like, with_leaves
 
 
 def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
@@ -72,12 +76,8 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
     >>> [round(float(balred.norm(unstable, kind)), 6) for kind in ("l2", "linf")]
     [0.5, 0.5]
     """
-    from balred.registry.entries import system_of
-
     system = system_of(obj)
     if kind == "hankel":
-        from balred.reduction.analysis import hsv
-
         check_stable(system)
         values = hsv(system, solver=solver)
         return values[..., 0] if values.shape[-1] else namespace(values).sum(values, axis=-1)
@@ -128,37 +128,10 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
     >>> round(float(balred.error(a, b)), 6)
     2.0
     """
-    from balred.registry.entries import system_of
-
     apart = difference(system_of(sys), system_of(reduced))
     if kind == "h2" and isinstance(apart, DiagonalSystem) and not is_siso(apart):
         apart = apart.to_dense()  # whose factors keep the digits of a small difference; a root of a Gramian does not
     return norm(apart, kind, solver=solver)
-
-
-def difference(a: System, b: System) -> System:
-    """The system ``a - b``: states beside each other, outputs subtracted."""
-    if (a.discrete, b.discrete) != (a.discrete, a.discrete) or (
-        a.discrete and a.dt != b.dt and a.dt is not True and b.dt is not True
-    ):
-        raise ValueError(f"both systems must have the same dt, got {a.dt} and {b.dt}")
-    shapes = [(int(s.C.shape[-2]), int(s.B.shape[-1])) for s in (a, b)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"both systems must have the same outputs and inputs, got {shapes[0]} and {shapes[1]}")
-    xp = namespace(a.B, b.B)
-    if isinstance(a, DiagonalSystem) and isinstance(b, DiagonalSystem) and a.conjugate == b.conjugate:
-        return DiagonalSystem(
-            xp.concat([a.log_poles, b.log_poles], axis=-1),
-            xp.concat([a.B, b.B], axis=-2),
-            xp.concat([a.C, -b.C], axis=-1),
-            a.D - b.D,
-            a.dt,
-            a.conjugate,
-        )
-    a, b = a.to_dense(), b.to_dense()
-    return DenseSystem(
-        block_diagonal(a.A, b.A), xp.concat([a.B, b.B], axis=-2), xp.concat([a.C, -b.C], axis=-1), a.D - b.D, a.dt
-    )
 
 
 def _dense_leaves(system: System) -> tuple[Array, Array, Array, Array]:
@@ -246,108 +219,3 @@ def _h2(system: System, solver: str | None) -> Array:
     if system.discrete:
         return xp.sqrt(square + through)
     return xp.where(through > 0, xp.inf, xp.sqrt(square))
-
-
-def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> tuple[float, float]:
-    r"""H-infinity norm of one stable system (NumPy) and the frequency where it is attained (rad/s, or rad per step).
-
-    Lower bounds are values of :math:`\bar\sigma(G)` at frequencies, hence never too large.  For a level
-    :math:`\gamma` above the present one the imaginary eigenvalues of a Hamiltonian matrix are the frequencies where a
-    singular value crosses it; the midpoints between crossings raise the bound, and the search ends when they do not.
-    Discrete systems are mapped to continuous ones by a bilinear transformation, which keeps the norm.
-
-    `others` are further realisations of the same transfer function, whose Hamiltonians may be better conditioned.
-    """
-    turn = _turn(np.linalg.eigvals(system.A)) if system.discrete else 1.0
-    forms = [_continuous(g, turn) for g in (system, *others)]
-    A, B, C, D = forms[0]
-    poles = np.linalg.eigvals(A)
-
-    def gain(w: float) -> float:
-        if np.isinf(w):
-            return float(np.linalg.norm(D, 2))
-        return float(np.linalg.norm(D + C @ np.linalg.solve(1j * w * np.eye(len(A)) - A, B), 2))
-
-    real = not any(np.iscomplexobj(x) for x in (A, B, C, D))
-    starts = np.concatenate([poles.imag, np.sign(poles.imag) * np.abs(poles)])
-    if len(starts) > 200:  # lightly damped poles first: the search below finds what these miss
-        starts = poles.imag[np.argsort(np.abs(poles.real) / np.maximum(np.abs(poles), 1e-300))[:100]]
-    size = np.abs(poles)
-    grid = np.geomspace(1e-2 * size.min() + 1e-300, 1e4 * size.max() + 1e-300, 60)
-    starts = np.concatenate([[0.0, np.inf], np.abs(starts) if real else starts, grid, [] if real else -grid])
-    best, where = max((gain(float(w)), float(w)) for w in starts)
-    through = float(np.linalg.norm(D, 2))
-    for _ in range(50):
-        if best == 0.0:
-            break
-        # at the gain of D itself the Hamiltonian is singular: look a little above it too
-        levels = (tol, 1e-8, 1e-6, 1e-4) if best <= through * (1 + 1e-6) else (tol,)
-        found = [_crossings(*form, best * (1 + t), real) for form in forms for t in levels]
-        middles = [np.concatenate([_middles(f), f]) for f in found if len(f)]
-        peak, at = max((gain(float(w)), float(w)) for w in np.concatenate([*middles, [where]]))
-        if peak <= best * (1 + tol):
-            # just below a peak the two crossings merge and may leave the axis: climb the rest of the way
-            peak, at = _climb(gain, where, float(np.abs(poles).max()))
-        if peak <= best * (1 + tol):
-            break
-        best, where = peak, at
-    if system.discrete:
-        where = float(np.angle(np.exp(2j * np.arctan(where)) * turn))
-    return best, where
-
-
-def _middles(f: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Arithmetic and geometric means of neighbours: an interval may span ten decades."""
-    return np.concatenate([(f[1:] + f[:-1]) / 2, np.sign(f[1:]) * np.sqrt(np.abs(f[1:] * f[:-1]))])
-
-
-def _climb(gain: Callable[[float], float], w: float, scale: float) -> tuple[float, float]:
-    """A local maximum of `gain` near `w`, by steps on every scale and the vertex of the parabola through three points."""
-    best = gain(w)
-    if np.isinf(w):
-        return best, w
-    for h in (abs(w) + 1e-3 * scale) * 10.0 ** -np.arange(1, 11):
-        left, right = gain(w - h), gain(w + h)
-        bend = left - 2 * best + right
-        vertex = w + (0.5 * h * (left - right) / bend if bend < 0 else 0.0)
-        best, w = max((best, w), (left, w - h), (right, w + h), (gain(vertex), vertex))
-    return best, w
-
-
-def _turn(poles: NDArray[Any]) -> complex:
-    """A rotation of the unit circle after which no pole lies near z = -1, which the bilinear map sends to infinity."""
-    turns = np.exp(1j * np.linspace(0, 2 * np.pi, 17)[:-1])
-    return 1.0 if _reach(poles, 1.0) > 0.3 else max(turns, key=lambda t: _reach(poles, t))
-
-
-def _continuous(g: DenseSystem, turn: complex) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """`g` itself, or in discrete time its image under s = (z - 1) / (z + 1) after the rotation z -> z / turn."""
-    A, B, C, D = g.A, g.B, g.C, g.D
-    if not g.discrete:
-        return A, B, C, D
-    A, B = (A / turn, B / turn) if turn != 1.0 else (A, B)
-    eye = np.eye(len(A))
-    inv = np.linalg.inv(A + eye)
-    return inv @ (A - eye), 2**0.5 * inv @ B, 2**0.5 * C @ inv, D - C @ inv @ B
-
-
-def _reach(poles: NDArray[Any], turn: complex) -> float:
-    return float(np.min(np.abs(poles + turn), initial=2.0))
-
-
-def _crossings(
-    A: NDArray[Any], B: NDArray[Any], C: NDArray[Any], D: NDArray[Any], level: float, real: bool
-) -> NDArray[np.float64]:
-    """Frequencies at which a singular value of the transfer function equals `level`, sorted (with some false ones)."""
-    BH, CH, DH = B.conj().T, C.conj().T, D.conj().T
-    R = level**2 * np.eye(D.shape[1]) - DH @ D
-    RB = np.linalg.solve(R, np.concatenate([DH @ C, BH], axis=1))
-    n = len(A)
-    X, Y = RB[:, :n], RB[:, n:]
-    top = A + B @ X
-    H = np.block([[top, level * B @ Y], [-(CH @ C + CH @ D @ X) / level, -top.conj().T]])
-    w = np.linalg.eigvals(H)
-    # an imaginary eigenvalue comes out with a rounding error of its real part, larger where it is double
-    near = np.abs(w.real) <= 1e-5 * (np.abs(w) + 1e-3 * np.abs(w).max())
-    frequencies = w.imag[near]
-    return np.unique(np.abs(frequencies) if real else frequencies)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.registry.entries import system_of
-from balred.systems.arrays import double_precision, mapped, to_numpy
-from balred.systems.poles import pole_margin
+from balred.registry.reading import system_of
 from balred.solvers.resolvents import resolvent
-from balred.systems.dense_system import DiagonalSystem, System, with_leaves
+from balred.systems.arrays import double_precision, mapped, to_numpy
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System, with_leaves
+from balred.systems.poles import pole_margin
 
 FloatArray = NDArray[np.float64]
 

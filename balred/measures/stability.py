@@ -17,11 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.hankel.projections import projections
+from balred.hankel.spectrum import Spectrum, spectrum
+from balred.hankel.values import hsv
+from balred.ranks.bounds import numerical_rank
+from balred.ranks.choosing import choose_order
+from balred.ranks.rules import Rule
+from balred.registry.reading import system_of
 from balred.systems.arrays import backend, ct, double_precision, mapped, to_numpy
-from balred.hankel.spectrum import Spectrum, projections, spectrum
-from balred.measures.norms import difference
-from balred.ranks.rules import Rule, choose_order, numerical_rank
-from balred.systems.dense_system import with_leaves
+from balred.systems.leaves import with_leaves
+from balred.systems.parts import difference
 
 Floats = NDArray[np.float64]
 
@@ -156,9 +161,6 @@ def weyl_bound(a: Any, b: Any, kind: str = "hankel") -> float:
     1.0
     """
     if kind == "hankel":
-        from balred.registry.entries import system_of
-        from balred.reduction.analysis import hsv
-
         return float(to_numpy(hsv(difference(system_of(a), system_of(b))))[0])
     if kind == "gramian":
         Ha, Hb = (_geometric(_spectrum(x)) for x in (a, b))
@@ -167,8 +169,6 @@ def weyl_bound(a: Any, b: Any, kind: str = "hankel") -> float:
 
 
 def _spectrum(obj: Any) -> Spectrum:
-    from balred.registry.entries import system_of
-
     system = mapped(system_of(obj), to_numpy)  # small questions, answered on the host
     with double_precision(*system.leaves) as leaves:
         return spectrum(with_leaves(system, leaves), None)
@@ -208,7 +208,7 @@ def track(systems: Sequence[Any]) -> Floats:
     rows = [spectra[0].sigma[:n]]
     for (La, Ra), (Lb, Rb), sp in zip(maps[:-1], maps[1:], spectra[1:], strict=True):
         overlap = np.abs(La @ Rb) * np.abs(Lb @ Ra).T
-        order = backend("numpy").assignment(-np.minimum(overlap, 1.0))[order]
+        order = backend("scipy").assignment(-np.minimum(overlap, 1.0))[order]
         rows.append(sp.sigma[order])
     return np.array(rows)
 

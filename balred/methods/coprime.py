@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from balred.systems.arrays import ct
 from balred.hankel.spectrum import spectrum
 from balred.methods.method import OfSpectrum, Reduced
-from balred.systems.poles import UnstableError
-from balred.solvers.riccati import dual, inverse_root, stabilising
-from balred.systems.dense_system import DenseSystem
 from balred.methods.truncation import truncate_or_match
+from balred.solvers.riccati import dual, inverse_root, stabilising
+from balred.systems.arrays import ct
+from balred.systems.dense_system import DenseSystem
+from balred.systems.poles import UnstableError
 
 _RULE = "a coprime factorisation needs a detectable (or stabilisable) system without poles on the stability boundary"
 

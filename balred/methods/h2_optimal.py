@@ -13,16 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from balred.systems import arrays
-from balred.systems.arrays import backend, ct, warn_caller
-from balred.hankel.spectrum import projected, spectrum
-from balred.methods.h2_step import Iterate, Leaves, Modes, NOISE, Target, evaluated, next_iterate, projection, seen
+from balred.hankel.projections import projected
+from balred.hankel.spectrum import spectrum
+from balred.methods.h2_step import NOISE, Iterate, Leaves, Modes, Target, evaluated, next_iterate, projection, seen
 from balred.methods.method import OfSpectrum, Reduced
-from balred.measures.norms import difference
-from balred.systems.poles import check_stable, pole_margin
+from balred.registry.reading import system_of
 from balred.solvers.resolvents import Matrix, resolvent
 from balred.solvers.smith import smith_factors
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System
+from balred.systems import arrays
+from balred.systems.arrays import backend, ct, warn_caller
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
+from balred.systems.parts import difference
+from balred.systems.poles import check_stable, pole_margin
 
 _DEPTH = 5
 """How many of the last steps predict the next."""
@@ -69,8 +73,6 @@ def h2_spectrum(
         A stable minimal system of the order asked for, to start from.  By default balanced truncation, or the balanced
         states with the most output energy where those come closer.
     """
-    from balred.registry.entries import system_of
-
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
     if isinstance(max_iterations, bool) or not isinstance(max_iterations, (int, np.integer)) or max_iterations < 1:
@@ -140,7 +142,7 @@ def _eigenvectors(g: DenseSystem) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def _schur_vectors(g: DenseSystem) -> tuple[Matrix, Matrix, Matrix]:
-    T, U = backend("numpy").complex_schur(g.A)
+    T, U = backend("scipy").complex_schur(g.A)
     return T, U, ct(U)
 
 

@@ -13,11 +13,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import ct
-from balred.hankel.spectrum import projected, spectrum
-from balred.systems.poles import pole_margin
+from balred.hankel.projections import projected
+from balred.hankel.spectrum import spectrum
 from balred.solvers.resolvents import Matrix, Resolvent
+from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
+from balred.systems.poles import pole_margin
 
 NOISE = 1e-12
 """Squared errors are differences of numbers as large as the squared norm, and known to this part of it."""

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import backend, ct
-from balred.hankel.spectrum import Spectrum, projected
+from balred.hankel.projections import projected
+from balred.hankel.spectrum import Spectrum
 from balred.methods.method import Reduced
-from balred.ranks.rules import a_priori_bound
+from balred.ranks.bounds import a_priori_bound
+from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
 
 Matrix = NDArray[Any]
@@ -84,7 +85,7 @@ def optimal(g: DenseSystem, s: NDArray[np.float64], k: int) -> DenseSystem:
 
 def stable_part(g: DenseSystem) -> DenseSystem:
     """The stable part of a continuous system, with all of D."""
-    T, Ti, unstable = backend("numpy").separate(g.A, lambda w: bool(w.real < 0))
+    T, Ti, unstable = backend("scipy").separate(g.A, lambda w: bool(w.real < 0))
     keep = slice(unstable, None)
     return DenseSystem((Ti @ g.A @ T)[keep, keep], (Ti @ g.B)[keep], (g.C @ T)[:, keep], g.D, g.dt)
 

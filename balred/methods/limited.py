@@ -13,16 +13,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.registry.entries import system_of
-from balred.systems.arrays import Array, backend_of, ct
 from balred.hankel.spectrum import spectrum_of
 from balred.methods.method import Reduced
-from balred.systems.poles import check_stable
-from balred.solvers.riccati import controllability_factor, observability_factor
-from balred.systems.dense_system import DenseSystem
 from balred.methods.truncation import truncate_or_match
 from balred.methods.weighted import Weighted, definite_factor, dense_on_host
+from balred.registry.reading import system_of
+from balred.solvers.riccati import controllability_factor, observability_factor
 from balred.solvers.windows import Band, band_factors, propagator, time_factors
+from balred.systems.arrays import Array, backend_of, ct
+from balred.systems.dense_system import DenseSystem
+from balred.systems.poles import check_stable
 
 Matrix = NDArray[Any]
 Bands: TypeAlias = tuple[float, float] | Sequence[tuple[float, float]]

@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import Array
 from balred.hankel.spectrum import Spectrum, spectrum
-from balred.ranks.rules import a_priori_bound
-from balred.systems.dense_system import System
+from balred.ranks.bounds import a_priori_bound
+from balred.systems.arrays import Array
+from balred.systems.leaves import System
 
 Reduced: TypeAlias = tuple[System, Array | None, Array | None]
 """A reduced system, with the projections L and R of the state (L x = reduced x) or None where it is no projection."""

@@ -13,12 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import backend
-from balred.hankel.spectrum import signed, spectrum
-from balred.methods.method import Reduced
+from balred.hankel.projections import signed
+from balred.hankel.spectrum import spectrum
 from balred.measures.norms import norm
-from balred.systems.poles import check_stable, continuous_poles
+from balred.methods.method import Reduced
+from balred.systems.arrays import backend
 from balred.systems.dense_system import DenseSystem
+from balred.systems.poles import check_stable, continuous_poles
 
 Matrix = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -125,7 +126,7 @@ def _block_diagonal(system: DenseSystem) -> tuple[Matrix, Matrix, Matrix, NDArra
     """L, R, A = L (system.A) R block diagonal, and the sizes of its blocks; inputs and outputs of each are alike in norm."""
     limit, cond = _WORST, np.inf
     while not cond < _WORST:
-        R, L, A, sizes, cond = backend("numpy").block_diagonal_form(system.A, limit)
+        R, L, A, sizes, cond = backend("scipy").block_diagonal_form(system.A, limit)
         limit /= 8  # splits that are harmless one by one were not so together
     B, C = L @ system.B, system.C @ R
     scale, end = np.ones(len(A)), 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from balred.hankel.projections import projected, projected_by, signed
+from balred.hankel.spectrum import Spectrum
+from balred.methods.method import Reduced
+from balred.ranks.bounds import numerical_rank
 from balred.systems import arrays
 from balred.systems.arrays import ct, namespace
-from balred.hankel.spectrum import Spectrum, projected, projected_by, signed
-from balred.methods.method import Reduced
-from balred.ranks.rules import numerical_rank
 from balred.systems.dense_system import DenseSystem
 
 

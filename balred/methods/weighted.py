@@ -13,17 +13,18 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems import arrays
-from balred.registry.entries import system_of
-from balred.systems.arrays import backend_of, ct, double_precision, to_numpy
 from balred.hankel.spectrum import spectrum_of
-from balred.methods.method import OfSpectrum, Reduced, no_bound
 from balred.measures.norms import norm
-from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
-from balred.ranks.rules import a_priori_bound
-from balred.solvers.riccati import controllability_factor, dual
-from balred.systems.dense_system import DenseSystem, with_leaves
+from balred.methods.method import OfSpectrum, Reduced, no_bound
 from balred.methods.truncation import truncate_or_match
+from balred.ranks.bounds import a_priori_bound
+from balred.registry.reading import system_of
+from balred.solvers.riccati import controllability_factor, dual
+from balred.systems import arrays
+from balred.systems.arrays import backend_of, ct, double_precision, to_numpy
+from balred.systems.dense_system import DenseSystem
+from balred.systems.leaves import with_leaves
+from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
 
 Matrix = NDArray[Any]
 Technique: TypeAlias = Literal["enns", "lin_chiu", "wang", "varga_anderson"]

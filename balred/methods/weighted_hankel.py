@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import backend, ct
 from balred.hankel.spectrum import spectrum
 from balred.methods.hankel_norm import bilinear, hankel_norm
 from balred.methods.method import OfSpectrum, Reduced
-from balred.systems.poles import check_stable, marginal_tolerance, pole_margin
-from balred.solvers.riccati import dual
-from balred.systems.dense_system import DenseSystem
 from balred.methods.weighted import check_same_time, dense_on_host
+from balred.solvers.riccati import dual
+from balred.systems.arrays import backend, ct
+from balred.systems.dense_system import DenseSystem
+from balred.systems.poles import check_stable, marginal_tolerance, pole_margin
 
 Matrix = NDArray[Any]
 
@@ -146,12 +146,12 @@ def _seen_through(V: DenseSystem, A: Matrix, C: Matrix) -> Matrix:
     """The output matrix of the part of V (A, B, C) that has the poles of A."""
     if V.order == 0:
         return np.asarray(V.D @ C)
-    return np.asarray(V.D @ C + V.C @ backend("numpy").sylvester(V.A, A, -V.B @ C))
+    return np.asarray(V.D @ C + V.C @ backend("scipy").sylvester(V.A, A, -V.B @ C))
 
 
 def _taken_off(name: str, V: DenseSystem, A: Matrix, C: Matrix) -> Matrix:
     """The output matrix that :func:`_seen_through` turns into C: column by column in Schur coordinates of A."""
-    T, Q = backend("numpy").complex_schur(A)
+    T, Q = backend("scipy").complex_schur(A)
     n = V.order
     pencil = np.block([[V.A, V.B], [V.C, V.D]]).astype(np.complex128)
     wanted, Y = C @ Q, np.zeros((len(pencil), len(T)), np.complex128)

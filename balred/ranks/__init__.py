@@ -3,7 +3,19 @@
 NumPy only; nothing here knows a system.
 """
 
+from balred.ranks.bounds import a_priori_bound, numerical_rank
 from balred.ranks.budget import Budget
-from balred.ranks.rules import Energy, ErrorBound, Order, RankWarning, Relative, Rule, a_priori_bound, numerical_rank
+from balred.ranks.choosing import RankWarning
+from balred.ranks.rules import Energy, ErrorBound, Order, Relative, Rule
 
-__all__ = ["Budget", "Energy", "ErrorBound", "Order", "RankWarning", "Relative", "Rule", "a_priori_bound", "numerical_rank"]
+__all__ = [
+    "Budget",
+    "Energy",
+    "ErrorBound",
+    "Order",
+    "RankWarning",
+    "Relative",
+    "Rule",
+    "a_priori_bound",
+    "numerical_rank",
+]

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from balred.reduction.analysis import Analysis
 
 FloatArray = NDArray[np.float64]
 
@@ -131,19 +128,6 @@ class Budget:
             prices[i] = price(i)
         found = {n: min(rank, sizes[n]) for group, rank in zip(groups, ranks, strict=True) for n in group}
         return {name: found[name] for name in tails}
-
-
-def tail_of(analysis: Analysis) -> FloatArray:
-    """The squared error of an analysed layer at each rank, (states + 1,), added up over a batch.
-
-    Values that are rounding errors count as nothing.  Unstable modes stay, and a state at least beside them.
-    """
-    fixed = 0 if analysis.unstable is None else analysis.unstable.states
-    if analysis.stable is None or analysis.state is None:
-        return np.concatenate([np.full(fixed, np.inf), [0.0]])
-    real = np.arange(analysis.sigma.shape[-1]) < analysis.state.cap
-    unit = analysis.stable.order // analysis.stable.states
-    return tail(np.where(real, analysis.sigma, 0.0), unit, fixed)
 
 
 def tail(values: Any, unit: int = 1, fixed: int = 0) -> FloatArray:

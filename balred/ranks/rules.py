@@ -11,13 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-
-
-class RankWarning(UserWarning):
-    """An integer rank beyond the numerical rank was asked for; the numerical rank was used."""
+from balred.ranks.bounds import FloatArray, a_priori_bound, numerical_rank
 
 
 class Rule(Protocol):
@@ -29,44 +24,6 @@ class Rule(Protocol):
 
     def order(self, hsv: FloatArray) -> int:
         """Least number of values of the one spectrum `hsv` that satisfies the rule, before rounding and cap."""
-
-
-def numerical_rank(hsv: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Number of Hankel singular values above ``n * eps * sigma_1``, eps that of their dtype, shape (...).
-
-    The threshold is SLICOT's (TOL2 of AB09AD).
-    """
-    s = np.asarray(hsv)
-    return np.asarray(np.sum(s > s.shape[-1] * np.finfo(s.dtype).eps * s[..., :1], axis=-1))
-
-
-def a_priori_bound(hsv: FloatArray, order: int) -> FloatArray:
-    r"""The error bound of balanced truncation and of singular perturbation, shape (...).
-
-    .. math:: \|G-G_r\|_\infty \le 2\sum \sigma_i, \quad i > r,\ \text{distinct values counted once}
-
-    Values count as equal within 1e-9 of themselves; a group that `order` splits counts each of its members.
-
-    References
-    ----------
-    K. Glover, All optimal Hankel-norm approximations of linear multivariable systems and their L-infinity error
-    bounds, Int. J. Control 39 (1984), section 9; U. M. Al-Saggaf and G. F. Franklin (1987) for discrete time.
-
-    Examples
-    --------
-    >>> float(a_priori_bound(np.array([4.0, 1.0, 1.0, 0.5]), 1))
-    3.0
-    """
-    s = np.asarray(hsv, dtype=np.float64)
-    tail = s[..., order:]
-    if tail.shape[-1] == 0:
-        return np.zeros(s.shape[:-1])
-    same = np.zeros(tail.shape, dtype=bool)
-    same[..., 1:] = tail[..., 1:] >= tail[..., :-1] * (1 - 1e-9)
-    if order > 0:
-        split = np.cumprod(tail >= s[..., order - 1 : order] * (1 - 1e-9), axis=-1).astype(bool)
-        same &= ~split
-    return np.asarray(2 * np.sum(np.where(same, 0.0, tail), axis=-1))
 
 
 @dataclass(frozen=True)
@@ -199,37 +156,6 @@ class ErrorBound:
         raise ValueError(
             f"the error bound must be reachable at the numerical rank {cap}, where it is {best:.3g}, got a tolerance of {limit:.3g}"
         )
-
-
-def choose_order(rule: Rule, hsv: FloatArray, states_per_rank: int = 1) -> int:
-    """The order `rule` asks for: largest over a batch, rounded up to the rule's multiple, capped at the numerical rank.
-
-    `states_per_rank` is 2 for conjugate systems, whose multiple and whose :class:`Order` count stored states.
-    """
-    given = np.asarray(hsv).reshape(-1, np.shape(hsv)[-1])
-    given = given[given[:, 0] > 0]
-    alive = given.astype(np.float64)
-    if len(alive) == 0:
-        raise ValueError(f"{rule} cannot choose a rank: every Hankel singular value is zero")
-    scale = states_per_rank if isinstance(rule, Order) else 1
-    order = max(rule.order(s) * scale for s in alive)
-    bucket = max(rule.multiple_of, 1) * states_per_rank if rule.multiple_of > 1 else 1
-    order, cap = -(-order // bucket) * bucket, int(np.max(numerical_rank(given)))
-    # rounding up, or another member's order, may split a group of equal values, where the bound is larger again
-    while isinstance(rule, ErrorBound) and order < cap and any(a_priori_bound(s, order) > rule.limit(s) for s in alive):
-        order += bucket
-    return min(order, cap)
-
-
-def is_rule(value: Any) -> bool:
-    """Whether `value` is a rule, not a number or a rule's class."""
-    return hasattr(value, "order") and hasattr(value, "multiple_of") and not isinstance(value, type)
-
-
-def check_rule(value: Any) -> None:
-    """Raise unless `value` is a rule."""
-    if not is_rule(value):
-        raise TypeError(f"rule must be a rank rule such as balred.Energy(0.99), got {value!r}")
 
 
 def _check_number(name: str, value: Any) -> None:

@@ -1,2 +1,1 @@
-"""State spaces made from systems, descriptor systems, sparse ones, and data.
-"""
+"""State spaces made from systems, descriptor systems, sparse ones, and data."""

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.solvers.gramians import factors
 from balred.systems.arrays import backend
 from balred.systems.checks import check_finite
-from balred.solvers.gramians import factors
 from balred.systems.dense_system import DenseSystem, ss
 
 Matrix = NDArray[Any]

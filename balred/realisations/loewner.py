@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.checks import check_finite, checked_dt
+from balred.ranks.bounds import numerical_rank
+from balred.ranks.rules import Rule
 from balred.realisations.descriptor import descriptor
 from balred.realisations.era import order_of
-from balred.ranks.rules import Rule, numerical_rank
+from balred.systems.checks import check_finite, checked_dt
 from balred.systems.dense_system import DenseSystem
 
 Matrix = NDArray[Any]

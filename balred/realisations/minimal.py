@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.registry.reading import adapt, layers_of, replace_layers
 from balred.systems import arrays
-from balred.registry.entries import adapt, layers_of, replace_layers
 from balred.systems.arrays import backend_of, is_concrete, to_numpy
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 from balred.systems.units import rescaled
 
 Matrix = NDArray[Any]

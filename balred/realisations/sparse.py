@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.hankel.projections import signed
+from balred.hankel.spectrum import pad
+from balred.ranks.bounds import numerical_rank
+from balred.ranks.choosing import choose_order, is_rule
 from balred.registry.entries import register
 from balred.solvers.adi import AdiInfo, ConvergenceError, low_rank_factors
-from balred.systems.arrays import backend
-from balred.hankel.spectrum import pad, signed
-from balred.systems.checks import check_finite, checked_dt
-from balred.systems.poles import UnstableError
-from balred.ranks.rules import choose_order, is_rule, numerical_rank
 from balred.solvers.smith import smith_factors
+from balred.systems.arrays import backend
+from balred.systems.checks import check_finite, checked_dt
 from balred.systems.dense_system import DenseSystem, is_discrete, ss
+from balred.systems.poles import UnstableError
 
 Matrix = NDArray[Any]
 
@@ -71,7 +73,7 @@ class SparseSystem:
 
     @cached_property
     def _mass(self) -> Any:
-        return backend("numpy").sparse_eye(self.order) if self.E is None else self.E
+        return backend("scipy").sparse_eye(self.order) if self.E is None else self.E
 
     @cached_property
     def compressed(self) -> DenseSystem:
@@ -87,7 +89,7 @@ class SparseSystem:
 
     def __call__(self, s: complex) -> Matrix:
         """Transfer function ``C (sE - A)^-1 B + D`` at the complex point `s` (or z), from one sparse solve."""
-        lu = backend("numpy").sparse_lu(complex(s) * self._mass - self.A)
+        lu = backend("scipy").sparse_lu(complex(s) * self._mass - self.A)
         out: Matrix = self.C @ lu.solve(self.B.astype(np.complex128)) + self.D
         return out
 
@@ -138,7 +140,7 @@ def sparse_system(A: Any, B: Any, C: Any, D: Any = None, E: Any = None, dt: floa
     >>> balred.reduce(rod, balred.ErrorBound(1e-3, relative=True)).states < 20
     True
     """
-    host = backend("numpy")
+    host = backend("scipy")
     A, E = host.sparse_matrix(A), None if E is None else host.sparse_matrix(E)
     B, C = (np.asarray(x.toarray() if hasattr(x, "toarray") else x) for x in (B, C))
     B, C = (x.astype(np.complex128 if np.iscomplexobj(x) else np.float64) for x in (B, C))
@@ -222,7 +224,7 @@ def gramian_factors_lr(
 
 def _check_nonsingular(E: Any) -> None:
     try:
-        pivots = np.abs(backend("numpy").sparse_lu(E).U.diagonal())
+        pivots = np.abs(backend("scipy").sparse_lu(E).U.diagonal())
     except RuntimeError:
         pivots = np.zeros(1)
     if not pivots.min() > len(pivots) * np.finfo(np.float64).eps * pivots.max():

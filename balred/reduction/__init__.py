@@ -1,5 +1,4 @@
-"""Check, read, look, choose, cut, write back: what happens around every method, for every layer.
-"""
+"""Check, read, look, choose, cut, write back: what happens around every method, for every layer."""
 
 from balred.reduction.analysis import Analysis
 from balred.reduction.plan import Plan, Row, SkippedWarning

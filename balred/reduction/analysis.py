@@ -14,132 +14,31 @@ from typing import Any
 
 import numpy as np
 
-from balred.systems import arrays
-from balred.reduction import writing_back as reduction
-from balred.systems.arrays import Array, backend_of, ct, in_precision, is_concrete, namespace, on_host, to_numpy, warn_caller
-from balred.hankel.spectrum import Spectrum, in_even_units, spectrum
-from balred.systems.batches import alike, check_budget, member, stacked, streamed, together
-from balred.solvers.closed_form import is_siso, siso_values
-from balred.reduction.diagonalisation import stored_states
-from balred.hankel.gradients import cotangents
-from balred.solvers.gramians import check_precision, factors
+from balred.measures.norms import error
 from balred.methods.method import State, tail_bound
-from balred.ranks.rules import ErrorBound, Order, RankWarning, Rule, check_rule, choose_order, is_rule
-from balred.reduction.writing_back import Reduction
+from balred.methods.table import method_called
+from balred.ranks.budget import tail
+from balred.ranks.choosing import RankWarning, check_rank, check_rule, choose_order, is_rule
+from balred.ranks.rules import ErrorBound, Order, Rule
+from balred.reduction.diagonalisation import stored_states
+from balred.reduction.writing_back import Reduction, reduce_analysis
+from balred.registry.reading import per_layer
+from balred.solvers.gramians import check_precision
+from balred.systems import arrays
+from balred.systems.arrays import (
+    backend_of,
+    in_precision,
+    is_concrete,
+    to_numpy,
+    warn_caller,
+)
+from balred.systems.batches import alike, member, stacked
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System, where_fastest, with_leaves
 from balred.systems.parts import separated
-from balred.systems.dense_system import DiagonalSystem, System, cast_like, with_leaves
-
-
-def hsv(
-    obj: Any,
-    *,
-    solver: str | None = None,
-    offset: float | None = None,
-    precision: str = "float64",
-    max_bytes: int | None = None,
-) -> Any:
-    r"""Hankel singular values, descending.
-
-    .. math:: \sigma_i = \sqrt{\lambda_i(PQ)} = \mathrm{svd}(Z_q^H Z_p)_i
-
-    Computed in float64 whatever the dtype of the data, and returned in its dtype.  Differentiable by JAX and PyTorch,
-    for spectral functions (sums, energies) also where values repeat; JAX may trace it.
-
-    Parameters
-    ----------
-    obj : system, layer, model, or anything :func:`balred.adapt` reads
-    solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
-        "cauchy" (one input, one output, diagonal): every value to high relative accuracy, down to 1e-40 of the first.
-    offset : float, optional
-        Poles within `offset` of the stability boundary count as unstable.
-    precision : {"float64", "float32"}, default "float64"
-        What is computed in: float32 throughout is for devices without fast float64, and leaves every value an error of
-        rounding of the first.
-    max_bytes : int, optional
-        A budget: a batch that would take more memory than this is computed piece by piece, at least a member at a time.
-
-    Returns
-    -------
-    array, shape (..., order)
-        For a conjugate system 2n values, those of the real operator.  Unstable modes have ``inf``.  For a model
-        with several layers a dict by layer name.
-
-    Raises
-    ------
-    ValueError
-        A batch with unstable members; a `precision` that `solver` does not have.
-
-    References
-    ----------
-    K. Glover, Int. J. Control 39 (1984), section 2.
-
-    Examples
-    --------
-    >>> import balred
-    >>> balred.hsv(balred.ss([[1.0, -2.0], [3.0, -4.0]], [[5.0], [7.0]], [[6.0, 8.0]], [[9.0]])).round(4)
-    array([24.4269,  0.5731])
-    """
-    from balred.registry.entries import per_layer
-
-    check_precision(precision, solver)
-    check_budget(max_bytes)
-
-    def values(system: System) -> Array:
-        return streamed(lambda part: _hsv(part, solver, offset, precision), system, max_bytes)
-
-    systems = per_layer(obj, lambda system, _: system)
-    return together(values, systems) if isinstance(systems, dict) else values(systems)
-
-
-def _hsv(system: System, solver: str | None, offset: float | None, precision: str) -> Array:
-    be = backend_of(*system.leaves)
-    if system.order == 0:  # a static gain
-        return arrays.zeros(arrays.real(system.B), (*system.B.shape[:-2], 0))
-    system = dataclasses.replace(system, D=None)  # no part in it, and a derivative rule may not close over it
-
-    def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
-        given = with_leaves(system, tuple(be.stop_gradient(x) for x in leaves))
-        host = on_host(*leaves) and not traced
-        with in_precision(precision, *(arrays.mapped(given, to_numpy) if host else given).leaves) as wide:
-            precise = with_leaves(system, wide)
-            solve = spectrum if residuals else _values
-            unstable, stable, solution = separated(precise, offset, lambda part: solve(part, solver))
-            if stable is None or solution is None:
-                return cast_like(arrays.full(arrays.real(given.B), (system.order,), np.inf), system), None
-            s = _padded(solution.s if isinstance(solution, Spectrum) else solution, stable.order)
-            if unstable is not None:
-                xp = namespace(s)
-                s = xp.concat([arrays.full(s, (unstable.order,), np.inf), s], axis=-1)
-            out = be.from_numpy(s, like=system.B, real=True) if host else cast_like(s, system)
-            return out, (solution, stable if unstable is None else None)
-
-    def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
-        if residuals is None or residuals[1] is None:
-            raise ValueError("hsv must be finite to be differentiated, got a system with unstable poles")
-        sp, stable = residuals
-        host = on_host(*stable.leaves) and be is not backend_of(*stable.leaves)
-        with in_precision(precision, to_numpy(g) if host else g, *stable.leaves) as wide:
-            grads = cotangents(sp, stable, wide[0][..., : sp.s.shape[-1]])
-            return tuple(be.from_numpy(x, like=system.B) if host else cast_like(x, system) for x in grads)
-
-    return be.differentiable(value, vjp, *system.leaves)
-
-
-def _values(system: System, solver: str | None) -> Array:
-    if isinstance(system, DiagonalSystem) and is_siso(system) and solver in (None, "closed", "cauchy"):
-        return siso_values(system, relative=solver == "cauchy")
-    Zp, Zq = factors(system, solver)
-
-    be = backend_of(Zp)
-    return be.over_batch(lambda Zq, Zp: be.svdvals(ct(Zq) @ Zp), tuple(Zp.shape[:-2]), Zq, Zp)
-
-
-def _padded(s: Array, n: int) -> Array:
-    xp = namespace(s)
-    missing = n - s.shape[-1]
-    if missing <= 0:
-        return s[..., :n]
-    return xp.concat([s, arrays.zeros(s, (*s.shape[:-1], missing))], axis=-1)
+from balred.systems.poles import UnstableError
+from balred.systems.units import in_even_units
 
 
 class Analysis:
@@ -162,7 +61,7 @@ class Analysis:
         **options: Any,
     ) -> None:
         be = backend_of(*system.leaves)
-        self.method = reduction.method_called(method)
+        self.method = method_called(method)
         self.method.check_options(method, options)
         check_precision(precision, solver)
         if precision != "float64" and not self.method.agnostic:
@@ -179,7 +78,7 @@ class Analysis:
         self._settings: dict[str, Any] = {"method": method, "solver": solver, "offset": offset, **options}
         self._cache: dict[int, Reduction] = {}
         self._others: dict[str, Analysis] = {}
-        work = _where_fastest(system) if self.method.agnostic else arrays.mapped(system, to_numpy)
+        work = where_fastest(system) if self.method.agnostic else arrays.mapped(system, to_numpy)
         self.unstable: System | None = None
         self.stable: System | None
         self.state: State | None
@@ -224,7 +123,7 @@ class Analysis:
         if method is None or method == self._settings["method"]:
             return self
         if method not in self._others:
-            other = reduction.method_called(method)
+            other = method_called(method)
             if (other.prepare, other.agnostic, other.whole) == (
                 self.method.prepare,
                 self.method.agnostic,
@@ -338,9 +237,9 @@ class Analysis:
         """The reduction to `rank` with all that is known of it (cached)."""
         if self.by(method) is not self:
             return self.by(method).reduction(rank)
-        key = reduction.check_rank(rank, self.system.states)
+        key = check_rank(rank, self.system.states)
         if key not in self._cache:
-            self._cache[key] = reduction.reduce_analysis(self, key)
+            self._cache[key] = reduce_analysis(self, key)
         return self._cache[key]
 
     def reduce(self, rank: int | Rule, *, method: str | None = None) -> Any:
@@ -349,7 +248,7 @@ class Analysis:
             return self.by(method).reduce(rank)
         if is_rule(rank):
             return self._rebuild(self.reduction(self.rank(rank)).system)  # type: ignore[arg-type]
-        chosen = reduction.check_rank(rank, self.system.states)
+        chosen = check_rank(rank, self.system.states)
         made = self.reduction(chosen)
         self.warn_if_capped(chosen, made)
         return self._rebuild(made.system)
@@ -409,8 +308,6 @@ def analyze(
     >>> float(balred.error(a.system, small, kind="hinf")) <= a.bound(r)
     True
     """
-    from balred.registry.entries import per_layer
-
     settings = {"method": method, "solver": solver, "offset": offset, "precision": precision, **options}
     read = per_layer(obj, lambda system, rebuild: (system, rebuild))
     if not isinstance(read, dict):
@@ -420,22 +317,6 @@ def analyze(
         if isinstance(one, Exception):
             raise one
     return found
-
-
-def _where_fastest(system: System) -> System:
-    """`system` as a constant, on the device or on the host."""
-    be = backend_of(*system.leaves)
-    # in main memory, and where every new shape would be compiled (JAX), NumPy answers fastest
-    stay = be.DYNAMIC_SHAPES and not on_host(*system.leaves)
-    constant: System = arrays.mapped(system, be.stop_gradient if stay else to_numpy)
-    return constant
-
-
-def values_in_single(system: System) -> np.ndarray[Any, Any]:
-    """The Hankel singular values in float32 arithmetic, on the host: the quickest look at a stable system."""
-    work = _where_fastest(system)
-    with in_precision("float32", *work.leaves) as leaves:
-        return np.asarray(to_numpy(_padded(_values(with_leaves(work, leaves), None), work.order)))
 
 
 def analyses(
@@ -459,3 +340,57 @@ def analyses(
             except (ValueError, ArithmeticError) as error:
                 found[name] = error
     return {name: found[name] for name in read}
+
+
+def reduction_error(analysis: Analysis, rank: int) -> tuple[str, float | None]:
+    """The measured error of the reduction to `rank`, and which norm that is.
+
+    Returns
+    -------
+    kind : {"hinf", "linf"}
+        "linf" where the difference is unstable: a method that reduces unstable systems whole changed their modes.
+    value : float or None
+        None where even that is infinite, because of a pole on the stability boundary that was changed.
+
+    Examples
+    --------
+    An integrator beside stable modes is kept, and the error is that of the others:
+
+    >>> import numpy as np, balred
+    >>> g = balred.ss(np.diag([0.0, -1.0, -50.0]), np.ones((3, 1)), np.ones((1, 3)))
+    >>> kind, value = reduction_error(balred.analyze(g), 2)
+    >>> kind, value <= balred.analyze(g).bound(2)
+    ('hinf', True)
+    """
+    made = analysis.reduction(rank)
+    if made.system is analysis.system or analysis.stable is None:
+        return "hinf", 0.0
+    full, small = analysis.system, made.system
+    if analysis.unstable is not None:
+        full, small = analysis.stable, _without_first(small, analysis.unstable.states)
+    for kind in ("hinf", "linf"):
+        try:
+            return kind, float(error(full, small, kind))
+        except UnstableError:
+            pass
+    return "linf", None
+
+
+def _without_first(g: System, k: int) -> System:
+    """`g` without its first k states, from which the others are apart."""
+    if isinstance(g, DiagonalSystem):
+        return dataclasses.replace(g, log_poles=g.log_poles[k:], B=g.B[k:, :], C=g.C[:, k:])
+    return DenseSystem(g.A[k:, k:], g.B[k:, :], g.C[:, k:], g.D, g.dt)
+
+
+def tail_of(analysis: Analysis) -> np.ndarray[Any, Any]:
+    """The squared error of an analysed layer at each rank, (states + 1,), added up over a batch.
+
+    Values that are rounding errors count as nothing.  Unstable modes stay, and a state at least beside them.
+    """
+    fixed = 0 if analysis.unstable is None else analysis.unstable.states
+    if analysis.stable is None or analysis.state is None:
+        return np.concatenate([np.full(fixed, np.inf), [0.0]])
+    real = np.arange(analysis.sigma.shape[-1]) < analysis.state.cap
+    unit = analysis.stable.order // analysis.stable.states
+    return tail(np.where(real, analysis.sigma, 0.0), unit, fixed)

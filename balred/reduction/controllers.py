@@ -10,17 +10,18 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from balred.systems.arrays import as_array, to_numpy
 from balred.hankel.spectrum import spectrum, spectrum_of
 from balred.methods.coprime import Factors, coprime
 from balred.methods.method import Reduced
-from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
-from balred.reduction.writing_back import check_rank, reduce
-from balred.solvers.riccati import controllability_factor, dual, observability_factor
-from balred.systems.parts import block_diagonal
-from balred.systems.dense_system import DenseSystem
 from balred.methods.truncation import truncate
 from balred.methods.weighted import Technique, check_same_time, dense_on_host
+from balred.ranks.choosing import check_rank
+from balred.reduction.plan import reduce
+from balred.solvers.riccati import controllability_factor, dual, observability_factor
+from balred.systems.arrays import as_array, to_numpy
+from balred.systems.dense_system import DenseSystem
+from balred.systems.parts import block_diagonal
+from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
 
 Weight: TypeAlias = Literal["output", "input", "performance"]
 

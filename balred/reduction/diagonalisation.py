@@ -7,35 +7,21 @@ of the reduced real system becomes one stored state, and so does a real pole.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.methods.method import Reduced
 from balred.systems import arrays
 from balred.systems.arrays import backend_of, to_numpy
 from balred.systems.batches import each_array, member
-from balred.methods.method import Reduced
-from balred.systems.dense_system import DiagonalSystem, System
+from balred.systems.coordinates import Change, Complex, coefficients
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 
-Complex = NDArray[np.complex128]
 _Modes: TypeAlias = tuple[NDArray[Any], ...]
 """Logarithms of poles, b, c and the four matrices of :class:`Change`, of one member of a batch."""
-
-
-@dataclass(frozen=True)
-class Change:
-    r"""The change of state coordinates of a diagonal reduction, in stored states (host, complex128).
-
-    :math:`x \approx V_1z + V_2\bar z` and :math:`z = W_1x + W_2\bar x`; the second terms are zero unless the system is
-    conjugate.  Shapes (..., n, r) and (..., r, n).
-    """
-
-    V1: Complex
-    V2: Complex
-    W1: Complex
-    W2: Complex
 
 
 def diagonalised(
@@ -136,22 +122,6 @@ def _attempt(
         (len(at) - states, _one_mode_set(template, lam, at, *four) if fine and len(at) <= states else None)
         for lam, at, fine, *four in members
     ]
-
-
-def coefficients(poles: NDArray[Any], vectors: Complex, x: NDArray[Any]) -> NDArray[Any]:
-    """Coefficients of the columns of `x` in eigenvectors; for a real matrix and real `x` conjugate to the last digit.
-
-    Nearly parallel eigenvectors leave few digits of a coefficient; that all of them together stand for `x` does not
-    survive when the one of a pair is replaced by the conjugate of the other, unless it is that already.
-    """
-    if np.iscomplexobj(x) or not np.iscomplexobj(poles):
-        return np.linalg.solve(vectors, x)
-    up, down = (poles.imag > 0)[..., None, :], (poles.imag < 0)[..., None, :]  # in turns
-    root = 2**0.5
-    y = np.linalg.solve(np.where(up, root * vectors.real, np.where(down, root * vectors.imag, vectors.real)), x)
-    up, down = up.swapaxes(-1, -2), down.swapaxes(-1, -2)
-    first, second = (y + 1j * np.roll(y, -1, axis=-2)) / root, (np.roll(y, 1, axis=-2) - 1j * y) / root
-    return np.where(up, first, np.where(down, second, y))
 
 
 def stored_states(g: System) -> int:

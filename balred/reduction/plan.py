@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from balred.registry.entries import adapt, entry_of, layers_of, replace_layers
-from balred.systems.arrays import warn_caller
-from balred.ranks.budget import Budget, relative, tail_of
-from balred.solvers.gramians import check_precision
-from balred.reduction.analysis import Analysis
-from balred.ranks.rules import is_rule
-from balred.reduction.writing_back import check_rank, method_called
-from balred.selection.selecting import Moments
+from balred.methods.table import method_called
+from balred.ranks.budget import Budget, relative
+from balred.ranks.choosing import check_rank, is_rule
+from balred.reduction.analysis import Analysis, tail_of
 from balred.reduction.selective import Choice, check_wanted, choose, measure, tails
+from balred.registry.entries import entry_of
+from balred.registry.reading import adapt, layers_of, replace_layers
+from balred.selection.moments import Moments
+from balred.solvers.gramians import check_precision
+from balred.systems.arrays import warn_caller
 
 
 class SkippedWarning(UserWarning):
@@ -207,3 +208,71 @@ def _row(
         return Row(name, kind, states, None, note=str(error)), None
     bound = float(np.max(reduction.bound)) if reduction.bound.size else 0.0
     return Row(name, kind, states, reduction.system.states, bound, float(np.min(analysis.energy(rank)))), smaller
+
+
+def reduce(
+    obj: Any,
+    rank: Any,
+    *,
+    method: str = "truncate",
+    calibration: Any = None,
+    solver: str | None = None,
+    offset: float | None = None,
+    precision: str = "float64",
+    **options: Any,
+) -> Any:
+    r"""Reduce a system, a layer, or every layer of a model to `rank` states.
+
+    Parameters
+    ----------
+    obj : system, layer, model, or anything :func:`balred.adapt` reads
+        Never changed.
+    rank : int, rule, or Budget
+        The number of states to keep, as the object counts them (stored states of a conjugate system; unstable
+        modes included), or a rule such as ``balred.Energy(0.99)``.  For a model also a dict by layer name, or a
+        :class:`balred.Budget` of states that its layers share.
+    method : str, default "truncate"
+        A name in ``balred.methods.METHODS``; the guide to the methods says which for what.
+    calibration : tensor, dict of keyword inputs, or iterable of either, optional
+        Data for layers whose dynamics depend on their input, as :func:`balred.plan`.
+    solver : str, optional
+        As :func:`balred.hsv`.
+    offset : float, optional
+        Poles within `offset` of the stability boundary count as unstable and are kept.
+    precision : str, default "float64"
+        As :func:`balred.analyze`.
+    **options
+        Of the method, ``beta=1.0`` for "stochastic" say.
+
+    Returns
+    -------
+    The same type as `obj`
+        A conjugate system may need fewer stored states than asked.
+
+    Raises
+    ------
+    ValueError
+        `rank` is not between 1 and the number of states, or less than the number of unstable modes; the reduced
+        system cannot be diagonalised accurately; the rule cannot be met; unknown `method`.
+
+    Warns
+    -----
+    RankWarning
+        An integer `rank` is beyond the numerical rank, which is used instead.
+
+    Notes
+    -----
+    :math:`\|G-G_r\|_\infty \le 2\sum_{i>r}\sigma_i`, distinct values counted once.  The dense result is in balanced
+    coordinates (truncation), with the largest entry of each row of B positive, so that results repeat.
+
+    Examples
+    --------
+    >>> import balred
+    >>> sys = balred.testing.random_system(20, seed=0)
+    >>> balred.reduce(sys, 4)
+    DenseSystem(states=4, inputs=2, outputs=2, continuous, float64, numpy)
+    >>> small = balred.reduce(sys, balred.ErrorBound(0.1, relative=True))
+    """
+    return plan(
+        obj, rank, calibration, method=method, solver=solver, offset=offset, precision=precision, **options
+    ).apply()

@@ -14,40 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.ranks.choosing import choose_order, is_rule
+from balred.ranks.rules import ErrorBound, Order
+from balred.registry.entries import Selective
+from balred.selection.elimination import spectrum
+from balred.selection.moments import Moments, Selection
+from balred.selection.selecting import SELECTIONS, select
 from balred.systems.arrays import warn_caller
-from balred.ranks.rules import ErrorBound, Order, choose_order, is_rule
-from balred.selection.selecting import Moments, SELECTIONS, Selection, select, spectrum
 
 
 class CalibrationWarning(UserWarning):
     """States of selective layers were chosen without data."""
-
-
-@dataclass(frozen=True)
-class Selective:
-    """What a framework knows of a selective layer class.
-
-    Parameters
-    ----------
-    states : callable
-        ``states(layer)``: the state dimension.
-    gather : callable
-        ``gather(model, layers, calibration)``: the :class:`balred.selection.Moments` of each of `layers`, a dict by name,
-        in one pass over the data, or of a surrogate if `calibration` is None.
-    cut : callable
-        ``cut(layer, selection, moments)``: a new layer of the same type with the selected states.
-    one_size : bool
-        All layers of a model must have one state dimension, since its configuration holds one number.
-    select : callable, optional
-        In place of :func:`balred.selection.select`, for layers that are time-invariant: chosen from the layer itself, for
-        white noise, so that no data are missed.
-    """
-
-    states: Callable[[Any], int]
-    gather: Callable[[Any, Mapping[str, Any], Any], Mapping[str, Moments]]
-    cut: Callable[[Any, Selection, Moments], Any]
-    one_size: bool = True
-    select: Callable[..., Selection] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,27 @@
-"""Objects that are known: how they are read as systems, written back, looked into and resized.
-"""
+"""Objects that are known: how they are read as systems, written back, looked into and resized."""
 
-from balred.reduction.selective import Selective
-from balred.registry.entries import AdapterNotFound, Container, Entry, adapt, layers_of, register, register_container, register_entry, register_selective, replace_layers
+from balred.registry.entries import (
+    AdapterNotFound,
+    Container,
+    Entry,
+    Selective,
+    register,
+    register_container,
+    register_entry,
+    register_selective,
+)
+from balred.registry.reading import adapt, layers_of, replace_layers
 
-__all__ = ["AdapterNotFound", "Container", "Entry", "Selective", "adapt", "layers_of", "register", "register_container", "register_entry", "register_selective", "replace_layers"]
+__all__ = [
+    "AdapterNotFound",
+    "Container",
+    "Entry",
+    "Selective",
+    "adapt",
+    "layers_of",
+    "register",
+    "register_container",
+    "register_entry",
+    "register_selective",
+    "replace_layers",
+]

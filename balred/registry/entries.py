@@ -8,15 +8,14 @@ arrives, so importing ``balred`` loads no framework.  Other distributions plug i
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, overload
 
-from balred.reduction.selective import Selective
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System
+from balred.selection.moments import Moments, Selection
+from balred.systems.leaves import System
 
 Rebuild = Callable[[Any], Any]
 Adapter = Callable[[Any], tuple[System, Rebuild]]
@@ -26,18 +25,11 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Callable[..., Any])
 
 _LAZY: dict[str, tuple[str, ...]] = {
-    "torch": (
-        "balred.adapters.torch",
-        "balred.adapters.torch.layers.s4d",
-        "balred.adapters.torch.layers.s4",
-        "balred.adapters.torch.layers.mamba",
-        "balred.adapters.torch.layers.attention",
-        "balred.adapters.torch.layers.zamba",
-    ),
+    "torch": ("balred.adapters.torch.layers",),
     "LRU_pytorch": ("balred.adapters.torch.layers.lru_pytorch",),
     "s5": ("balred.adapters.torch.layers.s5",),
-    "equinox": ("balred.adapters.equinox", "balred.adapters.equinox.copies"),
-    "flax": ("balred.adapters.flax", "balred.adapters.flax.nnx", "balred.adapters.flax.mamba"),
+    "equinox": ("balred.adapters.equinox.modules", "balred.adapters.equinox.copies"),
+    "flax": ("balred.adapters.flax.linen", "balred.adapters.flax.nnx", "balred.adapters.flax.mamba"),
     "control": ("balred.adapters.control",),
     "pymor": ("balred.adapters.pymor",),
     "scipy": ("balred.adapters.scipy",),
@@ -49,7 +41,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
 class Entry:
     """What is registered for a class: how to read and write it, and how optimizer moments follow a cut.
 
-    A selective layer has a :class:`balred.reduction.selective.Selective`, mostly in place of the operator that it is not.
+    A selective layer has a :class:`balred.registry.Selective`, mostly in place of the operator that it is not.
     ``settle(model, layer)`` tells the new model around a replaced layer of its size, ``groups(layer)`` how many groups of
     states are selected from, one by default.
     """
@@ -138,7 +130,7 @@ def register(
 
 def register_entry(cls: type | str, entry: Entry, recognises: Recognises | None = None) -> None:
     """Register an :class:`Entry` made by hand; otherwise as :func:`register`."""
-    name = cls if isinstance(cls, str) else _name(cls)
+    name = cls if isinstance(cls, str) else qualified(cls)
     if recognises is None:
         _entries[name] = entry
     else:
@@ -160,7 +152,7 @@ def register_selective(
     ----------
     cls : type or str
         As :func:`balred.register`.
-    selective : balred.reduction.selective.Selective
+    selective : balred.registry.Selective
     recognises : callable, optional
         Only objects with ``recognises(obj)`` are meant: a layout that packages share, or that people copy, under any name.
         Entries for a class itself come first.
@@ -177,14 +169,14 @@ def register_selective(
 
 def _no_operator(layer: Any) -> Any:
     raise AdapterNotFound(
-        f"{_name(type(layer))} is selective, its dynamics depend on its input, so it has no linear operator and no Hankel "
+        f"{qualified(type(layer))} is selective, its dynamics depend on its input, so it has no linear operator and no Hankel "
         "singular values: reduce it with balred.reduce(model, rank, calibration=data)"
     )
 
 
 def register_container(cls: type | str, container: Container) -> None:
     """Register how to look into models of `cls`."""
-    _containers[cls if isinstance(cls, str) else _name(cls)] = container
+    _containers[cls if isinstance(cls, str) else qualified(cls)] = container
 
 
 def container_of(obj: Any) -> Container | None:
@@ -192,7 +184,7 @@ def container_of(obj: Any) -> Container | None:
     return _lookup(type(obj), _containers)
 
 
-def _name(cls: type) -> str:
+def qualified(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -214,8 +206,8 @@ def _load(package: str) -> None:
 def _lookup(cls: type, table: Mapping[str, T]) -> T | None:
     for base in cls.__mro__:
         _load(base.__module__.partition(".")[0])
-        if _name(base) in table:
-            return table[_name(base)]
+        if qualified(base) in table:
+            return table[qualified(base)]
     return None
 
 
@@ -223,122 +215,33 @@ def entry_of(obj: Any) -> Entry | None:
     """The entry of the layer or system type of `obj`, or None."""
     found = _lookup(type(obj), _entries)
     if found is None:
-        structures = (s for base in type(obj).__mro__ for s in _structures.get(_name(base), ()))
+        structures = (s for base in type(obj).__mro__ for s in _structures.get(qualified(base), ()))
         found = next((entry for recognises, entry in structures if recognises(obj)), None)
     return found
 
 
-def adapt(obj: Any) -> tuple[System, Rebuild]:
-    """Read the operator out of `obj`.
+@dataclass(frozen=True)
+class Selective:
+    """What a framework knows of a selective layer class.
 
     Parameters
     ----------
-    obj : system, ``control.StateSpace``, ``scipy.signal`` system, or a layer
-
-    Returns
-    -------
-    system : DenseSystem or DiagonalSystem
-    rebuild : callable
-        ``rebuild(system)`` writes a system of any order into a new object of the type of `obj`.
-
-    Raises
-    ------
-    AdapterNotFound
-        The message names the type and how to register it.
-
-    Examples
-    --------
-    >>> import balred
-    >>> system, rebuild = balred.adapt(balred.ss([[-1.0]], [[1.0]], [[1.0]]))
-    >>> rebuild(system) is system
-    True
+    states : callable
+        ``states(layer)``: the state dimension.
+    gather : callable
+        ``gather(model, layers, calibration)``: the :class:`balred.selection.Moments` of each of `layers`, a dict by name,
+        in one pass over the data, or of a surrogate if `calibration` is None.
+    cut : callable
+        ``cut(layer, selection, moments)``: a new layer of the same type with the selected states.
+    one_size : bool
+        All layers of a model must have one state dimension, since its configuration holds one number.
+    select : callable, optional
+        In place of :func:`balred.selection.select`, for layers that are time-invariant: chosen from the layer itself, for
+        white noise, so that no data are missed.
     """
-    if isinstance(obj, (DenseSystem, DiagonalSystem)):
-        return obj, lambda system: system
-    entry = entry_of(obj)
-    if entry is None:
-        raise AdapterNotFound(
-            f"no adapter knows {_name(type(obj))}: register one with balred.register({type(obj).__name__}, adapter), "
-            "where adapter(obj) returns (system, rebuild)"
-        )
-    return entry.adapter(obj)
 
-
-def system_of(obj: Any) -> System:
-    """The system that `obj` is or contains as its only layer."""
-    if isinstance(obj, (DenseSystem, DiagonalSystem)):
-        return obj
-    found = linear_layers_of(obj)
-    if len(found) > 1:
-        raise ValueError(f"one system is needed, got a model with {len(found)} layers: {', '.join(found)}")
-    return adapt(next(iter(found.values())))[0]
-
-
-def layers_of(obj: Any) -> dict[str, Any]:
-    """The layers of a model by name; ``{"": obj}`` if `obj` is a system or a layer itself.
-
-    Lists, tuples and dicts are looked into, so are models of every registered framework.
-    """
-    walked = _walk(obj, "")
-    found = dict(walked)
-    if len(found) < len(walked):
-        names = [name for name, _ in walked]
-        raise ValueError(
-            f"layer names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice"
-        )
-    if not found:
-        raise AdapterNotFound(
-            f"no adapter knows {_name(type(obj))} or any layer in it: register the layer's class with balred.register(cls, adapter)"
-        )
-    return found
-
-
-def linear_layers_of(obj: Any) -> dict[str, Any]:
-    """The layers of a model that have an operator, by name; all of them if none has."""
-    found = layers_of(obj)
-    entries = {name: entry_of(layer) for name, layer in found.items()}
-    return {n: x for n, x in found.items() if (e := entries[n]) is None or e.adapter is not _no_operator} or found
-
-
-def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
-    if isinstance(obj, (DenseSystem, DiagonalSystem)) or entry_of(obj) is not None:
-        return [(path, obj)]
-    container = container_of(obj)
-    prefix = f"{path}." if path else ""
-    if container is not None:
-        return [(prefix + name, layer) for name, layer in container.layers(obj).items()]
-    items = obj.items() if isinstance(obj, dict) else enumerate(obj) if isinstance(obj, (list, tuple)) else ()
-    return [found for key, value in items for found in _walk(value, f"{prefix}{key}")]
-
-
-def replace_layers(obj: Any, new: Mapping[str, Any]) -> Any:
-    """A copy of the model `obj` with the layers called so in :func:`layers_of` replaced."""
-    return _replaced(obj, "", new) if new else obj
-
-
-def _replaced(obj: Any, path: str, new: Mapping[str, Any]) -> Any:
-    if path in new:
-        return new[path]
-    prefix = f"{path}." if path else ""
-    container = container_of(obj)
-    if container is not None:
-        mine = {name[len(prefix) :]: layer for name, layer in new.items() if name.startswith(prefix)}
-        return container.replace(obj, mine) if mine else obj
-    if isinstance(obj, dict):
-        result = copy.copy(obj)
-        result.update({key: _replaced(value, f"{prefix}{key}", new) for key, value in obj.items()})
-        return result
-    if isinstance(obj, (list, tuple)):
-        values = [_replaced(value, f"{prefix}{i}", new) for i, value in enumerate(obj)]
-        return type(obj)(*values) if hasattr(obj, "_fields") else type(obj)(values)
-    return obj
-
-
-def per_layer(obj: Any, function: Callable[[System, Rebuild], T]) -> T | dict[str, T]:
-    """`function` of the system in `obj`, or a dict of its values by layer name for a model with several layers."""
-    if isinstance(obj, (DenseSystem, DiagonalSystem)):
-        return function(*adapt(obj))
-    found = linear_layers_of(obj)
-    if list(found) == [""]:
-        return function(*adapt(obj))
-    return {name: function(*adapt(layer)) for name, layer in found.items()}
+    states: Callable[[Any], int]
+    gather: Callable[[Any, Mapping[str, Any], Any], Mapping[str, Moments]]
+    cut: Callable[[Any, Selection, Moments], Any]
+    one_size: bool = True
+    select: Callable[..., Selection] | None = None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from balred.registry.entries import layers_of, replace_layers
-from balred.files.checkpoints import of_size, states_of
+import numpy as np
+
+from balred.registry.entries import entry_of
+from balred.registry.reading import adapt, layers_of, replace_layers
 from balred.registry.tensors import tensors_of
+from balred.selection.moments import Moments, Selection
+from balred.systems.arrays import backend_of, to_numpy
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 
 
 def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
@@ -28,7 +35,7 @@ def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     Examples
     --------
     >>> import numpy as np
-    >>> from balred.layers.lru import lru_initial
+    >>> from balred.layers.recurrence import lru_initial
     >>> rng = np.random.default_rng(0)
     >>> layer = lru_initial(2, 8, 0.5, 0.99, 3.0, rng.random, lambda *shape: rng.standard_normal(shape))
     >>> stored = {"lru.nu_log": (3,), "lru.B_re": (3, 2)}
@@ -64,3 +71,61 @@ def _of_shapes(name: str, layer: Any, want: Mapping[str, tuple[int, ...]]) -> An
         low, high = (middle + 1, high) if smaller else (low, middle - 1)
     got = ", ".join(f"{n} {shape}" for n, shape in want.items())
     raise ValueError(f"layer {name or 'itself'} must have shapes of at most {states_of(layer)} states, got {got}")
+
+
+def states_of(layer: Any) -> int:
+    """The number of states of a layer, as the layer counts them."""
+    entry = entry_of(layer)
+    if entry is not None and entry.selective is not None:
+        return int(entry.selective.states(layer))
+    return int(adapt(layer)[0].states)
+
+
+def ranks_of(layers: Mapping[str, Any]) -> dict[str, int]:
+    """The states of every layer, by name."""
+    return {name: states_of(layer) for name, layer in layers.items()}
+
+
+def shrunk(layers: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
+    """Layers of the recorded `ranks`, by name, for those that have more states; what is in them is about to be replaced.
+
+    Raises
+    ------
+    ValueError
+        Other layers are recorded, or more states than a layer has.
+    """
+    sizes = ranks_of(layers)
+    if set(ranks) != set(sizes):
+        raise ValueError(f"the model must have the layers {', '.join(ranks)}, got {', '.join(sizes)}")
+    for name, rank in ranks.items():
+        if sizes[name] < rank:
+            raise ValueError(f"layer {name or 'itself'} must have at least {rank} states, got {sizes[name]}")
+    return {name: of_size(layers[name], rank) for name, rank in ranks.items() if rank < sizes[name]}
+
+
+def of_size(layer: Any, states: int) -> Any:
+    """A layer like `layer` with so many states, whichever: what is in it is about to be replaced."""
+    entry = entry_of(layer)
+    if entry is None or entry.selective is None:
+        system, rebuild = adapt(layer)
+        return rebuild(_plain(system, states))
+    n, groups = entry.selective.states(layer), 1 if entry.groups is None else entry.groups(layer)
+    first, ones = np.tile(np.arange(states), (groups, 1)), np.ones((groups, n))
+    return entry.selective.cut(layer, Selection(first, None, 0.0), Moments(np.eye(groups * n), groups, ones, ones))
+
+
+def _plain(system: System, states: int) -> System:
+    """A system of this size that any layer can hold: distinct poles, neither slow nor fast, none of them unstable."""
+    A, B, C = (to_numpy(x) for x in system.leaves)
+    B, C = np.ones_like(B[..., :1, :].repeat(states, axis=-2)), np.ones_like(C[..., :1].repeat(states, axis=-1))
+    if isinstance(system, DiagonalSystem):
+        poles = np.linspace(-0.2, -0.1, states) + 1j * np.linspace(0.1, 2.9, states)
+        leaves = np.broadcast_to(poles, (*A.shape[:-1], states)).astype(A.dtype), B, C
+        kind = "log_poles"
+    else:
+        values = np.linspace(0.1, 0.9, states) * (1 if system.discrete else -1)
+        leaves = np.broadcast_to(np.diag(values), (*A.shape[:-2], states, states)).astype(A.dtype), B, C
+        kind = "A"
+    be = backend_of(system.B)
+    new = {key: be.from_numpy(x, like=system.B) for key, x in zip((kind, "B", "C"), leaves, strict=True)}
+    return dataclasses.replace(system, **new)

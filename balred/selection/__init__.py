@@ -3,8 +3,9 @@
 NumPy only; what a layer is, and how its moments are gathered, is said by the adapters.
 """
 
-from balred.intraining.reach import Calibration
+from balred.selection.calibration import Calibration
+from balred.selection.moments import Moments, Selection
 from balred.selection.oscillators import refitted
-from balred.selection.selecting import Moments, Selection, select
+from balred.selection.selecting import select
 
 __all__ = ["Calibration", "Moments", "Selection", "refitted", "select"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _RULE = "calibration must be an array, a dict of keyword inputs, or an iterable of either"
@@ -44,3 +45,39 @@ def batches(calibration: Any, arrays: tuple[type, ...]) -> Iterator[tuple[tuple[
         yield ((), dict(batch)) if isinstance(batch, Mapping) else ((batch,), {})
     if empty:
         raise ValueError("calibration must hold at least one batch, got none")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Data for selective layers in training, and how their states are chosen.
+
+    Parameters
+    ----------
+    data : tensor, dict of keyword inputs, iterable of either, or a function without arguments that returns such
+        What the model is called with; a function is called at every attempt, so that it can return recent batches.
+    selection : {"joint", "separate", "random"}, default "joint"
+        As in :func:`balred.reduce`; the others are there to compare with.
+    compensate : bool, default True
+        Refit C where the layer allows it.
+    seed : int, default 0
+        Of "random".
+
+    Examples
+    --------
+    >>> Calibration(lambda: {"input_ids": [[1, 2]]}).now()
+    {'input_ids': [[1, 2]]}
+    """
+
+    data: Any
+    selection: str = "joint"
+    compensate: bool = True
+    seed: int = 0
+
+    def now(self) -> Any:
+        """The data."""
+        return self.data() if callable(self.data) else self.data
+
+
+def calibration_of(given: Any) -> Calibration | None:
+    """Data, a function, a :class:`Calibration` or None as what the layers are measured with."""
+    return given if given is None or isinstance(given, Calibration) else Calibration(given)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.selection.selecting import FloatArray, Moments, Selection, select
+from balred.selection.moments import FloatArray, Moments, Selection
+from balred.selection.selecting import select
 
 HORIZON = 4096
 """Steps over which energy counts where an oscillator is not damped, so that it has none over all time, and nobody says."""

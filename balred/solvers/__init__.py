@@ -1,2 +1,1 @@
-"""Gramian factors: one solver a file, and the table that chooses between them.
-"""
+"""Gramian factors: one solver a file, and the table that chooses between them."""

@@ -201,7 +201,7 @@ def low_rank_factors(
     systems, Math. Comput. Model. Dyn. Syst. 19 (2013); the same, Self-generating and efficient shift parameters in ADI
     methods for large Lyapunov and Sylvester equations, ETNA 43 (2014).
     """
-    host = backend("numpy")
+    host = backend("scipy")
     transposed = A.conj().T, E.conj().T
     pattern = _like(A, transposed[0]) and _like(E, transposed[1])
     lu = _lu(host, A, pattern, "the system has a pole at zero")

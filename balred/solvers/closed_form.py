@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from balred.solvers.cauchy import cauchy_factor, half_plane, siso_hankel
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
-from balred.solvers.cauchy import cauchy_factor, half_plane, siso_hankel
+from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.poles import check_stable
-from balred.systems.dense_system import DiagonalSystem
 
 
 def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tuple[Array, Array]:

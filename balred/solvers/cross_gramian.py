@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from balred.registry.reading import system_of
+from balred.solvers.gramians import factors
+from balred.solvers.smith import cayley
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, ct, double_precision, fro, is_concrete, namespace
-from balred.solvers.gramians import factors
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System, cast_like, with_leaves
 from balred.systems.poles import check_stable
-from balred.solvers.smith import cayley
-from balred.systems.dense_system import DiagonalSystem, System, cast_like, with_leaves
 
 
 def cross_gramian(obj: Any) -> Array:
@@ -52,8 +54,6 @@ def cross_gramian(obj: Any) -> Array:
     >>> np.sort(abs(np.linalg.eigvals(cross_gramian(g))))[::-1].round(4)
     array([24.4269,  0.5731])
     """
-    from balred.registry.entries import system_of
-
     system = system_of(obj)
     p, m = int(system.C.shape[-2]), int(system.B.shape[-1])
     if p != m:
@@ -121,8 +121,6 @@ def cholesky_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Arr
     >>> round(float(Rc[0, 0]) ** 2, 12), round(float(Ro[0, 0]) ** 2, 12)
     (2.0, 4.5)
     """
-    from balred.registry.entries import system_of
-
     system = system_of(obj)
     with double_precision(*system.leaves) as leaves:
         Zp, Zq = factors(with_leaves(system, leaves), solver)

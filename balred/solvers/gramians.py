@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from balred.registry.reading import system_of
+from balred.solvers.closed_form import closed_form_factors
+from balred.solvers.smith import smith_factors
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, to_numpy
-from balred.solvers.closed_form import closed_form_factors
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System, cast_like, with_leaves
 from balred.systems.poles import check_stable
-from balred.solvers.smith import smith_factors
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System, cast_like, with_leaves
 
 __all__ = ["SOLVERS", "factors", "gramian_factors", "gramians", "structure"]
 
@@ -67,8 +70,6 @@ def gramian_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Arra
     >>> round(float((Zp @ Zp.T)[0, 0]), 12), round(float((Zq @ Zq.T)[0, 0]), 12)
     (2.0, 4.5)
     """
-    from balred.registry.entries import system_of
-
     system = system_of(obj)
     with double_precision(*system.leaves) as leaves:
         Zp, Zq = factors(with_leaves(system, leaves), solver)

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems.arrays import backend, ct
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 
 Matrix = NDArray[Any]
 
@@ -42,7 +44,7 @@ class DenseResolvent:
 
     def solve(self, a: Matrix, b: Matrix, x: Matrix, *, adjoint: bool = False) -> Matrix:
         """``(a[j] I - b[j] A)^-1 x[:, j]``, by a triangular solve each."""
-        host, diagonal = backend("numpy"), np.arange(len(self.T))
+        host, diagonal = backend("scipy"), np.arange(len(self.T))
         y = ct(self.Q) @ x
         for j, (p, q) in enumerate(zip(np.conj(a), np.conj(b), strict=True) if adjoint else zip(a, b, strict=True)):
             M = -q * self.T
@@ -82,4 +84,4 @@ def resolvent(system: System) -> Resolvent:
     if isinstance(system, DiagonalSystem):
         return DiagonalResolvent(system.poles, system.conjugate)
     assert isinstance(system, DenseSystem)
-    return DenseResolvent(system.A, *backend("numpy").complex_schur(system.A))
+    return DenseResolvent(system.A, *backend("scipy").complex_schur(system.A))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import backend, ct
 from balred.solvers.smith import smith_factors
+from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
 
 Matrix = NDArray[Any]
@@ -28,7 +28,7 @@ def stabilising(A: Matrix, B: Matrix, Q: Matrix, R: Matrix, S: Matrix, discrete:
     in continuous and discrete time; or an error that states `rule`, without which there is none.
     """
     try:
-        X: Matrix = backend("numpy").riccati(A, B, Q, R, S, discrete)
+        X: Matrix = backend("scipy").riccati(A, B, Q, R, S, discrete)
     except (np.linalg.LinAlgError, ValueError) as error:
         raise ValueError(f"{rule}, got a Riccati equation without a stabilising solution ({error})") from None
     X = np.asarray((X + ct(X)) / 2)

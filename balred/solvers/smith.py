@@ -14,8 +14,8 @@ import numpy as np
 
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, eye, fro, is_concrete, namespace
-from balred.systems.poles import check_stable
 from balred.systems.dense_system import DenseSystem
+from balred.systems.poles import check_stable
 
 _MAX_DOUBLINGS = 60
 _SUSPECT_DOUBLINGS = 40

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import backend, ct
-from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
 from balred.solvers.resolvents import resolvent
 from balred.solvers.smith import smith_factors
+from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
+from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
 
 Matrix = NDArray[Any]
 Band = tuple[float, float]
@@ -30,7 +30,7 @@ def propagator(system: DenseSystem, time: float) -> Matrix:
         return np.zeros_like(system.A)
     if system.discrete:
         return np.linalg.matrix_power(system.A, int(time))
-    return np.asarray(backend("numpy").expm(system.A * time))
+    return np.asarray(backend("scipy").expm(system.A * time))
 
 
 def time_factors(system: DenseSystem, start: float, horizon: float) -> tuple[Matrix, Matrix]:
@@ -60,7 +60,7 @@ def _steps(system: DenseSystem, count: float) -> tuple[Matrix, Matrix, Matrix, i
 
 def _doublings(system: DenseSystem, length: float) -> tuple[Matrix, Matrix, Matrix, int]:
     """The discrete system of a step of |A| h <= 1, over which eight Gauss points leave a remainder below rounding."""
-    expm, A = backend("numpy").expm, system.A
+    expm, A = backend("scipy").expm, system.A
     halvings = max(0, int(np.ceil(np.log2(max(float(np.linalg.norm(A, 1)) * length, 1e-300)))))
     h = length / 2.0**halvings
     x, w = np.polynomial.legendre.leggauss(8)

@@ -28,7 +28,7 @@ Backend: TypeAlias = Any
 
 _BACKENDS = {
     "numpy": "balred.backends.numpy",
-    "scipy": "balred.backends.numpy",
+    "scipy": "balred.backends.scipy",
     "slycot": "balred.backends.slycot",
     "safetensors": "balred.backends.safetensors",
     "torch": "balred.backends.torch",

@@ -16,7 +16,8 @@ import numpy as np
 
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, namespace
-from balred.systems.dense_system import DiagonalSystem, System
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 
 T = TypeVar("T")
 

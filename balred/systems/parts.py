@@ -7,7 +7,6 @@ block-diagonalising similarity, kept whole, and put back beside the reduced stab
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -15,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems import arrays
-from balred.registry.entries import adapt
-from balred.systems.arrays import backend, backend_of, double_precision, is_concrete, namespace, to_numpy
-from balred.systems.poles import UnstableError, continuous_poles, marginal_tolerance, pole_margin
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, System, cast_like, with_leaves
+from balred.systems.arrays import backend, backend_of, is_concrete, namespace, to_numpy
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
+from balred.systems.poles import UnstableError, marginal_tolerance, pole_margin
 
 T = TypeVar("T")
 Poles: TypeAlias = NDArray[Any]
@@ -104,7 +104,7 @@ def _split_dense(
 ) -> tuple[DenseSystem | None, DenseSystem | None]:
     be = backend_of(*system.leaves)
     A = to_numpy(system.A)
-    T, Tinv, k = backend("numpy").separate(A, second)
+    T, Tinv, k = backend("scipy").separate(A, second)
     if k == 0 or k == len(A):
         return (None, system) if k == 0 else (system, None)
     cond = float(np.linalg.norm(T, 2) * np.linalg.norm(Tinv, 2))
@@ -154,102 +154,26 @@ def block_diagonal(X: arrays.Array, Y: arrays.Array) -> arrays.Array:
     return xp.concat([upper, lower], axis=-2)
 
 
-def frequency_separation(obj: Any, cutoff: float) -> tuple[Any, Any]:
-    r"""Split a system into its slow and its fast part, :math:`G = G_\mathrm{slow} + G_\mathrm{fast}`.
-
-    Parameters
-    ----------
-    obj : system, layer, or anything :func:`balred.adapt` reads
-        Stable or not.
-    cutoff : float
-        In rad/s: slow are the poles with :math:`|\lambda|` (in discrete time :math:`|\log\lambda|/dt`, of one step
-        if it is unspecified) below it.
-
-    Returns
-    -------
-    slow, fast : the same type as `obj`
-        D belongs to the fast part.  A dense part without poles has order 0.
-
-    Raises
-    ------
-    ValueError
-        `cutoff` is not positive; the parts are too close to be separated; a batch; a diagonal system with all its
-        poles on one side.
-
-    References
-    ----------
-    MATLAB's ``freqsep``; the similarity is that of SLICOT TB01KD.
-
-    Examples
-    --------
-    >>> import balred
-    >>> g = balred.ss([[-1.0, 1.0], [0.0, -50.0]], [[0.0], [1.0]], [[1.0, 0.0]])
-    >>> slow, fast = frequency_separation(g, 10.0)
-    >>> slow.A, fast.A
-    (array([[-1.]]), array([[-50.]]))
-    """
-    if isinstance(cutoff, bool) or not isinstance(cutoff, (int, float, np.integer, np.floating)) or not cutoff > 0:
-        raise ValueError(f"cutoff must be a positive frequency, got {cutoff!r}")
-
-    def divided(g: System) -> tuple[System | None, System | None]:
-        def fast(poles: Poles) -> Mask:
-            return np.asarray(np.abs(continuous_poles(poles, g.dt)) >= cutoff)
-
-        return split_by(g, fast, "slow and fast poles", "cutoff")
-
-    return _parts(obj, divided, ("below", "at or above the cutoff"))
-
-
-def stable_unstable(obj: Any, offset: float | None = None) -> tuple[Any, Any]:
-    r"""Split a system into its stable and its unstable part, :math:`G = G_\mathrm{stable} + G_\mathrm{unstable}`.
-
-    Parameters
-    ----------
-    obj : system, layer, or anything :func:`balred.adapt` reads
-    offset : float, optional
-        As :func:`balred.hsv`: stable are poles with :math:`\mathrm{Re}\,\lambda < -\mathrm{offset}`, in discrete time
-        :math:`|\lambda| < 1-\mathrm{offset}`; by default it is the rounding error of A.
-
-    Returns
-    -------
-    stable, unstable : the same type as `obj`
-        D belongs to the stable part.  A dense part without poles has order 0.
-
-    Raises
-    ------
-    ValueError
-        As :func:`frequency_separation`.
-
-    References
-    ----------
-    MATLAB's ``stabsep``; SLICOT TB01KD.
-
-    Examples
-    --------
-    >>> import balred
-    >>> stable, unstable = stable_unstable(balred.ss([[-1.0, 1.0], [0.0, 2.0]], [[0.0], [1.0]], [[1.0, 0.0]]))
-    >>> stable.A, unstable.A
-    (array([[-1.]]), array([[2.]]))
-    """
-    unstable, stable = _parts(obj, lambda g: split(g, offset), ("outside the boundary of stability", "inside it"))
-    return stable, unstable
-
-
-def _parts(
-    obj: Any, divided: Callable[[System], tuple[System | None, System | None]], sides: tuple[str, str]
-) -> tuple[Any, Any]:
-    """The two parts of `obj`, D with the second; `sides` says in errors where their poles are."""
-    system, rebuild = adapt(obj)
-    if not is_concrete(*system.leaves):
-        raise TypeError("the parts of a system need concrete values, got traced arrays")
-    with double_precision(*system.leaves) as leaves:
-        precise = with_leaves(system, leaves)
-        both = []
-        for part, side, D in zip(divided(precise), sides, (0 * precise.D, precise.D), strict=True):
-            if part is None:
-                if isinstance(precise, DiagonalSystem):
-                    raise ValueError(f"each part of a diagonal system must have a pole, got none {side}")
-                part = DenseSystem(precise.A[:0, :0], precise.B[:0, :], precise.C[:, :0], D, precise.dt)
-            narrow = arrays.mapped(dataclasses.replace(part, D=D), lambda x: cast_like(x, system))
-            both.append(rebuild(narrow))
-    return both[0], both[1]
+def difference(a: System, b: System) -> System:
+    """The system ``a - b``: states beside each other, outputs subtracted."""
+    if (a.discrete, b.discrete) != (a.discrete, a.discrete) or (
+        a.discrete and a.dt != b.dt and a.dt is not True and b.dt is not True
+    ):
+        raise ValueError(f"both systems must have the same dt, got {a.dt} and {b.dt}")
+    shapes = [(int(s.C.shape[-2]), int(s.B.shape[-1])) for s in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"both systems must have the same outputs and inputs, got {shapes[0]} and {shapes[1]}")
+    xp = namespace(a.B, b.B)
+    if isinstance(a, DiagonalSystem) and isinstance(b, DiagonalSystem) and a.conjugate == b.conjugate:
+        return DiagonalSystem(
+            xp.concat([a.log_poles, b.log_poles], axis=-1),
+            xp.concat([a.B, b.B], axis=-2),
+            xp.concat([a.C, -b.C], axis=-1),
+            a.D - b.D,
+            a.dt,
+            a.conjugate,
+        )
+    a, b = a.to_dense(), b.to_dense()
+    return DenseSystem(
+        block_diagonal(a.A, b.A), xp.concat([a.B, b.B], axis=-2), xp.concat([a.C, -b.C], axis=-1), a.D - b.D, a.dt
+    )

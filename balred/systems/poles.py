@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from balred.systems.arrays import is_concrete, to_numpy
-from balred.systems.dense_system import DiagonalSystem, System, is_discrete
+from balred.systems.dense_system import is_discrete
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 from balred.systems.units import rescaled
 
 

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.systems.dense_system import DenseSystem
+from balred.systems.leaves import System, with_leaves
+
 Matrix = NDArray[Any]
 
 
@@ -34,3 +37,21 @@ def rescaled(A: Matrix, B: Matrix, C: Matrix) -> tuple[Matrix, Matrix, Matrix, M
         d = d * factor
     d = d.astype(A.real.dtype)
     return A * d / d[:, None], B / d[:, None], C * d, d
+
+
+_UNEVEN = 1024.0
+"""Units of state that differ by less are left as they are."""
+
+
+def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
+    """A single dense system on the host in other units of state, and d (x = d x_new), where its own lie far apart.
+
+    Other systems as they are, and None: what some methods make depends a little on the coordinates (frequency-weighted
+    balancing with definite parts, say), and those given are the ones to use where they do no harm.
+    """
+    if not (isinstance(system, DenseSystem) and isinstance(system.A, np.ndarray) and system.A.ndim == 2):
+        return system, None
+    *leaves, d = rescaled(*system.leaves)
+    if d.size == 0 or d.max() <= _UNEVEN * d.min():
+        return system, None
+    return with_leaves(system, tuple(leaves)), d

@@ -1,1 +1,6 @@
-"""Layers of PyTorch models: one family a file."""
+"""Layers of PyTorch models, a family a file; importing this registers those that are known without another package."""
+
+from balred.adapters.torch import modules
+from balred.adapters.torch.layers import attention, lru, mamba, s4, s4d, zamba
+
+__all__ = ["attention", "lru", "mamba", "modules", "s4", "s4d", "zamba"]

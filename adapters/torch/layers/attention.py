@@ -31,11 +31,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from balred.registry.entries import Entry, Rebuild, register_entry
 from balred.adapters.torch.modules import blank_copy, set_layer
-from balred.systems.arrays import to_numpy
 from balred.backends.torch import from_numpy
-from balred.systems.dense_system import DenseSystem, System, ss
+from balred.registry.entries import Entry, Rebuild, register_entry
+from balred.systems.arrays import to_numpy
+from balred.systems.dense_system import DenseSystem, ss
+from balred.systems.leaves import System
 
 _MULTIPLE = 64
 """The configuration rounds the size of all heads together up to it, for the cache, and the layer does not."""

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from array_api_compat import torch as xp
 from torch import nn
 
-from balred.layers.lru import lru_initial, lru_output
+from balred.layers.recurrence import lru_initial, lru_output
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[torch]'") from error
+
+from balred.adapters.torch.modules import blank_copy
+from balred.backends.torch import from_numpy
+from balred.layers.lru import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
+from balred.layers.lru_carry import lru_carry_split
+from balred.registry.entries import register
+from balred.systems.arrays import to_numpy
+from balred.systems.leaves import System
 
 Tensor = torch.Tensor
 
@@ -91,3 +105,20 @@ class LRU(nn.Module):
     def extra_repr(self) -> str:
         """The sizes."""
         return f"features={self.features}, states={self.states}"
+
+
+@register(LRU, carry=lru_carry_split)
+def adapt_lru(layer: LRU) -> tuple[System, Any]:
+    """The conjugate system of an LRU layer, and the way back."""
+    half = layer.D.dtype in (torch.bfloat16, torch.float16)  # which have no complex numbers
+    p = {name: x.float() if half else x for name, x in layer.named_parameters()}
+    B, C = torch.complex(p["B_re"], p["B_im"]), torch.complex(p["C_re"], p["C_im"])
+    system = lru_system(p["nu_log"], p["theta_log"], p["gamma_log"], B, C, torch.diag(p["D"]))
+
+    def rebuild(reduced: Any) -> LRU:
+        values = lru_split(lru_parameters(reduced, lru_rows(to_numpy(B))))
+        keep_feedthrough(reduced, system)
+        result: LRU = blank_copy(layer, {k: from_numpy(v, like=p["D"]) for k, v in values.items()})
+        return result
+
+    return system, rebuild

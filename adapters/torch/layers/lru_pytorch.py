@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from balred.registry.entries import register
 from balred.adapters.torch.modules import blank_copy
-from balred.systems.arrays import to_numpy
 from balred.backends.torch import from_numpy
-from balred.layers.lru import LRU_NAMES, keep_feedthrough, lru_carry, lru_parameters, lru_rows, lru_system
-from balred.systems.dense_system import System
+from balred.layers.lru import LRU_NAMES, keep_feedthrough, lru_parameters, lru_rows, lru_system
+from balred.layers.lru_carry import lru_carry
+from balred.registry.entries import register
+from balred.systems.arrays import to_numpy
+from balred.systems.leaves import System
 
 
 def _carry(old: Any, new: Any, moments: Any, change: Any, power: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ What is decided here:
 - A kernel with low-rank terms becomes diagonal: its class and the names of its tensors stay, P is zero.  The gradient
   of P is zero there too, so it stays diagonal.  The Hankel singular values of such a kernel have no gradient until then.
 - A two-sided layer is one system whose outputs are those of both directions, times :math:`\sqrt2`, as in
-  :func:`balred.layers.sampled.s5_system`.
+  :func:`balred.layers.s5.s5_system`.
 - ``dss`` kernels depend on the length they are asked for: the system is that of ``l_max``, or of endless sequences.
 - States beyond ``bandlimit`` are left out, and the smaller kernel has no band limit.
 
@@ -27,16 +27,16 @@ import copy
 from typing import Any
 
 import numpy as np
-
 import torch
 
-from balred.registry.entries import Rebuild, register
 from balred.adapters.torch.layers.s4_kernels import POSITIVE, low_rank, outputs, sides_of, system_of, values_of, written
 from balred.adapters.torch.modules import blank_copy
-from balred.systems.arrays import is_concrete, to_numpy
 from balred.layers.lru import keep_feedthrough
 from balred.layers.sampled import Host
-from balred.systems.dense_system import DiagonalSystem, System
+from balred.registry.entries import Rebuild, register
+from balred.systems.arrays import is_concrete, to_numpy
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 
 _NAMES = {"inv_dt", "A_real", "B", "C"}
 _CACHED = ("dA", "dB", "dC", "step_params")

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 import torch
 from torch import nn
 
-from balred.systems.arrays import to_numpy
 from balred.backends.torch import from_numpy
 from balred.layers.dplr import as_conjugate, bilinear, real_columns, real_matrix, real_rows, untruncated
 from balred.layers.sampled import Host, continuous_poles, input_gain, layer_gain, sampled_poles
-from balred.systems.dense_system import DenseSystem, DiagonalSystem, diagonal
+from balred.systems.arrays import to_numpy
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem, diagonal
 
 _TINY = 1e-30
 POSITIVE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[Host], Host]]] = {

@@ -11,17 +11,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 import torch
 from torch import nn
 
-from balred.registry.entries import Rebuild, register
 from balred.adapters.torch.modules import blank_copy
-from balred.systems.arrays import is_concrete, to_numpy
 from balred.backends.torch import from_numpy
 from balred.layers.lru import keep_feedthrough
-from balred.layers.sampled import Host, s4d_parameters, s4d_system
-from balred.systems.dense_system import DiagonalSystem, System
+from balred.layers.s4d import s4d_parameters, s4d_system
+from balred.layers.sampled import Host
+from balred.registry.entries import Rebuild, register
+from balred.systems.arrays import is_concrete, to_numpy
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 
 _NAMES = {"C", "log_dt", "log_A_real", "A_imag"}
 _SIZES = ("n", "d_state", "N")

@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 import torch
 
-from balred.registry.entries import Rebuild, register
 from balred.adapters.torch.modules import blank_copy
-from balred.systems.arrays import to_numpy
 from balred.backends.torch import from_numpy
 from balred.layers.lru import keep_feedthrough, lru_rows
-from balred.layers.sampled import Host, s5_parameters, s5_system
-from balred.systems.dense_system import System
+from balred.layers.s5 import s5_parameters, s5_system
+from balred.layers.sampled import Host
+from balred.registry.entries import Rebuild, register
+from balred.systems.arrays import to_numpy
+from balred.systems.leaves import System
 
 
 @register("s5.s5_model.S5")
@@ -29,7 +29,7 @@ def adapt_s5(layer: Any) -> tuple[System, Rebuild]:
 
 @register("s5.s5_model.S5SSM")
 def adapt_s5_ssm(layer: Any) -> tuple[System, Rebuild]:
-    """The conjugate system of an S5 layer; see :func:`balred.layers.sampled.s5_system` for bidirectional ones."""
+    """The conjugate system of an S5 layer; see :func:`balred.layers.s5.s5_system` for bidirectional ones."""
     return _adapted(layer, layer, "")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from balred.selection.calibration import batches
-from balred.selection.selecting import Moments
+from balred.selection.moments import Moments
 
 _CHUNK = 1 << 23  # numbers held at a time: tokens times channels times states
 _OUTPUTS = 256  # beyond these a random sketch of the outputs, whose squared norms are unbiased, is as good
@@ -122,7 +122,7 @@ def surrogate(signals: Signals) -> Moments:
 
 
 def gatherer(read: Callable[[Any], Read], width: Callable[[Any], int]) -> Callable[..., dict[str, Moments]]:
-    """The ``gather`` of a :class:`balred.reduction.selective.Selective`, for layers that ``read(layer)`` knows how to read."""
+    """The ``gather`` of a :class:`balred.registry.Selective`, for layers that ``read(layer)`` knows how to read."""
 
     def gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
         with torch.no_grad():

@@ -11,11 +11,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from balred.registry.entries import register_selective
-from balred.adapters.torch.layers.mamba_parts import convolved, has_weights, kept_rows, like, linear, masked, settler, sized
+from balred.adapters.torch.layers.mamba_parts import (
+    convolved,
+    has_weights,
+    kept_rows,
+    like,
+    linear,
+    masked,
+    settler,
+    sized,
+)
 from balred.adapters.torch.layers.signals import Signals, gatherer
-from balred.selection.selecting import Moments, Selection
-from balred.reduction.selective import Selective
+from balred.registry.entries import Selective, register_selective
+from balred.selection.moments import Moments, Selection
 
 
 def is_zamba(module: Any) -> bool:

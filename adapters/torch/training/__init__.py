@@ -1,1 +1,1 @@
-"""Truncation of PyTorch models while they train."""
+"""Truncation of PyTorch models while they train: in one process, in replicas, in shards."""

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from balred.registry.entries import layers_of
 from balred.adapters.torch.modules import set_layer
 from balred.intraining.averages import follow
 from balred.intraining.policy import Step
+from balred.registry.reading import layers_of
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

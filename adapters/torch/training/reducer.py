@@ -15,19 +15,32 @@ import numpy as np
 import torch
 from torch import nn
 
-from balred.registry.entries import entry_of
-from balred.adapters.torch.training.replicated import placed
-from balred.adapters.torch.training.followers import averaged, bare, check_shapes, cut_averages, forget, misfits, random_states, refuse_graphs, set_random_states
-from balred.adapters.torch.modules import set_layer
 from balred.adapters.torch.loading import resize_on_load
-from balred.systems.arrays import to_numpy
+from balred.adapters.torch.modules import set_layer
+from balred.adapters.torch.training.followers import (
+    averaged,
+    bare,
+    check_shapes,
+    cut_averages,
+    forget,
+    misfits,
+    random_states,
+    refuse_graphs,
+    set_random_states,
+)
+from balred.adapters.torch.training.placing import placed
 from balred.backends.torch import from_numpy
-from balred.ranks.budget import Budget
-from balred.files.checkpoints import of_size, ranks_of, shrunk
+from balred.intraining.decide import check_moments, decide
 from balred.intraining.events import logs_of, sinks_of
-from balred.intraining.policy import Guard, Policy, PolicyState, Report, Step, check_moments, decide
+from balred.intraining.policy import Guard, Policy, PolicyState, Step
+from balred.intraining.reach import check_rule_for, layers_in_training
+from balred.intraining.report import Report
+from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
-from balred.intraining.reach import calibration_of, check_rule_for, layers_in_training
+from balred.registry.entries import entry_of
+from balred.registry.sizes import of_size, ranks_of, shrunk
+from balred.selection.calibration import calibration_of
+from balred.systems.arrays import to_numpy
 
 Hosts = dict[str, np.ndarray[Any, Any]]
 

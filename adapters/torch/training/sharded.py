@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from balred.registry.entries import linear_layers_of
-from balred.adapters.torch.training.replicated import Group, Place
-from balred.adapters.torch.training.followers import forget_compiled
 from balred.adapters.torch.modules import resize, set_layer
+from balred.adapters.torch.training.followers import forget_compiled
+from balred.adapters.torch.training.place import Group, Place
+from balred.registry.reading import linear_layers_of
 
 _NEEDED = (
     "_module_info",

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from balred.registry.entries import layers_of
 from balred.adapters.torch.training.followers import bare
 from balred.adapters.torch.training.reducer import InTrainingReducer
-from balred.ranks.budget import Budget
 from balred.intraining.policy import Policy
+from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
+from balred.registry.reading import layers_of
 
 Make = Callable[[nn.Module, Any, Sequence[nn.Module], Sequence[Any]], InTrainingReducer]
 

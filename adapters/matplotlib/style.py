@@ -1,0 +1,23 @@
+"""The style that all pictures share."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+FULL, SMALL, ERROR, BOUND = "#1f4e79", "#5a8f3c", "#c8501e", "0.35"
+"""Colours of the system, its reduction, their difference, and what is known of that beforehand."""
+
+
+def new_axes() -> Axes:
+    """Axes in a figure of their own."""
+    return plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+
+
+def finished(ax: Axes, legend: bool = True) -> Axes:
+    """`ax` with a grid, without a frame, and with its legend."""
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    if legend and ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize="small")
+    return ax

@@ -1,0 +1,194 @@
+"""SciPy: what the host factorises for every array library, from Schur forms to sparse LU, and .mat files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+Array = NDArray[Any]
+
+
+def _lapack(name: str, char: str) -> Callable[..., Any]:
+    """A routine of LAPACK for a dtype."""
+    return getattr(scipy.linalg.lapack, {"f": "s", "d": "d", "F": "c", "D": "z"}[char] + name)  # type: ignore[no-any-return]
+
+
+def separate(A: Array, stable: Callable[[Array], Array]) -> tuple[Array, Array, int]:
+    """Block-diagonalise a matrix by an ordered Schur form and a Sylvester equation.
+
+    Returns T, T^-1 and k with ``Tinv @ A @ T = diag(A1, A2)``, A1 (k x k) holding the poles that are not `stable`.
+    """
+    Ts, U, k = scipy.linalg.schur(A, output="complex", sort=lambda w: not bool(stable(np.asarray(w))))
+    if not np.iscomplexobj(A):
+        Ts, U, k = scipy.linalg.schur(
+            A, output="real", sort=lambda re, im=0.0: not bool(stable(np.asarray(complex(re, im))))
+        )
+    n = A.shape[0]
+    Y = scipy.linalg.solve_sylvester(Ts[:k, :k], -Ts[k:, k:], -Ts[:k, k:])
+    S, Sinv = np.eye(n, dtype=Ts.dtype), np.eye(n, dtype=Ts.dtype)
+    S[:k, k:], Sinv[:k, k:] = Y, -Y
+    return U @ S, Sinv @ U.conj().T, int(k)
+
+
+def block_diagonal_form(A: Array, limit: float) -> tuple[Array, Array, Array, list[int], float]:
+    """Block-diagonalise a matrix as finely as transformations of norm `limit` allow [Bavely & Stewart 1979].
+
+    Returns T, T^-1, ``Tinv @ A @ T``, the sizes of its blocks and the condition number of T (but for units of state).
+    Blocks are split off the Schur form one by one; one whose Sylvester equation has a solution larger than `limit`
+    is first joined by the pole that is nearest to its own.
+    """
+    scaled, (scale, _) = scipy.linalg.matrix_balance(A, permute=False, separate=True)
+    S, T = scipy.linalg.schur(scaled, output="complex" if np.iscomplexobj(A) else "real")
+    char, n, start, sizes = S.dtype.char, len(A), 0, []
+
+    def step(i: int) -> int:
+        """Size of the block of the Schur form that begins at i."""
+        return 2 if i + 1 < n and S[i + 1, i] != 0 else 1
+
+    while start < n:
+        stop = start + step(start)
+        while stop < n:
+            here, rest = slice(start, stop), slice(stop, n)
+            X, shrink, _ = _lapack("trsyl", char)(S[here, here], S[rest, rest], -S[here, rest], isgn=-1)
+            if np.linalg.norm(X) <= limit * shrink:
+                T[:, rest] += T[:, here] @ (X / shrink)
+                S[here, rest] = 0
+                break
+            centre = np.trace(S[here, here]) / (stop - start)
+            blocks = {i: S[i : i + step(i), i : i + step(i)] for i in range(stop, n) if i == stop or S[i, i - 1] == 0}
+            at = min(blocks, key=lambda i: float(np.abs(np.linalg.eigvals(blocks[i]) - centre).min()))
+            part = slice(start, n)
+            moved, Z, _ = _lapack("trexc", char)(S[part, part], np.eye(n - start), at - start + 1, stop - start + 1)
+            S[part, part], T[:, part] = moved, T[:, part] @ Z
+            stop += step(stop)
+        sizes.append(stop - start)
+        start = stop
+    cond = float(np.linalg.cond(T / np.linalg.norm(T, axis=0))) if n else 1.0
+    return scale[:, None] * T, np.linalg.inv(T) / scale, S, sizes, cond
+
+
+def assignment(cost: Array) -> Array:
+    """Column assigned to each row of the square matrix `cost` at least total cost."""
+    return np.asarray(linear_sum_assignment(cost)[1])
+
+
+def gramian_factors(A: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, Array]:
+    """Gramian factors from SciPy's full Lyapunov solvers and an eigendecomposition (``solver="scipy"``).
+
+    A reference only: the full Gramian squares the condition, so that Hankel singular values below about 1e-8 of
+    the largest are noise.
+    """
+
+    def factor(P: Array) -> Array:
+        w, V = np.linalg.eigh((P + P.conj().T) / 2)
+        return np.asarray(V * np.sqrt(np.maximum(w, 0)))
+
+    AH, CH = A.conj().T, C.conj().T
+    if discrete:
+        return (
+            factor(scipy.linalg.solve_discrete_lyapunov(A, B @ B.conj().T)),
+            factor(scipy.linalg.solve_discrete_lyapunov(AH, CH @ C)),
+        )
+    return (
+        factor(scipy.linalg.solve_continuous_lyapunov(A, -B @ B.conj().T)),
+        factor(scipy.linalg.solve_continuous_lyapunov(AH, -CH @ C)),
+    )
+
+
+def sparse_matrix(x: Any) -> Any:
+    """`x` (sparse, or anything ``np.asarray`` reads) as a sparse matrix by columns, real or complex in double precision."""
+    M = scipy.sparse.csc_matrix(x, copy=True)
+    M.eliminate_zeros()
+    return M.astype(np.complex128 if np.issubdtype(M.dtype, np.complexfloating) else np.float64)
+
+
+def sparse_eye(n: int) -> Any:
+    """The sparse identity."""
+    return scipy.sparse.identity(n, format="csc")
+
+
+def sparse_lu(M: Any, symmetric: bool = False) -> Any:
+    """LU factors of a sparse matrix: an object with ``solve(X, trans)`` for trans "N", "T" and "H".
+
+    `symmetric` says that the pattern is; the ordering for that fills in far less.  A singular matrix is a RuntimeError.
+    """
+    return scipy.sparse.linalg.splu(M.tocsc(), permc_spec="MMD_AT_PLUS_A" if symmetric else "COLAMD")
+
+
+def riccati(A: Array, B: Array, Q: Array, R: Array, S: Array, discrete: bool) -> Array:
+    """The stabilising solution of an algebraic Riccati equation; Q and R may be indefinite.
+
+    ``A^H X + X A - (X B + S) R^-1 (X B + S)^H + Q = 0``, or
+    ``A^H X A - X - (A^H X B + S) (R + B^H X B)^-1 (A^H X B + S)^H + Q = 0``.  Without one, a LinAlgError.
+    """
+    solve = scipy.linalg.solve_discrete_are if discrete else scipy.linalg.solve_continuous_are
+    return np.asarray(solve(A, B, Q, R, s=S))
+
+
+def lyapunov(A: Array, G: Array, discrete: bool) -> Array:
+    """The Hermitian solution of ``A X + X A^H + G = 0`` or ``A X A^H - X + G = 0``, stable or not (Bartels & Stewart)."""
+    X = scipy.linalg.solve_discrete_lyapunov(A, G) if discrete else scipy.linalg.solve_continuous_lyapunov(A, -G)
+    return np.asarray((X + X.conj().T) / 2)
+
+
+def complex_schur(A: Array) -> tuple[Array, Array]:
+    """T and Q with ``A = Q T Q^H``, T upper triangular and Q unitary, both complex."""
+    T, Q = scipy.linalg.schur(A, output="complex")
+    return T, Q
+
+
+def triangular_solve(T: Array, x: Array, adjoint: bool = False) -> Array:
+    """``T^-1 x`` or ``T^-H x`` for an upper triangular complex T and a vector x."""
+    return np.asarray(scipy.linalg.blas.ztrsv(T, x, trans=2 if adjoint else 0))
+
+
+def read_mat(data: bytes) -> dict[str, Any]:
+    """The variables of a MATLAB file (version 4 to 7): arrays, sparse matrices by columns, text.
+
+    An object of a class of MATLAB's is listed with a word on what to do instead.
+    """
+    import scipy.io
+
+    try:
+        # numbers as they are stored: asked for MATLAB's own types, loadmat drops imaginary parts
+        found = scipy.io.loadmat(io.BytesIO(data))
+        logical = {name for name, _, kind in scipy.io.whosmat(io.BytesIO(data)) if kind == "logical"}
+    except NotImplementedError:
+        raise ValueError("a .mat file must be of version 7 or older, got 7.3 (HDF5): save it with -v7") from None
+    except Exception as error:  # of every kind, where the bytes are not what they claim to be
+        raise ValueError(f"the file must be a MATLAB file of version 4 to 7, got: {error}") from None
+    objects = (scipy.io.matlab.MatlabObject, scipy.io.matlab.MatlabOpaque)
+    return {
+        f"{key} (an object: save what ssdata gives for it)" if isinstance(value, objects) else key: (
+            value.astype(bool) if key in logical else value
+        )
+        for key, value in found.items()
+        if not key.startswith("__")
+    }
+
+
+def write_mat(variables: dict[str, Any]) -> bytes:
+    """A MATLAB file of version 5 with `variables`."""
+    import scipy.io
+
+    stream = io.BytesIO()
+    scipy.io.savemat(stream, variables)
+    return stream.getvalue()
+
+
+def expm(A: Array) -> Array:
+    """The matrix exponential, by scaling and squaring."""
+    return np.asarray(scipy.linalg.expm(A))
+
+
+def sylvester(A: Array, B: Array, G: Array) -> Array:
+    """X with ``A X - X B = G`` (Bartels & Stewart)."""
+    return np.asarray(scipy.linalg.solve_sylvester(A, -B, G))

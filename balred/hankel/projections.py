@@ -1,0 +1,70 @@
+"""Projections onto balanced coordinates from Gramian factors, with signs that repeat."""
+
+from __future__ import annotations
+
+from balred.hankel.spectrum import Spectrum
+from balred.systems import arrays
+from balred.systems.arrays import Array, ct, namespace
+from balred.systems.dense_system import DenseSystem
+
+
+def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
+    r"""L (..., k, n) and R (..., n, k) onto the k dominant balanced states, with :math:`LR = I`.
+
+    .. math:: \Sigma_1^{-1/2}U_1^HZ_q^H = L, \qquad Z_pV_1\Sigma_1^{-1/2} = R
+
+    computed through orthonormal bases.  In a batch, states beyond an element's own numerical rank get zero rows and
+    columns.
+
+    References
+    ----------
+    A. Varga, Balancing-free square-root algorithm for computing singular perturbation approximations, CDC 1991.
+    """
+    xp = namespace(sp.Zp)
+    Tr, Rr = xp.linalg.qr(sp.Zp @ sp.V[..., :, :k], mode="reduced")
+    Tl, _ = xp.linalg.qr(sp.Zq @ sp.U[..., :, :k], mode="reduced")
+    s = sp.s[..., :k]
+    n = sp.system.order
+    alive = s > n * arrays.eps(s) * sp.s[..., :1]
+    mask = xp.astype(alive, Tr.dtype)
+    both = mask[..., :, None] * mask[..., None, :]
+    dead = arrays.eye(Tr, k) * (1 - mask)[..., None, :]
+    cross = both * (ct(Tl) @ Tr) + dead
+    root = xp.astype(xp.sqrt(xp.where(alive, s, xp.ones_like(s))), Tr.dtype)
+    X = both * Rr / root[..., None, :] + dead
+    L = xp.linalg.solve(X, xp.linalg.solve(cross, ct(Tl)))
+    R = Tr @ X
+    return signed(mask[..., :, None] * L, mask[..., None, :] * R, sp.system.B)
+
+
+def signed(L: Array, R: Array, B: Array) -> tuple[Array, Array]:
+    """The projections with signs (phases) that make the largest entry of each row of ``L @ B`` positive."""
+    sign = _signs(L @ B)
+    conj = namespace(sign).conj(sign) if arrays.is_complex(sign) else sign
+    return conj[..., :, None] * L, R * sign[..., None, :]
+
+
+def _signs(B: Array) -> Array:
+    """Phase of the largest entry of each row (1 for a zero row): dividing by it makes that entry positive."""
+    xp = namespace(B)
+    size = xp.abs(B)
+    at = xp.argmax(size, axis=-1, keepdims=True)
+    value = xp.take_along_axis(B, at, axis=-1)[..., 0]
+    norm = xp.abs(value)
+    safe = xp.where(norm > 0, norm, xp.ones_like(norm))
+    return xp.where(norm > 0, value / xp.astype(safe, B.dtype), xp.ones_like(value))
+
+
+def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
+    """Balanced truncation to order k with its projections; masked states of a batch become stable and unused."""
+    return projected_by(sp.system, *projections(sp, k))
+
+
+def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array, Array]:
+    """`g` seen through given projections, with them."""
+    xp = namespace(L)
+    A = L @ g.A @ R
+    if not g.discrete:
+        dead = xp.all(L == 0, axis=-1)
+        A = A - arrays.eye(A, int(A.shape[-1])) * xp.astype(dead, A.dtype)[..., None, :]
+    return DenseSystem(A, L @ g.B, g.C @ R, g.D, g.dt), L, R

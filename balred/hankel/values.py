@@ -1,0 +1,145 @@
+"""Hankel singular values: the singular values of the operator that maps past inputs to future outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from balred.hankel.gradients import cotangents
+from balred.hankel.spectrum import Spectrum, spectrum
+from balred.registry.reading import per_layer
+from balred.solvers.closed_form import is_siso, siso_values
+from balred.solvers.gramians import check_precision, factors
+from balred.systems import arrays
+from balred.systems.arrays import (
+    Array,
+    backend_of,
+    ct,
+    in_precision,
+    namespace,
+    on_host,
+    to_numpy,
+)
+from balred.systems.batches import check_budget, streamed, together
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System, cast_like, where_fastest, with_leaves
+from balred.systems.parts import separated
+
+
+def hsv(
+    obj: Any,
+    *,
+    solver: str | None = None,
+    offset: float | None = None,
+    precision: str = "float64",
+    max_bytes: int | None = None,
+) -> Any:
+    r"""Hankel singular values, descending.
+
+    .. math:: \sigma_i = \sqrt{\lambda_i(PQ)} = \mathrm{svd}(Z_q^H Z_p)_i
+
+    Computed in float64 whatever the dtype of the data, and returned in its dtype.  Differentiable by JAX and PyTorch,
+    for spectral functions (sums, energies) also where values repeat; JAX may trace it.
+
+    Parameters
+    ----------
+    obj : system, layer, model, or anything :func:`balred.adapt` reads
+    solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
+        "cauchy" (one input, one output, diagonal): every value to high relative accuracy, down to 1e-40 of the first.
+    offset : float, optional
+        Poles within `offset` of the stability boundary count as unstable.
+    precision : {"float64", "float32"}, default "float64"
+        What is computed in: float32 throughout is for devices without fast float64, and leaves every value an error of
+        rounding of the first.
+    max_bytes : int, optional
+        A budget: a batch that would take more memory than this is computed piece by piece, at least a member at a time.
+
+    Returns
+    -------
+    array, shape (..., order)
+        For a conjugate system 2n values, those of the real operator.  Unstable modes have ``inf``.  For a model
+        with several layers a dict by layer name.
+
+    Raises
+    ------
+    ValueError
+        A batch with unstable members; a `precision` that `solver` does not have.
+
+    References
+    ----------
+    K. Glover, Int. J. Control 39 (1984), section 2.
+
+    Examples
+    --------
+    >>> import balred
+    >>> balred.hsv(balred.ss([[1.0, -2.0], [3.0, -4.0]], [[5.0], [7.0]], [[6.0, 8.0]], [[9.0]])).round(4)
+    array([24.4269,  0.5731])
+    """
+    check_precision(precision, solver)
+    check_budget(max_bytes)
+
+    def values(system: System) -> Array:
+        return streamed(lambda part: _hsv(part, solver, offset, precision), system, max_bytes)
+
+    systems = per_layer(obj, lambda system, _: system)
+    return together(values, systems) if isinstance(systems, dict) else values(systems)
+
+
+def _hsv(system: System, solver: str | None, offset: float | None, precision: str) -> Array:
+    be = backend_of(*system.leaves)
+    if system.order == 0:  # a static gain
+        return arrays.zeros(arrays.real(system.B), (*system.B.shape[:-2], 0))
+    system = dataclasses.replace(system, D=None)  # no part in it, and a derivative rule may not close over it
+
+    def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
+        given = with_leaves(system, tuple(be.stop_gradient(x) for x in leaves))
+        host = on_host(*leaves) and not traced
+        with in_precision(precision, *(arrays.mapped(given, to_numpy) if host else given).leaves) as wide:
+            precise = with_leaves(system, wide)
+            solve = spectrum if residuals else _values
+            unstable, stable, solution = separated(precise, offset, lambda part: solve(part, solver))
+            if stable is None or solution is None:
+                return cast_like(arrays.full(arrays.real(given.B), (system.order,), np.inf), system), None
+            s = _padded(solution.s if isinstance(solution, Spectrum) else solution, stable.order)
+            if unstable is not None:
+                xp = namespace(s)
+                s = xp.concat([arrays.full(s, (unstable.order,), np.inf), s], axis=-1)
+            out = be.from_numpy(s, like=system.B, real=True) if host else cast_like(s, system)
+            return out, (solution, stable if unstable is None else None)
+
+    def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
+        if residuals is None or residuals[1] is None:
+            raise ValueError("hsv must be finite to be differentiated, got a system with unstable poles")
+        sp, stable = residuals
+        host = on_host(*stable.leaves) and be is not backend_of(*stable.leaves)
+        with in_precision(precision, to_numpy(g) if host else g, *stable.leaves) as wide:
+            grads = cotangents(sp, stable, wide[0][..., : sp.s.shape[-1]])
+            return tuple(be.from_numpy(x, like=system.B) if host else cast_like(x, system) for x in grads)
+
+    return be.differentiable(value, vjp, *system.leaves)
+
+
+def _values(system: System, solver: str | None) -> Array:
+    if isinstance(system, DiagonalSystem) and is_siso(system) and solver in (None, "closed", "cauchy"):
+        return siso_values(system, relative=solver == "cauchy")
+    Zp, Zq = factors(system, solver)
+
+    be = backend_of(Zp)
+    return be.over_batch(lambda Zq, Zp: be.svdvals(ct(Zq) @ Zp), tuple(Zp.shape[:-2]), Zq, Zp)
+
+
+def _padded(s: Array, n: int) -> Array:
+    xp = namespace(s)
+    missing = n - s.shape[-1]
+    if missing <= 0:
+        return s[..., :n]
+    return xp.concat([s, arrays.zeros(s, (*s.shape[:-1], missing))], axis=-1)
+
+
+def values_in_single(system: System) -> np.ndarray[Any, Any]:
+    """The Hankel singular values in float32 arithmetic, on the host: the quickest look at a stable system."""
+    work = where_fastest(system)
+    with in_precision("float32", *work.leaves) as leaves:
+        return np.asarray(to_numpy(_padded(_values(with_leaves(work, leaves), None), work.order)))

@@ -1,0 +1,151 @@
+"""Objects and models read through the registry: the systems in them, their layers by name, layers replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from balred.registry.entries import (
+    AdapterNotFound,
+    Rebuild,
+    Selective,
+    T,
+    _no_operator,
+    container_of,
+    entry_of,
+    qualified,
+)
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
+
+
+def is_selective(layer: Any) -> bool:
+    """Whether states of the layer can only be chosen along data."""
+    entry = entry_of(layer)
+    return entry is not None and entry.selective is not None and entry.selective.select is None
+
+
+def selective_of(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:
+    """The selective ones among `layers`, with what is known of them."""
+    entries = {name: entry_of(layer) for name, layer in layers.items() if is_selective(layer)}
+    return {
+        name: (layers[name], e.selective) for name, e in entries.items() if e is not None and e.selective is not None
+    }
+
+
+def adapt(obj: Any) -> tuple[System, Rebuild]:
+    """Read the operator out of `obj`.
+
+    Parameters
+    ----------
+    obj : system, ``control.StateSpace``, ``scipy.signal`` system, or a layer
+
+    Returns
+    -------
+    system : DenseSystem or DiagonalSystem
+    rebuild : callable
+        ``rebuild(system)`` writes a system of any order into a new object of the type of `obj`.
+
+    Raises
+    ------
+    AdapterNotFound
+        The message names the type and how to register it.
+
+    Examples
+    --------
+    >>> import balred
+    >>> system, rebuild = balred.adapt(balred.ss([[-1.0]], [[1.0]], [[1.0]]))
+    >>> rebuild(system) is system
+    True
+    """
+    if isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return obj, lambda system: system
+    entry = entry_of(obj)
+    if entry is None:
+        raise AdapterNotFound(
+            f"no adapter knows {qualified(type(obj))}: register one with balred.register({type(obj).__name__}, adapter), "
+            "where adapter(obj) returns (system, rebuild)"
+        )
+    return entry.adapter(obj)
+
+
+def system_of(obj: Any) -> System:
+    """The system that `obj` is or contains as its only layer."""
+    if isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return obj
+    found = linear_layers_of(obj)
+    if len(found) > 1:
+        raise ValueError(f"one system is needed, got a model with {len(found)} layers: {', '.join(found)}")
+    return adapt(next(iter(found.values())))[0]
+
+
+def layers_of(obj: Any) -> dict[str, Any]:
+    """The layers of a model by name; ``{"": obj}`` if `obj` is a system or a layer itself.
+
+    Lists, tuples and dicts are looked into, so are models of every registered framework.
+    """
+    walked = _walk(obj, "")
+    found = dict(walked)
+    if len(found) < len(walked):
+        names = [name for name, _ in walked]
+        raise ValueError(
+            f"layer names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice"
+        )
+    if not found:
+        raise AdapterNotFound(
+            f"no adapter knows {qualified(type(obj))} or any layer in it: register the layer's class with balred.register(cls, adapter)"
+        )
+    return found
+
+
+def linear_layers_of(obj: Any) -> dict[str, Any]:
+    """The layers of a model that have an operator, by name; all of them if none has."""
+    found = layers_of(obj)
+    entries = {name: entry_of(layer) for name, layer in found.items()}
+    return {n: x for n, x in found.items() if (e := entries[n]) is None or e.adapter is not _no_operator} or found
+
+
+def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
+    if isinstance(obj, (DenseSystem, DiagonalSystem)) or entry_of(obj) is not None:
+        return [(path, obj)]
+    container = container_of(obj)
+    prefix = f"{path}." if path else ""
+    if container is not None:
+        return [(prefix + name, layer) for name, layer in container.layers(obj).items()]
+    items = obj.items() if isinstance(obj, dict) else enumerate(obj) if isinstance(obj, (list, tuple)) else ()
+    return [found for key, value in items for found in _walk(value, f"{prefix}{key}")]
+
+
+def replace_layers(obj: Any, new: Mapping[str, Any]) -> Any:
+    """A copy of the model `obj` with the layers called so in :func:`layers_of` replaced."""
+    return _replaced(obj, "", new) if new else obj
+
+
+def _replaced(obj: Any, path: str, new: Mapping[str, Any]) -> Any:
+    if path in new:
+        return new[path]
+    prefix = f"{path}." if path else ""
+    container = container_of(obj)
+    if container is not None:
+        mine = {name[len(prefix) :]: layer for name, layer in new.items() if name.startswith(prefix)}
+        return container.replace(obj, mine) if mine else obj
+    if isinstance(obj, dict):
+        result = copy.copy(obj)
+        result.update({key: _replaced(value, f"{prefix}{key}", new) for key, value in obj.items()})
+        return result
+    if isinstance(obj, (list, tuple)):
+        values = [_replaced(value, f"{prefix}{i}", new) for i, value in enumerate(obj)]
+        return type(obj)(*values) if hasattr(obj, "_fields") else type(obj)(values)
+    return obj
+
+
+def per_layer(obj: Any, function: Callable[[System, Rebuild], T]) -> T | dict[str, T]:
+    """`function` of the system in `obj`, or a dict of its values by layer name for a model with several layers."""
+    if isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return function(*adapt(obj))
+    found = linear_layers_of(obj)
+    if list(found) == [""]:
+        return function(*adapt(obj))
+    return {name: function(*adapt(layer)) for name, layer in found.items()}

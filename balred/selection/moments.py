@@ -1,0 +1,47 @@
+"""What is measured of the states of a layer along data, and what is chosen from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Second moments of a layer's contributions, summed over tokens and outputs.
+
+    Parameters
+    ----------
+    contributions : (groups * states, groups * states)
+        Of :math:`C_n V_n`, the states of a group side by side.
+    groups : int
+        Each group keeps equally many states, its own (Mamba-2 shares B and C within groups of heads).
+    products : (states, states, states, states), optional
+        ``products[n, m, k, l]`` of :math:`C_n V_m` with :math:`C_k V_l`; None where C cannot be mixed.
+    B, C : (groups, states)
+        Mean squares of the layer's B and C.
+    """
+
+    contributions: FloatArray
+    groups: int
+    B: FloatArray
+    C: FloatArray
+    products: FloatArray | None = None
+
+    @property
+    def states(self) -> int:
+        """Number of states in each group."""
+        return len(self.contributions) // self.groups
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The kept states of each group, ascending, (groups, rank); K, (rank, states), or None; the error's share of the energy."""
+
+    kept: NDArray[np.intp]
+    mix: FloatArray | None
+    error: float
