@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 
 import balred
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from oracle import oracle_hsv
 
 Matrix = np.ndarray[Any, Any]

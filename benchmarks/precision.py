@@ -26,7 +26,7 @@ from balred.studies.data import digits
 from balred.studies.records import DemoConfig
 from balred.studies.train_torch import TorchTrainer
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from oracle import oracle_hsv
 from test_precision import lru_like, s4d_like
 from test_s4d_adapter import Mixer

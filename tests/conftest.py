@@ -10,9 +10,7 @@ import hypothesis
 import pytest
 from tables import LIBRARIES, Library
 
-collect_ignore = [
-    "control_plugin.py"
-]  # importing it, as the collection of doctests would, replaces python-control's functions
+collect_ignore = ["support"]  # helpers: importing control_plugin, as for doctests, replaces python-control's functions
 
 hypothesis.settings.register_profile("dev", max_examples=20, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=20, deadline=None, derandomize=True)

@@ -514,7 +514,7 @@ def test_what_cannot_follow_a_cut_is_refused(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------- torchrun, and death in a cut
 
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "distributed_example.py"
+EXAMPLE = Path(__file__).parents[3] / "docs" / "distributed_example.py"
 
 DYING = """
 import os, runpy, signal, sys

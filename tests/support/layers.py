@@ -1,6 +1,6 @@
 """The one table of layers that balred is tested on: it drives ``test_support.py``, and the support table of the docs.
 
-``python tests/layers.py`` measures every row and writes ``docs/_tables/support.md``.
+``python tests/support/layers.py`` measures every row and writes ``docs/_tables/support.md``.
 
 A new layer is one more function here, named by its row: it makes a layer of the real package (or, where people copy the
 layer's file, one written from its description) and returns :func:`exact` or :func:`selected` (in PyTorch :func:`mamba`) of it.
@@ -22,7 +22,7 @@ from balred.registry.entries import entry_of
 from balred.selection import Moments, select
 from balred.testing import simulate
 
-PAGE = Path(__file__).parents[1] / "docs" / "_tables" / "support.md"
+PAGE = Path(__file__).parents[2] / "docs" / "_tables" / "support.md"
 
 
 @dataclasses.dataclass(frozen=True)

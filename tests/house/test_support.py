@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from layers import HEADER, LAYERS, PAGE, ROUNDING, Layer, batched, exact
 
-PINS = Path(__file__).parents[1] / "constraints.txt"
+PINS = Path(__file__).parents[2] / "constraints.txt"
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)

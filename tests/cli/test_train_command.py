@@ -21,7 +21,7 @@ from balred.cli.train import STUDIES, config_path
 from balred.studies.plan import Order, Run, runs_of
 from balred.studies.train_config import SCALES, TrainConfig, read_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 needs_torch = pytest.mark.skipif(
     any(__import__("importlib.util").util.find_spec(p) is None for p in ("torch", "sklearn", "matplotlib", "jinja2")),
     reason="needs torch, scikit-learn, matplotlib and jinja2",

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from balred.intraining import EventLog  # noqa: E402
 
-LOOP = Path(__file__).with_name("kill_loop.py")
+LOOP = Path(__file__).parents[2] / "support" / "kill_loop.py"
 
 
 def run(folder: Path, *death: str) -> int:

@@ -32,7 +32,7 @@ def run_their_tests(tmp_path: Path, names: str, hide: bool) -> dict[str, Any]:
     config.write_text("[pytest]\n")
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "BALRED_REPORT": str(report),
         "BALRED_HIDE_SLYCOT": "1" if hide else "",
         "MPLBACKEND": "agg",

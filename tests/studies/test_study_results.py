@@ -16,7 +16,7 @@ import pytest
 from balred.cli.train import config_path
 from balred.studies.train_config import read_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results" / "studies").glob("*.json"))
 
 

@@ -109,7 +109,7 @@ print("sharded")
 def test_a_cut_keeps_the_shardings() -> None:
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],
-        capture_output=True, text=True, timeout=600, cwd=Path(__file__).parent, check=False,
+        capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[2] / "support", check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.strip() == "sharded"

@@ -14,7 +14,7 @@ import balred
 from balred.methods import METHODS
 
 WEIGHT = {0: balred.ss([[-2.0]], [[1.0]], [[1.0]], [[0.5]]), 1: balred.ss([[0.3]], [[1.0]], [[1.0]], [[0.5]], 1)}
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def options_of(method: str, dt: int) -> dict[str, Any]:
