@@ -1,14 +1,10 @@
-"""The house stands as drawn: which room may import what, what is loaded when, what is in the wheel."""
+"""The house stands as drawn: which room may import what, what is loaded when."""
 
 from __future__ import annotations
 
 import ast
-import importlib.metadata
-import importlib.util
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -225,35 +221,3 @@ def test_the_core_runs_without_an_optional_dependency(package):
         f"import sys; sys.modules[{package!r}] = None\nimport balred\nprint(balred.reduce(balred.testing.random_system(5), 2).order)"
     )
     assert done.stdout.strip() == "2", done.stderr
-
-
-def _can_build():
-    if importlib.util.find_spec("build") is None or importlib.util.find_spec("setuptools") is None:
-        return False
-    return int(importlib.metadata.version("setuptools").partition(".")[0]) >= 77
-
-
-@pytest.mark.skipif(not _can_build(), reason="needs build and setuptools >= 77")
-def test_contents_of_the_wheel(tmp_path):
-    tree = tmp_path / "tree"
-    ignore = shutil.ignore_patterns(
-        ".*", "__pycache__", "*.egg-info", "build", "dist", "docs", "tests", "demo-out", "runs", "env", "venv"
-    )
-    shutil.copytree(ROOT, tree, symlinks=True, ignore=ignore)
-    done = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(tree)],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as z:
-        names = [n for n in z.namelist() if ".dist-info/" not in n]
-        metadata = next(z.read(n).decode() for n in z.namelist() if n.endswith("METADATA"))
-    want = {"balred/py.typed"} | {f"balred/{p.name}" for p in modules("balred")}
-    for folder in ("backends", "adapters", "studies"):
-        want |= {f"balred/{folder}/{p.name}" for p in modules(folder)}
-    assert {n for n in names if n.endswith((".py", ".typed"))} == want
-    assert {n.partition("/")[0] for n in names} == {"balred"}
-    assert "License-Expression: MIT" in metadata
-    extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras >= {"slycot", "control", "pymor", "torch", "jax", "plot", "studies", "docs", "test", "all"}
