@@ -139,9 +139,9 @@ def reduce(
         kind, error = reduction_error(analysis, chosen) if measure else ("hinf", None)
         dc = dc_gain_change(stored.system, system)
         if output is not None:
-            save(output, small)
+            save(small, output)
         if plot is not None:
-            from balred.adapters.matplotlib.responses import plot_error
+            from balred.adapters.matplotlib import plot_error
 
             # a bound of something else than the error does not belong into its picture
             known = guaranteed if analysis.method.bounds == Method.bounds else None
@@ -184,7 +184,7 @@ def compare(
         result = compared(full, small)
         poles = [None if isinstance(g.system, SparseSystem) else worst_pole(g.system) for g in (full, small)]
         if plot is not None:
-            from balred.adapters.matplotlib.responses import plot_error
+            from balred.adapters.matplotlib import plot_error
 
             _draw(plot_error(full, small), plot)
     pole = "modulus" if full.system.discrete else "real part"

@@ -1,8 +1,8 @@
 r"""Systems in files, for the command line and for exchange with MATLAB and others: ``.mat``, ``.npz`` and ``.json``.
 
 A file is a set of named entries, the same in every format: ``A, B, C`` (or ``log_poles, B, C`` of a diagonal system),
-optionally ``D``, ``E``, ``dt`` and names.  A format is a pair of functions between entries and bytes.  Nothing is ever
-unpickled, so that a file from a stranger is data and no program.
+optionally ``D``, ``E``, ``dt`` and names (:mod:`balred.files.formats`).  Nothing is ever unpickled, so that a file from a
+stranger is data and no program.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def load(path: str | PathLike[str]) -> StoredSystem:
     --------
     >>> import pathlib, tempfile, balred, balred.files
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     balred.files.save(f"{folder}/lag.json", balred.ss([[-1.0]], [[1.0]], [[1.0]]))
+    ...     balred.files.save(balred.ss([[-1.0]], [[1.0]], [[1.0]]), f"{folder}/lag.json")
     ...     text = pathlib.Path(folder, "lag.json").read_text()
     ...     lag = balred.files.load(f"{folder}/lag.json")
     >>> print(text)
@@ -100,15 +100,15 @@ def load(path: str | PathLike[str]) -> StoredSystem:
         raise ValueError(f"{path}: {error}") from None
 
 
-def save(path: str | PathLike[str], obj: Any) -> None:
+def save(obj: Any, path: str | PathLike[str]) -> None:
     """Write a system to a file, which :func:`load` reads; one that exists is replaced.
 
     Parameters
     ----------
-    path : path
-        ``.mat``, ``.npz`` or ``.json``.
     obj : StoredSystem, system, or anything :func:`balred.adapt` reads
         A sparse system goes into ``.mat`` only.
+    path : path
+        ``.mat``, ``.npz`` or ``.json``.
 
     Raises
     ------

@@ -56,7 +56,7 @@ def plant(tmp_path: Path) -> Path:
     B[1, 0] = B[5, 1] = 12.5
     C = np.zeros((3, 7))
     C[0, 0] = C[1, 3] = C[2, 4] = 1
-    save(tmp_path / "plant.mat", StoredSystem(balred.ss(A, B, C), "power", ("u1", "u2"), ("f1", "tie", "f2")))
+    save(StoredSystem(balred.ss(A, B, C), "power", ("u1", "u2"), ("f1", "tie", "f2")), tmp_path / "plant.mat")
     return tmp_path / "plant.mat"
 
 
@@ -65,7 +65,7 @@ SLICOT = [2.5139, 2.0846, 1.9178, 0.7666, 0.5473, 0.0253, 0.0246]
 
 
 def store(path: Path, A: Any, B: Any, C: Any, **rest: Any) -> Path:
-    save(path, balred.ss(A, B, C, **rest))
+    save(balred.ss(A, B, C, **rest), path)
     return path
 
 
@@ -268,7 +268,7 @@ def test_sparse_systems(tmp_path: Path) -> None:
     n = 2500
     A = scipy.sparse.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(n, n)) * n**2
     B = scipy.sparse.csc_matrix(([float(n)], ([0], [0])), shape=(n, 1))
-    save(tmp_path / "rod.mat", sparse_system(A, B, B.T))
+    save(sparse_system(A, B, B.T), tmp_path / "rod.mat")
     assert "too small to be found" in run("hsv", tmp_path / "rod.mat", "--top", "1").stdout
     small = tmp_path / "small.mat"
     out = as_json("reduce", tmp_path / "rod.mat", "--bound", "1e-6", "--relative", "-o", small)
@@ -285,7 +285,7 @@ def test_sparse_systems(tmp_path: Path) -> None:
 def test_conjugate_systems(tmp_path: Path) -> None:
     g = balred.diagonal([0.9 + 0.2j, 0.5j, -0.3 + 0.1j], np.ones((3, 1)), np.ones((1, 3)), dt=1, conjugate=True)
     path, small = tmp_path / "lru.npz", tmp_path / "small.npz"
-    save(path, g)
+    save(g, path)
     assert "two values for each of the 3 stored states" in run("hsv", path).stdout
     assert as_json("reduce", path, "--order", "2", "-o", small)["order"] == 2
     assert isinstance(load(small).system, balred.DiagonalSystem)
@@ -387,12 +387,12 @@ def test_a_rank_beyond_the_numerical_rank_is_noted(tmp_path: Path) -> None:
 
 def test_static_gains(tmp_path: Path) -> None:
     path = tmp_path / "gain.mat"
-    save(path, balred.ss(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((1, 0)), np.array([[3.0, 4.0]])))
+    save(balred.ss(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((1, 0)), np.array([[3.0, 4.0]])), path)
     assert as_json("hsv", path)["hsv"] == []
     run("hsv", path)
     assert "rank must be between 1 and 0" in run("reduce", path, "--order", "1", code=1).stderr
     zero = tmp_path / "zero.npz"
-    save(zero, balred.ss(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((1, 0))))
+    save(balred.ss(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((1, 0))), zero)
     out = as_json("compare", path, zero)
     assert out["error"]["hinf"] == 5
     assert out["error"]["h2"] == "Infinity"

@@ -45,7 +45,7 @@ SYSTEMS = {
 def test_what_is_written_comes_back(name: str, suffix: str, tmp_path: Path) -> None:
     g = SYSTEMS[name]
     path = tmp_path / f"g{suffix}"
-    save(path, g)
+    save(g, path)
     back = load(path).system
     assert type(back) is type(g)
     assert back.dt == g.dt
@@ -59,19 +59,19 @@ def test_what_is_written_comes_back(name: str, suffix: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_names_are_kept_and_those_of_states_end_with_them(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"g{suffix}"
-    save(path, StoredSystem(SYSTEMS["continuous"], "pump 1", ("valve",), ("level",), ("h", "dh/dt")))
+    save(StoredSystem(SYSTEMS["continuous"], "pump 1", ("valve",), ("level",), ("h", "dh/dt")), path)
     g = load(path)
     assert (g.name, g.inputs, g.outputs, g.states) == ("pump 1", ("valve",), ("level",), ("h", "dh/dt"))
     small = balred.reduce(g, 1)
     assert isinstance(small, StoredSystem)
     assert (small.name, small.inputs, small.outputs, small.states) == ("pump 1", ("valve",), ("level",), ())
-    save(path, small)
+    save(small, path)
     assert load(path).system.order == 1
 
 
 def test_objects_of_other_packages_are_written(tmp_path: Path) -> None:
     signal = pytest.importorskip("scipy.signal")
-    save(tmp_path / "g.json", signal.StateSpace(A, B, C, [[0.0]]))
+    save(signal.StateSpace(A, B, C, [[0.0]]), tmp_path / "g.json")
     assert_array_equal(load(tmp_path / "g.json").system.A, A)
 
 
@@ -101,7 +101,7 @@ def test_a_large_sparse_system_stays_sparse(tmp_path: Path) -> None:
     E = scipy.sparse.identity(n, format="csc") * 2
     b = np.zeros((n, 1))
     b[0] = 1
-    save(tmp_path / "g.mat", sparse_system(T, b, b.T, E=E))
+    save(sparse_system(T, b, b.T, E=E), tmp_path / "g.mat")
     back = load(tmp_path / "g.mat").system
     assert isinstance(back, SparseSystem)
     assert (back.A != T).nnz == 0
@@ -110,7 +110,7 @@ def test_a_large_sparse_system_stays_sparse(tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "g.mat", {"A": T[:2000, :2000], "B": b[:2000], "C": b[:2000].T})
     assert isinstance(load(tmp_path / "g.mat").system, balred.DenseSystem)
     with pytest.raises(ValueError, match=r"sparse matrices must go into a \.mat file, got '\.npz'"):
-        save(tmp_path / "g.npz", back)
+        save(back, tmp_path / "g.npz")
 
 
 def test_descriptor_systems(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_poles_instead_of_their_logarithms(tmp_path: Path) -> None:
 def test_json_is_plain(tmp_path: Path) -> None:
     """Any other program can write and read it: the text is pinned."""
     path = tmp_path / "g.json"
-    save(path, balred.ss([[-1.0 + 2j]], [[1.0]], [[3.0]], dt=True))
+    save(balred.ss([[-1.0 + 2j]], [[1.0]], [[3.0]], dt=True), path)
     assert json.loads(path.read_text()) == {
         "A": {"real": [[-1.0]], "imag": [[2.0]]}, "B": [[1.0]], "C": [[3.0]], "D": [[0.0]], "dt": True,
     }  # fmt: skip
@@ -246,15 +246,15 @@ def test_paths(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"plant.*: the suffix must be one of \.mat, \.npz, \.json, got "):
             load(path)
         with pytest.raises(ValueError, match="the suffix must be one of"):
-            save(path, SYSTEMS["continuous"])
-    save(str(tmp_path / "G.JSON"), SYSTEMS["continuous"])
+            save(SYSTEMS["continuous"], path)
+    save(SYSTEMS["continuous"], str(tmp_path / "G.JSON"))
     assert load(str(tmp_path / "G.JSON")).system.order == 2
 
 
 def test_a_failed_write_leaves_the_older_file(tmp_path: Path) -> None:
     path = tmp_path / "g.json"
-    save(path, SYSTEMS["continuous"])
+    save(SYSTEMS["continuous"], path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        save(path, balred.DenseSystem(A * np.nan, B, C, np.zeros((1, 1))))
+        save(balred.DenseSystem(A * np.nan, B, C, np.zeros((1, 1))), path)
     assert path.read_bytes() == before
