@@ -10,7 +10,7 @@ import typer
 
 from balred.cli.output import print_table, reported, say
 
-STUDIES = Path(__file__).parent / "studies"
+STUDIES = Path(__file__).parents[1] / "studies"
 
 
 class ScaleName(StrEnum):
