@@ -1,4 +1,4 @@
-"""NumPy with SciPy: the reference backend, and the host routines that every other backend falls back to."""
+"""NumPy: the reference array backend, and the one that others fall back to; SciPy is here for LAPACK and BLAS only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse
-import scipy.sparse.linalg
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 

@@ -1,4 +1,4 @@
-"""python-control: ``control.StateSpace`` in and out, and its own functions as drop-ins."""
+"""python-control: ``control.StateSpace`` in and out, and its own functions under its own names, as drop-ins."""
 
 try:
     import control  # noqa: F401

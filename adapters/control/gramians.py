@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from balred.adapters.control.reduction import (
-    Matrix,
-    check_statespace,
-)
+from balred.adapters.control.reduction import check_statespace
 from balred.hankel.values import hsv
 from balred.realisations.balanced import balance
 from balred.registry.reading import adapt
@@ -18,6 +16,8 @@ from balred.solvers.gramians import gramians
 from balred.systems.arrays import backend
 from balred.systems.parts import join, split
 from balred.systems.poles import UnstableError, check_stable, marginal_tolerance
+
+Matrix = NDArray[Any]
 
 
 def hankel_singular_values(sys: Any) -> Matrix:

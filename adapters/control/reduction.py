@@ -12,7 +12,6 @@ from typing import Any
 
 import control
 import numpy as np
-from numpy.typing import NDArray
 
 from balred.realisations.minimal import minimal
 from balred.reduction.analysis import Analysis, analyze
@@ -20,8 +19,6 @@ from balred.registry.reading import adapt
 from balred.systems.arrays import warn_caller
 from balred.systems.dense_system import DenseSystem
 from balred.systems.parts import join
-
-Matrix = NDArray[Any]
 
 _METHODS = {"truncate": "truncate", "matchdc": "singular_perturbation"}
 
@@ -247,6 +244,7 @@ def minimal_realization(sys: Any, tol: float | None = None, verbose: bool = True
 
 
 def check_statespace(sys: Any, error: type[Exception]) -> None:
+    """Raise `error`, as python-control does, unless `sys` is a state-space system."""
     if not isinstance(sys, control.StateSpace):
         raise error(f"the system must be StateSpace, got {type(sys).__name__}: control.ss makes one")
 

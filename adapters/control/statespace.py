@@ -1,4 +1,4 @@
-"""python-control: ``control.StateSpace`` in and out, with names and dt kept, and its own functions as drop-ins."""
+"""``control.StateSpace`` in and out, with names and dt kept."""
 
 from __future__ import annotations
 
@@ -6,32 +6,9 @@ from typing import Any
 
 import control
 
-from balred.adapters.control.gramians import balreal, gram, hankel_singular_values, hsvd
-from balred.adapters.control.reduction import (
-    balanced_reduction,
-    balred,
-    minimal_realization,
-    minreal,
-    model_reduction,
-    modred,
-)
 from balred.registry.entries import register
 from balred.systems.dense_system import ss
 from balred.systems.leaves import System
-
-__all__ = [
-    "adapt_statespace",
-    "balanced_reduction",
-    "balreal",
-    "balred",
-    "gram",
-    "hankel_singular_values",
-    "hsvd",
-    "minimal_realization",
-    "minreal",
-    "model_reduction",
-    "modred",
-]
 
 
 @register(control.StateSpace)

@@ -1,4 +1,4 @@
-"""equinox and optax: models of layers, and truncation during training."""
+"""equinox and optax: models of layers, layers of other packages, and truncation during training."""
 
 try:
     import equinox  # noqa: F401
@@ -10,4 +10,4 @@ from balred.adapters.equinox.lru import LRU
 from balred.adapters.equinox.training import InTrainingReducer
 from balred.adapters.jax.training import ReducerState
 
-__all__ = ["InTrainingReducer", "LRU", "ReducerState"]
+__all__ = ["LRU", "InTrainingReducer", "ReducerState"]

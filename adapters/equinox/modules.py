@@ -1,8 +1,4 @@
-"""equinox and optax: models of layers, and truncation during training.
-
-JAX values do not change, so a cut returns a new model and a new optimizer state; the jitted training step retraces
-once for the new shapes.
-"""
+"""equinox models of layers: finding layers in them, a copy with others in their places; and the LRU layer, in and out."""
 
 from __future__ import annotations
 
@@ -14,16 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from balred.adapters.equinox.lru import LRU
-from balred.adapters.equinox.training import InTrainingReducer
-from balred.adapters.jax.training import ReducerState
 from balred.backends.jax import from_numpy
 from balred.layers.lru import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
 from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import Container, entry_of, register, register_container
 from balred.systems.arrays import to_numpy
 from balred.systems.leaves import System
-
-__all__ = ["LRU", "InTrainingReducer", "ReducerState"]
 
 
 def _is_layer(node: Any) -> bool:

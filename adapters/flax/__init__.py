@@ -1,4 +1,7 @@
-"""flax, linen and nnx: parameter trees and modules, and truncation during training."""
+"""flax, linen and nnx: parameter trees and modules, and truncation during training.
+
+The reducer here is that of linen; that of nnx is :class:`balred.adapters.flax.nnx.InTrainingReducer`.
+"""
 
 try:
     import flax  # noqa: F401

@@ -17,15 +17,12 @@ from typing import Any
 import jax.numpy as jnp
 from flax.core import FrozenDict, freeze
 
-from balred.adapters.flax.linen_training import InTrainingReducer
 from balred.adapters.parameters import adapt_lru_parameters, is_lru, is_s5, lru_of, s5_of
 from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import AdapterNotFound, Container, Rebuild, register, register_container
 from balred.registry.reading import layers_of, replace_layers
 from balred.registry.tensors import tensors_of, with_tensors
 from balred.systems.leaves import System
-
-__all__ = ["InTrainingReducer"]
 
 _S5_FIELDS = ("P", "V", "Vinv", "Lambda_re_init", "Lambda_im_init")
 

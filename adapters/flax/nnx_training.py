@@ -24,7 +24,7 @@ class InTrainingReducer(TreeReducer):
     Examples
     --------
     >>> import jax, optax, balred
-    >>> from balred.adapters.flax import InTrainingReducer
+    >>> from balred.adapters.flax.nnx import InTrainingReducer
     >>> from balred.layers.recurrence import lru_initial
     >>> from flax import nnx
     >>> class LRU(nnx.Module):

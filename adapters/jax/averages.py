@@ -1,4 +1,4 @@
-"""Averages of the parameters in a JAX training, cut by the transformation of the live layers."""
+"""Averages of the parameters in a JAX training, wherever they hide in a pytree: cut by the transformation of the live layers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from balred.adapters.jax.resizing import Resizing
 from balred.adapters.jax.trees import Keys, copies_of, outside, placed, rebuilt
 from balred.intraining.averages import follow
 from balred.registry.tensors import tensors_of, with_tensors
-
-# ------------------------------------------------------------------------------------------------ averages
 
 
 def cut_averages(averages: Any, resizing: Resizing, model: Any, decay: float | None) -> Any:

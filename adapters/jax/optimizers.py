@@ -1,7 +1,4 @@
-"""What follows a cut in a JAX training besides the layers: states of optax, and averages of the parameters.
-
-Both hold copies of the parameters somewhere inside, ``mu`` and ``nu`` of Adam, within chains and masks.
-"""
+"""States of optax after a cut: they hold copies of the parameters somewhere inside, ``mu`` and ``nu`` of Adam, in chains and masks."""
 
 from __future__ import annotations
 
@@ -27,9 +24,6 @@ _CARRIED = ({"ScaleByAdamState"}, {"ScaleByAmsgradState"}, {"ScaleByLionState"},
 """Transformations whose moments are plain averages, so that they can be carried; others (centred RMSprop) start afresh."""
 _FACTORS = ("v_row", "v_col", "v")
 """Fields of adafactor: row and column means of second moments where they are large, all of them elsewhere; (1,) is unused."""
-
-
-# ------------------------------------------------------------------------------------------------ states of optax
 
 
 def cut_state(opt_state: Any, resizing: Resizing, model: Any, carry: bool, fresh: Callable[[], Any] | None) -> Any:

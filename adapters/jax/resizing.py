@@ -1,4 +1,4 @@
-"""A JAX model before and after a cut, as what follows it sees it."""
+"""A JAX model before and after a cut, as states of optimizers and averages, which follow it, need to see it."""
 
 from __future__ import annotations
 

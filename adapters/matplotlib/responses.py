@@ -1,7 +1,4 @@
-"""matplotlib: what a reduction cuts, and what that costs at which frequency, drawn into axes of yours or new ones.
-
-Every function returns the axes, shows nothing, and changes no setting of matplotlib.
-"""
+"""Gains over frequency in matplotlib: of systems, of their reductions, and of the error."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from balred.adapters.matplotlib.spectra import plot_hsv
 from balred.adapters.matplotlib.style import BOUND, ERROR, FULL, SMALL, finished, new_axes
 from balred.measures.responses import frequency_grid, frequency_response, is_real, single_system, step_of
 from balred.methods.method import Method
@@ -23,8 +19,6 @@ from balred.systems.leaves import System
 from balred.systems.parts import difference
 
 FloatArray = NDArray[np.float64]
-
-__all__ = ["plot_bode", "plot_error", "plot_hsv"]
 
 
 def plot_error(

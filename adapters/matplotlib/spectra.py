@@ -1,4 +1,4 @@
-"""Spectra of Hankel singular values in matplotlib, and the style that all pictures share."""
+"""Spectra of Hankel singular values in matplotlib: what a reduction cuts, and the bound of every order."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def plot_hsv(obj: Any, rank: Any = None, *, method: str = "truncate", ax: Axes |
 
     Examples
     --------
-    >>> import balred
+    >>> import balred, matplotlib.pyplot
     >>> ax = plot_hsv(balred.testing.random_system(20), balred.Energy(0.99))
     >>> ax.get_yscale()
     'log'
-    >>> plt.close(ax.figure)
+    >>> matplotlib.pyplot.close(ax.figure)
     """
     found = obj if _is_analysed(obj) else analyze(obj, method=method, **options)
     several = isinstance(found, Mapping)

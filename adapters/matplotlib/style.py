@@ -1,4 +1,4 @@
-"""The style that all pictures share."""
+"""The style that all pictures share: colours that mean the same in each, new axes, and what finishes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch: layers, models, and truncation while they train; here the names of this framework that loops use."""
+"""PyTorch: layers, models, and truncation while they train; here are the names that people use."""
 
 try:
     import torch  # noqa: F401

@@ -1,4 +1,4 @@
-"""The command ``balred``; frameworks and studies are imported only by the command that needs them."""
+"""The command ``balred``: options read, the library asked, results printed; a file for each group of commands."""
 
 from balred.cli.main import app
 

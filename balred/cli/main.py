@@ -1,4 +1,7 @@
-"""The command ``balred``; frameworks and studies are imported only by the command that needs them."""
+"""The command ``balred`` itself: its version, and the commands of the other files under one name; the demo is here.
+
+Frameworks and studies are imported only by the command that needs them.
+"""
 
 from __future__ import annotations
 

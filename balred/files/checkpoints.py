@@ -145,9 +145,6 @@ def _few(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:5] + rest)
 
 
-# ------------------------------------------------------------------------------------------------------- layers
-
-
 def _type(layer: Any) -> str:
     return "mapping" if isinstance(layer, Mapping) else type(layer).__name__
 

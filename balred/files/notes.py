@@ -1,4 +1,7 @@
-"""What stands in a file of a model beside its tensors: layers and their ranks, shared and complex tensors."""
+"""What stands in a file of a model beside its tensors, so that they can be read back: layers and ranks, shared and complex ones.
+
+:mod:`balred.files.checkpoints` writes it; :mod:`balred.files.opening` reads it too, without the model.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ PARTS = {"complex64": "float32", "complex128": "float64"}
 
 
 def notes(file: TensorFile) -> dict[str, Any]:
-    """What :func:`save` noted in a file: "layers" by name with "type" and "states", "shared", "complex"; empty without."""
+    """What :func:`balred.save` noted in a file: "layers" by name with "type" and "states", "shared", "complex"; empty without."""
     if KEY not in file.metadata:
         return {}
     try:
@@ -35,9 +38,6 @@ def notes(file: TensorFile) -> dict[str, Any]:
     if not whole:
         raise ValueError(f"the notes of balred.save must be whole, got {file.metadata[KEY]!r:.80}")
     return found
-
-
-# ------------------------------------------------------------------------------------------------------ tensors
 
 
 def written_tensor(x: Any) -> Tensor:

@@ -1,4 +1,9 @@
-"""Projections onto balanced coordinates from Gramian factors, with signs that repeat."""
+"""Projections onto balanced coordinates, and a system seen through them.
+
+They come from orthonormal bases of the dominant controllable and observable directions (balancing-free, Varga 1991), so that
+a near-uncontrollable direction is never divided by; only the small reduced system is then scaled to balanced coordinates, with
+fixed signs, so that results repeat.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +42,21 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     return signed(mask[..., :, None] * L, mask[..., None, :] * R, sp.system.B)
 
 
+def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
+    """Balanced truncation to order k with its projections; masked states of a batch become stable and unused."""
+    return projected_by(sp.system, *projections(sp, k))
+
+
+def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array, Array]:
+    """`g` seen through given projections, with them."""
+    xp = namespace(L)
+    A = L @ g.A @ R
+    if not g.discrete:
+        dead = xp.all(L == 0, axis=-1)
+        A = A - arrays.eye(A, int(A.shape[-1])) * xp.astype(dead, A.dtype)[..., None, :]
+    return DenseSystem(A, L @ g.B, g.C @ R, g.D, g.dt), L, R
+
+
 def signed(L: Array, R: Array, B: Array) -> tuple[Array, Array]:
     """The projections with signs (phases) that make the largest entry of each row of ``L @ B`` positive."""
     sign = _signs(L @ B)
@@ -53,18 +73,3 @@ def _signs(B: Array) -> Array:
     norm = xp.abs(value)
     safe = xp.where(norm > 0, norm, xp.ones_like(norm))
     return xp.where(norm > 0, value / xp.astype(safe, B.dtype), xp.ones_like(value))
-
-
-def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
-    """Balanced truncation to order k with its projections; masked states of a batch become stable and unused."""
-    return projected_by(sp.system, *projections(sp, k))
-
-
-def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array, Array]:
-    """`g` seen through given projections, with them."""
-    xp = namespace(L)
-    A = L @ g.A @ R
-    if not g.discrete:
-        dead = xp.all(L == 0, axis=-1)
-        A = A - arrays.eye(A, int(A.shape[-1])) * xp.astype(dead, A.dtype)[..., None, :]
-    return DenseSystem(A, L @ g.B, g.C @ R, g.D, g.dt), L, R

@@ -1,9 +1,7 @@
-r"""Balanced realisations and the projections of truncation.
+r"""The singular value decomposition from which everything else is read: of the product of two Gramian factors.
 
-With :math:`Z_q^H Z_p = U \Sigma V^H`, the columns of :math:`Z_p V_1` and :math:`Z_q U_1` span the dominant
-controllable and observable directions.  Projections come from orthonormal bases of both (balancing-free, Varga
-1991), so that a near-uncontrollable direction is never divided by; only the small reduced system is then scaled to
-balanced coordinates with fixed signs, so that results repeat.
+With :math:`Z_q^H Z_p = U \Sigma V^H`, :math:`\Sigma` holds the Hankel singular values, and the columns of :math:`Z_p V_1` and
+:math:`Z_q U_1` span the dominant controllable and observable directions.
 """
 
 from __future__ import annotations

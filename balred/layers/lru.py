@@ -1,8 +1,11 @@
-r"""How published layers write a diagonal system into their parameters, and back; the same for every framework.
+r"""LRU: a diagonal system as the layer's parameters, and back; the same for every framework.
 
 LRU (Orvieto et al. 2023, arXiv 2303.06349): :math:`\lambda = \exp(-e^{\nu} + i e^{\theta})`,
 :math:`x_k = \lambda x_{k-1} + e^{\gamma} B u_k`, :math:`y_k = \mathrm{Re}(Cx_k) + Du_k`.  The operator is real, so it
 is the conjugate system with input matrix :math:`e^\gamma B` and output matrix :math:`C/2`.
+
+What other layers with free poles share stands here too: the fastest pole that is written, and the scale of each state, free
+between B and C.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optimizer moments of an LRU layer, carried through a cut's change of coordinates."""
+"""Optimizer moments of an LRU layer, carried through a cut's change of coordinates: the layer goes on where it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear recurrence of an LRU, of any array library: initial values, scan, output."""
+"""What the LRU layers of all frameworks run, in any array library: initial values, the scan, the output."""
 
 from __future__ import annotations
 

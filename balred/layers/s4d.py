@@ -1,4 +1,7 @@
-"""S4D: a diagonal system for each channel, sampled by zero-order hold."""
+"""S4D: a diagonal system for each channel, sampled by zero-order hold, whose input matrix is fixed at one.
+
+A. Gu, A. Gupta, K. Goel and C. Ré, NeurIPS 2022 (arXiv 2206.11893), section 3.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,6 @@ from balred.layers.sampled import (
 )
 from balred.systems.arrays import Array, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem, diagonal
-
-# ----------------------------------------------------------------------------------------------------------- S4D
 
 
 def s4d_system(poles: Array, step: Array, gain: Array, C: Array, D: Array | None) -> DiagonalSystem:

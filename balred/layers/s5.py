@@ -1,4 +1,7 @@
-"""S5: one diagonal system of several inputs and outputs, sampled by zero-order hold."""
+"""S5: one diagonal system of several inputs and outputs, sampled by zero-order hold or by the bilinear rule.
+
+J. T. H. Smith, A. Warrington and S. W. Linderman, ICLR 2023 (arXiv 2208.04933), section 3.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,6 @@ from balred.layers.sampled import (
 )
 from balred.systems.arrays import Array, eye, namespace, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem, diagonal
-
-# ------------------------------------------------------------------------------------------------------------ S5
 
 
 def s5_system(

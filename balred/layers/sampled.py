@@ -1,4 +1,4 @@
-r"""How layers that sample a continuous system write its poles, a step and matrices, and back; for every framework.
+r"""How layers that sample a continuous system come from its poles and a step to those that they run, and back.
 
 S5 and S4D train continuous poles :math:`\Lambda` and steps :math:`\Delta`, and run the sampled recurrence
 
@@ -8,9 +8,6 @@ S5 and S4D train continuous poles :math:`\Lambda` and steps :math:`\Delta`, and 
 \frac{\Delta}{1-\Lambda\Delta/2}` (bilinear).  Both are inverted exactly: any stable discrete pole but 0, and -1 for the
 bilinear rule, has its :math:`\Lambda`.  Only the product :math:`\Lambda\Delta` and the scaled input matter, so the
 step may be chosen.
-
-S5: Smith, Warrington, Linderman, ICLR 2023 (arXiv 2208.04933), section 3.  S4D: Gu, Gupta, Goel, Ré, NeurIPS 2022
-(arXiv 2206.11893), section 3.
 """
 
 from __future__ import annotations
@@ -29,11 +26,6 @@ Host = NDArray[Any]
 # ΛΔ is small by; a layer that is written with its own gain applies the input matrix that it was given all the same.
 Gain = Callable[[Host, Host], Host]
 RULES = ("zoh", "bilinear")
-
-
-def _check_rule(rule: str) -> None:
-    if rule not in RULES:
-        raise ValueError(f"the sampling rule must be one of {', '.join(RULES)}, got {rule!r}")
 
 
 def sampled_poles(poles: Array, step: Array, rule: str = "zoh") -> Array:
@@ -83,7 +75,13 @@ def continuous_poles(log_poles: Array, step: Host, rule: str = "zoh") -> Host:
     return np.asarray((logs if rule == "zoh" else 2 * np.tanh(logs / 2)) / step)
 
 
+def _check_rule(rule: str) -> None:
+    if rule not in RULES:
+        raise ValueError(f"the sampling rule must be one of {', '.join(RULES)}, got {rule!r}")
+
+
 def check_sampled(system: Any, layer: str) -> None:
+    """Raise unless a `layer` of that name can hold the system."""
     if not (getattr(system, "conjugate", False) and system.discrete):
         raise ValueError(f"an {layer} layer holds a discrete conjugate system, got {system!r}")
 

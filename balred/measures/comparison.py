@@ -1,4 +1,4 @@
-r"""What can be measured of a reduced system, also where both systems have the same unstable modes or integrators.
+r"""What can be measured of a reduced system beside the given one, also where both have the same unstable modes or integrators.
 
 Modes that a reduction keeps as they are do not enter its error, but neither do they cancel by themselves in the
 difference of the two systems, whose norm would then be infinite: they are taken out first.

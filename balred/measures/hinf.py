@@ -59,28 +59,14 @@ def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> 
     return best, where
 
 
-def _middles(f: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Arithmetic and geometric means of neighbours: an interval may span ten decades."""
-    return np.concatenate([(f[1:] + f[:-1]) / 2, np.sign(f[1:]) * np.sqrt(np.abs(f[1:] * f[:-1]))])
-
-
-def _climb(gain: Callable[[float], float], w: float, scale: float) -> tuple[float, float]:
-    """A local maximum of `gain` near `w`, by steps on every scale and the vertex of the parabola through three points."""
-    best = gain(w)
-    if np.isinf(w):
-        return best, w
-    for h in (abs(w) + 1e-3 * scale) * 10.0 ** -np.arange(1, 11):
-        left, right = gain(w - h), gain(w + h)
-        bend = left - 2 * best + right
-        vertex = w + (0.5 * h * (left - right) / bend if bend < 0 else 0.0)
-        best, w = max((best, w), (left, w - h), (right, w + h), (gain(vertex), vertex))
-    return best, w
-
-
 def _turn(poles: NDArray[Any]) -> complex:
     """A rotation of the unit circle after which no pole lies near z = -1, which the bilinear map sends to infinity."""
     turns = np.exp(1j * np.linspace(0, 2 * np.pi, 17)[:-1])
     return 1.0 if _reach(poles, 1.0) > 0.3 else max(turns, key=lambda t: _reach(poles, t))
+
+
+def _reach(poles: NDArray[Any], turn: complex) -> float:
+    return float(np.min(np.abs(poles + turn), initial=2.0))
 
 
 def _continuous(g: DenseSystem, turn: complex) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -92,10 +78,6 @@ def _continuous(g: DenseSystem, turn: complex) -> tuple[NDArray[Any], NDArray[An
     eye = np.eye(len(A))
     inv = np.linalg.inv(A + eye)
     return inv @ (A - eye), 2**0.5 * inv @ B, 2**0.5 * C @ inv, D - C @ inv @ B
-
-
-def _reach(poles: NDArray[Any], turn: complex) -> float:
-    return float(np.min(np.abs(poles + turn), initial=2.0))
 
 
 def _crossings(
@@ -114,3 +96,21 @@ def _crossings(
     near = np.abs(w.real) <= 1e-5 * (np.abs(w) + 1e-3 * np.abs(w).max())
     frequencies = w.imag[near]
     return np.unique(np.abs(frequencies) if real else frequencies)
+
+
+def _middles(f: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Arithmetic and geometric means of neighbours: an interval may span ten decades."""
+    return np.concatenate([(f[1:] + f[:-1]) / 2, np.sign(f[1:]) * np.sqrt(np.abs(f[1:] * f[:-1]))])
+
+
+def _climb(gain: Callable[[float], float], w: float, scale: float) -> tuple[float, float]:
+    """A local maximum of `gain` near `w`, by steps on every scale and the vertex of the parabola through three points."""
+    best = gain(w)
+    if np.isinf(w):
+        return best, w
+    for h in (abs(w) + 1e-3 * scale) * 10.0 ** -np.arange(1, 11):
+        left, right = gain(w - h), gain(w + h)
+        bend = left - 2 * best + right
+        vertex = w + (0.5 * h * (left - right) / bend if bend < 0 else 0.0)
+        best, w = max((best, w), (left, w - h), (right, w + h), (gain(vertex), vertex))
+    return best, w

@@ -7,8 +7,6 @@ and its stable part has order k.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +17,6 @@ from balred.ranks.bounds import a_priori_bound
 from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
 
-Matrix = NDArray[Any]
 _SAME = 1e-8
 """Singular values that agree to this are one group: the construction divides by the differences of their squares."""
 

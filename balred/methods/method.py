@@ -1,4 +1,4 @@
-"""What a method of reduction is, so that the one table in ``reduction.py`` can hold them all.
+"""What a method of reduction is, so that the one table in ``table.py`` can hold them all.
 
 A method is two functions.  ``prepare`` looks at a system once (solves for its Gramians, say) and returns a state;
 ``reduce`` makes a system of any order from that state.  Methods with the same ``prepare`` share an analysis.

@@ -1,7 +1,8 @@
-r"""Balancing the solutions of Riccati equations, so that truncation keeps what they certify.
+r"""Balancing with the solutions of Riccati equations in the place of Gramians, so that truncation keeps what they certify.
 
 LQG balancing serves a plant that is to be controlled, stable or not; bounded-real balancing keeps a system contractive,
-positive-real balancing keeps it passive.
+positive-real balancing keeps it passive, and stochastic balancing, of a Gramian and one such solution, bounds the relative
+error.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from balred.systems.poles import check_stable
 
 _LQG = "LQG balancing needs a stabilisable and detectable system"
 _PASSIVE = "positive-real balancing needs a strictly passive system, D + D^H > 0 included"
+_STOCHASTIC = "stochastic balancing needs D of full row rank and no zeros on the stability boundary, or beta > 0"
 
 
 def lqg(system: DenseSystem, solver: str | None = None, *, match_dc: bool = False) -> Spectrum:
@@ -139,9 +141,6 @@ def _passive_factor(g: DenseSystem) -> NDArray[np.complex128]:
     return observability_factor(g.A, M, g.dt)
 
 
-_RULE = "stochastic balancing needs D of full row rank and no zeros on the stability boundary, or beta > 0"
-
-
 def stochastic(
     system: DenseSystem, solver: str | None = None, *, beta: float = 0.0, match_dc: bool = False
 ) -> Spectrum:
@@ -180,14 +179,14 @@ def stochastic(
     P = Zp @ ct(Zp)
     R = D @ ct(D) + beta**2 * np.eye(len(C))
     Bw = (A @ P if system.discrete else P) @ ct(C) + B @ ct(D)
-    inverse_root(R, _RULE)
+    inverse_root(R, _STOCHASTIC)
     if system.discrete:
         R = R + C @ P @ ct(C)
-    Q = stabilising(A, Bw, np.zeros_like(A), -R, -ct(C), system.discrete, _RULE)
+    Q = stabilising(A, Bw, np.zeros_like(A), -R, -ct(C), system.discrete, _STOCHASTIC)
     if system.discrete:
-        M = inverse_root(R - ct(Bw) @ Q @ Bw, _RULE) @ (C - ct(Bw) @ Q @ A)
+        M = inverse_root(R - ct(Bw) @ Q @ Bw, _STOCHASTIC) @ (C - ct(Bw) @ Q @ A)
     else:
-        M = inverse_root(R, _RULE) @ (C - ct(Bw) @ Q)
+        M = inverse_root(R, _STOCHASTIC) @ (C - ct(Bw) @ Q)
     return spectrum_of(system, Zp, observability_factor(A, M, system.dt), match_dc=match_dc)
 
 

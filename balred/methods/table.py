@@ -1,8 +1,8 @@
-"""The methods of reduction, in one table."""
+"""The methods of reduction, in one table: what commands, tests and documentation know of them is read from it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from balred.methods.coprime import coprime, left_coprime, right_coprime
 from balred.methods.h2_optimal import h2_spectrum, irka, tsia
@@ -14,10 +14,6 @@ from balred.methods.riccati_balancing import bounded_real, lqg, lqg_bound, posit
 from balred.methods.truncation import singular_perturbation, square_root, truncate, truncate_or_match
 from balred.methods.weighted import frequency_weighted, weighted_bound, weighted_truncation
 from balred.methods.weighted_hankel import weighted_hankel_bound, weighted_hankel_norm, weighted_hankel_reduction
-
-if TYPE_CHECKING:
-    pass
-
 
 METHODS: dict[str, Method] = {
     "truncate": Method(truncate, agnostic=True),

@@ -1,4 +1,6 @@
-"""Numbers of states that follow from the spectrum alone: where rounding begins, and what is certain beforehand."""
+"""What a spectrum says before anything is cut: how many of its values are more than rounding errors, and how large the error
+can become.  Rules and methods both ask for it.
+"""
 
 from __future__ import annotations
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from balred.ranks.bounds import FloatArray, a_priori_bound, numerical_rank
 from balred.ranks.rules import ErrorBound, Order, Rule
-
-if TYPE_CHECKING:
-    pass
 
 
 class RankWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Balanced realisations."""
+"""Balanced realisations: the coordinates in which both Gramians are equal and diagonal, and the way there and back."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ def hankel_matrix_hsv(
     Examples
     --------
     >>> import balred
+    >>> from balred.realisations.markov import markov_parameters
     >>> g = balred.ss([[0.5]], [[1.0]], [[1.0]], dt=1)
     >>> hankel_matrix_hsv(markov_parameters(g, 80))[:2].round(6) + 0.0, balred.hsv(g).round(6)
     (array([1.333333, 0.      ]), array([1.333333]))

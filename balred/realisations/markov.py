@@ -1,4 +1,4 @@
-"""Markov parameters, of a system or from measured inputs and outputs."""
+"""Markov parameters, from which models are made: those of a system, or those that measured inputs and outputs tell."""
 
 from __future__ import annotations
 
@@ -134,6 +134,7 @@ def _series(name: str, x: Any) -> Matrix:
 
 
 def count_of(name: str, value: Any) -> int:
+    """`value` as a positive integer, or the error that says so."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
     return int(value)

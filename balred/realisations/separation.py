@@ -1,4 +1,4 @@
-"""Stable and unstable parts, slow and fast ones, of any object that is a system."""
+"""Stable and unstable parts, slow and fast ones, of anything that :func:`balred.adapt` reads, as objects of its type."""
 
 from __future__ import annotations
 

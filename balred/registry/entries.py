@@ -1,6 +1,6 @@
 """The registry of what can be read as a system and written back, filled lazily.
 
-``adapt(obj)`` reads the operator out of `obj` and returns it with the way back.  Which adapter knows `obj` is found
+An adapter reads the operator out of an object and returns it with the way back.  Which adapter knows an object is found
 by the class names in its MRO; the adapter module of a package is imported when an object of that package first
 arrives, so importing ``balred`` loads no framework.  Other distributions plug in through the entry-point group
 ``balred.adapters``: the entry's name is the top-level package of the classes, its value a module that registers.
@@ -185,6 +185,7 @@ def container_of(obj: Any) -> Container | None:
 
 
 def qualified(cls: type) -> str:
+    """The name under which a class is registered."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

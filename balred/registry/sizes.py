@@ -1,4 +1,7 @@
-"""Models of the size of a checkpoint that another program wrote: the shapes of its arrays tell the ranks of the layers."""
+"""Layers of another size: how many states each has, a layer like it with fewer, a model of the sizes that a checkpoint has.
+
+What such a layer holds does not matter: it is about to be filled, by a checkpoint or by a training that goes on.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ NumPy only; what a layer is, and how its moments are gathered, is said by the ad
 """
 
 from balred.selection.calibration import Calibration
+from balred.selection.elimination import refitted
 from balred.selection.moments import Moments, Selection
-from balred.selection.oscillators import refitted
 from balred.selection.selecting import select
 
 __all__ = ["Calibration", "Moments", "Selection", "refitted", "select"]

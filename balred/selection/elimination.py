@@ -1,4 +1,6 @@
-"""Which states to keep, one left out after the other: the order in which they go, and what is lost with each."""
+"""States left out one after the other, always the cheapest: the order in which they go, what is lost with each, and the mix of
+the others that comes closest to what all of them did.
+"""
 
 from __future__ import annotations
 
@@ -32,27 +34,6 @@ def elimination(moments: Moments) -> tuple[NDArray[np.intp], FloatArray]:
     return order, errors
 
 
-def spectrum(moments: Moments) -> FloatArray:
-    r"""What a rank rule looks at: descending values with :math:`\sum_{i>r}\sigma_i^2 \ge E_r`, the error's energy at rank r.
-
-    The squares are what the error gains at each elimination; one that is less than a later one counts as that one, so that
-    the values descend.  Without such cases equality holds.
-    """
-    errors = elimination(moments)[1]
-    gained = np.maximum(errors[:-1] - errors[1:], 0.0)
-    return np.asarray(np.sqrt(np.maximum.accumulate(gained[::-1])[::-1]))
-
-
-def _scaled(products: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The products' Gram with blocks of one V each, (m n, m' n'), at unit diagonal with a ridge, and the scale of each row."""
-    n = len(products)
-    gram = products.transpose(1, 0, 3, 2).reshape(n * n, n * n)
-    gram = (gram + gram.T) / 2
-    diagonal = np.diag(gram)
-    scale = np.sqrt(np.maximum(diagonal, 1e-12 * max(float(np.max(diagonal)), 1e-300)))
-    return gram / scale[:, None] / scale + _RIDGE * np.eye(n * n), scale
-
-
 def _refitting_elimination(products: FloatArray) -> tuple[NDArray[np.intp], FloatArray]:
     n = len(products)
     gram, scale = _scaled(products)
@@ -72,6 +53,17 @@ def _refitting_elimination(products: FloatArray) -> tuple[NDArray[np.intp], Floa
         inverse = inverse - columns @ step[:, :-1]
         beta = beta - columns @ step[:, -1]
     return order, errors
+
+
+def spectrum(moments: Moments) -> FloatArray:
+    r"""What a rank rule looks at: descending values with :math:`\sum_{i>r}\sigma_i^2 \ge E_r`, the error's energy at rank r.
+
+    The squares are what the error gains at each elimination; one that is less than a later one counts as that one, so that
+    the values descend.  Without such cases equality holds.
+    """
+    errors = elimination(moments)[1]
+    gained = np.maximum(errors[:-1] - errors[1:], 0.0)
+    return np.asarray(np.sqrt(np.maximum.accumulate(gained[::-1])[::-1]))
 
 
 def refitted(products: FloatArray, kept: Any) -> tuple[FloatArray, float]:
@@ -107,3 +99,13 @@ def refitted(products: FloatArray, kept: Any) -> tuple[FloatArray, float]:
     miss = beta - target
     error = float(miss @ (gram @ miss - _RIDGE * miss))
     return (beta / scale).reshape(n, n)[kept], max(error, 0.0)
+
+
+def _scaled(products: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The products' Gram with blocks of one V each, (m n, m' n'), at unit diagonal with a ridge, and the scale of each row."""
+    n = len(products)
+    gram = products.transpose(1, 0, 3, 2).reshape(n * n, n * n)
+    gram = (gram + gram.T) / 2
+    diagonal = np.diag(gram)
+    scale = np.sqrt(np.maximum(diagonal, 1e-12 * max(float(np.max(diagonal)), 1e-300)))
+    return gram / scale[:, None] / scale + _RIDGE * np.eye(n * n), scale

@@ -1,4 +1,4 @@
-"""Changes of coordinates that a cut makes, as what follows it (moments, averages) needs to know them."""
+"""Changes of state coordinates: the one that a cut makes, as moments and averages need it, and coefficients in eigenvectors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The values of the library: linear systems as immutable records of arrays.
+"""Systems with a full state matrix, and what every system has: a kind of time, and a line that it prints.
 
-A dense system and a diagonal system are all there is.  A layer of a neural network, a ``control.StateSpace`` or
-a ``scipy.signal`` system becomes one of them through ``balred.adapt`` and is written back from one of them.
-The factories :func:`ss` and :func:`diagonal` validate; the dataclasses do not, so that ``vmap``, ``jit`` and
+The factories :func:`balred.ss` and :func:`balred.diagonal` validate; the dataclasses do not, so that ``vmap``, ``jit`` and
 tree maps may put tracers or placeholders into them.
 """
 

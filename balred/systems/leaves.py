@@ -1,4 +1,4 @@
-"""The arrays of a system of either kind, taken out and put back."""
+"""The arrays of a system of either kind, taken out and put back: to compute in another precision, or in another place."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Poles that are not inside the stability region, moved in by `offset`, form the unstable part.  It is split off by a
 block-diagonalising similarity, kept whole, and put back beside the reduced stable part (MATLAB's ``Offset``, SLICOT's
-``ALPHA = -offset``).
+``ALPHA = -offset``).  Sums and differences of systems are made the same way, states beside states.
 """
 
 from __future__ import annotations

@@ -9,17 +9,11 @@ import torch
 from array_api_compat import torch as xp
 from torch import nn
 
-from balred.layers.recurrence import lru_initial, lru_output
-
-try:
-    import torch
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[torch]'") from error
-
 from balred.adapters.torch.modules import blank_copy
 from balred.backends.torch import from_numpy
 from balred.layers.lru import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
 from balred.layers.lru_carry import lru_carry_split
+from balred.layers.recurrence import lru_initial, lru_output
 from balred.registry.entries import register
 from balred.systems.arrays import to_numpy
 from balred.systems.leaves import System
