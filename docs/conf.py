@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 import balred
-from balred.solvers.gramians import SOLVERS
 from balred.methods import METHODS
+from balred.solvers.gramians import SOLVERS
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,12 +36,26 @@ extensions = [
 exclude_patterns = ["_build", "_tables"]
 templates_path = ["_templates"]
 nitpicky = True
+nitpick_ignore_regex = [("py:class", r"(collections|numpy|torch)\..*")]  # in aliases of types
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
 autosummary_imported_members = False
+autosummary_ignore_module_all = True  # a folder lists its modules, whatever names it hands on
+FACES = [
+    importlib.import_module(f"balred.{name}") for _, name, folder in pkgutil.iter_modules(balred.__path__) if folder
+]
+autosummary_context = {
+    "undocumented": "Reduced, Projection",  # aliases of tuples, on which autodoc fails
+    "repeated": {  # what ``balred`` itself hands on has a page already
+        face.__name__: ", ".join(
+            n for n in getattr(face, "__all__", ()) if getattr(face, n) is getattr(balred, n, None)
+        )
+        for face in FACES
+    },
+}
 autodoc_typehints = "none"  # the docstrings give types and shapes
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
@@ -71,7 +89,7 @@ class BackendFunctions(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Parse a Markdown table; the sources are read, not imported."""
-        modules = ("numpy", "torch", "jax", "slycot")
+        modules = ("numpy", "torch", "jax", "scipy", "slycot")
         found: dict[str, dict[str, str]] = {}
         for module in modules:
             for node in ast.parse((ROOT / "backends" / f"{module}.py").read_text("utf-8")).body:
@@ -85,7 +103,17 @@ class BackendFunctions(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+def of_the_library(app: Sphinx, env: BuildEnvironment, node: nodes.Element, shown: nodes.TextElement) -> Any:
+    """Where a docstring calls what ``balred`` hands on by its bare name."""
+    name = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or name.partition(".")[0] not in balred.__all__:
+        return None
+    domain = env.get_domain("py")
+    return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], f"balred.{name}", node, shown)
+
+
 def setup(app: Sphinx) -> None:
-    """Register the directives."""
+    """Register the directives, and what is looked up elsewhere."""
+    app.connect("missing-reference", of_the_library)
     app.add_directive("capabilities", Capabilities)
     app.add_directive("backend-functions", BackendFunctions)

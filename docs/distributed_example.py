@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import balred
-from balred.adapters.torch import InTrainingReducer, LRU
+from balred.adapters.torch import LRU, InTrainingReducer
 
 STEPS = 40
 

@@ -6,6 +6,6 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("JAX is not installed: pip install 'balred[jax]'") from error
 
 from balred.adapters.jax.checkpoints import skeleton_for
-from balred.adapters.jax.training import ReducerState, TreeReducer
+from balred.adapters.jax.training import TreeReducer
 
-__all__ = ["ReducerState", "TreeReducer", "skeleton_for"]
+__all__ = ["TreeReducer", "skeleton_for"]

@@ -42,7 +42,7 @@ def s4d_system(poles: Array, step: Array, gain: Array, C: Array, D: Array | None
 def s4d_parameters(system: DiagonalSystem, step: Host, gain: Gain | None = None) -> dict[str, Host]:
     """S4D parameters of a batch of conjugate discrete systems with one input and one output: "A" and "C", both (H, N).
 
-    `step` (H,) stays the layer's own, and `gain` is as in :func:`s5_parameters`.  B is 1, so C takes its place.
+    `step` (H,) stays the layer's own, and `gain` is as in :func:`balred.layers.s5.s5_parameters`.  B is 1, so C takes its place.
     """
     check_sampled(system, "S4D")
     steps = np.broadcast_to(np.asarray(step, dtype=np.float64)[:, None], tuple(system.log_poles.shape))

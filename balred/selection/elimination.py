@@ -72,7 +72,7 @@ def refitted(products: FloatArray, kept: Any) -> tuple[FloatArray, float]:
     Parameters
     ----------
     products : (states, states, states, states)
-        As in :class:`Moments`.
+        As in :class:`balred.selection.Moments`.
     kept : (rank,) integers
 
     Examples

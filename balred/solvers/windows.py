@@ -38,7 +38,7 @@ def time_factors(system: DenseSystem, start: float, horizon: float) -> tuple[Mat
 
     .. math:: \int_s^T e^{At}BB^He^{A^Ht}\,dt, \qquad \sum_{s\le k<T}A^kBB^HA^{kH}
 
-    An infinite horizon needs a stable system.  Relative errors grow with |A| T, as those of the exponential itself do.
+    An infinite horizon needs a stable system.  Relative errors grow with :math:`\|A\|T`, as those of the exponential itself do.
     """
     if np.isinf(horizon):
         check_stable(system)
