@@ -79,7 +79,7 @@ class Capabilities(SphinxDirective):
         for name, row in SOLVERS.items():
             lines.append(f'| `solver="{name}"` | ' + " | ".join(row[kind] or "yes" for kind in kinds) + " |")
         for name, method in METHODS.items():  # a method works on what a solver gave, whatever the structure
-            cell = "yes" if method.agnostic else "single systems"
+            cell = "yes" if method.takes == "arrays" else "single systems"
             lines.append(f'| `method="{name}"` | ' + " | ".join(cell for _ in kinds) + " |")
         return self.parse_text_to_nodes("\n".join(lines))
 

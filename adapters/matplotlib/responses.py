@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from balred.adapters.matplotlib.style import BOUND, ERROR, FULL, SMALL, finished, new_axes
 from balred.measures.responses import frequency_grid, frequency_response, is_real, single_system, step_of
-from balred.methods.method import Method
+from balred.methods.method import Of
 from balred.reduction.analysis import Analysis
 from balred.systems.leaves import System
 from balred.systems.parts import difference
@@ -160,9 +160,9 @@ def _checked(omega: Any) -> FloatArray:
 def _bound(bound: float | Analysis | None, states: int) -> float | None:
     """The bound as a number, or None where there is none."""
     if isinstance(bound, Analysis):
-        if bound.method.bounds != Method.bounds:
+        if bound.method.bounds is not Of.ERROR:
             raise ValueError(
-                f"bound must be one of the {Method.bounds}, got an analysis that bounds the {bound.method.bounds}"
+                f"bound must be one of the {Of.ERROR}, got an analysis that bounds the {bound.method.bounds}"
             )
         bound = float(np.max(bound.bound(states)))
     if bound is None or np.isnan(bound):

@@ -33,7 +33,7 @@ from balred.cli.output import emit_json, number, print_table, reported
 from balred.files.stored import StoredSystem, check_suffix, load, save
 from balred.measures.comparison import compare as compared
 from balred.measures.comparison import dc_gain_change, is_stable, worst_pole
-from balred.methods.method import Method, no_bound
+from balred.methods.method import Method, Of, no_bound
 from balred.methods.table import METHODS
 from balred.realisations.sparse import SparseSystem
 from balred.reduction.analysis import Analysis, reduction_error
@@ -144,9 +144,9 @@ def reduce(
             from balred.adapters.matplotlib import plot_error
 
             # a bound of something else than the error does not belong into its picture
-            known = guaranteed if analysis.method.bounds == Method.bounds else None
+            known = guaranteed if analysis.method.bounds is Of.ERROR else None
             _draw(plot_error(analysis.system, system, bound=known), plot)
-    bounds = analysis.method.bounds
+    bounds = str(analysis.method.bounds)
     if as_json:
         emit_json({
             **_described(file, stored), "method": method, "order": system.states, "bound": guaranteed,
@@ -212,10 +212,10 @@ def methods(as_json: Json = False) -> None:
     table: dict[str, dict[str, Any]] = {
         name: {
             "summary": _summary(row),
-            "bounds": None if row.bound is no_bound else row.bounds,
+            "bounds": None if row.bound is no_bound else str(row.bounds),
             "options": {key: value for key, value in row.options.items() if value is not inspect.Parameter.empty},
             "required": required(row),
-            "unstable": "reduced" if row.whole else "kept",
+            "unstable": "reduced" if row.takes_unstable else "kept",
         }
         for name, row in METHODS.items()
     }

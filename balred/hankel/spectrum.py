@@ -39,6 +39,10 @@ class Spectrum(NamedTuple):
         """The numerical rank, largest over a batch: beyond it projections divide by rounding errors."""
         return int(np.max(numerical_rank(self.sigma), initial=0))
 
+    def closed(self, k: int) -> int:
+        """The least order of at least `k` that keeps together what belongs together: any one does."""
+        return k
+
 
 def pad(s: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
     """`s` followed by zeros up to length `n`."""

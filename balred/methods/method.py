@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from enum import Enum
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,23 @@ class State(Protocol):
     def cap(self) -> int:
         """The largest order the method makes (beyond the numerical rank nothing can be gained)."""
 
+    def closed(self, k: int) -> int:
+        """The least order of at least `k` that keeps together what belongs together; most methods keep any `k`."""
+
+
+class Of(Enum):
+    """What an a-priori bound is of: the kind is what code asks for, its value is what a reader is told."""
+
+    ERROR = "H-infinity norm of the error"
+    RELATIVE = "relative error, |G^-1 (G - Gk)|"
+    COPRIME = "error of the coprime factors"
+    NORMALIZED = "error of the normalised coprime factors"
+    WEIGHTED = "weighted error, |W_o (G - Gk) W_i|"
+    WEIGHTED_HANKEL = "Hankel norm of the weighted error"
+
+    def __str__(self) -> str:
+        return self.value
+
 
 @dataclass(frozen=True)
 class OfSpectrum:
@@ -54,6 +72,10 @@ class OfSpectrum:
     def cap(self) -> int:
         """Their numerical rank."""
         return self.spectrum.cap
+
+    def closed(self, k: int) -> int:
+        """`k` itself: no values belong together."""
+        return self.spectrum.closed(k)
 
 
 def tail_bound(state: State, k: int) -> NDArray[np.float64]:
@@ -80,25 +102,22 @@ class Method:
         ``prepare(system, solver, **options) -> state``; its keyword-only arguments are the method's options.
     bound : callable
         ``bound(state, k)``, the a-priori bound.
-    bounds : str
+    bounds : Of
         What `bound` bounds.
-    whole : bool
+    takes : {"dense", "host", "arrays"}
+        What it is given: one dense system of NumPy arrays in float64 (or complex128), whose result is written back; the
+        same, but a diagonal system as it is; or whatever there is, arrays of every library, batches and diagonal systems.
+    takes_unstable : bool
         Whether unstable systems are reduced as they are.  Otherwise the method sees the stable part, and the unstable
         part is put back whole.
-    agnostic : bool
-        Whether it takes the arrays of every library, batches and diagonal systems.  Otherwise it gets one dense system
-        of NumPy arrays in float64 (or complex128), and its result is written back.
-    structured : bool
-        Whether a method that is not agnostic gets a diagonal system as it is, rather than dense.
     """
 
     reduce: Callable[[Any, int], Reduced]
     prepare: Callable[..., Any] = spectrum
     bound: Callable[[Any, int], NDArray[np.float64]] = tail_bound
-    bounds: str = "H-infinity norm of the error"
-    whole: bool = False
-    agnostic: bool = False
-    structured: bool = False
+    bounds: Of = Of.ERROR
+    takes: Literal["dense", "host", "arrays"] = "dense"
+    takes_unstable: bool = False
 
     @property
     def options(self) -> dict[str, Any]:

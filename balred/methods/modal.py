@@ -49,7 +49,7 @@ class Modes:
         """The order: every pole can be kept."""
         return self.system.order
 
-    def whole(self, k: int) -> int:
+    def closed(self, k: int) -> int:
         """The least order of at least `k` that keeps every group together."""
         ends = np.cumsum(self.sizes)
         return int(ends[np.searchsorted(ends, k)])

@@ -8,7 +8,7 @@ from balred.methods.coprime import coprime, left_coprime, right_coprime
 from balred.methods.h2_optimal import h2_spectrum, irka, tsia
 from balred.methods.hankel_norm import hankel_norm, hankel_norm_bound
 from balred.methods.limited import frequency_limited, limited_truncation, time_limited
-from balred.methods.method import Method, no_bound
+from balred.methods.method import Method, Of, no_bound
 from balred.methods.modal import modal, modal_bound, modes
 from balred.methods.riccati_balancing import bounded_real, lqg, lqg_bound, positive_real, stochastic, stochastic_bound
 from balred.methods.truncation import singular_perturbation, square_root, truncate, truncate_or_match
@@ -16,26 +16,24 @@ from balred.methods.weighted import frequency_weighted, weighted_bound, weighted
 from balred.methods.weighted_hankel import weighted_hankel_bound, weighted_hankel_norm, weighted_hankel_reduction
 
 METHODS: dict[str, Method] = {
-    "truncate": Method(truncate, agnostic=True),
-    "square_root": Method(square_root, agnostic=True),
-    "singular_perturbation": Method(singular_perturbation, agnostic=True),
+    "truncate": Method(truncate, takes="arrays"),
+    "square_root": Method(square_root, takes="arrays"),
+    "singular_perturbation": Method(singular_perturbation, takes="arrays"),
     "hankel_norm": Method(hankel_norm, bound=hankel_norm_bound),
-    "stochastic": Method(truncate_or_match, stochastic, stochastic_bound, "relative error, |G^-1 (G - Gk)|"),
-    "left_coprime": Method(coprime, left_coprime, bounds="error of the coprime factors", whole=True),
-    "right_coprime": Method(coprime, right_coprime, bounds="error of the coprime factors", whole=True),
-    "lqg": Method(truncate_or_match, lqg, lqg_bound, "error of the normalised coprime factors", whole=True),
-    "bounded_real": Method(truncate_or_match, bounded_real, whole=True),
-    "positive_real": Method(truncate_or_match, positive_real, no_bound, whole=True),
+    "stochastic": Method(truncate_or_match, stochastic, stochastic_bound, Of.RELATIVE),
+    "left_coprime": Method(coprime, left_coprime, bounds=Of.COPRIME, takes_unstable=True),
+    "right_coprime": Method(coprime, right_coprime, bounds=Of.COPRIME, takes_unstable=True),
+    "lqg": Method(truncate_or_match, lqg, lqg_bound, Of.NORMALIZED, takes_unstable=True),
+    "bounded_real": Method(truncate_or_match, bounded_real, takes_unstable=True),
+    "positive_real": Method(truncate_or_match, positive_real, no_bound, takes_unstable=True),
     "modal": Method(modal, modes, modal_bound),
-    "irka": Method(irka, h2_spectrum, no_bound, structured=True),
-    "tsia": Method(tsia, h2_spectrum, no_bound, structured=True),
-    "frequency_weighted": Method(
-        weighted_truncation, frequency_weighted, weighted_bound, "weighted error, |W_o (G - Gk) W_i|"
-    ),
-    "time_limited": Method(limited_truncation, time_limited, weighted_bound, whole=True),
+    "irka": Method(irka, h2_spectrum, no_bound, takes="host"),
+    "tsia": Method(tsia, h2_spectrum, no_bound, takes="host"),
+    "frequency_weighted": Method(weighted_truncation, frequency_weighted, weighted_bound, Of.WEIGHTED),
+    "time_limited": Method(limited_truncation, time_limited, weighted_bound, takes_unstable=True),
     "frequency_limited": Method(limited_truncation, frequency_limited, weighted_bound),
     "weighted_hankel_norm": Method(
-        weighted_hankel_reduction, weighted_hankel_norm, weighted_hankel_bound, "Hankel norm of the weighted error"
+        weighted_hankel_reduction, weighted_hankel_norm, weighted_hankel_bound, Of.WEIGHTED_HANKEL
     ),
 }
 """The methods by name; ``reduce(obj, rank, method=...)``."""

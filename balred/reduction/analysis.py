@@ -64,10 +64,10 @@ class Analysis:
         self.method = method_called(method)
         self.method.check_options(method, options)
         check_precision(precision, solver)
-        if precision != "float64" and not self.method.agnostic:
+        if precision != "float64" and self.method.takes != "arrays":
             raise ValueError(f"method {method!r} computes in float64, got precision {precision!r}")
         self.precision = precision
-        if offset is not None and self.method.whole:
+        if offset is not None and self.method.takes_unstable:
             raise ValueError(f"an offset needs a method that keeps unstable parts aside, got {offset} for {method!r}")
         if not is_concrete(*system.leaves):
             raise TypeError(
@@ -78,7 +78,7 @@ class Analysis:
         self._settings: dict[str, Any] = {"method": method, "solver": solver, "offset": offset, **options}
         self._cache: dict[int, Reduction] = {}
         self._others: dict[str, Analysis] = {}
-        work = where_fastest(system) if self.method.agnostic else arrays.mapped(system, to_numpy)
+        work = where_fastest(system) if self.method.takes == "arrays" else arrays.mapped(system, to_numpy)
         self.unstable: System | None = None
         self.stable: System | None
         self.state: State | None
@@ -86,7 +86,7 @@ class Analysis:
             precise, _ = in_even_units(with_leaves(work, wide))
             if system.order == 0:  # a static gain
                 self.stable, self.state = None, None
-            elif self.method.whole:
+            elif self.method.takes_unstable:
                 self.stable, self.state = precise, self._prepare(precise)
             else:
                 self.unstable, self.stable, self.state = separated(precise, offset, self._prepare)
@@ -101,9 +101,9 @@ class Analysis:
 
     def _prepare(self, part: System) -> State:
         options = {k: v for k, v in self._settings.items() if k not in ("method", "solver", "offset")}
-        if not self.method.agnostic:
+        if self.method.takes != "arrays":
             part = single(part, self._settings["method"])
-            part = part if self.method.structured else part.to_dense()
+            part = part if self.method.takes == "host" else part.to_dense()
         state: State = self.method.prepare(part, self._settings["solver"], **options)
         return state
 
@@ -124,10 +124,10 @@ class Analysis:
             return self
         if method not in self._others:
             other = method_called(method)
-            if (other.prepare, other.agnostic, other.whole) == (
+            if (other.prepare, other.takes, other.takes_unstable) == (
                 self.method.prepare,
-                self.method.agnostic,
-                self.method.whole,
+                self.method.takes,
+                self.method.takes_unstable,
             ):
                 twin = copy.copy(self)
                 twin.method, twin._cache, twin._settings = other, {}, {**self._settings, "method": method}
@@ -188,7 +188,7 @@ class Analysis:
         if not isinstance(rule, ErrorBound) or self.method.bound is tail_bound:
             order = choose_order(rule, self.sigma, self._unit)
             # a method that keeps conjugate pairs together, say, keeps what the rule asks for and its other half
-            return order if not hasattr(self.state, "whole") else int(self.state.whole(order))
+            return self.state.closed(order)
         limit, cap, name = rule.limit(self.sigma), self.state.cap, self._settings["method"]
         for k in range(1, cap + 1):
             value = float(self.method.bound(self.state, k))

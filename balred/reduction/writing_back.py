@@ -73,7 +73,7 @@ def reduce_analysis(analysis: Any, rank: int) -> Reduction:
         small: System
         if isinstance(precise, DiagonalSystem):
             small, orders, change = diagonalised(
-                precise, method.reduce, state, order, rank - fixed, system, stable=not method.whole
+                precise, method.reduce, state, order, rank - fixed, system, stable=not method.takes_unstable
             )
         else:
             small, change = method.reduce(state, order)[0], None

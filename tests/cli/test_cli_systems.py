@@ -170,7 +170,7 @@ def test_method_options(plant: Path, tmp_path: Path) -> None:
     g = load(plant).system
     out = as_json("reduce", plant, "--order", "4", "--method", "stochastic", "--option", "beta=0.5")
     assert out["bound"] == pytest.approx(balred.analyze(g, method="stochastic", beta=0.5).bound(4), rel=1e-9)
-    assert out["bounds"] == balred.methods.METHODS["stochastic"].bounds
+    assert out["bounds"] == balred.methods.METHODS["stochastic"].bounds.value
     small = tmp_path / "small.npz"
     run("reduce", plant, "--order=4", "--method=left_coprime", "--option=factorization=normalized", "-o", small)
     want = balred.reduce(g, 4, method="left_coprime", factorization="normalized")

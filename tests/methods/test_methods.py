@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from tables import frequencies, gains
 
 import balred
-from balred.methods import METHODS
+from balred.methods import METHODS, Of
 
 WEIGHT = {0: balred.ss([[-2.0]], [[1.0]], [[1.0]], [[0.5]]), 1: balred.ss([[0.3]], [[1.0]], [[1.0]], [[0.5]], 1)}
 DOCS = Path(__file__).parents[2] / "docs"
@@ -80,7 +80,7 @@ def test_one_analysis_serves_several_orders(method, dt):
 @EVERY
 @TIMES
 def test_bounds_of_the_error_hold(method, dt):
-    if METHODS[method].bounds != "H-infinity norm of the error":
+    if METHODS[method].bounds is not Of.ERROR:
         pytest.skip(f"the bound of this method is that of the {METHODS[method].bounds}")
     g = plant(dt, n=8)
     a = balred.analyze(g, method=method, **options_of(method, dt))
@@ -177,7 +177,7 @@ def test_unstable_systems_are_kept_or_reduced_whole(method):
     small = balred.reduce(g, 5, method=method, **options_of(method, 0))
     assert small.states <= 5
     unstable = [x for x in np.linalg.eigvals(small.A) if x.real > 0]
-    if METHODS[method].whole:
+    if METHODS[method].takes_unstable:
         assert len(unstable) <= 1
     else:
         assert_allclose(unstable, [0.4], atol=1e-12)
@@ -186,7 +186,7 @@ def test_unstable_systems_are_kept_or_reduced_whole(method):
 @EVERY
 def test_an_offset_is_refused_where_it_would_do_nothing(method):
     g = plant(0)
-    if METHODS[method].whole:
+    if METHODS[method].takes_unstable:
         with pytest.raises(
             ValueError, match=f"an offset needs a method that keeps unstable parts aside, got 0.1 for '{method}'"
         ):
@@ -203,7 +203,7 @@ def test_an_option_no_method_has_is_named():
 @EVERY
 def test_a_batch_is_taken_or_refused(method):
     g = balred.testing.random_system(4, 2, 2, batch=(3,), seed=0)
-    if METHODS[method].agnostic:
+    if METHODS[method].takes == "arrays":
         assert balred.reduce(g, 2, method=method).A.shape == (3, 2, 2)
         return
     with pytest.raises(ValueError, match=rf"method '{method}' takes a single system, got a batch of shape \(3,\)"):

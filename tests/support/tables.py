@@ -170,7 +170,7 @@ CASES = SINGLE + BATCHED
 
 each_single = pytest.mark.parametrize("case", SINGLE, ids=str)
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
-each_method = pytest.mark.parametrize("method", [k for k, m in balred.methods.METHODS.items() if m.agnostic])
+each_method = pytest.mark.parametrize("method", [k for k, m in balred.methods.METHODS.items() if m.takes == "arrays"])
 
 
 def members(system: Any) -> list[Any]:
