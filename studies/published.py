@@ -16,7 +16,7 @@ import torch
 
 import balred
 from balred.adapters.torch import LRU, InTrainingReducer
-from balred.intraining.policy import Step
+from balred.reduction.candidates import Smaller
 from balred.systems import DiagonalSystem, System
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -59,7 +59,7 @@ class SlicingReducer(InTrainingReducer):
     def _carried(
         self,
         layer: Any,
-        cut: Step,
+        cut: Smaller,
         old: Mapping[str, Any],
         new: Mapping[str, Any],
         states: Mapping[str, Mapping[str, Any]],

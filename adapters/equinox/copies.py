@@ -12,7 +12,7 @@ from balred.backends.jax import from_numpy
 from balred.layers import linoss
 from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import Rebuild, Selective, register, register_selective
-from balred.selection.moments import Moments, Selection
+from balred.selection.moments import Moments, Selection, first
 from balred.selection.oscillators import selected
 from balred.systems.leaves import System
 
@@ -72,16 +72,33 @@ def gather_linoss(model: Any, layers: Mapping[str, Any], calibration: Any) -> di
     return {n: linoss.linoss_moments(_arrays(x), x.discretization, calibration) for n, x in layers.items()}
 
 
-def cut_linoss(layer: Any, selection: Selection, moments: Moments) -> Any:
-    """The layer with the selected oscillators."""
+def _size(layer: Any) -> int:
+    return int(layer.A_diag.shape[0])
+
+
+def cut_linoss(layer: Any, selection: Selection, moments: Moments | None) -> Any:
+    """The layer with the selected oscillators; their values as they are where there are no moments."""
     values = linoss.smaller(_arrays(layer), selection, moments)
     arrays = {k: from_numpy(v, like=layer.D) for k, v in values.items()}
-    return written(layer, arrays, moments.states, selection.kept.shape[1])
+    return written(layer, arrays, _size(layer), selection.kept.shape[1])
+
+
+def blank_linoss(layer: Any, states: int) -> Any:
+    """The layer with the first oscillators."""
+    return cut_linoss(layer, first(states), None)
 
 
 register_selective(
     eqx.Module,
-    Selective(lambda layer: int(layer.A_diag.shape[0]), gather_linoss, cut_linoss, one_size=False, select=selected),
+    Selective(
+        _size,
+        gather_linoss,
+        cut_linoss,
+        blank_linoss,
+        one_size=False,
+        needs_data=False,
+        select=selected,
+    ),
     recognises=_is_linoss,
     adapter=adapt_linoss,
 )

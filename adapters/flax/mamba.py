@@ -18,7 +18,7 @@ from flax import nnx
 from balred.backends.jax import double_scope
 from balred.registry.entries import Selective, register_selective
 from balred.selection.calibration import batches
-from balred.selection.moments import Moments, Selection
+from balred.selection.moments import Moments, Selection, first
 from balred.systems.arrays import to_numpy
 
 _OUTPUTS = 256  # beyond these a random sketch of the outputs, whose squared norms are unbiased, is as good
@@ -194,6 +194,14 @@ def _gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str
 
 
 def _cut(layer: Any, selection: Selection, moments: Moments) -> Any:
+    return _smaller(layer, selection)
+
+
+def _blank(layer: Any, states: int) -> Any:
+    return _smaller(layer, first(states))
+
+
+def _smaller(layer: Any, selection: Selection) -> Any:
     channels, states = _sizes(layer)
     kept = selection.kept[0]
     conv = np.concatenate([np.arange(channels), channels + kept, channels + states + kept])
@@ -223,5 +231,5 @@ def _settle(model: Any, layer: Any) -> None:
             node.cfg = dataclasses.replace(cfg, state_size=_states(layer))
 
 
-_selective = Selective(_states, _gather, _cut)
+_selective = Selective(_states, _gather, _cut, _blank)
 register_selective("flax.nnx.module.Module", _selective, recognises=is_mamba2, settle=_settle)

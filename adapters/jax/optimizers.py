@@ -106,8 +106,7 @@ def _moments(copy: Copy, power: int | None, resizing: Resizing, carry: bool) -> 
         old, new = tensors_of(resizing.layers[layer]), tensors_of(smaller)
         known = {k: x for k, x in mine.items() if k in old and x.shape == old[k].shape}
         function = getattr(entry_of(resizing.layers[layer]), "carry", None)
-        reduction = resizing.cuts[layer].reduction if layer in resizing.cuts else None
-        change = None if reduction is None else reduction.change
+        change = resizing.cuts[layer].change if layer in resizing.cuts else None
         carried: Mapping[str, Any] = {}
         if carry and function is not None and change is not None and len(known) == len(old):
             host = [{k: to_numpy(x) for k, x in part.items()} for part in (old, new, known)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from balred.intraining.policy import Step
+from balred.reduction.candidates import Smaller
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Resizing:
     new: Mapping[str, Any]
     layers: Mapping[str, Any]
     smaller: Mapping[str, Any]
-    cuts: Mapping[str, Step]
+    cuts: Mapping[str, Smaller]
 
     def of(self, layer: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Those of `values` that belong to a layer, by their names in it."""

@@ -20,10 +20,11 @@ from balred.adapters.jax.resizing import Resizing
 from balred.adapters.jax.trees import placed
 from balred.intraining.decide import check_moments, decide
 from balred.intraining.events import logs_of, sinks_of
-from balred.intraining.policy import Guard, Policy, PolicyState, Step
+from balred.intraining.policy import Guard, Policy, PolicyState
 from balred.intraining.report import Report
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
+from balred.reduction.candidates import Smaller
 from balred.registry.reading import is_selective, layers_of, linear_layers_of, replace_layers
 from balred.registry.sizes import ranks_of, shrunk
 from balred.registry.tensors import tensors_of, with_tensors
@@ -209,7 +210,7 @@ class TreeReducer:
         return held.parts, replace(state, policy=self.policy.stop(state.policy)), back
 
     def _resized(
-        self, parts: Parts, smaller: Mapping[str, Any], cuts: Mapping[str, Step], fresh: Fresh | None
+        self, parts: Parts, smaller: Mapping[str, Any], cuts: Mapping[str, Smaller], fresh: Fresh | None
     ) -> Parts:
         """`parts` with these smaller layers; moments and averages follow `cuts`, or have the right shapes only without."""
         layers = {name: layer for name, layer in linear_layers_of(parts.model).items() if name in smaller}

@@ -36,7 +36,7 @@ from balred.measures.comparison import dc_gain_change, is_stable, worst_pole
 from balred.methods.method import Method, Of, no_bound
 from balred.methods.table import METHODS
 from balred.realisations.sparse import SparseSystem
-from balred.reduction.analysis import Analysis, reduction_error
+from balred.reduction.analysis import Analysis
 
 
 def hsv(
@@ -136,7 +136,7 @@ def reduce(
         small: StoredSystem = analysis.reduce(chosen)
         system = analysis.reduction(chosen).system
         guaranteed = float(analysis.bound(chosen))
-        kind, error = reduction_error(analysis, chosen) if measure else ("hinf", None)
+        kind, error = analysis.error(chosen) if measure else ("hinf", None)
         dc = dc_gain_change(stored.system, system)
         if output is not None:
             save(small, output)

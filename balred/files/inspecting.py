@@ -11,7 +11,7 @@ import numpy as np
 from balred.files.families import FAMILIES, Layer, find_layers
 from balred.files.opening import open_checkpoint
 from balred.ranks.rules import Energy
-from balred.reduction.analysis import Analysis
+from balred.reduction.analysis import Analysis, analyze
 
 TAUS = (1e-1, 1e-2, 1e-3, 1e-4)
 r"""Shares of :math:`\sum\sigma_i` that may go."""
@@ -101,7 +101,7 @@ def _inspected(layer: Layer) -> Inspected:
     if layer.read is None:
         return Inspected(layer.name, layer.type, layer.states, note=layer.note)
     try:
-        analysis = Analysis(layer.read(), lambda system: system)
+        analysis = analyze(layer.read())
         ranks = {tau: analysis.rank(Energy(1 - tau)) for tau in TAUS}
         bounds = {tau: float(np.max(analysis.bound(rank), initial=0.0)) for tau, rank in ranks.items()}
     except ValueError as error:

@@ -17,21 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from balred.intraining.policy import Step
+from balred.reduction.candidates import Smaller
 from balred.registry.reading import adapt
 from balred.systems.arrays import backend_of, to_numpy
 from balred.systems.coordinates import Change
 from balred.systems.diagonal_system import DiagonalSystem
 
 
-def follow(average: Any, live: Any, cut: Step) -> Any:
+def follow(average: Any, live: Any, cut: Smaller) -> Any:
     """The layer that `average` becomes when `live` is cut to ``cut.layer``.
 
     Parameters
     ----------
     average, live : layers of one type and size
         `live` as it was before the cut.
-    cut : Step
+    cut : Smaller
 
     Returns
     -------
@@ -44,19 +44,18 @@ def follow(average: Any, live: Any, cut: Step) -> Any:
     >>> from balred.registry import adapt
     >>> from balred.intraining.averages import follow
     >>> from balred.reduction.analysis import analyze
-    >>> from balred.intraining.policy import Step
-    >>> import balred
+    >>>     >>> import balred
     >>> g = balred.diagonal(log_poles=[-0.1 + 1j, -0.5 + 2j], B=[[1.0], [0.5]], C=[[1.0, 0.5]], dt=True, conjugate=True)
-    >>> a = analyze(g)
-    >>> step = Step(a.reduce(1), a.reduction(1))
-    >>> abs(float(follow(g, g, step).log_poles[0].real - step.layer.log_poles[0].real)) < 1e-12
+    >>> made = balred.analyze(g).reduction(1)
+    >>> cut = Smaller(made.system, 2, 1, energy=0.9, system=made.system, change=made.change)
+    >>> abs(float(follow(g, g, cut).log_poles[0].real - cut.layer.log_poles[0].real)) < 1e-12
     True
     """
-    if cut.reduction is None:
-        if cut.again is None:
-            raise ValueError("a cut must know its reduction, or how to cut another layer alike, got neither")
+    if cut.again is not None:
         return cut.again(average)
-    change, target = cut.reduction.change, cut.reduction.system
+    if cut.system is None:
+        raise ValueError("a cut must know the smaller system, or how to cut another layer alike, got neither")
+    change, target = cut.change, cut.system
     before, rebuild = adapt(average)
     if change is None or not isinstance(before, DiagonalSystem) or not isinstance(target, DiagonalSystem):
         return adapt(live)[1](target)

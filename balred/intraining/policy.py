@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import check_rule
 from balred.ranks.rules import Rule
-from balred.reduction.writing_back import Reduction
 
 
 @dataclass(frozen=True)
@@ -199,14 +198,3 @@ class Policy:
     def stop(self, state: PolicyState) -> PolicyState:
         """No more cuts: what a guard does after it took one back."""
         return replace(state, stopped=True)
-
-
-class Step(NamedTuple):
-    """A cut ready to be carried out: the smaller layer, and the reduction it was written from.
-
-    Of a selective layer there is none; ``again(other)`` cuts another one of its size to the same states.
-    """
-
-    layer: Any
-    reduction: Reduction | None
-    again: Callable[[Any], Any] | None = None

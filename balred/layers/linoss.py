@@ -95,7 +95,7 @@ def linoss_moments(tree: Mapping[str, Any], scheme: str, length: int | None = No
     return moments_of(K, B, C)
 
 
-def smaller(tree: Mapping[str, Any], selection: Selection, moments: Moments) -> dict[str, Any]:
+def smaller(tree: Mapping[str, Any], selection: Selection, moments: Moments | None) -> dict[str, Any]:
     """The parameters of the selected oscillators in host arrays, with B and C refitted if that was asked for."""
     kept = selection.kept[0]
     values = {k: to_numpy(tree[k])[kept] for k in ("A_diag", "G_diag", "steps", "B") if k in tree}

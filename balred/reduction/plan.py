@@ -6,23 +6,25 @@ and records the a-priori bound and what it skips and why.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
-import numpy as np
-
-from balred.methods.table import method_called
-from balred.ranks.budget import Budget, relative
-from balred.ranks.choosing import check_rank, is_rule
-from balred.reduction.analysis import Analysis, tail_of
-from balred.reduction.selective import Choice, check_wanted, choose, measure, tails
-from balred.registry.entries import entry_of
-from balred.registry.reading import adapt, layers_of, replace_layers
-from balred.selection.moments import Moments
-from balred.solvers.gramians import check_precision
+from balred.ranks.budget import Budget
+from balred.ranks.choosing import is_rule
+from balred.reduction.candidates import Candidate, Candidates, Failure, Smaller, cut_each
+from balred.reduction.choosing import check_number, ranks_by_layer, shared_out, wanted_by_layer, worths
+from balred.reduction.operators import operator_candidates, read_operators
+from balred.reduction.selective import SelectiveLayers, check_wanted, selective_candidates
+from balred.reduction.settings import Settings
+from balred.reduction.writing_back import warn_if_capped
+from balred.registry.reading import layers_of, replace_layers, selective_of
+from balred.selection.calibration import Calibration
 from balred.systems.arrays import warn_caller
+
+_CHOOSING = ("selection", "compensate", "seed")
+"""Options that say how states of selective layers are chosen; all others are the method's."""
 
 
 class SkippedWarning(UserWarning):
@@ -110,104 +112,91 @@ def plan(
         As :func:`balred.reduce` for a single system or layer; a key of `ranks` that is no layer.  In a model with
         several layers, one that cannot be cut is skipped and the table says why.
     """
+    choosing = {key: options.pop(key) for key in _CHOOSING if key in options}
+    settings, how = Settings(method, solver, offset, precision, options), Calibration(calibration, **choosing)
     layers = layers_of(model)
-    entries = {name: entry_of(layer) for name, layer in layers.items()}
-    selective = {n: (layers[n], e.selective) for n, e in entries.items() if e is not None and e.selective is not None}
-    choosing = {k: options.pop(k) for k in ("selection", "compensate", "seed") if selective and k in options}
-    method_called(method).check_options(method, options)
-    check_precision(precision, solver)
-    settings = {"method": method, "solver": solver, "offset": offset, "precision": precision, **options}
-    wanted = ranks if isinstance(ranks, Budget) else _by_layer(ranks, layers)
-    moments: Mapping[str, Moments] = {}
+    selective = selective_of(layers)
+    wanted = None if isinstance(ranks, Budget) else wanted_by_layer(ranks, layers)
+    _check(layers, selective, settings, choosing, wanted)
+
+    read, failed = read_operators({name: layer for name, layer in layers.items() if name not in selective})
+    states = {name: system.states for name, (system, _) in read.items()}
+    outcomes: dict[str, Smaller | Failure | str] = dict(failed)
+    if wanted is not None:
+        outcomes |= _spared(layers, wanted, states)
+
+    groups: Iterable[Candidates] = operator_candidates({n: x for n, x in read.items() if n not in outcomes}, settings)
     if selective:
-        if method != "truncate":
-            raise ValueError(f"selective layers are reduced by selection, so method must be left alone, got {method!r}")
-        compensate = choosing.pop("compensate", True)
-        check_wanted(selective, {} if isinstance(wanted, Budget) else wanted, choosing.get("selection", "joint"))
-        moments = measure(model, selective, calibration, compensate=compensate)
-    ready: dict[str, Analysis] = {}
-    if isinstance(wanted, Budget):
-        ready = _analysed({n: x for n, x in layers.items() if n not in selective}, settings)
-        errors = tails(moments) | {n: tail_of(a) for n, a in ready.items()}
-        if wanted.relative or (moments and ready):
-            errors = {n: relative(t) for n, t in errors.items()}
-        tied = [n for n, (_, entry) in selective.items() if entry.one_size]
-        shared = wanted.shared({name: errors[name] for name in layers if name in errors}, [tied])
-        wanted = {name: shared.get(name, 1) for name in layers}  # of one that cannot be analysed, any rank says why
-    chosen: Mapping[str, Choice] = {}
-    if selective:
-        source = "surrogate" if calibration is None else "calibration data"
-        chosen = choose(selective, wanted, moments, measured=source, **choosing)
-    rows, new = [], {}
-    for name, layer in layers.items():
-        if name in chosen:
-            choice, smaller = chosen[name], chosen[name].layer
-            row = Row(name, type(layer).__name__, choice.states, choice.rank, None, choice.energy, choice.note)
-        else:
-            row, smaller = _row(name, layer, wanted.get(name), len(layers) == 1, ready.get(name), settings)
-        rows.append(row)
-        if smaller is not None:
-            new[name] = smaller
+        groups = chain([selective_candidates(model, selective, how)], groups)
+    if wanted is None:
+        looked = {name: one for group in groups for name, one in group.items()}
+        groups = [{name: looked[name] for name in layers if name in looked}]
+        wanted = shared_out(ranks, worths(groups[0]))
+    for candidates in groups:
+        chosen = ranks_by_layer(candidates, wanted)
+        states |= {name: one.states for name, one in candidates.items() if not isinstance(one, Exception)}
+        made = cut_each(candidates, {n: rank for n, rank in chosen.items() if n not in outcomes})
+        outcomes |= {name: _told(one, candidates[name], wanted.get(name)) for name, one in made.items()}
+
+    if len(layers) == 1 and isinstance(error := next(iter(outcomes.values())), Exception):
+        raise error
+    rows = [_row(name, layer, states.get(name), outcomes[name]) for name, layer in layers.items()]
+    new = {name: one.layer for name, one in outcomes.items() if isinstance(one, Smaller)}
     return Plan(model, tuple(rows), new)
 
 
-def _by_layer(ranks: Any, layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The rank or rule of each layer by name; layers without one are left alone."""
-    if not isinstance(ranks, Mapping):
-        return dict.fromkeys(layers, ranks)
-    if list(layers) == [""]:
-        raise ValueError(f"ranks must be a number or a rule for a single system or layer, got {ranks!r}")
-    wanted = {str(key): value for key, value in ranks.items()}
-    unknown = [key for key in wanted if key not in layers]
-    if unknown:
+def _check(
+    layers: Mapping[str, Any],
+    selective: SelectiveLayers,
+    settings: Settings,
+    choosing: Mapping[str, Any],
+    wanted: Mapping[str, Any] | None,
+) -> None:
+    """Raise if something cannot be meant, before anything is looked at."""
+    if choosing and not selective:
+        raise TypeError(f"{', '.join(choosing)} must go with selective layers, got a model that has none")
+    if selective and settings.method != "truncate":
         raise ValueError(
-            f"the keys of ranks must be layers of the model ({', '.join(layers)}), got {', '.join(unknown)}"
+            f"selective layers are reduced by selection, so method must be left alone, got {settings.method!r}"
         )
-    budgets = [key for key, value in wanted.items() if isinstance(value, Budget)]
-    if budgets:
-        raise ValueError(f"a budget is shared by all layers of a model, got one for {', '.join(budgets)}")
-    return {key: value for key, value in wanted.items() if value is not None}
+    if wanted is not None:
+        check_wanted(selective, wanted)
+        for name in layers if len(layers) > 1 else ():
+            if name in wanted and name not in selective:
+                check_number(wanted[name])
 
 
-def _analysed(layers: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Analysis]:
-    """The analyses of those layers that have one."""
-    found = {}
-    for name, layer in layers.items():
-        with contextlib.suppress(ValueError):  # the layer's row will say why
-            analysis = Analysis(*adapt(layer), **settings)
-            if analysis.state is not None and analysis.state.cap:
-                found[name] = analysis
-    return found
+def _spared(layers: Mapping[str, Any], wanted: Mapping[str, Any], states: Mapping[str, int]) -> dict[str, str]:
+    """Layers that need not be looked at, and why; a number that a layer by itself does not have is an error."""
+    if len(layers) == 1:
+        for name, n in states.items():
+            check_number(wanted[name], n)
+        return {}
+    spared = {name: "not in ranks" for name in layers if name not in wanted}
+    for name, n in states.items():
+        if name in wanted and not is_rule(wanted[name]) and wanted[name] > n:
+            spared[name] = f"has only {n} states"
+    return spared
 
 
-def _row(
-    name: str, layer: Any, wanted: Any, alone: bool, analysis: Analysis | None, settings: Mapping[str, Any]
-) -> tuple[Row, Any]:
-    """What becomes of a layer that has an operator, and the smaller layer; a layer that is not `alone` may be skipped."""
-    kind, states = type(layer).__name__, None
-    whole = isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool)
-    if not alone and wanted is not None and not is_rule(wanted) and not (whole and wanted >= 1):
-        raise ValueError(f"rank must be an integer of at least 1 or a rule, got {wanted!r}")
-    try:
-        system, rebuild = adapt(layer)
-        states = system.states
-        if not alone and wanted is None:
-            return Row(name, kind, states, None, note="not in ranks"), None
-        if not alone and whole and wanted > states:
-            return Row(name, kind, states, None, note=f"has only {states} states"), None
-        fixed = None if is_rule(wanted) else check_rank(wanted, states)
-        analysis = analysis or Analysis(system, rebuild, **settings)
-        rank = analysis.rank(wanted) if fixed is None else fixed
-        reduction = analysis.reduction(rank)
-        if fixed is not None:
-            analysis.warn_if_capped(rank, reduction)
-        smaller = rebuild(reduction.system)
-    except ValueError as error:
-        if alone:
-            raise
-        return Row(name, kind, states, None, note=str(error)), None
-    bound = float(np.max(reduction.bound)) if reduction.bound.size else 0.0
-    return Row(name, kind, states, reduction.system.states, bound, float(np.min(analysis.energy(rank)))), smaller
+def _told(one: Smaller | Failure, candidate: Candidate | Failure, wanted: Any) -> Smaller | Failure:
+    """A layer that was cut, with what the reader must know of how its rank came about."""
+    if isinstance(one, Exception) or isinstance(candidate, Exception):
+        return one
+    if not is_rule(wanted) and wanted is not None:
+        warn_if_capped(int(wanted), one.rank, one.capped)
+    asked = candidate.rank(wanted) if candidate.tied else one.rank
+    if asked == one.rank:
+        return one
+    note = f"{asked} rounded up to {one.rank}: the model's configuration holds one state dimension"
+    return replace(one, note="; ".join(filter(None, [note, one.note])))
+
+
+def _row(name: str, layer: Any, states: int | None, outcome: Smaller | Failure | str) -> Row:
+    kind = type(layer).__name__
+    if isinstance(outcome, Smaller):
+        return Row(name, kind, outcome.before, outcome.rank, outcome.bound, outcome.energy, outcome.note)
+    return Row(name, kind, states, None, note=str(outcome))
 
 
 def reduce(

@@ -1,21 +1,21 @@
-"""The methods of reduction, in one table, and what happens around each of them.
+"""A solved system cut to a rank, and written back to the structure, array library and precision of what was given.
 
-A method reduces a dense system; what is common to all happens here: unstable modes are kept aside where it cannot take
-them, orders are checked, and the result goes back to the structure, array library and precision of what was given.
+Unstable modes were kept aside where the method cannot take them; here they come back.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.ranks.choosing import check_rank
+from balred.ranks.choosing import RankWarning, check_rank
 from balred.reduction.diagonalisation import diagonalised
+from balred.reduction.settings import Settings
+from balred.reduction.solve import Solved
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, in_precision, namespace
+from balred.systems.arrays import Array, backend_of, in_precision, namespace, warn_caller
 from balred.systems.coordinates import Change
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, with_leaves
@@ -32,6 +32,8 @@ class Reduction:
     bound: NDArray[np.float64]
     change: Change | None = None
     """None where nothing was diagonalised: a dense system, an unstable part, or nothing cut."""
+    capped: bool = False
+    """Whether the numerical rank leaves no more states than these."""
 
     @property
     def stable_order(self) -> int:
@@ -42,14 +44,20 @@ class Reduction:
         return f"Reduction({self.system!r}, bound={self.bound})"
 
 
-def reduce_analysis(analysis: Any, rank: int) -> Reduction:
-    """The reduction of an analysed system to `rank` states."""
-    system, method = analysis.system, analysis.method
+def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
+    """The reduction of a solved system to `rank` states.
+
+    Raises
+    ------
+    ValueError
+        `rank` is out of range, or leaves no state beside the unstable modes; no input reaches an output; the reduced
+        system cannot be diagonalised accurately.
+    """
+    system, method = solved.system, settings.row
     be = backend_of(system.B)
     rank = check_rank(rank, system.states)
-    kept, state, stable = analysis.unstable, analysis.state, analysis.stable
-    fixed = 0 if kept is None else kept.states
-    batch = analysis.sigma.shape[:-1]
+    kept, state, stable, fixed = solved.unstable, solved.state, solved.stable, solved.fixed
+    batch = solved.sigma.shape[:-1]
     if rank < fixed:
         raise ValueError(
             f"rank must be at least the number of unstable modes, {fixed}, which are kept whole, got {rank}"
@@ -68,7 +76,7 @@ def reduce_analysis(analysis: Any, rank: int) -> Reduction:
             "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
         )
     order = min((rank - fixed) * unit, state.cap)
-    with in_precision(analysis.precision, *stable.leaves) as leaves:
+    with in_precision(settings.precision, *stable.leaves) as leaves:
         precise = with_leaves(stable, leaves)
         small: System
         if isinstance(precise, DiagonalSystem):
@@ -85,7 +93,14 @@ def reduce_analysis(analysis: Any, rank: int) -> Reduction:
         narrow = arrays.mapped(joined, lambda x: be.from_numpy(x, like=system.B))
     bounds = {int(k): method.bound(state, int(k)) for k in np.unique(orders)}
     bound = np.select([orders == k for k in bounds], list(bounds.values()))
-    return Reduction(narrow, orders, np.asarray(bound), None if kept is not None else change)
+    capped = int(orders.min()) == state.cap
+    return Reduction(narrow, orders, np.asarray(bound), None if kept is not None else change, capped)
+
+
+def warn_if_capped(rank: int, states: int, capped: bool) -> None:
+    """Warn that `rank` states were asked for and the numerical rank leaves `states`."""
+    if capped and states < rank:
+        warn_caller(f"rank {rank} is beyond the numerical rank; the reduced system has {states} states", RankWarning)
 
 
 def _cast(x: Array, like: Array) -> Array:

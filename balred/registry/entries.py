@@ -38,19 +38,50 @@ _LAZY: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class Selective:
+    """What a framework knows of a selective layer class.
+
+    Parameters
+    ----------
+    states : callable
+        ``states(layer)``: the state dimension.
+    gather : callable
+        ``gather(model, layers, calibration)``: the :class:`balred.selection.Moments` of each of `layers`, a dict by name,
+        in one pass over the data, or of a surrogate if `calibration` is None.
+    cut : callable
+        ``cut(layer, selection, moments)``: a new layer of the same type with the selected states.
+    blank : callable
+        ``blank(layer, states)``: a layer of the same type with so many states, whichever; what is in it is about to be replaced.
+    one_size : bool
+        All layers of a model must have one state dimension, since its configuration holds one number.
+    needs_data : bool
+        Whether states can be chosen well only along data.  Layers that are time-invariant need none.
+    select : callable, optional
+        In place of :func:`balred.selection.select`.
+    """
+
+    states: Callable[[Any], int]
+    gather: Callable[[Any, Mapping[str, Any], Any], Mapping[str, Moments]]
+    cut: Callable[[Any, Selection, Moments], Any]
+    blank: Callable[[Any, int], Any]
+    one_size: bool = True
+    needs_data: bool = True
+    select: Callable[..., Selection] | None = None
+
+
+@dataclass(frozen=True)
 class Entry:
     """What is registered for a class: how to read and write it, and how optimizer moments follow a cut.
 
     A selective layer has a :class:`balred.registry.Selective`, mostly in place of the operator that it is not.
-    ``settle(model, layer)`` tells the new model around a replaced layer of its size, ``groups(layer)`` how many groups of
-    states are selected from, one by default.
+    ``settle(model, layer)`` tells the new model around a replaced layer of its size.
     """
 
-    adapter: Adapter
+    adapter: Adapter | None
+    """None where a layer is no operator."""
     carry: Carry | None = None
     selective: Selective | None = None
     settle: Callable[[Any, Any], None] | None = None
-    groups: Callable[[Any], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +174,6 @@ def register_selective(
     *,
     recognises: Recognises | None = None,
     settle: Callable[[Any, Any], None] | None = None,
-    groups: Callable[[Any], int] | None = None,
     adapter: Adapter | None = None,
 ) -> None:
     """Register layers of which states can be selected only; mostly their dynamics depend on their input.
@@ -158,20 +188,11 @@ def register_selective(
         Entries for a class itself come first.
     settle : callable, optional
         ``settle(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
-    groups : callable, optional
-        ``groups(layer)``: how many groups keep states of their own, where it is more than one.
     adapter : callable, optional
         As in :func:`balred.register`, for layers that are a linear operator all the same, to look at.
     """
-    entry = Entry(adapter or _no_operator, selective=selective, settle=settle, groups=groups)
+    entry = Entry(adapter, selective=selective, settle=settle)
     register_entry(cls, entry, recognises)
-
-
-def _no_operator(layer: Any) -> Any:
-    raise AdapterNotFound(
-        f"{qualified(type(layer))} is selective, its dynamics depend on its input, so it has no linear operator and no Hankel "
-        "singular values: reduce it with balred.reduce(model, rank, calibration=data)"
-    )
 
 
 def register_container(cls: type | str, container: Container) -> None:
@@ -219,30 +240,3 @@ def entry_of(obj: Any) -> Entry | None:
         structures = (s for base in type(obj).__mro__ for s in _structures.get(qualified(base), ()))
         found = next((entry for recognises, entry in structures if recognises(obj)), None)
     return found
-
-
-@dataclass(frozen=True)
-class Selective:
-    """What a framework knows of a selective layer class.
-
-    Parameters
-    ----------
-    states : callable
-        ``states(layer)``: the state dimension.
-    gather : callable
-        ``gather(model, layers, calibration)``: the :class:`balred.selection.Moments` of each of `layers`, a dict by name,
-        in one pass over the data, or of a surrogate if `calibration` is None.
-    cut : callable
-        ``cut(layer, selection, moments)``: a new layer of the same type with the selected states.
-    one_size : bool
-        All layers of a model must have one state dimension, since its configuration holds one number.
-    select : callable, optional
-        In place of :func:`balred.selection.select`, for layers that are time-invariant: chosen from the layer itself, for
-        white noise, so that no data are missed.
-    """
-
-    states: Callable[[Any], int]
-    gather: Callable[[Any, Mapping[str, Any], Any], Mapping[str, Moments]]
-    cut: Callable[[Any, Selection, Moments], Any]
-    one_size: bool = True
-    select: Callable[..., Selection] | None = None

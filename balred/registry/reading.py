@@ -11,7 +11,6 @@ from balred.registry.entries import (
     Rebuild,
     Selective,
     T,
-    _no_operator,
     container_of,
     entry_of,
     qualified,
@@ -19,20 +18,6 @@ from balred.registry.entries import (
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
-
-
-def is_selective(layer: Any) -> bool:
-    """Whether states of the layer can only be chosen along data."""
-    entry = entry_of(layer)
-    return entry is not None and entry.selective is not None and entry.selective.select is None
-
-
-def selective_of(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:
-    """The selective ones among `layers`, with what is known of them."""
-    entries = {name: entry_of(layer) for name, layer in layers.items() if is_selective(layer)}
-    return {
-        name: (layers[name], e.selective) for name, e in entries.items() if e is not None and e.selective is not None
-    }
 
 
 def adapt(obj: Any) -> tuple[System, Rebuild]:
@@ -67,6 +52,11 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
         raise AdapterNotFound(
             f"no adapter knows {qualified(type(obj))}: register one with balred.register({type(obj).__name__}, adapter), "
             "where adapter(obj) returns (system, rebuild)"
+        )
+    if entry.adapter is None:
+        raise AdapterNotFound(
+            f"{qualified(type(obj))} is selective, its dynamics depend on its input, so it has no linear operator and no Hankel "
+            "singular values: reduce it with balred.reduce(model, rank, calibration=data)"
         )
     return entry.adapter(obj)
 
@@ -104,7 +94,7 @@ def linear_layers_of(obj: Any) -> dict[str, Any]:
     """The layers of a model that have an operator, by name; all of them if none has."""
     found = layers_of(obj)
     entries = {name: entry_of(layer) for name, layer in found.items()}
-    return {n: x for n, x in found.items() if (e := entries[n]) is None or e.adapter is not _no_operator} or found
+    return {n: x for n, x in found.items() if (e := entries[n]) is None or e.adapter is not None} or found
 
 
 def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
@@ -116,6 +106,18 @@ def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
         return [(prefix + name, layer) for name, layer in container.layers(obj).items()]
     items = obj.items() if isinstance(obj, dict) else enumerate(obj) if isinstance(obj, (list, tuple)) else ()
     return [found for key, value in items for found in _walk(value, f"{prefix}{key}")]
+
+
+def selective_of(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:
+    """Those among `layers` of which states are selected, with what is known of them."""
+    entries = {name: entry_of(layer) for name, layer in layers.items()}
+    return {n: (layers[n], e.selective) for n, e in entries.items() if e is not None and e.selective is not None}
+
+
+def is_selective(layer: Any) -> bool:
+    """Whether states of the layer can only be chosen along data."""
+    entry = entry_of(layer)
+    return entry is not None and entry.selective is not None and entry.selective.needs_data
 
 
 def replace_layers(obj: Any, new: Mapping[str, Any]) -> Any:

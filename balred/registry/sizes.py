@@ -15,7 +15,6 @@ import numpy as np
 from balred.registry.entries import entry_of
 from balred.registry.reading import adapt, layers_of, replace_layers
 from balred.registry.tensors import tensors_of
-from balred.selection.moments import Moments, Selection
 from balred.systems.arrays import backend_of, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
@@ -112,9 +111,7 @@ def of_size(layer: Any, states: int) -> Any:
     if entry is None or entry.selective is None:
         system, rebuild = adapt(layer)
         return rebuild(_plain(system, states))
-    n, groups = entry.selective.states(layer), 1 if entry.groups is None else entry.groups(layer)
-    first, ones = np.tile(np.arange(states), (groups, 1)), np.ones((groups, n))
-    return entry.selective.cut(layer, Selection(first, None, 0.0), Moments(np.eye(groups * n), groups, ones, ones))
+    return entry.selective.blank(layer, states)
 
 
 def _plain(system: System, states: int) -> System:

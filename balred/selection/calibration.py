@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from balred.selection.selecting import SELECTIONS
+
 _RULE = "calibration must be an array, a dict of keyword inputs, or an iterable of either"
 
 
@@ -49,7 +51,7 @@ def batches(calibration: Any, arrays: tuple[type, ...]) -> Iterator[tuple[tuple[
 
 @dataclass(frozen=True)
 class Calibration:
-    """Data for selective layers in training, and how their states are chosen.
+    """Data for selective layers, and how their states are chosen.
 
     Parameters
     ----------
@@ -62,6 +64,11 @@ class Calibration:
     seed : int, default 0
         Of "random".
 
+    Raises
+    ------
+    ValueError
+        There is no such selection.
+
     Examples
     --------
     >>> Calibration(lambda: {"input_ids": [[1, 2]]}).now()
@@ -72,6 +79,10 @@ class Calibration:
     selection: str = "joint"
     compensate: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection!r}")
 
     def now(self) -> Any:
         """The data."""

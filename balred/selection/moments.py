@@ -45,3 +45,14 @@ class Selection:
     kept: NDArray[np.intp]
     mix: FloatArray | None
     error: float
+
+
+def first(states: int, groups: int = 1) -> Selection:
+    """The first states of each group, where any will do.
+
+    Examples
+    --------
+    >>> first(2, groups=3).kept.tolist()
+    [[0, 1], [0, 1], [0, 1]]
+    """
+    return Selection(np.tile(np.arange(states), (groups, 1)), None, 0.0)

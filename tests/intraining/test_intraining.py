@@ -205,7 +205,7 @@ def test_decide_reports_cuts_ranks_and_reasons() -> None:
     rank = balred.analyze(systems["a"]).rank(RULE)
     s = balred.hsv(systems["a"])
     assert list(steps) == ["a"]
-    assert steps["a"].layer.states == steps["a"].reduction.system.states == rank
+    assert steps["a"].layer.states == steps["a"].system.states == rank
     assert systems["a"].states == 30
     (cut,) = report.cuts
     assert (cut.layer, cut.before, cut.after) == ("a", 30, rank)
@@ -241,7 +241,7 @@ def test_the_quick_look_never_hides_a_cut(kind: str, rule: Any) -> None:
 def test_a_check_without_a_cut_analyses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = {"a": random_system(24, 2, 2, dt=1, kind="conjugate", seed=0)}
     policy = Policy(balred.Energy(0.999), (0, 1), min_cut=0.8)
-    monkeypatch.setattr("balred.intraining.analyses", None)  # calling it would raise
+    monkeypatch.setattr("balred.reduction.operators.analyses", None)  # calling it would raise
     done, _, report = decide(policy, policy.init(), 1, layers)
     assert not done
     assert not report.skipped

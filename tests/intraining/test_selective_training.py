@@ -251,7 +251,7 @@ def test_jax_says_that_it_cuts_layers_with_an_operator_only() -> None:
     mamba2_jax = pytest.importorskip("mamba2_jax")
     from flax import nnx
 
-    from balred.adapters.flax import InTrainingReducer as NnxReducer
+    from balred.adapters.flax.nnx import InTrainingReducer as NnxReducer
 
     config = mamba2_jax.Mamba2Config(
         vocab_size=9, hidden_size=32, state_size=8, head_dim=16, chunk_size=8, num_hidden_layers=1

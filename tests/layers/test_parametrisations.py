@@ -10,7 +10,6 @@ import pytest
 import balred
 from balred.layers.lru import LRU_NAMES, lru_join, lru_parameters, lru_rows, lru_split, lru_system
 from balred.layers.lru_carry import lru_carry
-from balred.reduction import Analysis
 from balred.testing import random_system, simulate
 
 
@@ -138,7 +137,7 @@ def redundant(n: int) -> tuple[dict[str, Any], Any]:
 @pytest.mark.parametrize("row_norm", [None, 0.7])
 def test_carried_gradients_are_gradients_when_nothing_is_lost(row_norm: float | None) -> None:
     old, system = redundant(3)
-    reduction = Analysis(system, lambda s: s).reduction(3)
+    reduction = balred.analyze(system).reduction(3)
     assert reduction.system.states == 3
     new = layer_of(reduction.system, row_norm=row_norm)
     u = np.random.default_rng(6).standard_normal((10, 2))
@@ -171,7 +170,7 @@ def test_carried_gradients_are_exact_for_the_poles_too_when_states_are_only_renu
 
 def test_second_moments_scale_as_squares() -> None:
     old, system = redundant(3)
-    reduction = Analysis(system, lambda s: s).reduction(3)
+    reduction = balred.analyze(system).reduction(3)
     new = layer_of(reduction.system)
     rng = np.random.default_rng(8)
     squares = {k: rng.random(v.shape) * (1 + 1j if np.iscomplexobj(v) else 1) for k, v in old.items()}
@@ -185,7 +184,7 @@ def test_second_moments_scale_as_squares() -> None:
 
 def test_second_moments_are_the_variance_of_carried_noise() -> None:
     old, system = redundant(3)
-    reduction = Analysis(system, lambda s: s).reduction(3)
+    reduction = balred.analyze(system).reduction(3)
     new = layer_of(reduction.system)
     rng = np.random.default_rng(9)
 

@@ -15,6 +15,7 @@ from tables import BATCHED, LIBRARIES, Backend
 
 import balred
 from balred.reduction.analysis import analyses
+from balred.reduction.settings import Settings
 from balred.systems import arrays, batches
 
 KINDS = ("dense", "diagonal", "conjugate")
@@ -251,7 +252,7 @@ def test_one_unstable_layer_does_not_spoil_the_others():
     found = balred.hsv(layers)
     assert np.isinf(found["b"][:2]).all()
     assert_allclose(found["a"], balred.hsv(layers["a"]), rtol=1e-9)
-    joint = analyses({k: (g, lambda x: x) for k, g in layers.items()})
+    joint = analyses({k: (g, lambda x: x) for k, g in layers.items()}, Settings())
     assert joint["b"].unstable is not None
     assert joint["a"].unstable is None
 
@@ -260,12 +261,12 @@ def test_one_solve_for_all_layers_of_a_shape(monkeypatch):
     """A check in training asks the solver once for each shape."""
     from balred.intraining import Policy
     from balred.intraining.decide import decide
-    from balred.reduction import analysis as hankel
+    from balred.reduction import solve
 
     calls = []
-    prepare = hankel.Analysis._prepare
+    prepared = solve._prepared
     monkeypatch.setattr(
-        hankel.Analysis, "_prepare", lambda self, part: (calls.append(part.B.shape), prepare(self, part))[1]
+        solve, "_prepared", lambda part, settings: (calls.append(part.B.shape), prepared(part, settings))[1]
     )
     policy = Policy(balred.Energy(0.9), window=(0, 1), attempts=1)
     done, _, report = decide(policy, policy.init(), 1, model())

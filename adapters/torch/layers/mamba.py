@@ -25,7 +25,7 @@ from balred.adapters.torch.layers.mamba_parts import (
 )
 from balred.adapters.torch.layers.signals import Read, Signals, gatherer
 from balred.registry.entries import Selective, register_selective
-from balred.selection.moments import Moments, Selection
+from balred.selection.moments import FloatArray, Moments, Selection, first
 
 # ----------------------------------------------------------------------------------------------------- Mamba-1
 
@@ -60,12 +60,22 @@ def _mamba1(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
 
 
 def _cut_mamba1(layer: Any, selection: Selection, moments: Moments) -> Any:
+    return _smaller1(layer, selection, moments.B[0], moments.C[0])
+
+
+def _blank_mamba1(layer: Any, states: int) -> Any:
+    alike = np.ones(state_size(layer))
+    return _smaller1(layer, first(states), alike, alike)
+
+
+def _smaller1(layer: Any, selection: Selection, B: FloatArray, C: FloatArray) -> Any:
+    """The layer with the selected states; B and C are mean squares of what norms are taken of."""
     kept = torch.as_tensor(selection.kept[0], device=layer.A_log.device)
     states, dt_rank = layer.A_log.shape[1], layer.dt_proj.weight.shape[1]
     new: dict[str, Any] = {"A_log": layer.A_log[:, kept], "x_proj.out_features": dt_rank + 2 * len(kept)}
     for name, value in layer.x_proj.named_parameters():
         new[f"x_proj.{name}"] = kept_rows(value, dt_rank, states, kept, selection.mix)
-    for short, squares in (("b", moments.B[0]), ("c", moments.C[0])):
+    for short, squares in (("b", B), ("c", C)):
         norm = _norm(layer, short)
         if norm is None:
             continue
@@ -142,6 +152,14 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
 
 
 def _cut_mamba2(layer: Any, selection: Selection, moments: Moments) -> Any:
+    return _smaller2(layer, selection)
+
+
+def _blank_mamba2(layer: Any, states: int) -> Any:
+    return _smaller2(layer, first(states, groups=_sizes2(layer)[1]))
+
+
+def _smaller2(layer: Any, selection: Selection) -> Any:
     channels, groups, states, heads = _sizes2(layer)
     rank = selection.kept.shape[1]
     inner = (np.arange(groups)[:, None] * states + selection.kept).reshape(-1)
@@ -197,11 +215,12 @@ def _normed(layer: Any, short: str, x: torch.Tensor) -> torch.Tensor:
 
 _MODULE = "torch.nn.modules.module.Module"
 _settle = settler(state_size)
-register_selective(_MODULE, Selective(state_size, _gather, _cut_mamba1), recognises=is_mamba1, settle=_settle)
+register_selective(
+    _MODULE, Selective(state_size, _gather, _cut_mamba1, _blank_mamba1), recognises=is_mamba1, settle=_settle
+)
 register_selective(
     _MODULE,
-    Selective(state_size, _gather, _cut_mamba2),
+    Selective(state_size, _gather, _cut_mamba2, _blank_mamba2),
     recognises=is_mamba2,
     settle=_settle,
-    groups=lambda layer: _sizes2(layer)[1],
 )

@@ -23,7 +23,7 @@ from balred.adapters.torch.layers.mamba_parts import (
 )
 from balred.adapters.torch.layers.signals import Signals, gatherer
 from balred.registry.entries import Selective, register_selective
-from balred.selection.moments import Moments, Selection
+from balred.selection.moments import Moments, Selection, first
 
 
 def is_zamba(module: Any) -> bool:
@@ -64,6 +64,14 @@ def _zamba(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
 
 
 def _cut_zamba(layer: Any, selection: Selection, moments: Moments) -> Any:
+    return _smaller(layer, selection)
+
+
+def _blank_zamba(layer: Any, states: int) -> Any:
+    return _smaller(layer, first(states, groups=len(layer.A_log)))
+
+
+def _smaller(layer: Any, selection: Selection) -> Any:
     heads, _, states = layer.A_log.shape
     dt_rank = layer.dt_proj_weight.shape[2]
     kept = torch.as_tensor(selection.kept, device=layer.A_log.device)
@@ -82,8 +90,7 @@ def _state_size(layer: Any) -> int:
 _gather = gatherer(lambda layer: _zamba, lambda layer: int(layer.in_proj.weight.shape[1]))
 register_selective(
     "torch.nn.modules.module.Module",
-    Selective(_state_size, _gather, _cut_zamba),
+    Selective(_state_size, _gather, _cut_zamba, _blank_zamba),
     recognises=is_zamba,
     settle=settler(_state_size),
-    groups=lambda layer: len(layer.A_log),
 )

@@ -16,7 +16,7 @@ from torch import nn
 
 from balred.adapters.torch.modules import set_layer
 from balred.intraining.averages import follow
-from balred.intraining.policy import Step
+from balred.reduction.candidates import Smaller
 from balred.registry.reading import layers_of
 
 
@@ -48,7 +48,7 @@ def averaged(average: nn.Module, model: nn.Module) -> nn.Module:
     return found
 
 
-def cut_averages(layers: Sequence[nn.Module], live: nn.Module, cut: Step) -> None:
+def cut_averages(layers: Sequence[nn.Module], live: nn.Module, cut: Smaller) -> None:
     """Cut the averaged `layers` of a layer `live`, which is about to be cut, by the transformation of that cut."""
     for layer in layers:
         set_layer(layer, follow(layer, live, cut))

@@ -94,4 +94,5 @@ class Group:
 
 
 def is_ddp(thing: object) -> TypeGuard[DistributedDataParallel]:
+    """Whether it is a ``DistributedDataParallel``, also where ``isinstance`` is patched."""
     return issubclass(type(thing), DistributedDataParallel)

@@ -32,11 +32,12 @@ from balred.adapters.torch.training.placing import placed
 from balred.backends.torch import from_numpy
 from balred.intraining.decide import check_moments, decide
 from balred.intraining.events import logs_of, sinks_of
-from balred.intraining.policy import Guard, Policy, PolicyState, Step
+from balred.intraining.policy import Guard, Policy, PolicyState
 from balred.intraining.reach import check_rule_for, layers_in_training
 from balred.intraining.report import Report
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
+from balred.reduction.candidates import Smaller
 from balred.registry.entries import entry_of
 from balred.registry.sizes import of_size, ranks_of, shrunk
 from balred.selection.calibration import calibration_of
@@ -225,7 +226,7 @@ class InTrainingReducer:
     def _metric(self, guard: Guard) -> float:
         return self._place.mean(float(guard.metric(self.model)))
 
-    def _cut(self, name: str, whole: nn.Module, cut: Step) -> list[torch.Tensor]:
+    def _cut(self, name: str, whole: nn.Module, cut: Smaller) -> list[torch.Tensor]:
         """Cut a layer and what follows it; the tensors that all processes must have alike."""
         layer, averages = self.model.get_submodule(name), [average.get_submodule(name) for average in self.averages]
         cut_averages(averages, whole, cut)
@@ -247,10 +248,12 @@ class InTrainingReducer:
         kept = [self.optimizer.state[p][key] for key in carried for p in layer.parameters()]
         return [t.detach() for m in (layer, *averages) for t in (*m.parameters(), *m.buffers())] + kept
 
-    def _carried(self, layer: nn.Module, cut: Step, old: Hosts, new: Hosts, states: dict[str, Any]) -> dict[str, Hosts]:
+    def _carried(
+        self, layer: nn.Module, cut: Smaller, old: Hosts, new: Hosts, states: dict[str, Any]
+    ) -> dict[str, Hosts]:
         """The moments by key and parameter after the cut; empty if they are to be forgotten."""
         carry = getattr(entry_of(layer), "carry", None)
-        change = None if cut.reduction is None else cut.reduction.change
+        change = cut.change
         kinds = [{k for k, v in s.items() if isinstance(v, torch.Tensor) and v.ndim > 0} for s in states.values()]
         keys = kinds[0]
         known = keys == {"momentum_buffer"} or {"exp_avg", "exp_avg_sq"} <= keys <= set(_POWER) - {"momentum_buffer"}

@@ -309,29 +309,29 @@ def test_averages_follow_in_replicas(name: str, optional: list[dict[str, Run]]) 
 
 
 def shared_out(rank: int, folder: Path) -> dict[str, Any]:
-    from balred.intraining import policy as intraining
+    from balred.reduction import operators
 
     seen: list[str] = []
-    real: Any = intraining.analyses
+    real: Any = operators.analyses
 
-    def counted(read: Any) -> Any:
+    def counted(read: Any, settings: Any) -> Any:
         seen.extend(read)
-        return real(read)
+        return real(read, settings)
 
-    intraining.analyses = counted
+    operators.analyses = counted
     model, net = replica()
     first = trained(model, net, mine(rank), attempts=1, log=folder / "cuts.jsonl")
     there = list(seen)
 
-    def failing(read: Any) -> Any:
+    def failing(read: Any, settings: Any) -> Any:
         raise KeyError("injected")
 
-    intraining.analyses = failing if rank == 1 else real
+    operators.analyses = failing if rank == 1 else real
     try:
         trained(*replica(), mine(rank))
     except (KeyError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}"
-    intraining.analyses = real
+    operators.analyses = real
     return {"seen": there, "said": said, "cuts": first["reports"]}
 
 

@@ -88,12 +88,12 @@ def test_an_average_follows_by_the_same_transformation_to_second_order() -> None
     The live layer holds every state twice, so the cut to half its order loses nothing; the average's copies differ.
     """
     from balred.intraining.averages import follow
-    from balred.intraining.policy import Step
-    from balred.reduction.analysis import analyze
+    from balred.reduction.candidates import Smaller
 
     layer = doubled(LRU(2, 6, generator=torch.Generator().manual_seed(3)).double())
-    a = analyze(layer)
-    cut = Step(a.reduce(6), a.reduction(6))
+    a = balred.analyze(layer)
+    made = a.reduction(6)
+    cut = Smaller(a.reduce(6), layer.states, 6, a.energy(6), system=made.system, change=made.change)
     u = torch.randn(3, 40, 2, dtype=torch.double, generator=torch.Generator().manual_seed(9))
 
     def lost(distance: float) -> float:

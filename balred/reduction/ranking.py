@@ -1,0 +1,92 @@
+"""What a rule asks for of a solved system, in stored states: rules think in orders, layers in what they store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from balred.methods.method import State, tail_bound
+from balred.ranks.choosing import check_rule, choose_order
+from balred.ranks.rules import ErrorBound, Order, Rule
+from balred.reduction.diagonalisation import stored_states
+from balred.reduction.settings import Settings
+from balred.reduction.solve import Solved
+from balred.reduction.writing_back import Reduction
+
+
+def rank_for(solved: Solved, settings: Settings, rule: Rule, reduction: Callable[[int], Reduction]) -> int:
+    """The stored states that `rule` asks for, unstable modes included.
+
+    Parameters
+    ----------
+    solved : Solved
+    settings : Settings
+    rule : Rule
+    reduction : callable
+        ``reduction(rank)``, since only the result tells whether a conjugate system holds the order that was chosen.
+
+    Raises
+    ------
+    TypeError
+        `rule` is none.
+    ValueError
+        It cannot be met.
+    """
+    check_rule(rule)
+    system, stable, state, unit = solved.system, solved.stable, solved.state, solved.unit
+    if system.states == 0:
+        raise ValueError("a system must have states for a rule to choose from, got a static gain (n = 0)")
+    if stable is None or state is None:
+        return solved.fixed
+    if isinstance(rule, Order):
+        enough = state.cap
+        if unit == 2 and enough < stable.order:
+            enough = _stored(state, settings, enough)
+        return min(_rounded(rule.rank, rule), enough + solved.fixed, system.states)
+    order = _chosen(solved, state, settings, rule)
+    rank = -(-order // unit)
+    if unit == 2 and rank < stable.states:
+        # a reduced real pole fills a stored state by itself, so a few more may be needed to hold the order
+        rank = _rounded(_stored(state, settings, order), rule)
+    rank = min(rank, stable.states)
+    while unit == 2 and rank < stable.states and not _meets(solved, rule, order, reduction(rank + solved.fixed)):
+        rank = min(rank + rule.multiple_of, stable.states)
+    return rank + solved.fixed
+
+
+def _rounded(rank: int, rule: Rule) -> int:
+    return -(-rank // rule.multiple_of) * rule.multiple_of
+
+
+def _chosen(solved: Solved, state: State, settings: Settings, rule: Rule) -> int:
+    """The order that `rule` asks for of the stable part."""
+    method = settings.row
+    if not isinstance(rule, ErrorBound) or method.bound is tail_bound:
+        # a method that keeps conjugate pairs together, say, keeps what the rule asks for and its other half
+        return state.closed(choose_order(rule, solved.sigma, solved.unit))
+    limit, cap = rule.limit(solved.sigma), state.cap
+    for k in range(1, cap + 1):
+        value = float(method.bound(state, k))
+        if np.isnan(value):
+            raise ValueError(f"ErrorBound needs a method with an a-priori error bound, got {settings.method!r}")
+        if value <= limit:
+            return min(_rounded(k, rule), cap)
+    raise ValueError(
+        f"the error bound of {settings.method!r} must be reachable, it is {value:.3g} at order {cap}, got a tolerance of {limit:.3g}"
+    )
+
+
+def _stored(state: State, settings: Settings, order: int) -> int:
+    """How many stored states the reduction of the conjugate stable part to `order` fills."""
+    return stored_states(settings.row.reduce(state, order)[0])
+
+
+def _meets(solved: Solved, rule: Rule, order: int, made: Reduction) -> bool:
+    """Whether a reduction holds the `order` that `rule` chose, and its bound is met."""
+    if made.stable_order < order:
+        return False
+    if not isinstance(rule, ErrorBound):
+        return True
+    limits = [rule.limit(s) for s in solved.sigma.reshape(-1, solved.sigma.shape[-1])]
+    return bool(np.all(made.bound.reshape(-1) <= limits))

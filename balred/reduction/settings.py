@@ -1,0 +1,73 @@
+"""What an analysis is made with, checked once and before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from balred.methods.method import Method
+from balred.methods.table import method_called
+from balred.solvers.gramians import check_precision
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A method, and how it is to compute.
+
+    Parameters
+    ----------
+    method : str, default "truncate"
+        A name in :data:`balred.methods.METHODS`.
+    solver : str, optional
+    offset : float, optional
+        Poles within `offset` of the stability boundary count as unstable.
+    precision : {"float64", "float32"}, default "float64"
+    options : dict
+        Of the method.
+
+    Raises
+    ------
+    ValueError
+        The method is unknown; it does not compute in this precision, or the solver does not; it keeps no unstable part
+        aside, and an offset is given.
+    TypeError
+        The method does not have one of the options.
+
+    Examples
+    --------
+    >>> Settings("stochastic", options={"beta": 0.1}).row.options
+    {'beta': None}
+    """
+
+    method: str = "truncate"
+    solver: str | None = None
+    offset: float | None = None
+    precision: str = "float64"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        row = self.row
+        row.check_options(self.method, self.options)
+        check_precision(self.precision, self.solver)
+        if self.precision != "float64" and row.takes != "arrays":
+            raise ValueError(f"method {self.method!r} computes in float64, got precision {self.precision!r}")
+        if self.offset is not None and row.takes_unstable:
+            raise ValueError(
+                f"an offset needs a method that keeps unstable parts aside, got {self.offset} for {self.method!r}"
+            )
+
+    @property
+    def row(self) -> Method:
+        """The method."""
+        return method_called(self.method)
+
+    def by(self, method: str) -> Settings:
+        """The settings for another method, which has the same options only if it prepares a system in the same way."""
+        shared = method_called(method).prepare is self.row.prepare
+        return replace(self, method=method, options=self.options if shared else {})
+
+    def shares(self, other: Settings) -> bool:
+        """Whether a system solved with one is solved for the other too."""
+        mine, theirs = ((s.row.prepare, s.row.takes, s.row.takes_unstable) for s in (self, other))
+        return mine == theirs and replace(self, method=other.method) == other

@@ -1,0 +1,140 @@
+"""A system solved for what a method needs: once, for every question that follows, and for layers alike in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.methods.method import State
+from balred.reduction.settings import Settings
+from balred.systems import arrays
+from balred.systems.arrays import Array, backend_of, in_precision, is_concrete, to_numpy
+from balred.systems.batches import alike, member, stacked
+from balred.systems.leaves import System, where_fastest, with_leaves
+from balred.systems.parts import separated
+from balred.systems.units import in_even_units
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A system, its parts in the units and the precision of the computation, and what the method made of them.
+
+    Attributes
+    ----------
+    system : System
+        As it was given.
+    unstable, stable : System or None
+        What is kept whole, and what the method sees.
+    state : State or None
+        None where the method sees nothing.
+    sigma : array, shape (..., order of the stable part)
+        The stable part's values on the host, descending, in the precision of the computation.
+    hsv : array, shape (..., order)
+        All values, infinite for unstable modes, in the array library and dtype of the system.
+    """
+
+    system: System
+    unstable: System | None
+    stable: System | None
+    state: State | None
+    sigma: NDArray[Any]
+    hsv: Array
+
+    @property
+    def fixed(self) -> int:
+        """The stored states that are kept whole."""
+        return 0 if self.unstable is None else self.unstable.states
+
+    @property
+    def unit(self) -> int:
+        """The states of the operator that belong to a stored state: 2 for conjugate systems."""
+        return self.system.order // max(self.system.states, 1)
+
+    @property
+    def numerical_rank(self) -> int:
+        """Order beyond which Hankel singular values are rounding errors (largest over a batch)."""
+        return (0 if self.unstable is None else self.unstable.order) + (0 if self.state is None else self.state.cap)
+
+    def member(self, i: int, system: System) -> Solved:
+        """Of systems that were stacked and solved together the i-th, which was `system`."""
+        parts = {"stable": member(self.stable, i), "state": member(self.state, i)}
+        return replace(self, system=system, sigma=self.sigma[i], hsv=self.hsv[i], **parts)
+
+
+def solve(system: System, settings: Settings) -> Solved:
+    """Prepare a system for a method.
+
+    Raises
+    ------
+    ValueError
+        The method cannot take the system; a batch with unstable members.
+    TypeError
+        The arrays are traced.
+    """
+    if not is_concrete(*system.leaves):
+        raise TypeError(
+            "analyze needs concrete values, got traced arrays: call balred.hsv under jit, or analyze outside it"
+        )
+    method = settings.row
+    work = where_fastest(system) if method.takes == "arrays" else arrays.mapped(system, to_numpy)
+    unstable: System | None = None
+    stable: System | None = None
+    state: State | None = None
+    with in_precision(settings.precision, *work.leaves) as wide:
+        precise, _ = in_even_units(with_leaves(work, wide))
+        if system.order == 0:
+            pass  # a static gain
+        elif method.takes_unstable:
+            stable, state = precise, _prepared(precise, settings)
+        else:
+            unstable, stable, state = separated(precise, settings.offset, lambda part: _prepared(part, settings))
+    batch = tuple(system.B.shape[:-2])
+    sigma = np.zeros((*batch, 0), settings.precision) if state is None else state.sigma
+    infinite = np.full((*batch, 0 if unstable is None else unstable.order), np.inf, sigma.dtype)
+    values = np.concatenate([infinite, sigma], axis=-1)
+    hsv = backend_of(*system.leaves).from_numpy(values, like=system.B, real=True)
+    return Solved(system, unstable, stable, state, sigma, hsv)
+
+
+def _prepared(part: System, settings: Settings) -> State:
+    method = settings.row
+    if method.takes != "arrays":
+        part = single(part, settings.method)
+        part = part if method.takes == "host" else part.to_dense()
+    state: State = method.prepare(part, settings.solver, **settings.options)
+    return state
+
+
+def single(part: System, method: str) -> System:
+    """`part` itself, or an error that names the method if it is a batch."""
+    if part.B.ndim > 2:
+        raise ValueError(
+            f"method {method!r} takes a single system, got a batch of shape {tuple(part.B.shape[:-2])}: loop over it"
+        )
+    return part
+
+
+def solve_together(
+    systems: Mapping[str, System], settings: Settings
+) -> dict[str, Solved | ValueError | ArithmeticError]:
+    """Each of several systems solved, those alike in one go, or the error that says why it is not."""
+    found: dict[str, Solved | ValueError | ArithmeticError] = {}
+    for names in alike(systems):
+        if len(names) > 1:
+            try:
+                joint = solve(stacked([systems[name] for name in names]), settings)
+            except (ValueError, ArithmeticError):
+                pass  # of one member at least: each by itself will tell of which
+            else:
+                found |= {name: joint.member(i, systems[name]) for i, name in enumerate(names)}
+                continue
+        for name in names:
+            try:
+                found[name] = solve(systems[name], settings)
+            except (ValueError, ArithmeticError) as error:
+                found[name] = error
+    return {name: found[name] for name in systems}
