@@ -223,7 +223,7 @@ def _smaller(layer: Any, selection: Selection) -> Any:
     return new
 
 
-def _settle(model: Any, layer: Any) -> None:
+def _resize_model(model: Any, layer: Any) -> None:
     """Write the layer's state dimension into every configuration of its kind in the (new) model."""
     for _, node in nnx.iter_graph(model):
         cfg: Any = getattr(node, "cfg", None) if isinstance(node, nnx.Module) else None
@@ -232,4 +232,4 @@ def _settle(model: Any, layer: Any) -> None:
 
 
 _selective = Selective(_states, _gather, _cut, _blank)
-register_selective("flax.nnx.module.Module", _selective, recognises=is_mamba2, settle=_settle)
+register_selective("flax.nnx.module.Module", _selective, recognises=is_mamba2, resize_model=_resize_model)

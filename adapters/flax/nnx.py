@@ -43,8 +43,8 @@ def _replaced(model: Any, new: Mapping[str, Any]) -> Any:
                     setattr(module, key, value)
     for layer in new.values():
         entry = entry_of(layer)
-        if entry is not None and entry.settle is not None:
-            entry.settle(result, layer)
+        if entry is not None and entry.resize_model is not None:
+            entry.resize_model(result, layer)
     return result
 
 

@@ -94,8 +94,8 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
         setattr(result.get_submodule(parent), last, layer)
     for layer in places.values():
         entry = entry_of(layer)
-        if entry is not None and entry.settle is not None:
-            entry.settle(result, layer)
+        if entry is not None and entry.resize_model is not None:
+            entry.resize_model(result, layer)
     return result
 
 

@@ -74,14 +74,14 @@ class Entry:
     """What is registered for a class: how to read and write it, and how optimizer moments follow a cut.
 
     A selective layer has a :class:`balred.registry.Selective`, mostly in place of the operator that it is not.
-    ``settle(model, layer)`` tells the new model around a replaced layer of its size.
+    ``resize_model(model, layer)`` gives the new model around a replaced layer its size.
     """
 
     adapter: Adapter | None
     """None where a layer is no operator."""
     carry: Carry | None = None
     selective: Selective | None = None
-    settle: Callable[[Any, Any], None] | None = None
+    resize_model: Callable[[Any, Any], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def register_selective(
     selective: Selective,
     *,
     recognises: Recognises | None = None,
-    settle: Callable[[Any, Any], None] | None = None,
+    resize_model: Callable[[Any, Any], None] | None = None,
     adapter: Adapter | None = None,
 ) -> None:
     """Register layers of which states can be selected only; mostly their dynamics depend on their input.
@@ -186,12 +186,12 @@ def register_selective(
     recognises : callable, optional
         Only objects with ``recognises(obj)`` are meant: a layout that packages share, or that people copy, under any name.
         Entries for a class itself come first.
-    settle : callable, optional
-        ``settle(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
+    resize_model : callable, optional
+        ``resize_model(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
     adapter : callable, optional
         As in :func:`balred.register`, for layers that are a linear operator all the same, to look at.
     """
-    entry = Entry(adapter, selective=selective, settle=settle)
+    entry = Entry(adapter, selective=selective, resize_model=resize_model)
     register_entry(cls, entry, recognises)
 
 

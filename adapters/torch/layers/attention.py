@@ -14,7 +14,7 @@ further column), which changes no norm.
 
 A model's configuration holds one size for all layers, so after ``reduce`` smaller layers are filled up with zeros to the
 largest, and to what makes all heads together a multiple of 64, as the package's cache has it.  In training layers keep
-sizes of their own; :func:`settle` evens them out before the model is saved.
+sizes of their own; :func:`resize_model` evens them out before the model is saved.
 
 Where queries and keys pass something else than a projection (a convolution, a nonlinearity, a norm, rotations, gates
 that read them, as in DeltaNet, Lightning Attention, RetNet, the first xLSTM package), this does not hold.
@@ -121,7 +121,7 @@ def _resize(config: Any, size: int) -> None:
     config.qk_dim_factor = factor if int(width * factor) == size else math.nextafter(factor, math.inf)
 
 
-def settle(model: nn.Module, layer: Any) -> None:
+def resize_model(model: nn.Module, layer: Any) -> None:
     """Give all such layers of `model` the largest size among them, by zeros, and write it into the configurations."""
     layers: list[Any] = [module for module in model.modules() if is_mlstm(module)]
     largest = max(module.qk_dim for module in layers)
@@ -139,4 +139,4 @@ def settle(model: nn.Module, layer: Any) -> None:
                 layer.config = config
 
 
-register_entry("torch.nn.modules.module.Module", Entry(adapt_mlstm, settle=settle), recognises=is_mlstm)
+register_entry("torch.nn.modules.module.Module", Entry(adapt_mlstm, resize_model=resize_model), recognises=is_mlstm)

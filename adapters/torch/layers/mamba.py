@@ -20,7 +20,7 @@ from balred.adapters.torch.layers.mamba_parts import (
     like,
     linear,
     masked,
-    settler,
+    model_resizer,
     sized,
 )
 from balred.adapters.torch.layers.signals import Read, Signals, gatherer
@@ -214,13 +214,13 @@ def _normed(layer: Any, short: str, x: torch.Tensor) -> torch.Tensor:
 
 
 _MODULE = "torch.nn.modules.module.Module"
-_settle = settler(state_size)
+_resize_model = model_resizer(state_size)
 register_selective(
-    _MODULE, Selective(state_size, _gather, _cut_mamba1, _blank_mamba1), recognises=is_mamba1, settle=_settle
+    _MODULE, Selective(state_size, _gather, _cut_mamba1, _blank_mamba1), recognises=is_mamba1, resize_model=_resize_model
 )
 register_selective(
     _MODULE,
     Selective(state_size, _gather, _cut_mamba2, _blank_mamba2),
     recognises=is_mamba2,
-    settle=_settle,
+    resize_model=_resize_model,
 )

@@ -79,10 +79,10 @@ def sized(layer: Any, new: dict[str, Any], rank: int) -> Any:
     return blank_copy(layer, new)
 
 
-def settler(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any], None]:
-    """The ``settle`` of :func:`balred.registry.register_selective` for layers with so many states."""
+def model_resizer(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any], None]:
+    """The ``resize_model`` of :func:`balred.registry.register_selective` for layers with so many states."""
 
-    def settle(model: nn.Module, layer: Any) -> None:
+    def resize_model(model: nn.Module, layer: Any) -> None:
         """Write the layer's state dimension into every configuration of `model`, and give the layer the model's own."""
         for module in model.modules():
             for attribute in _CONFIGS:
@@ -92,7 +92,7 @@ def settler(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any], None
                     if type(getattr(layer, attribute, None)) is type(config):
                         setattr(layer, attribute, config)
 
-    return settle
+    return resize_model
 
 
 def _resize_config(config: Any, rank: int) -> None:

@@ -18,7 +18,7 @@ from balred.adapters.torch.layers.mamba_parts import (
     like,
     linear,
     masked,
-    settler,
+    model_resizer,
     sized,
 )
 from balred.adapters.torch.layers.signals import Signals, gatherer
@@ -92,5 +92,5 @@ register_selective(
     "torch.nn.modules.module.Module",
     Selective(_state_size, _gather, _cut_zamba, _blank_zamba),
     recognises=is_zamba,
-    settle=settler(_state_size),
+    resize_model=model_resizer(_state_size),
 )

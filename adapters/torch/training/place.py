@@ -48,8 +48,8 @@ class Place:
         """Make the model's `layer` equal `new`, keeping the identity of its parameters."""
         set_layer(layer, new)
         entry = entry_of(layer)
-        if entry is not None and entry.selective is not None and entry.settle is not None:
-            entry.settle(self.model, layer)  # others keep sizes of their own until the model is saved
+        if entry is not None and entry.selective is not None and entry.resize_model is not None:
+            entry.resize_model(self.model, layer)  # others keep sizes of their own until the model is saved
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the optimizer's state as one process would have it."""
@@ -94,5 +94,5 @@ class Group:
 
 
 def is_ddp(thing: object) -> TypeGuard[DistributedDataParallel]:
-    """Whether it is a ``DistributedDataParallel``, also where ``isinstance`` is patched."""
+    """Whether it is that wrapper by its type: of what the garbage collector finds ``__class__`` may run somebody's code."""
     return issubclass(type(thing), DistributedDataParallel)

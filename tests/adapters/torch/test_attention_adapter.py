@@ -14,9 +14,9 @@ transformers = pytest.importorskip("transformers", minversion="5.0")
 
 import balred  # noqa: E402
 from balred.adapters.torch import InTrainingReducer  # noqa: E402
-from balred.adapters.torch.layers.attention import settle  # noqa: E402
+from balred.adapters.torch.layers.attention import resize_model  # noqa: E402
 from balred.registry import layers_of  # noqa: E402
-from balred.registry.entries import entry_of
+from balred.registry.entries import entry_of  # noqa: E402
 
 NAMES = ["backbone.blocks.0.mlstm_layer", "backbone.blocks.1.mlstm_layer"]
 BIAS = pytest.mark.parametrize("bias", [False, True], ids=["", "biases"])
@@ -225,7 +225,7 @@ def test_in_training() -> None:
     assert all(x.q.weight.shape[0] == x.qk_dim < 128 for x in layers)
     assert all(optimizer.state[p]["exp_avg"].shape == p.shape for p in net.parameters() if p.grad is not None)
     assert losses[-1] < losses[0]
-    settle(net, layers[0])
+    resize_model(net, layers[0])
     assert net.config.qk_dim == layers[0].qk_dim == layers[1].qk_dim
 
 
