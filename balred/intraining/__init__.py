@@ -4,5 +4,18 @@ from balred.intraining.events import EventLog, sinks_of
 from balred.intraining.exchange import Exchange
 from balred.intraining.policy import Guard, Policy, PolicyState
 from balred.intraining.report import Cut, Report
+from balred.intraining.settings import TrainingSettings
+from balred.intraining.state import ReducerState
 
-__all__ = ["Cut", "EventLog", "Exchange", "Guard", "Policy", "PolicyState", "Report", "sinks_of"]
+__all__ = [
+    "Cut",
+    "EventLog",
+    "Exchange",
+    "Guard",
+    "Policy",
+    "PolicyState",
+    "ReducerState",
+    "Report",
+    "TrainingSettings",
+    "sinks_of",
+]

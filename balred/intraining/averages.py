@@ -43,8 +43,8 @@ def follow(average: Any, live: Any, cut: Smaller) -> Any:
     --------
     >>> from balred.registry import adapt
     >>> from balred.intraining.averages import follow
-    >>> from balred.reduction.analysis import analyze
-    >>>     >>> import balred
+    >>> from balred.reduction.candidates import Smaller
+    >>> import balred
     >>> g = balred.diagonal(log_poles=[-0.1 + 1j, -0.5 + 2j], B=[[1.0], [0.5]], C=[[1.0, 0.5]], dt=True, conjugate=True)
     >>> made = balred.analyze(g).reduction(1)
     >>> cut = Smaller(made.system, 2, 1, energy=0.9, system=made.system, change=made.change)

@@ -1,0 +1,93 @@
+"""What a reducer in training is told, whatever framework it cuts in.
+
+The reducers, and the callbacks of other people's trainers, take these settings as keyword arguments, beside what their
+framework alone has.  So an option is added, checked and described here, or in the policy, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from balred.intraining.events import sinks_of
+from balred.intraining.policy import Policy
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Policy):
+    """When and how far to cut in a training, and what becomes of all else that knows of a cut layer.
+
+    Parameters
+    ----------
+    rule, window, attempts, interval, min_cut, settled, guard, dry_run
+        As :class:`balred.intraining.Policy`, which this is.
+    moments : {"reset", "carry"}, default "reset"
+        What becomes of the optimizer's moments of a cut layer: they start afresh, or are carried through the change of
+        coordinates where they are plain averages of gradients (Adam and its relatives, momentum); those of other optimizers
+        always start afresh.  The default is the better one on the demo's data (docs, in-training guide).
+    log : path, TensorBoard writer, W&B run, callable, or a sequence of these, optional
+        Gets every report, see :func:`balred.intraining.sinks_of`.
+    calibration : tensor, dict of keyword inputs, iterable of either, function that returns such, or Calibration, optional
+        What the model is called with, for layers whose dynamics depend on their input (Mamba; docs, guide to selective
+        layers): their states are measured on it at every attempt, with a function on what it returns then.  Without, such
+        layers are left alone.  In PyTorch only: JAX refuses it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A setting is not as it must be.
+
+    Examples
+    --------
+    >>> import balred
+    >>> settings = TrainingSettings(balred.Energy(0.99), window=(0, 4000), moments="carry")
+    >>> settings.steps
+    (1000, 2000, 3000, 4000)
+    """
+
+    moments: str = "reset"
+    log: Any = None
+    calibration: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.moments not in ("reset", "carry"):
+            raise ValueError(f"moments must be 'reset' or 'carry', got {self.moments!r}")
+        sinks_of(self.log)
+
+
+def options_of(source: Callable[..., Any], *without: str) -> Callable[[F], F]:
+    """Have ``help()`` and editors show the keyword arguments of `source` where a function passes on ``**options``.
+
+    Parameters
+    ----------
+    source : callable
+        What gets the options; its arguments without a default are not among them.
+    *without : str
+        Options that the function does not pass on.
+
+    Examples
+    --------
+    >>> @options_of(TrainingSettings, "calibration")
+    ... def reducer(rule, window, **options):
+    ...     return TrainingSettings(rule, window, **options)
+    >>> list(inspect.signature(reducer).parameters)[:4], inspect.signature(reducer).parameters["min_cut"].default
+    (['rule', 'window', 'attempts', 'interval'], 0.05)
+    """
+
+    def shown(function: F) -> F:
+        mine, theirs = inspect.signature(function), inspect.signature(source)
+        named = {n: p for n, p in mine.parameters.items() if p.kind is not p.VAR_KEYWORD}
+        options = [
+            p.replace(kind=p.KEYWORD_ONLY)
+            for n, p in theirs.parameters.items()
+            if p.default is not p.empty and n not in named and n not in without
+        ]
+        vars(function).update(__signature__=mine.replace(parameters=[*named.values(), *options]))
+        return function
+
+    return shown
