@@ -22,6 +22,7 @@ from balred.adapters.torch.training.reducer import InTrainingReducer
 from balred.adapters.torch.training.trainers import reducer_later
 from balred.intraining.events import scalars_of
 from balred.intraining.report import Report
+from balred.intraining.settings import options_of
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
 from balred.registry.reading import layers_of
@@ -37,18 +38,12 @@ class InTrainingReduction(TrainerCallback, ExportableState):
 
     Parameters
     ----------
-    rule : rule, or Budget
-        Such as ``balred.Energy(0.99)``.
-    window : (int, int)
-        Steps between which cuts may happen.
-    attempts : int, optional
-        As :class:`balred.intraining.Policy`.
+    rule, window, attempts, **options
+        The arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard takes the scheduler back
+        as well; the Trainer's own step count goes on.
     config : str, optional
         The attribute of ``model.config`` that holds the states of the layers: a list in their order, a dict by their names,
         or a number for a single layer.  It is kept up to date, so that ``save_pretrained`` and ``from_pretrained`` work.
-    **options
-        The other arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard takes the scheduler back as well; the
-        Trainer's own step count goes on.
 
     Attributes
     ----------
@@ -73,6 +68,7 @@ class InTrainingReduction(TrainerCallback, ExportableState):
     >>> # transformers.Trainer(model, arguments, train_dataset=data, callbacks=[reduction]).train()
     """
 
+    @options_of(InTrainingReducer)
     def __init__(
         self,
         rule: Rule | Budget,

@@ -20,6 +20,7 @@ from balred.adapters.torch.training.reducer import InTrainingReducer
 from balred.adapters.torch.training.trainers import holder, reducer_later
 from balred.intraining.events import scalars_of
 from balred.intraining.report import Report
+from balred.intraining.settings import options_of
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
 
@@ -33,17 +34,11 @@ class InTrainingReduction(pl.Callback):
 
     Parameters
     ----------
-    rule : rule, or Budget
-        Such as ``balred.Energy(0.99)``.
-    window : (int, int)
-        Steps between which cuts may happen.
-    attempts : int, optional
-        As :class:`balred.intraining.Policy`.
+    rule, window, attempts, **options
+        The arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard takes the trainer's
+        schedulers and its GradScaler back as well; the trainer's own step count goes on.
     loss : callable, optional
         ``loss(module, batch)`` returns the loss of the last batch, for the report: called before and after a cut.
-    **options
-        The other arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard takes the trainer's schedulers
-        and its GradScaler back as well; the trainer's own step count goes on.
 
     Attributes
     ----------
@@ -68,6 +63,7 @@ class InTrainingReduction(pl.Callback):
     >>> # lightning.Trainer(callbacks=[reduction]).fit(module, loader)
     """
 
+    @options_of(InTrainingReducer)
     def __init__(
         self,
         rule: Rule | Budget,

@@ -8,6 +8,6 @@ except ModuleNotFoundError as error:
 
 from balred.adapters.equinox.lru import LRU
 from balred.adapters.equinox.training import InTrainingReducer
-from balred.adapters.jax.training import ReducerState
+from balred.intraining.state import ReducerState
 
 __all__ = ["LRU", "InTrainingReducer", "ReducerState"]

@@ -11,7 +11,9 @@ from typing import Any
 
 import equinox as eqx
 
-from balred.adapters.jax.training import Parts, ReducerState, TreeReducer
+from balred.adapters.jax.training import Parts, TreeReducer
+from balred.intraining.settings import options_of
+from balred.intraining.state import ReducerState
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
 
@@ -21,7 +23,7 @@ class InTrainingReducer(TreeReducer):
 
     Parameters
     ----------
-    rule, window, attempts, interval, min_cut, settled, guard, dry_run, moments, ema_decay, log
+    rule, window, attempts, **options
         As :class:`balred.adapters.jax.TreeReducer`.  The guard's metric is called with the model.
     optimizer : optax.GradientTransformation, optional
         Needed for states with other fields than the usual moments (adafactor with factored moments, schedule-free, L-BFGS):
@@ -42,6 +44,7 @@ class InTrainingReducer(TreeReducer):
     True
     """
 
+    @options_of(TreeReducer)
     def __init__(
         self,
         rule: Rule | Budget,

@@ -7,9 +7,11 @@ from typing import Any
 
 import flax.linen as nn
 
-from balred.adapters.jax.training import Parts, ReducerState, TreeReducer
+from balred.adapters.jax.training import Parts, TreeReducer
 from balred.adapters.parameters import resized
 from balred.intraining.report import Report
+from balred.intraining.settings import options_of
+from balred.intraining.state import ReducerState
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
 from balred.registry.reading import linear_layers_of
@@ -21,7 +23,7 @@ class InTrainingReducer(TreeReducer):
 
     Parameters
     ----------
-    rule, window, attempts, interval, min_cut, settled, guard, dry_run, moments, ema_decay, log
+    rule, window, attempts, **options
         As :class:`balred.adapters.jax.TreeReducer`.  The guard's metric is called with the train state.
     module : callable, optional
         ``module(ranks)``, with the states of each layer by name, returns the module of these sizes, whose ``apply`` becomes
@@ -54,6 +56,7 @@ class InTrainingReducer(TreeReducer):
     True
     """
 
+    @options_of(TreeReducer)
     def __init__(
         self,
         rule: Rule | Budget,
@@ -132,7 +135,7 @@ class InTrainingReducer(TreeReducer):
     def _whole(self, parts: Parts) -> Any:
         return parts.others.replace(params=parts.model, opt_state=parts.opt_state, **parts.averages)
 
-    def _settled(self, before: Parts, parts: Parts) -> Parts:
+    def _told_sizes(self, before: Parts, parts: Parts) -> Parts:
         ranks = (ranks_of(linear_layers_of(model)) for model in (before.model, parts.model))
         apply_fn = self._apply_fn(parts.others.apply_fn, *ranks)
         return parts._replace(others=parts.others.replace(apply_fn=apply_fn))

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from balred.adapters.jax.training import Parts, ReducerState, TreeReducer
+from balred.adapters.jax.training import Parts, TreeReducer
 from balred.intraining.report import Report
+from balred.intraining.state import ReducerState
 from balred.registry.reading import layers_of
 
 
@@ -18,7 +19,7 @@ class InTrainingReducer(TreeReducer):
 
     Parameters
     ----------
-    rule, window, attempts, interval, min_cut, settled, guard, dry_run, moments, ema_decay, log
+    rule, window, attempts, **options
         As :class:`balred.adapters.jax.TreeReducer`.  The guard's metric is called with the model.
 
     Examples

@@ -67,6 +67,11 @@ def plain(x: Any) -> Any:
     return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
 
 
+def shape_of(x: Any) -> tuple[int, ...]:
+    """The shape of :func:`plain`, without bringing the value to the host."""
+    return tuple(np.shape(jax.random.key_data(x) if _is_key(x) else x))
+
+
 def filled_in(x: Any, values: Any) -> Any:
     """A value like `x` with `values` from a checkpoint."""
     if not is_array(x):

@@ -12,7 +12,7 @@ import numpy as np
 
 from balred.adapters.jax.resizing import Resizing
 from balred.adapters.jax.trees import Copy, Keys, copies_of, named_leaves, names_of, outside, placed, rebuilt
-from balred.registry.entries import entry_of
+from balred.intraining.moments import carrier
 from balred.registry.tensors import tensors_of
 from balred.systems.arrays import to_numpy
 
@@ -105,12 +105,11 @@ def _moments(copy: Copy, power: int | None, resizing: Resizing, carry: bool) -> 
         mine, prefix = resizing.of(layer, copy.values), f"{layer}." if layer else ""
         old, new = tensors_of(resizing.layers[layer]), tensors_of(smaller)
         known = {k: x for k, x in mine.items() if k in old and x.shape == old[k].shape}
-        function = getattr(entry_of(resizing.layers[layer]), "carry", None)
-        change = resizing.cuts[layer].change if layer in resizing.cuts else None
+        through = carrier(resizing.layers[layer], resizing.cuts.get(layer)) if carry else None
         carried: Mapping[str, Any] = {}
-        if carry and function is not None and change is not None and len(known) == len(old):
-            host = [{k: to_numpy(x) for k, x in part.items()} for part in (old, new, known)]
-            carried = function(*host, change, power)
+        if through is not None and power is not None and len(known) == len(old):
+            before, after, moments = ({k: to_numpy(x) for k, x in part.items()} for part in (old, new, known))
+            carried = through(before, after, moments, power)
         for k, x in known.items():
             if old[k].shape != new[k].shape:
                 level = np.mean(to_numpy(x)) if power == 2 else 0.0

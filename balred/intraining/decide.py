@@ -27,12 +27,6 @@ from balred.systems.arrays import backend
 from balred.systems.diagonal_system import DiagonalSystem
 
 
-def check_moments(moments: str) -> None:
-    """Raise unless it says what becomes of an optimizer's moments: they start afresh, or are carried through the cut."""
-    if moments not in ("reset", "carry"):
-        raise ValueError(f"moments must be 'reset' or 'carry', got {moments!r}")
-
-
 def decide(
     policy: Policy,
     state: PolicyState,

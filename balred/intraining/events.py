@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from balred.files.replacing import replacing
+from balred.intraining.fitting import named
 from balred.intraining.report import Report
 
 Event = dict[str, Any]
@@ -169,6 +170,29 @@ def sinks_of(log: Any) -> tuple[Sink, ...]:
     raise TypeError(f"log must be a path, a TensorBoard writer, a W&B run or a callable, got {log!r}")
 
 
-def logs_of(sinks: Sequence[Sink]) -> list[EventLog]:
-    """The files among `sinks`."""
-    return [sink for sink in sinks if isinstance(sink, EventLog)]
+def counts_of(sinks: Sequence[Sink]) -> dict[str, int]:
+    """How many events the files among `sinks` hold, by the names of the files: what a checkpoint keeps of them."""
+    return {name: len(log.read()) for name, log in _files(sinks).items()}
+
+
+def rewind(sinks: Sequence[Sink], counts: Mapping[str, int]) -> None:
+    """Take the files among `sinks` back to the `counts` of a checkpoint, so that the steps since then are not told twice.
+
+    Raises
+    ------
+    ValueError
+        A file with events in it is none of those that the checkpoint knows.  Nothing is changed then.
+    """
+    files = _files(sinks)
+    for name, log in files.items():
+        if name not in counts and (there := len(log.read())):
+            raise ValueError(
+                f"a log file must be new, or one of the checkpoint's ({', '.join(counts) or 'none'}), got {log.path} with {there} "
+                "events"
+            )
+    for name in files.keys() & counts.keys():
+        files[name].rewind(counts[name])
+
+
+def _files(sinks: Sequence[Sink]) -> dict[str, EventLog]:
+    return named((sink for sink in sinks if isinstance(sink, EventLog)), lambda log: log.path.name)

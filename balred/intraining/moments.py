@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from balred.intraining.policy import Step
+from balred.reduction.candidates import Smaller
 from balred.registry.entries import entry_of
 
 Hosts = dict[str, NDArray[Any]]
@@ -16,14 +16,14 @@ Hosts = dict[str, NDArray[Any]]
 Carrier = Callable[[Hosts, Hosts, Hosts, int], Hosts]
 
 
-def carrier(layer: Any, cut: Step | None) -> Carrier | None:
+def carrier(layer: Any, cut: Smaller | None) -> Carrier | None:
     """What takes the moments of a layer through its cut; None where that is not known, so that they must start afresh.
 
     Parameters
     ----------
     layer : layer
         As it was before the cut.
-    cut : Step or None
+    cut : Smaller or None
 
     Returns
     -------
@@ -34,9 +34,9 @@ def carrier(layer: Any, cut: Step | None) -> Carrier | None:
     Examples
     --------
     >>> import balred
-    >>> from balred.intraining.policy import Step
+    >>> from balred.reduction.candidates import Smaller
     >>> system = balred.testing.random_system(3)  # no layer: it has no parameters
-    >>> carrier(system, Step(system, None)) is None
+    >>> carrier(system, Smaller(system, 2, 1, 0.9)) is None
     True
     """
     entry = entry_of(layer)

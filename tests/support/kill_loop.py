@@ -15,7 +15,7 @@ import torch
 
 import balred
 from balred.adapters.torch import LRU, InTrainingReducer
-from balred.adapters.torch.training import reducer as torch_training
+from balred.adapters.torch.training import reducer, snapshot
 from balred.intraining import Guard
 
 STEPS = 20
@@ -38,17 +38,18 @@ def die_in(place: str, step: int) -> None:
     """Make the reducer kill this process in the middle of a cut or of a rollback."""
 
     # in a cut a layer is small already, but not its optimizer state, and the other layer is large
-    name = {"cut": "forget", "restore": "set_random_states"}.get(place)
-    if name is None:
+    found: Any = {"cut": (reducer, "forget"), "restore": (snapshot, "set_random_states")}.get(place)
+    if found is None:
         return
-    real = getattr(torch_training, name)
+    module, name = found
+    real = getattr(module, name)
 
     def dying(*args: Any) -> Any:
         if now[0] == step:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*args)
 
-    setattr(torch_training, name, dying)
+    setattr(module, name, dying)
 
 
 now = [0]
@@ -61,10 +62,10 @@ def main(folder: Path, place: str = "", at: int = 0) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     fell = Guard(lambda m: -float(len(m.first.nu_log) < 4), tolerance=0.5, delay=1)  # the third cut goes too far
-    reducer = InTrainingReducer(
+    cutting = InTrainingReducer(
         net, optimizer, balred.Energy(0.9), (0, 12), 3, guard=fell, restore=[schedule], log=folder / "cuts.jsonl"
     )
-    parts = {"reducer": reducer, "net": net, "optimizer": optimizer, "schedule": schedule}  # the reducer first
+    parts = {"reducer": cutting, "net": net, "optimizer": optimizer, "schedule": schedule}  # the reducer first
     file, done = folder / "checkpoint.pt", 0
     if file.exists():
         saved = torch.load(file, weights_only=True)
@@ -80,7 +81,7 @@ def main(folder: Path, place: str = "", at: int = 0) -> None:
         loss.backward()
         optimizer.step()
         schedule.step()
-        reducer.step()
+        cutting.step()
         if (place, at) == ("step", step):
             os.kill(os.getpid(), signal.SIGKILL)
         if step % 3 == 0 or step == STEPS:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,17 @@ def forget(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> None:
     if isinstance(optimizer, torch.optim.Adagrad):  # the only one that does not start it lazily
         start = optimizer.defaults["initial_accumulator_value"]
         optimizer.state[p] = {"step": torch.tensor(0.0), "sum": torch.full_like(p.data, start)}
+
+
+def check_holds(optimizer: torch.optim.Optimizer, layers: Mapping[str, nn.Module]) -> None:
+    """Raise if the optimizer misses parameters of a layer that is to be cut."""
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, layer in layers.items():
+        stray = [n for n, p in layer.named_parameters() if p.requires_grad and id(p) not in known]
+        if stray:
+            raise ValueError(
+                f"the optimizer must hold every parameter of a layer to be cut, got {name or 'layer'} without {', '.join(stray)}"
+            )
 
 
 def check_shapes(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -29,6 +29,7 @@ def placed(model: nn.Module, averages: Sequence[nn.Module] = ()) -> Place:
         raise ValueError(
             f"the averages of a sharded model cannot be cut with it, got {len(averages)}: start them after the window"
         )
-    from balred.adapters.torch.training.sharded import Sharded  # loads much of torch.distributed
+    # late for its cost alone: it loads much of torch.distributed
+    from balred.adapters.torch.training.sharded import Sharded
 
     return Sharded(inner)

@@ -6,15 +6,13 @@ Its arguments are checked when the callback is made, minutes before a large mode
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from inspect import signature
 from typing import Any
 
 from torch import nn
 
 from balred.adapters.torch.training.followers import bare
 from balred.adapters.torch.training.reducer import InTrainingReducer
-from balred.intraining.policy import Policy
+from balred.intraining.settings import TrainingSettings
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
 from balred.registry.reading import layers_of
@@ -22,26 +20,34 @@ from balred.registry.reading import layers_of
 Make = Callable[[nn.Module, Any, Sequence[nn.Module], Sequence[Any]], InTrainingReducer]
 
 
-def reducer_later(rule: Rule | Budget, window: tuple[int, int], attempts: int | None, **options: Any) -> Make:
+def reducer_later(
+    rule: Rule | Budget,
+    window: tuple[int, int],
+    attempts: int | None,
+    *,
+    averages: Sequence[nn.Module] = (),
+    restore: Sequence[Any] = (),
+    **options: Any,
+) -> Make:
     """A function ``make(model, optimizer, averages, restore)`` with these arguments of a reducer, and more of the last two.
 
     Raises
     ------
     TypeError, ValueError
-        As the reducer and its policy.
+        As :class:`balred.intraining.TrainingSettings`.
     """
-    signature(InTrainingReducer).bind(None, None, rule, window, attempts, **options)
-    known = {field.name for field in fields(Policy)}
-    Policy(rule, window, attempts, **{key: value for key, value in options.items() if key in known})
+    settings = TrainingSettings(rule, window, attempts, **options)
 
     def make(
-        model: nn.Module, optimizer: Any, averages: Sequence[nn.Module], restore: Sequence[Any]
+        model: nn.Module, optimizer: Any, more_averages: Sequence[nn.Module], more_restore: Sequence[Any]
     ) -> InTrainingReducer:
-        more = {
-            "averages": [*options.get("averages", ()), *averages],
-            "restore": [*options.get("restore", ()), *restore],
-        }
-        return InTrainingReducer(model, optimizer, rule, window, attempts, **(options | more))
+        return InTrainingReducer(
+            model,
+            optimizer,
+            averages=[*averages, *more_averages],
+            restore=[*restore, *more_restore],
+            **vars(settings),
+        )
 
     return make
 

@@ -306,6 +306,32 @@ def test_a_checkpoint_of_another_model_is_refused(make: Any) -> None:
     assert same(before, kept(trainer))
 
 
+@every
+def test_a_held_cut_of_another_training_is_refused(make: Any, tmp_path: Any) -> None:
+    options = {**POLICY, "guard": Guard(lambda m: 0.0, tolerance=1.0, delay=2), "log": tmp_path / "events.jsonl"}
+    trainer = make(**options)
+    trainer.run(range(1, 5))
+    saved, before = trainer.state.to_dict(), kept(trainer)
+    values = saved["held"]["kept"]
+    name = next(n for n, x in values.items() if "nu_log" in n and "first" in n)
+
+    def refused(match: str, **changed: Any) -> None:
+        again = make(**options)
+        start, text = kept(again), (tmp_path / "events.jsonl").read_text()
+        other = {n: changed.get("of", {}).get(n, x) for n, x in values.items() if n != changed.get("without")}
+        with pytest.raises(ValueError, match=match):
+            again.resume({**saved, "held": {**saved["held"], "kept": other}})
+        assert same(start, kept(again))
+        assert (tmp_path / "events.jsonl").read_text() == text
+
+    refused("values before a cut of this training, got it without .*nu_log", without=name)
+    refused(r"got \(5,\) for .*nu_log.* of \(12,\)", of={name: np.ones(5)})
+    again = make(**options)  # in whatever order they were saved
+    again.resume({**saved, "held": {**saved["held"], "kept": dict(reversed(values.items()))}})
+    assert same(values, again.state.to_dict()["held"]["kept"])
+    assert same(before, kept(trainer))
+
+
 # ------------------------------------------------------------------------------------------------ states of optax
 
 

@@ -280,6 +280,102 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before.values(), small.state_dict().values(), strict=True))
 
 
+def guarded(restore: Any, averages: Any = (), states: int = 16, **kw: Any) -> tuple[Any, Any, Any]:
+    """A training whose cut at step 4 is judged, and taken back, at step 7."""
+    torch.manual_seed(0)
+    model = Net(states)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    objects = [make(optimizer) for make in restore]
+    averages = [make(model) for make in averages]
+    guard = Guard(lambda m: -float(len(m.first.nu_log) < states), tolerance=0.5, delay=3)
+    reducer = InTrainingReducer(
+        model, optimizer, RULE, (0, 4), 1, **{"guard": guard, "restore": objects, "averages": averages, **kw}
+    )
+    return reducer, objects, (model, optimizer)
+
+
+def steps_of(kinds: Any) -> dict[str, Any]:
+    return {type(one).__name__: one.last_epoch for one in kinds}
+
+
+STEP = lambda o: torch.optim.lr_scheduler.StepLR(o, 3)  # noqa: E731
+EXPONENTIAL = lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9)  # noqa: E731
+
+
+def judged_later(restore: Any, **kw: Any) -> tuple[Any, Any]:
+    """The state of a training after step 5, the cut of step 4 being held, and a checkpoint's copy of it."""
+    reducer, objects, (model, optimizer) = guarded(restore, **kw)
+    for step in range(1, 6):
+        one_step(model, optimizer, step)
+        for _ in range(len(objects)):
+            objects[0].step()  # the first one alone, so that they differ
+        reducer.step()
+    file = io.BytesIO()
+    torch.save(reducer.state_dict(), file)
+    file.seek(0)
+    return reducer, torch.load(file, weights_only=True)
+
+
+def test_what_a_guard_restores_is_found_by_its_name() -> None:
+    """Passed in another order after a restart, each scheduler gets its own state back."""
+    _, saved = judged_later([STEP, EXPONENTIAL])
+    assert saved["held"]["step"] == 4
+    reducer, objects, (model, optimizer) = guarded([EXPONENTIAL, STEP])
+    reducer.load_state_dict(saved)
+    for step in (6, 7):
+        one_step(model, optimizer, step)
+        report = reducer.step()
+    assert report.restored
+    assert ranks(model) == [16, 16]
+    assert steps_of(objects) == {"StepLR": 8, "ExponentialLR": 0}  # two a step, until the cut at step 4
+
+
+def test_a_held_cut_of_another_training_is_refused_and_changes_nothing(tmp_path: Any) -> None:
+    log = tmp_path / "cuts.jsonl"
+    _, saved = judged_later([STEP], log=log)
+
+    def refused(match: str, restore: Any, change: Any = None, **kw: Any) -> None:
+        state = copy.deepcopy(saved)
+        if change is not None:
+            change(state)
+        reducer, _, (model, _) = guarded(restore, **kw)
+        before, text = copy.deepcopy(model.state_dict()), log.read_text()
+        with pytest.raises(ValueError, match=match):
+            reducer.load_state_dict(state)
+        assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+        assert (reducer.steps, log.read_text()) == (0, text)
+
+    refused("objects in restore= of this training, got it without ExponentialLR$", [STEP, EXPONENTIAL])
+    refused("objects in restore= of this training, got it with StepLR$", [])
+    refused(
+        "averages of this training, got it without AveragedModel$",
+        [STEP],
+        averages=[torch.optim.swa_utils.AveragedModel],
+    )
+    refused("layers of this training, got it without first, with third$", [STEP], lambda s: s["held"].update(
+        ranks={"third": 16, "second": 16}))  # fmt: skip
+    refused(
+        "tensors of this training, got it without head.bias$",
+        [STEP],
+        lambda s: s["held"]["kept"]["model"].pop("head.bias"),
+    )
+    refused("got 3 parameters for group 0 of", [STEP], lambda s: s["held"]["kept"]["optimizer"]["param_groups"][0].update(
+        params=[0, 1, 2]))  # fmt: skip
+    refused("entries of this training, got it without steps$", [STEP], lambda s: s.pop("steps"))
+    refused("must be new, or one of the checkpoint's", [STEP], lambda s: s.update(events={"other.jsonl": 1}), log=log)
+
+
+def test_a_held_cut_stays_where_the_guard_is_gone() -> None:
+    _, saved = judged_later([])
+    reducer, _, (model, optimizer) = guarded([], guard=None)
+    reducer.load_state_dict(saved)
+    for step in (6, 7):
+        one_step(model, optimizer, step)
+        assert reducer.step() is None
+    assert ranks(model) != [16, 16]
+    assert reducer.state_dict()["held"] is None
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_optimizer_state_of_old_shapes_is_refused(fused: bool) -> None:
     model, optimizer, _ = made()
