@@ -28,8 +28,8 @@ from balred.studies.train_torch import TorchTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from oracle import oracle_hsv
-from test_precision import lru_like, s4d_like
-from test_s4d_adapter import Mixer
+from plants import lru_like, s4d_like
+from s4d_layers import Mixer
 
 SIZES = ((1.0, 1e-3), (1e-3, 1e-6), (1e-6, 1e-9), (1e-9, 1e-12), (1e-12, 1e-20))
 TAUS = (1e-1, 1e-2, 1e-3)

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 from tables import LIBRARIES, Library
+
+import balred
 
 collect_ignore = ["support"]  # helpers: importing control_plugin, as for doctests, replaces python-control's functions
 
@@ -25,6 +28,25 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Library]:
     pytest.importorskip(library.backend.library)
     with library.scope():
         yield library
+
+
+@pytest.fixture
+def plant() -> Any:
+    """Seven-state power system of the examples of SLICOT's AB09AD, AB09BD, AB09CD, AB09MD, AB09ND and AB13AD."""
+    A = np.array([
+        [-0.04165, 0, 4.92, -4.92, 0, 0, 0],
+        [-5.21, -12.5, 0, 0, 0, 0, 0],
+        [0, 3.33, -3.33, 0, 0, 0, 0],
+        [0.545, 0, 0, 0, -0.545, 0, 0],
+        [0, 0, 0, 4.92, -0.04165, 0, 4.92],
+        [0, 0, 0, 0, -5.21, -12.5, 0],
+        [0, 0, 0, 0, 0, 3.33, -3.33],
+    ])  # fmt: skip
+    B = np.zeros((7, 2))
+    B[1, 0] = B[5, 1] = 12.5
+    C = np.zeros((3, 7))
+    C[0, 0] = C[1, 3] = C[2, 4] = 1
+    return balred.ss(A, B, C)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,32 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+from commands import as_json, run
 from numpy.testing import assert_allclose
-from typer.testing import CliRunner
 
 import balred
-from balred.cli import app
 from balred.files import StoredSystem, load, save
 from balred.realisations.sparse import sparse_system
-
-PLAIN = {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
-
-
-def run(*arguments: Any, code: int = 0) -> Any:
-    """The result of a command line, which must end with `code` and without a traceback."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env=PLAIN)
-    assert result.exit_code == code, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def as_json(*arguments: Any) -> Any:
-    """What the command prints with --json: valid JSON by the letter of the standard, and nothing else."""
-
-    def refuse(constant: str) -> None:
-        pytest.fail(f"{constant} is not JSON")
-
-    return json.loads(run(*arguments, "--json").stdout, parse_constant=refuse)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cli_systems import as_json, run
+from commands import as_json, run
 
 import balred
 from balred.files.families import find_layers
@@ -61,7 +61,7 @@ def s5_both_ways() -> Any:
 
 
 def s4d() -> Any:
-    from test_s4d_adapter import Mixer
+    from s4d_layers import Mixer
 
     return Mixer(3, 16)
 
@@ -81,7 +81,7 @@ def test_layers_of_other_packages(make: Any, tmp_path: Path) -> None:
 def test_parameter_trees_of_flax(tmp_path: Path) -> None:
     pytest.importorskip("flax")
     flax_file = pytest.importorskip("safetensors.flax")
-    from test_flax_adapter import bound_lru, bound_s5
+    from linen_layers import bound_lru, bound_s5
 
     lru, s5 = bound_lru(16), bound_s5(8)
     tree = {"params": {"layers_2": {"lru": dict(lru.variables["params"])}, "layers_10": dict(s5.variables["params"])}}
@@ -100,8 +100,7 @@ def test_parameter_trees_of_flax(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Mamba", "FalconMamba", "Mamba2", "Bamba", "NemotronH", "FalconH1"])
 @pytest.mark.parametrize("shards", [False, True])
 def test_folders_of_transformers(name: str, shards: bool, tmp_path: Path) -> None:
-    from test_checkpoints import transformer
-    from test_transformers_adapter import MODELS
+    from mamba_models import MODELS, transformer
 
     model = transformer(name)
     with warnings.catch_warnings():
@@ -117,7 +116,7 @@ def test_folders_of_transformers(name: str, shards: bool, tmp_path: Path) -> Non
 
 
 def test_without_a_configuration_groups_are_a_guess(tmp_path: Path) -> None:
-    from test_checkpoints import transformer
+    from mamba_models import transformer
 
     transformer("Mamba2").save_pretrained(tmp_path)
     [first, _] = inspect(tmp_path / "model.safetensors")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import signal
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from balred.files.tensors import Tensor, read_tensors, write_tensors
 from balred.registry import layers_of
 
 torch = pytest.importorskip("torch")
+
+from mamba_models import transformer  # noqa: E402
 
 from balred.adapters.torch import LRU  # noqa: E402
 
@@ -209,21 +210,9 @@ def test_layers_that_change_more_than_their_size(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- transformers
 
 
-def transformer(name: str, tie: bool = True, seed: int = 0, **sizes: Any) -> Any:
-    from test_transformers_adapter import MODELS, SIZES
-
-    transformers = pytest.importorskip("transformers")
-    transformers.logging.set_verbosity_error()
-    config = getattr(transformers, f"{name}Config")(**{**SIZES, **MODELS[name][1], **sizes}, tie_word_embeddings=tie)
-    torch.manual_seed(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return getattr(transformers, f"{name}ForCausalLM")(config).eval()
-
-
 @pytest.mark.parametrize("name", ["Mamba", "Mamba2", "Jamba", "FalconH1"])
 def test_selective_models_of_transformers(name: str, tmp_path: Path) -> None:
-    from test_transformers_adapter import MODELS, logits, tokens
+    from mamba_models import MODELS, logits, tokens
 
     small = balred.reduce(transformer(name), 3, calibration=tokens())
     balred.save(small, tmp_path / "x.safetensors")
@@ -263,7 +252,7 @@ def test_mambapy(tmp_path: Path) -> None:
 
 def test_equinox(tmp_path: Path) -> None:
     jax, eqx = pytest.importorskip("jax"), pytest.importorskip("equinox")
-    from test_lru_copies import Equinox, parameters
+    from lru_copies import Equinox, parameters
 
     from balred.adapters.equinox import LRU as EqxLRU
 
@@ -323,7 +312,7 @@ def test_linen_parameters_and_bound_modules(tmp_path: Path) -> None:
     pytest.importorskip("flax")
     import jax.numpy as jnp
     from flax.core import freeze
-    from test_flax_adapter import apply, bound_lru, bound_s5
+    from linen_layers import apply, bound_lru, bound_s5
 
     def tree(seed: int) -> Any:
         layers = {f"lru_{i}": dict(bound_lru().variables["params"]) for i in range(2)}
@@ -347,7 +336,7 @@ def test_linen_parameters_and_bound_modules(tmp_path: Path) -> None:
 
 def test_nnx(tmp_path: Path) -> None:
     nnx = pytest.importorskip("flax.nnx")
-    from test_lru_copies import Model
+    from lru_copies import Model
 
     class Whole(nnx.Module):
         def __init__(self, seed: int) -> None:

@@ -9,9 +9,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from derivatives import directional, twice, with_leaves
 from numpy.testing import assert_allclose
 from tables import CASES, SINGLE, Backend, Library, each_single, skip_without
-from test_gradients import directional, twice, with_leaves
 
 import balred
 

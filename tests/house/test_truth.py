@@ -8,26 +8,6 @@ from numpy.testing import assert_allclose
 
 import balred
 
-
-@pytest.fixture
-def plant():
-    """Seven-state power system of the examples of SLICOT's AB09AD, AB09BD, AB09CD, AB09MD, AB09ND and AB13AD."""
-    A = np.array([
-        [-0.04165, 0, 4.92, -4.92, 0, 0, 0],
-        [-5.21, -12.5, 0, 0, 0, 0, 0],
-        [0, 3.33, -3.33, 0, 0, 0, 0],
-        [0.545, 0, 0, 0, -0.545, 0, 0],
-        [0, 0, 0, 4.92, -0.04165, 0, 4.92],
-        [0, 0, 0, 0, -5.21, -12.5, 0],
-        [0, 0, 0, 0, 0, 3.33, -3.33],
-    ])  # fmt: skip
-    B = np.zeros((7, 2))
-    B[1, 0] = B[5, 1] = 12.5
-    C = np.zeros((3, 7))
-    C[0, 0] = C[1, 3] = C[2, 4] = 1
-    return balred.ss(A, B, C)
-
-
 # SLICOT prints four decimals
 FOUR = {"rtol": 0, "atol": 0.5001e-4}
 

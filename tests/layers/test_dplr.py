@@ -6,21 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plants import legs
 
 import balred
 from balred.layers.dplr import as_conjugate, bilinear, real_columns, real_matrix, real_rows, untruncated
 from balred.testing import simulate
-
-
-def legs(n: int) -> tuple[Any, Any, Any]:
-    """The stored halves of HiPPO-LegS: poles, P and B (Gu et al. 2022, appendix C.1: A + PP^T is -1/2 plus skew)."""
-    q = np.arange(n)
-    root = np.sqrt(2 * q + 1)
-    A = -np.where(q[:, None] > q, root[:, None] * root, np.diag(q + 1))
-    P = np.sqrt(q + 0.5)
-    skew, V = np.linalg.eigh(-1j * (A + np.outer(P, P) + np.eye(n) / 2))
-    V = V[:, : n // 2]
-    return -0.5 + 1j * skew[: n // 2], V.conj().T @ P, V.conj().T @ root
 
 
 def doubled(x: Any) -> Any:

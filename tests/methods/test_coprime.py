@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from plants import unstable
 from tables import frequencies
 
 import balred
@@ -14,14 +15,6 @@ from balred.solvers.riccati import dual
 KINDS = pytest.mark.parametrize("factorization", ["inner", "normalized"])
 METHODS = pytest.mark.parametrize("method", ["left_coprime", "right_coprime"])
 TIMES = pytest.mark.parametrize("dt", [0, 1])
-
-
-def unstable(seed, dt, n=6, m=2, p=3, complex=False):
-    rng = np.random.default_rng(seed)
-    g = balred.testing.random_system(n, m, p, dt=dt, seed=seed, complex=complex)
-    poles = np.linalg.eigvals(g.A)
-    A = g.A * 1.3 / np.abs(poles).min() ** 0.5 if dt else g.A + np.abs(poles.real).mean() * np.eye(n)
-    return balred.ss(A, g.B, g.C, rng.standard_normal((p, m)), dt)
 
 
 @pytest.mark.parametrize("seed", range(3))

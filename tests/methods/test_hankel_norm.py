@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from tables import frequencies, gains
-from test_truth import plant  # noqa: F401  (fixture)
 
 import balred
 from balred.hankel.projections import projected
@@ -80,7 +79,7 @@ def test_bilinear_and_back():
     assert_allclose(balred.hsv(bilinear(g)), balred.hsv(g), rtol=1e-9)
 
 
-def test_slicot_example(plant):  # noqa: F811
+def test_slicot_example(plant):
     """D of order 5 as printed in the documentation of AB09CD (four decimals)."""
     small = balred.reduce(plant, 5, method="hankel_norm")
     assert_allclose(small.D, [[0.0126, -0.0126], [0.0005, -0.0005], [-0.0126, 0.0126]], atol=5e-5)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 from numpy.testing import assert_allclose
+from plants import unstable
 from tables import frequencies
-from test_coprime import unstable
 
 import balred
 from balred.methods.coprime import left_factors

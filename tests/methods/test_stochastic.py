@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from tables import frequencies
-from test_truth import plant  # noqa: F401  (fixture)
 
 import balred
 
@@ -68,7 +67,7 @@ def test_values_at_one_are_the_zeros_outside(dt):
         assert int(np.sum(s > 1 - 1e-6)) == outside
 
 
-def test_slicot_example(plant):  # noqa: F811
+def test_slicot_example(plant):
     """Hankel singular values printed in the documentation of AB09HD, beta = 1 (four decimals)."""
     want = [0.8803, 0.8506, 0.8038, 0.4494, 0.3973, 0.0214, 0.0209]
     assert_allclose(balred.analyze(plant, method="stochastic", beta=1.0).hsv, want, atol=5e-5)

@@ -12,35 +12,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 from numpy.testing import assert_allclose
+from plants import lru_like, s4d_like
 from tables import CASES, Backend, Library, skip_without
 
 import balred
 
 TAUS = (1e-1, 1e-2, 1e-3)
-
-
-def lru_like(seed, n=64, m=4):
-    """Poles on a ring up to 0.999, as LRU layers start with."""
-    rng = np.random.default_rng(seed)
-    modulus = np.sqrt(rng.uniform(0.3**2, 0.999**2, n))
-    l = np.log(modulus) + 1j * rng.uniform(0, 2 * np.pi, n)
-    B = (rng.standard_normal((n, m)) + 1j * rng.standard_normal((n, m))) * np.sqrt((1 - modulus**2) / (2 * m))[:, None]
-    C = (rng.standard_normal((m, n)) + 1j * rng.standard_normal((m, n))) / np.sqrt(n)
-    return balred.diagonal(
-        log_poles=l.astype(np.complex64), B=B.astype(np.complex64), C=C.astype(np.complex64), dt=1, conjugate=True
-    )
-
-
-def s4d_like(seed, n=32):
-    """S4D-Lin after a zero-order hold: poles -1/2 + i pi k, a step of 0.001 to 0.1 for each channel."""
-    rng = np.random.default_rng(seed)
-    step = np.exp(rng.uniform(np.log(1e-3), np.log(1e-1), (8, 1)))
-    l = step * (-0.5 + 1j * np.pi * np.arange(n))
-    B = np.expm1(l)[..., None] / (-0.5 + 1j * np.pi * np.arange(n))[:, None]
-    C = rng.standard_normal((8, 1, n)) + 1j * rng.standard_normal((8, 1, n))
-    return balred.diagonal(
-        log_poles=l.astype(np.complex64), B=B.astype(np.complex64), C=C.astype(np.complex64), dt=1, conjugate=True
-    )
 
 
 def ranks(system, precision):

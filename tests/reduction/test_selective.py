@@ -18,9 +18,9 @@ import balred  # noqa: E402
 from balred.adapters.torch.layers.mamba import _mamba1, _mamba2  # noqa: E402
 from balred.adapters.torch.layers.signals import Accumulator  # noqa: E402
 from balred.reduction import CalibrationWarning  # noqa: E402
-from balred.registry import AdapterNotFound
+from balred.registry import AdapterNotFound  # noqa: E402
 from balred.registry.entries import entry_of  # noqa: E402
-from balred.selection import Moments, refitted, select
+from balred.selection import Moments, refitted, select  # noqa: E402
 from balred.selection.elimination import elimination, spectrum  # noqa: E402
 
 WIDTH, CHANNELS, STATES, TOKENS = 6, 8, 5, 20

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import collections
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from programs import fresh
 
 import balred
 from balred.registry import AdapterNotFound, layers_of, replace_layers
@@ -55,16 +52,6 @@ class Pair(NamedTuple):
 
     first: Any
     second: Any
-
-
-def fresh(code: str, *paths: Path) -> str:
-    """Run `code` in a fresh interpreter with `paths` in front of its module search path; what it printed."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # ------------------------------------------------------------------------------------------------ who is asked

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import balred
 from balred.registry.entries import entry_of
@@ -91,6 +92,14 @@ def selected(layer: Any, x: Any, apply: Callable[..., Any], replayed: Callable[.
 # ------------------------------------------------------------------------------------------------ exact, PyTorch
 
 
+def lru() -> Any:
+    """Our torch layer in single precision."""
+    torch = pytest.importorskip("torch")
+    from balred.adapters.torch import LRU
+
+    return LRU(3, 12, generator=torch.Generator().manual_seed(0))
+
+
 def batched(layer: Any, u: Any) -> Any:
     """The output of a torch layer that wants a batch axis."""
     import torch
@@ -101,42 +110,40 @@ def batched(layer: Any, u: Any) -> Any:
 
 @row("`balred.adapters.torch.LRU`", "torch")
 def torch_lru() -> Errors:
-    from test_torch_adapter import lru, torch
-
-    return exact(lru(dtype=torch.float32), batched)
+    return exact(lru(), batched)
 
 
 @row("`LRU_pytorch.LRU`", "lru-pytorch")
 def lru_pytorch() -> Errors:
-    from test_lru_pytorch import layer
-
-    return exact(layer(), batched)
+    package, torch = pytest.importorskip("LRU_pytorch"), pytest.importorskip("torch")
+    torch.manual_seed(0)
+    return exact(package.LRU(3, 2, 10), batched)
 
 
 @row("`s5.S5`, one way", "s5-pytorch")
 def s5_one_way() -> Errors:
-    from test_s5_adapter import layer
+    from s5_pytorch_layers import layer
 
     return exact(layer(), batched)
 
 
 @row("`s5.S5`, both ways", "s5-pytorch")
 def s5_both_ways() -> Errors:
-    from test_s5_adapter import expected, layer
+    from s5_pytorch_layers import expected, layer
 
     return exact(layer(bidir=True), batched, lambda system, u: expected(system, u, 3))
 
 
 @row("S4D, copies of state-spaces `s4d.py`", "torch")
 def s4d() -> Errors:
-    from test_s4d_adapter import channels, mixer, output, torch
+    from s4d_layers import channels, mixer, output, torch
 
     return exact(mixer(torch.float32), output, channels, shape=(3, 40))
 
 
 @row("S4, copies of state-spaces `s4.py`, diagonal", "torch")
 def s4() -> Errors:
-    from test_s4_adapter import applied, conv, output
+    from s4_layers import applied, conv, output
 
     layer = conv(double=False)
     return exact(layer, output, lambda system, u: applied(system, layer, u), shape=(4, 50))
@@ -144,7 +151,7 @@ def s4() -> Errors:
 
 @row("S4, copies of state-spaces `s4.py`, diagonal, shared `n_ssm`", "torch")
 def s4_shared() -> Errors:
-    from test_s4_adapter import applied, conv, output
+    from s4_layers import applied, conv, output
 
     layer = conv(double=False, channels=4, copies=2)
     return exact(layer, output, lambda system, u: applied(system, layer, u), shape=(4, 50))
@@ -152,7 +159,7 @@ def s4_shared() -> Errors:
 
 @row("S4, copies of state-spaces `s4.py`, low-rank terms", "torch")
 def s4_low_rank() -> Errors:
-    from test_s4_adapter import LowRank, applied, conv, output
+    from s4_layers import LowRank, applied, conv, output
 
     layer = conv(double=False, kind=LowRank)
     return exact(layer, output, lambda system, u: applied(system, layer, u), shape=(4, 50))
@@ -160,7 +167,7 @@ def s4_low_rank() -> Errors:
 
 @row("`xLSTMLayer`'s mLSTM: queries and keys", "transformers")
 def mlstm() -> Errors:
-    from test_attention_adapter import apply, layer, with_best_products
+    from attention_layers import apply, layer, with_best_products
 
     full = layer()
     same, small = balred.reduce(full, 32), balred.reduce(full, 16)
@@ -172,58 +179,60 @@ def mlstm() -> Errors:
 
 @row("`balred.adapters.equinox.LRU`", "equinox")
 def equinox_lru() -> Errors:
-    from test_equinox_adapter import jnp, lru, run
+    jax, eqx = pytest.importorskip("jax"), pytest.importorskip("equinox")
+    from balred.adapters.equinox import LRU
 
-    return exact(lru(), lambda layer, u: np.asarray(run(layer, jnp.asarray(u, jnp.float32))))
+    run = eqx.filter_jit(lambda layer, u: layer(u))
+    return exact(LRU(2, 8, key=jax.random.key(0)), lambda layer, u: np.asarray(run(layer, np.float32(u))))
 
 
 @row("LRU by minimal-LRU's names, equinox", "equinox")
 def equinox_copy() -> Errors:
-    from test_lru_copies import Equinox, output, parameters
+    from lru_copies import Equinox, output, parameters
 
     return exact(Equinox(**parameters(8), state_dim=8), lambda layer, u: np.asarray(output(layer, u)))
 
 
 @row("LRU by minimal-LRU's names, flax nnx", "flax")
 def nnx_lru() -> Errors:
-    from test_lru_copies import Nnx, output
+    from lru_copies import Nnx, output
 
     return exact(Nnx(8), lambda layer, u: np.asarray(output(layer, u)))
 
 
 @row("LRU as minimal-LRU writes it, flax linen", "flax")
 def linen_lru() -> Errors:
-    from test_flax_adapter import apply, bound_lru
+    from linen_layers import apply, bound_lru
 
     return exact(bound_lru(), apply)
 
 
 @row("S5 as its authors write it, one way, flax linen", "flax")
 def linen_s5() -> Errors:
-    from test_flax_adapter import apply, bound_s5
+    from linen_layers import apply, bound_s5
 
     return exact(bound_s5(), apply)
 
 
 @row("S5 as its authors write it, both ways, flax linen", "flax")
 def linen_s5_both_ways() -> Errors:
-    from test_flax_adapter import apply, bound_s5, expected
+    from linen_layers import apply, bound_s5, expected
 
     return exact(bound_s5(bidirectional=True), apply, lambda system, u: expected(system, u, 3))
 
 
 @row("S5 as its authors write it, one way, equinox", "equinox")
 def equinox_s5() -> Errors:
-    from test_s5_copies import equinox_layer, jnp
+    from s5_copies import equinox_layer
 
-    return exact(equinox_layer(), lambda layer, u: np.asarray(layer(jnp.asarray(u, jnp.float32))))
+    return exact(equinox_layer(), lambda layer, u: np.asarray(layer(np.float32(u))))
 
 
 @row("S5 as its authors write it, one way, flax nnx", "flax")
 def nnx_s5() -> Errors:
-    from test_s5_copies import jnp, nnx_layer
+    from s5_copies import nnx_layer
 
-    return exact(nnx_layer(), lambda layer, u: np.asarray(layer(jnp.asarray(u, jnp.float32))))
+    return exact(nnx_layer(), lambda layer, u: np.asarray(layer(np.float32(u))))
 
 
 # ------------------------------------------------------------------------------------------------ selective
@@ -231,7 +240,7 @@ def nnx_s5() -> Errors:
 
 @row("LinOSS by discretax's names, damped, equinox", "equinox", "S")
 def linoss() -> Errors:
-    from test_linoss import N, U, jnp, linoss
+    from linoss_layers import N, U, linoss
 
     layer = linoss("damped")
     small = balred.reduce(layer, N // 2, compensate=False)
@@ -240,13 +249,13 @@ def linoss() -> Errors:
     import equinox as eqx
 
     want = eqx.tree_at(lambda m: m.C, layer, layer.C.at[:, silent].set(0))
-    run = lambda m: np.asarray(m(jnp.asarray(U, jnp.float32)))  # noqa: E731
+    run = lambda m: np.asarray(m(np.float32(U)))  # noqa: E731
     return Errors(apart(run(balred.reduce(layer, N)), run(layer)), apart(run(small), run(want)))
 
 
 def mamba(layer: Any) -> Errors:
     """Errors of a Mamba layer in PyTorch."""
-    from test_transformers_adapter import replayed, torch
+    from mamba_models import replayed, torch
 
     x = torch.randn(2, 24, layer.in_proj.weight.shape[1], generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -261,7 +270,7 @@ def transformers(name: str, note: str = "") -> None:
 
     @row(f"mixer of `{name}ForCausalLM`", "transformers", "S", note)
     def measure() -> Errors:
-        from test_transformers_adapter import build
+        from mamba_models import build
 
         return mamba(next(m for m in build(name).modules() if getattr(m, "A_log", None) is not None))
 
@@ -277,8 +286,6 @@ for _mamba2 in ("Mamba2", "Bamba", "GraniteMoeHybrid", "NemotronH", "Zamba2", "F
 def mambapy(name: str, note: str = "") -> None:
     @row(name, "mambapy", "S", note)
     def measure() -> Errors:
-        import pytest
-
         package, torch = pytest.importorskip("mambapy.mamba"), pytest.importorskip("torch")
         torch.manual_seed(0)
         config = package.MambaConfig(d_model=16, n_layers=1, d_state=8, inner_layernorms=bool(note))
@@ -291,7 +298,7 @@ mambapy("`mambapy.mamba.MambaBlock`, `inner_layernorms`", NORMS)
 
 @row("`mamba2_jax.Mamba2Mixer`", "mamba2-jax", "S")
 def mamba2_jax() -> Errors:
-    from test_mamba2_jax import build, jax, mixer, replayed
+    from mamba2_jax_models import build, jax, mixer, replayed
 
     x = jax.random.normal(jax.random.key(2), (2, 13, 32))
     return selected(mixer(build(layers=1)), x, lambda layer, x: np.asarray(layer(x)[0]), replayed)

@@ -11,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 s5 = pytest.importorskip("s5")
 
+from s5_pytorch_layers import expected, layer  # noqa: E402
+
 import balred  # noqa: E402
 from balred.adapters.torch import InTrainingReducer  # noqa: E402
 from balred.testing import check_adapter, simulate  # noqa: E402
@@ -18,26 +20,9 @@ from balred.testing import check_adapter, simulate  # noqa: E402
 BOTH = pytest.mark.parametrize("bidir", [False, True], ids=["one way", "both ways"])
 
 
-def layer(width: int = 3, states: int = 10, bidir: bool = False, **kw: Any) -> Any:
-    torch.manual_seed(0)
-    full = s5.S5(width, state_width=states, bidir=bidir, dt_min=0.02, dt_max=0.2, **kw)
-    with torch.no_grad():
-        full.seq.D.mul_(0.1)  # so that the states are what the outputs are made of
-    return full
-
-
 def apply(full: Any, u: Any) -> Any:
     with torch.no_grad():
         return full(torch.tensor(u, dtype=torch.float32)[None])[0].numpy()
-
-
-def expected(system: Any, u: Any, width: int) -> Any:
-    """The layer's output from its system in double precision: the second half of the outputs runs backwards."""
-    forward = simulate(system, u)
-    if forward.shape[1] == width:
-        return forward
-    backward = simulate(system, u[::-1])[::-1]
-    return (forward[:, :width] + backward[:, width:]) / 2**0.5
 
 
 def response(full: Any, width: int, length: int = 512) -> Any:

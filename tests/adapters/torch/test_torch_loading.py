@@ -19,14 +19,14 @@ def lru() -> Any:
 
 
 def s4d() -> Any:
-    from test_s4d_adapter import mixer
+    from s4d_layers import mixer
 
     return mixer(torch.float32)
 
 
 def s5(bidir: bool) -> Any:
     pytest.importorskip("s5")
-    from test_s5_adapter import layer
+    from s5_pytorch_layers import layer
 
     return layer(bidir=bidir)
 

@@ -1,0 +1,137 @@
+"""Small Mamba models of transformers, and their layers' scans over some of the states."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from balred.adapters.torch.layers.mamba import _mamba1, _mamba2  # noqa: E402
+from balred.adapters.torch.layers.zamba import _zamba  # noqa: E402
+
+SIZES = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2}
+
+
+ATTENTION = {"intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+HEADS = {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_chunk_size": 8}
+
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Mamba": ("state_size", {"state_size": 8}),
+    "FalconMamba": ("state_size", {"state_size": 8}),
+    "Jamba": (
+        "mamba_d_state",
+        {"mamba_d_state": 8, "num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, **ATTENTION},
+    ),
+    "Zamba": (
+        "mamba_d_state",
+        {
+            "mamba_d_state": 8,
+            "n_mamba_heads": 2,
+            "num_hidden_layers": 3,  # the shared transformer wants two places
+            "layers_block_type": ["mamba", "hybrid", "hybrid"],
+            **ATTENTION,
+            "num_key_value_heads": 4,
+        },
+    ),
+    "Mamba2": ("state_size", {"state_size": 8, "n_groups": 2, "head_dim": 16, "num_heads": 4, "chunk_size": 8}),
+    "Bamba": ("mamba_d_state", {"attn_layer_indices": [1], "mamba_n_groups": 1, **HEADS, **ATTENTION}),
+    "GraniteMoeHybrid": (
+        "mamba_d_state",
+        {
+            "layer_types": ["mamba", "attention"],
+            "mamba_n_groups": 2,
+            "shared_intermediate_size": 48,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            **HEADS,
+            **ATTENTION,
+        },
+    ),
+    "NemotronH": (
+        "ssm_state_size",
+        {
+            "ssm_state_size": 8,
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 16,
+            "n_groups": 2,
+            "head_dim": 8,
+            "chunk_size": 8,
+            "hybrid_override_pattern": "M*",
+            **ATTENTION,
+        },
+    ),
+    "Zamba2": (
+        "mamba_d_state",
+        {
+            "mamba_d_state": 8,
+            "n_mamba_heads": 4,
+            "mamba_headdim": 16,
+            "mamba_ngroups": 1,
+            "chunk_size": 8,
+            "layers_block_type": ["mamba", "hybrid"],
+            **ATTENTION,
+            "num_key_value_heads": 4,
+        },
+    ),
+    "FalconH1": (
+        "mamba_d_state",
+        {"mamba_d_ssm": 64, "mamba_n_groups": 1, "ssm_multipliers": [1.0, 2.0, 0.5, 2.0, 1.0], **HEADS, **ATTENTION},
+    ),
+}
+
+
+def tokens(seed: int = 0, batch: int = 2) -> Any:
+    return torch.randint(3, 90, (batch, 20), generator=torch.Generator().manual_seed(seed))
+
+
+def build(name: str, **more: Any) -> Any:
+    """A small causal model, its weights large enough for the states to matter."""
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config", None)
+    if config is None:
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = getattr(transformers, f"{name}ForCausalLM")(config(**{**SIZES, **MODELS[name][1], **more})).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim >= 2:
+                p.normal_(std=0.2)
+    return model
+
+
+def logits(model: Any, data: Any) -> Any:
+    with torch.no_grad():
+        return model(data).logits
+
+
+def replayed(layer: Any, x: Any, kept: Any = None) -> Any:
+    """The layer's output from its signals, by the plain recurrence; `kept`, (groups, rank): of these states alone."""
+    s = {1: _mamba2, 2: _mamba1, 3: _zamba}[layer.A_log.ndim](layer, x, None)
+    groups, width = s.B.shape[2], s.dt.shape[-1] // s.B.shape[2]
+    read = torch.ones(s.C.shape[2:]) if kept is None else torch.zeros(s.C.shape[2:]).scatter(1, torch.tensor(kept), 1.0)
+    B, C = (v.repeat_interleave(width, dim=2) for v in (s.B, s.C * read))
+    h, ys = torch.zeros(len(x), width * groups, s.B.shape[-1]), []
+    for t in range(x.shape[1]):
+        h = torch.exp(s.dt[:, t, :, None] * s.A) * h + s.drive[:, t, :, None] * B[:, t]
+        ys.append((h * C[:, t]).sum(-1))
+    y = torch.stack(ys, 1)
+    skip = layer.D.flatten().repeat_interleave(y.shape[-1] // layer.D.numel()) * s.drive / s.dt
+    return (s.gain(y, slice(None)) * (y + skip)) @ s.W.mT
+
+
+def transformer(name: str, tie: bool = True, seed: int = 0, **sizes: Any) -> Any:
+    transformers = pytest.importorskip("transformers")
+    transformers.logging.set_verbosity_error()
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, **MODELS[name][1], **sizes}, tie_word_embeddings=tie)
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(transformers, f"{name}ForCausalLM")(config).eval()
