@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -27,13 +26,12 @@ from balred.studies.records import (
     DemoConfig,
     DemoResult,
     Framework,
-    RunName,
     RunRecord,
     require_packages,
 )
+from balred.studies.summary import HEADINGS, LABELS, summary, verdicts
 from balred.studies.training import Trainer, train
 
-LABELS = {"full": "(a) full", "truncated": "(b) truncated", "small": "(c) small"}
 _SMALL_SEED = 10_000
 """Added to the seed of (c)'s initialisation: its own draw from the same distribution."""
 
@@ -178,62 +176,6 @@ def write_results(result: DemoResult, path: Path) -> None:
     draft.replace(path)
 
 
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean, with the sample standard deviation if there are several.
-
-    Examples
-    --------
-    >>> spread([1.0]), spread([1.0, 3.0])
-    ('1.0', '2.0 ± 1.4')
-    """
-    if not values:
-        return "-"
-    mean = f"{np.mean(values):.{digits}f}"
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
-
-
-def ratios(result: DemoResult, over: RunName, of: RunName) -> list[float]:
-    """Wall time of `over` divided by that of `of`, seed by seed, where both finished."""
-    a, b = ({r.seed: r.seconds for r in result.of(run, finished=True)} for run in (over, of))
-    return [a[seed] / b[seed] for seed in a if seed in b]
-
-
-HEADINGS = (
-    "run",
-    "test accuracy %",
-    "states by layer",
-    "wall time s",
-    "speed-up over (a)",
-    "time / time of (c)",
-    "steps",
-)
-
-
-def summary(result: DemoResult) -> list[tuple[str, ...]]:
-    """The cells of the final table, one row for each kind of run: the terminal and the report show the same."""
-    rows: list[tuple[str, ...]] = []
-    for run in RUNS:
-        records = result.of(run)
-        done = [r for r in records if r.finished]
-        if not records:
-            continue
-        accuracies = [100 * r.accuracy for r in done or records if r.accuracy is not None]
-        states = ", ".join("+".join(str(n) for n in r.ranks.values()) for r in done or records)
-        steps = str(result.config.steps) if done else f"{records[0].steps} of {result.config.steps}"
-        rows.append(
-            (
-                LABELS[run],
-                spread(accuracies),
-                states,
-                spread([r.seconds for r in done or records]),
-                spread(ratios(result, "full", run), 2),
-                spread(ratios(result, run, "small"), 2),
-                steps,
-            )
-        )
-    return rows
-
-
 def result_table(result: DemoResult) -> Table:
     """The final table for the terminal."""
     count = f", mean ± standard deviation over {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
@@ -243,25 +185,3 @@ def result_table(result: DemoResult) -> Table:
     for row in summary(result):
         table.add_row(*row)
     return table
-
-
-def verdicts(result: DemoResult) -> list[str]:
-    """What came out, in sentences, as it is."""
-    lines = []
-    means = {
-        run: 100 * float(np.mean([r.accuracy for r in result.of(run, finished=True) if r.accuracy is not None]))
-        for run in RUNS
-        if result.of(run, finished=True)
-    }
-    if "truncated" in means and "full" in means:
-        speed, gap = float(np.mean(ratios(result, "full", "truncated"))), means["truncated"] - means["full"]
-        lines.append(f"(b) is {speed:.2f} times as fast as (a); its accuracy differs from (a)'s by {gap:+.1f} points.")
-    if "truncated" in means and "small" in means:
-        share, gap = float(np.mean(ratios(result, "truncated", "small"))), means["truncated"] - means["small"]
-        lines.append(
-            f"(b) took {share:.2f} times as long as (c); its accuracy differs from (c)'s by {gap:+.1f} points."
-        )
-    for name, metrics in result.traces.items():
-        where = f"from step {metrics.settled} on" if metrics.settled is not None else "at no step before the last"
-        lines.append(f"In (a), seed {result.seeds[0]}, the rank that the rule chooses for {name} had settled {where}.")
-    return lines

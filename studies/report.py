@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from balred.studies.records import RUNS, DemoResult
+from balred.studies.summary import HEADINGS, summary, verdicts
 
 SPECTRA = (
     "Each line is the spectrum of the layer at one step. Where it falls steeply, the states to the right can go; "
@@ -84,16 +85,14 @@ def render(page: str, **values: Any) -> str:
 
 def write_report(result: DemoResult, folder: Path) -> None:
     """Write ``report.html`` and, once there are spectra, ``spectrum.png`` to `folder`."""
-    from balred.studies import demo
-
     text = render(
         _PAGE,
         title=f"In-training truncation on digits ({result.framework})",
         result=result,
         config=result.config,
-        headings=demo.HEADINGS,
-        rows=demo.summary(result),
-        lines=demo.verdicts(result),
+        headings=HEADINGS,
+        rows=summary(result),
+        lines=verdicts(result),
         cuts=[
             f"seed {r.seed}, {line}" for r in result.records for report in r.reports for line in str(report).split("\n")
         ],

@@ -12,9 +12,9 @@ from typing import Any
 from balred.files.replacing import replacing
 from balred.measures.stability import Trace, trace
 from balred.ranks import Rule
-from balred.studies.demo import spread
 from balred.studies.records import RunRecord, Schedule
 from balred.studies.run_files import RunFolder
+from balred.studies.summary import spread
 from balred.studies.train_config import TrainConfig, config_from
 
 HEADINGS = (

@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from balred.studies import demo, records
+from balred.studies import demo, records, summary
 from balred.studies.data import batches, digits
 from balred.studies.demo import run_demo
 from balred.studies.records import DemoConfig, DemoResult, MissingExtra, RunRecord, Stopwatch, require_packages
@@ -72,7 +72,7 @@ class TestTiny:
         assert "<script" not in page
         assert "Interrupted" not in page
         assert (tiny[1] / "spectrum.png").read_bytes().startswith(b"\x89PNG")
-        for cell in demo.summary(tiny[0])[1]:
+        for cell in summary.summary(tiny[0])[1]:
             assert cell in page
 
     def test_snapshots_do_not_move_with_the_training(self, tiny: tuple[DemoResult, Path]) -> None:
@@ -99,7 +99,7 @@ def test_several_seeds_give_mean_and_deviation(tmp_path: Path) -> None:
     values = [100 * r.accuracy for r in result.of("full") if r.accuracy is not None]
     # the sample standard deviation of two numbers is their distance over sqrt(2)
     expected = f"{(values[0] + values[1]) / 2:.1f} ± {abs(values[0] - values[1]) / 2**0.5:.1f}"
-    assert demo.summary(result)[0][1] == expected
+    assert summary.summary(result)[0][1] == expected
     assert [(r.run, r.seed) for r in result.records] == [
         (run, seed) for seed in (0, 1) for run in ("full", "truncated", "small")
     ]
@@ -207,5 +207,5 @@ def test_ratios_pair_seeds_and_leave_out_what_did_not_finish() -> None:
     result = DemoResult("torch", (0, 1), TINY)
     for run, seed, steps, seconds in (("full", 0, 20, 8.0), ("truncated", 0, 20, 2.0), ("full", 1, 7, 9.0)):
         result.records.append(RunRecord(run, seed, TINY, steps, seconds))  # type: ignore[arg-type]
-    assert demo.ratios(result, "full", "truncated") == [4.0]
-    assert demo.ratios(result, "truncated", "small") == []
+    assert summary.ratios(result, "full", "truncated") == [4.0]
+    assert summary.ratios(result, "truncated", "small") == []
