@@ -9,6 +9,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from covering import repeated
 from tables import LIBRARIES, Library
 
 import balred
@@ -49,8 +50,11 @@ def plant() -> Any:
     return balred.ss(A, B, C)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what has a mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a CUDA device where there is none."""
+    """Mark what the quick run leaves out, and skip what needs a CUDA device where there is none."""
+    for item in repeated(items):
+        item.add_marker(pytest.mark.full)
     if not any(item.get_closest_marker("gpu") for item in items) or _cuda():
         return
     for item in items:
