@@ -216,7 +216,10 @@ def _normed(layer: Any, short: str, x: torch.Tensor) -> torch.Tensor:
 _MODULE = "torch.nn.modules.module.Module"
 _resize_model = model_resizer(state_size)
 register_selective(
-    _MODULE, Selective(state_size, _gather, _cut_mamba1, _blank_mamba1), recognises=is_mamba1, resize_model=_resize_model
+    _MODULE,
+    Selective(state_size, _gather, _cut_mamba1, _blank_mamba1),
+    recognises=is_mamba1,
+    resize_model=_resize_model,
 )
 register_selective(
     _MODULE,
