@@ -65,7 +65,7 @@ def test_nothing_pollutes_the_top_level():
         ("torch", "from balred.adapters.torch import InTrainingReducer", "torch"),
         ("lightning", "import balred.adapters.lightning", "lightning"),
         ("transformers", "import balred.adapters.hf_trainer", "transformers"),
-        ("torch", "import balred.adapters.torch.layers.s5", "s5"),
+        ("torch", "import balred.adapters.torch.layers.s5", "torch"),
         ("torch", "import balred.adapters.torch.layers.s4", "torch"),
         ("torch", "import balred.adapters.torch.layers.s4d", "torch"),
         ("jax", "from balred.adapters.equinox import InTrainingReducer", "jax"),
