@@ -1,6 +1,6 @@
 """``python -m balred``: the command, where the script is not on the path."""
 
-from balred.cli.main import app
+from balred.cli import app
 
 if __name__ == "__main__":
     app(prog_name="balred")

@@ -19,11 +19,11 @@ from benchmarks_common import describe_machine, markdown, write
 
 import balred
 from balred.registry import layers_of
-from balred.studies.data import digits
+from balred.studies.data.digits import digits
 from balred.studies.demo import one_thread
-from balred.studies.records import DemoConfig, RunRecord
-from balred.studies.train_torch import TorchTrainer
-from balred.studies.training import train
+from balred.studies.settings.records import DemoConfig, RunRecord
+from balred.studies.training.loop import train
+from balred.studies.training.train_torch import TorchTrainer
 
 SHARES = (0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)
 

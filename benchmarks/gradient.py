@@ -30,8 +30,8 @@ from threadpoolctl import threadpool_limits
 
 import balred
 from balred.solvers.closed_form import diagonal_gramians
-from balred.studies.models_jax import Classifier as JaxClassifier
-from balred.studies.models_torch import Classifier as TorchClassifier
+from balred.studies.models.jax_models import Classifier as JaxClassifier
+from balred.studies.models.torch_models import Classifier as TorchClassifier
 
 STATES, STRENGTH, RENEWED = 256, 1e-4, 10
 SIZES = {"demo": (16, 32, 64), "published": (8, 50, 784)}

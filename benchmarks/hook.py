@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from benchmarks_common import describe_machine, markdown, write
 
-from balred.studies.data import batches, digits
+from balred.studies.data.digits import batches, digits
 from balred.studies.demo import one_thread, trainer_of
-from balred.studies.records import DemoConfig
+from balred.studies.settings.records import DemoConfig
 
 BLOCK = 10
 CONFIG = DemoConfig()

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from benchmarks_common import describe_machine, markdown, write
 
-from balred.studies.data import digits
+from balred.studies.data.digits import digits
 from balred.studies.demo import one_thread, trainer_of
-from balred.studies.records import DemoConfig, Framework, RunRecord
-from balred.studies.training import train
+from balred.studies.settings.records import DemoConfig, Framework, RunRecord
+from balred.studies.training.loop import train
 
 
 def one(framework: Framework, moments: str, seed: int, config: DemoConfig) -> dict[str, object]:

@@ -33,8 +33,8 @@ import balred
 from balred.adapters.equinox import InTrainingReducer as JaxReducer
 from balred.adapters.torch import InTrainingReducer as TorchReducer
 from balred.studies.demo import one_thread
-from balred.studies.models_jax import Classifier as JaxClassifier
-from balred.studies.models_torch import Classifier as TorchClassifier
+from balred.studies.models.jax_models import Classifier as JaxClassifier
+from balred.studies.models.torch_models import Classifier as TorchClassifier
 
 MODELS = {"demo: LRU 256, H 16": (16, (256,), 32, 64), "6 x LRU 384, H 512": (512, (384,) * 6, 4, 1024)}
 EVERY = 100

@@ -22,9 +22,9 @@ import torch
 from benchmarks_common import describe_machine, markdown, write
 
 import balred
-from balred.studies.data import digits
-from balred.studies.records import DemoConfig
-from balred.studies.train_torch import TorchTrainer
+from balred.studies.data.digits import digits
+from balred.studies.settings.records import DemoConfig
+from balred.studies.training.train_torch import TorchTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from oracle import oracle_hsv

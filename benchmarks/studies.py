@@ -23,10 +23,10 @@ from study_tables import TIMED_ALONE
 from balred.cli.train import config_path
 from balred.intraining import Report
 from balred.measures.stability import rank_correlation, rank_drift, tail_energy, track
-from balred.studies.records import RunRecord
-from balred.studies.run_report import Found, config_of, runs_in
-from balred.studies.study import run_study
-from balred.studies.train_config import TrainConfig, read_config
+from balred.studies.reports.run_report import Found, config_of, runs_in
+from balred.studies.settings.records import RunRecord
+from balred.studies.settings.train_config import TrainConfig, read_config
+from balred.studies.training.study import run_study
 
 ONE_CUT = ["modes=['truncated']", "attempts=1"]
 WINDOWS = (0.01, 0.02, 0.05, 0.1, 0.2)

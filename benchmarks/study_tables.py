@@ -276,7 +276,7 @@ def pictures(folder: Path) -> None:
     """Accuracy against states, and accuracy against time, a panel for each task."""
     from matplotlib.figure import Figure
 
-    from balred.studies.plots import _colour
+    from balred.studies.reports.plots import _colour
 
     found = {name: data for name in TITLES if (data := study(name)) is not None}
     marks = dict(zip(KINDS, "sohPv^D<>p", strict=True))

@@ -19,9 +19,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from balred.measures.stability import trace
-from balred.studies.data import Digits, digits
-from balred.studies.display import bars, heard, show, undisturbed
-from balred.studies.records import (
+from balred.studies.data.digits import Digits, digits
+from balred.studies.reports.summary import HEADINGS, LABELS, summary, verdicts
+from balred.studies.settings.records import (
     RUNS,
     DemoConfig,
     DemoResult,
@@ -29,8 +29,8 @@ from balred.studies.records import (
     RunRecord,
     require_packages,
 )
-from balred.studies.summary import HEADINGS, LABELS, summary, verdicts
-from balred.studies.training import Trainer, train
+from balred.studies.training.display import bars, heard, show, undisturbed
+from balred.studies.training.loop import Trainer, train
 
 _SMALL_SEED = 10_000
 """Added to the seed of (c)'s initialisation: its own draw from the same distribution."""
@@ -39,10 +39,10 @@ _SMALL_SEED = 10_000
 def trainer_of(framework: Framework) -> Callable[[DemoConfig, Sequence[int], int, bool], Trainer]:
     """The trainer of `framework`, imported now."""
     if framework == "torch":
-        from balred.studies.train_torch import TorchTrainer
+        from balred.studies.training.train_torch import TorchTrainer
 
         return TorchTrainer
-    from balred.studies.train_jax import JaxTrainer
+    from balred.studies.training.train_jax import JaxTrainer
 
     return JaxTrainer
 
@@ -76,7 +76,7 @@ def run_demo(
         If optional packages are not installed.
     """
     require_packages(framework)
-    from balred.studies.report import write_report
+    from balred.studies.reports.report import write_report
 
     folder, console = Path(out), console or Console()
     folder.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def demo(
     Takes a few minutes.  Ctrl-C leaves a report of what ran.
     """
     try:
-        from balred.studies.records import DemoConfig, require_packages
+        from balred.studies.settings.records import DemoConfig, require_packages
 
         require_packages(framework.value)
         from balred.studies.demo import run_demo

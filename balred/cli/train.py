@@ -53,12 +53,12 @@ def train(
     Killed at any time, it goes on with --resume from its last checkpoint.
     """
     with reported("train", None):
-        from balred.studies.records import require_packages
+        from balred.studies.settings.records import require_packages
 
         require_packages("torch")
-        from balred.studies.run_report import table, write_run_report
-        from balred.studies.study import Interrupted, run_study
-        from balred.studies.train_config import read_config
+        from balred.studies.reports.run_report import table, write_run_report
+        from balred.studies.settings.train_config import read_config
+        from balred.studies.training.study import Interrupted, run_study
 
         path = config_path(config)
         read = read_config(path, scale.value, settings or ())
@@ -81,9 +81,9 @@ def report(
 ) -> None:
     """The HTML report of a run's folder: what was cut, when, and what came of it."""
     with reported("report", None):
-        from balred.studies.records import require_report
+        from balred.studies.settings.records import require_report
 
         require_report()
-        from balred.studies.run_report import write_run_report
+        from balred.studies.reports.run_report import write_run_report
 
         typer.echo(f"report: {write_run_report(folder)}")

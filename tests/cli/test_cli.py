@@ -42,7 +42,7 @@ def test_bad_options(arguments: list[str], tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from balred.studies import records
+    from balred.studies.settings import records
 
     monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: None)
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out")])

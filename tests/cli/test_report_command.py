@@ -18,9 +18,9 @@ from balred.intraining import Cut, Report
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from balred.studies.run_files import RunFolder, reports_of, write_json
-from balred.studies.run_report import config_of, runs_in, summary, write_run_report
-from balred.studies.train_config import TrainConfig
+from balred.studies.reports.run_report import config_of, runs_in, summary, write_run_report
+from balred.studies.settings.train_config import TrainConfig
+from balred.studies.training.run_files import RunFolder, reports_of, write_json
 
 
 def invoke(*arguments: str) -> Any:

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import balred
 from balred.cli import app
 from balred.cli.train import STUDIES, config_path
-from balred.studies.plan import Order, Run, runs_of
-from balred.studies.train_config import SCALES, TrainConfig, read_config
+from balred.studies.settings.plan import Order, Run, runs_of
+from balred.studies.settings.train_config import SCALES, TrainConfig, read_config
 
 ROOT = Path(__file__).parents[2]
 needs_torch = pytest.mark.skipif(
@@ -238,8 +238,8 @@ class TestStudy:
             assert rows["guarded-0.2"]["accuracy"] == rows["truncated-0.2"]["accuracy"]
 
     def test_the_saved_model_is_the_one_that_was_measured(self, study: tuple[Path, Any]) -> None:
-        from balred.studies.load_task import load_task
-        from balred.studies.run_torch import classifier, evaluate
+        from balred.studies.data.load_task import load_task
+        from balred.studies.training.run_torch import classifier, evaluate
 
         config = read_config(config_file(study[0].parent), "cpu")
         task = load_task(config, 0)
@@ -307,8 +307,8 @@ def test_a_study_of_mamba(tmp_path: Path) -> None:
 @needs_torch
 def test_a_guard_goes_back_to_the_step_of_the_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric that always falls: after the delay all is as before the cut, and the batches since then come again."""
-    from balred.studies import one_run as module
-    from balred.studies.run_torch import TorchRun
+    from balred.studies.training.loop import one_run as module
+    from balred.studies.training.run_torch import TorchRun
 
     falling = iter(range(1000, 0, -1))
     seen: list[bytes] = []
@@ -347,7 +347,7 @@ def tensors(folder: Path) -> dict[str, Any]:
 
 KILLED = """
 import os, signal, sys
-from balred.studies.run_torch import TorchRun
+from balred.studies.training.run_torch import TorchRun
 from balred.cli import app
 steps, original, calls = int(sys.argv.pop(1)), TorchRun.train_step, [0]
 def train_step(self, x, y):
@@ -408,7 +408,7 @@ def untimed(path: Path) -> list[dict[str, Any]]:
 
 @needs_torch
 def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from balred.studies.run_torch import TorchRun
+    from balred.studies.training.run_torch import TorchRun
 
     original, calls = TorchRun.train_step, [0]
 
@@ -431,8 +431,8 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path, monkeypatch: pytest.
 @needs_torch
 def test_wall_time_is_that_of_the_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that moves by 1 in a step, and by 100 in an evaluation: 30 steps take 30."""
-    from balred.studies import records
-    from balred.studies.run_torch import TorchRun
+    from balred.studies.settings import records
+    from balred.studies.training.run_torch import TorchRun
 
     now = [0.0]
     step, look, save = TorchRun.train_step, TorchRun.evaluate, TorchRun.save
@@ -448,7 +448,7 @@ def test_wall_time_is_that_of_the_training_alone(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(TorchRun, "train_step", slow(step, 1.0))
     monkeypatch.setattr(TorchRun, "evaluate", slow(look, 100.0))
     monkeypatch.setattr(TorchRun, "save", slow(save, 1000.0))
-    monkeypatch.setattr("balred.studies.study._warm_up", lambda *_: None)
+    monkeypatch.setattr("balred.studies.training.study._warm_up", lambda *_: None)
     path, out = config_file(tmp_path, 'modes = ["full"]'), tmp_path / "out"
     assert invoke(str(path), "--out", str(out)).exit_code == 0
     assert json.loads((out / "results.json").read_text())[0]["seconds"] == 30.0
@@ -475,7 +475,7 @@ def test_more_seeds_may_be_added(tmp_path: Path) -> None:
 def test_padding_changes_nothing() -> None:
     import torch
 
-    from balred.studies.models_torch import Classifier
+    from balred.studies.models.torch_models import Classifier
 
     tokens = torch.randint(1, 9, (3, 10), generator=torch.Generator().manual_seed(0))
     tokens[1, 6:] = 0
@@ -494,7 +494,7 @@ def test_padding_changes_nothing() -> None:
 def test_pairs_are_read_one_by_one() -> None:
     import torch
 
-    from balred.studies.models_torch import Classifier
+    from balred.studies.models.torch_models import Classifier
 
     model = Classifier(4, [6], classes=2, vocabulary=9, read="mean", pairs=True)
     a, b = (torch.randint(1, 9, (3, 10), generator=torch.Generator().manual_seed(s)) for s in (0, 1))
@@ -506,9 +506,9 @@ def test_pairs_are_read_one_by_one() -> None:
 @needs_torch
 @pytest.mark.parametrize("kind", ["colour", "text", "pairs"])
 def test_every_kind_of_task_trains(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from balred.studies import study as module
-    from balred.studies.tasks import Task
-    from balred.studies.texts import characters
+    from balred.studies.data.tasks import Task
+    from balred.studies.data.texts import characters
+    from balred.studies.training.loop import study as module
 
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 60)

@@ -146,12 +146,12 @@ def float_of(x):
 def lru_model(framework):
     if framework == "torch":
         torch = pytest.importorskip("torch")
-        from balred.studies.models_torch import Classifier
+        from balred.studies.models.torch_models import Classifier
 
         return Classifier(4, [6, 9], seed=0), torch
     jax = pytest.importorskip("jax")
     pytest.importorskip("equinox")
-    from balred.studies.models_jax import Classifier as Equinox
+    from balred.studies.models.jax_models import Classifier as Equinox
 
     return Equinox(4, [6, 9], key=jax.random.key(0)), jax
 

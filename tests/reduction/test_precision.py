@@ -39,9 +39,9 @@ def test_ranks_of_trained_layers():
     """A hundred steps on the digits: the poles and the norms are no longer those that the layer was drawn from."""
     import torch
 
-    from balred.studies.data import digits
-    from balred.studies.records import DemoConfig
-    from balred.studies.train_torch import TorchTrainer
+    from balred.studies.data.digits import digits
+    from balred.studies.settings.records import DemoConfig
+    from balred.studies.training.train_torch import TorchTrainer
 
     config = DemoConfig(states=(64,), width=8, batch=16, steps=100)
     data = digits(0, config.test)

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balred.studies import images, listops, sources, texts
-from balred.studies.load_task import load_task
-from balred.studies.sources import DataError, Source, data_folder, read
-from balred.studies.tasks import Task
-from balred.studies.train_config import TrainConfig
+from balred.studies.data.digits import images, listops, sources, texts
+from balred.studies.data.load_task import load_task
+from balred.studies.data.sources import DataError, Source, data_folder, read
+from balred.studies.data.tasks import Task
+from balred.studies.settings.train_config import TrainConfig
 
 RNG = np.random.default_rng(0)
 

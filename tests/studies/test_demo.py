@@ -14,10 +14,12 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from balred.studies import demo, records, summary
-from balred.studies.data import batches, digits
+from balred.studies import demo
+from balred.studies.data.digits import batches, digits
 from balred.studies.demo import run_demo
-from balred.studies.records import DemoConfig, DemoResult, MissingExtra, RunRecord, Stopwatch, require_packages
+from balred.studies.reports import summary
+from balred.studies.settings import records
+from balred.studies.settings.records import DemoConfig, DemoResult, MissingExtra, RunRecord, Stopwatch, require_packages
 
 TINY = DemoConfig(
     steps=20, states=(24,), fraction=0.8
@@ -108,7 +110,7 @@ def test_several_seeds_give_mean_and_deviation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("steps", [0, 13, 27])
 def test_interrupted(steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from balred.studies.train_torch import TorchTrainer
+    from balred.studies.training.train_torch import TorchTrainer
 
     monkeypatch.setattr(demo, "_warm_up", lambda *_: None)
     train_step, made = TorchTrainer.train_step, []

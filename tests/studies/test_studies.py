@@ -11,7 +11,7 @@ import balred
 
 torch = pytest.importorskip("torch")
 from balred.adapters.torch import LRU  # noqa: E402
-from balred.studies.published import HalfLRU, by_halves, reducer_for  # noqa: E402
+from balred.studies.models.published import HalfLRU, by_halves, reducer_for  # noqa: E402
 
 
 def lru(seed: int = 0) -> Any:
@@ -90,7 +90,7 @@ class TestMamba:
     def test_the_scan_is_that_of_mambapy(self) -> None:
         """Output and all gradients, against the package's sequential scan, in double precision."""
         mambapy = pytest.importorskip("mambapy.mamba")
-        from balred.studies.models_mamba import Mixer
+        from balred.studies.models.mamba_models import Mixer
 
         torch.manual_seed(0)
         mine = Mixer(mambapy.MambaConfig(d_model=6, n_layers=1, d_state=5)).double()
@@ -108,7 +108,7 @@ class TestMamba:
 
     def test_gradients_equal_finite_differences(self) -> None:
         pytest.importorskip("mambapy")
-        from balred.studies.models_mamba import SelectiveScan
+        from balred.studies.models.mamba_models import SelectiveScan
 
         g = torch.Generator().manual_seed(0)
         shapes = [(4, 2, 3), (4, 2, 3), (3, 2), (4, 2, 2), (4, 2, 2)]
@@ -120,8 +120,8 @@ class TestMamba:
         pytest.importorskip("mambapy")
         from functools import partial
 
-        from balred.studies.models_mamba import MambaResidual
-        from balred.studies.models_torch import Classifier
+        from balred.studies.models.mamba_models import MambaResidual
+        from balred.studies.models.torch_models import Classifier
 
         model = Classifier(4, [6, 6], classes=3, block=partial(MambaResidual, 4))
         x = torch.randn(5, 12)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from balred.cli.train import config_path
-from balred.studies.train_config import read_config
+from balred.studies.settings.train_config import read_config
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results" / "studies").glob("*.json"))

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from balred.studies.records import RUNS, DemoResult
-from balred.studies.summary import HEADINGS, summary, verdicts
+from balred.studies.reports.summary import HEADINGS, summary, verdicts
+from balred.studies.settings.records import RUNS, DemoResult
 
 SPECTRA = (
     "Each line is the spectrum of the layer at one step. Where it falls steeply, the states to the right can go; "
@@ -104,7 +104,7 @@ def write_report(result: DemoResult, folder: Path) -> None:
 
 def _figures(result: DemoResult, folder: Path) -> list[tuple[str, str, str]]:
     """(title, what to look for, image) of every picture that the records allow; layers and ranks of the first seed."""
-    from balred.studies import plots
+    from balred.studies.reports import plots
 
     first = [r for r in result.records if r.seed == result.seeds[0]]
     figures = []

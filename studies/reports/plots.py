@@ -14,8 +14,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from balred.measures.stability import Trace
-from balred.studies.records import RunRecord, Schedule
-from balred.studies.summary import LABELS
+from balred.studies.reports.summary import LABELS
+from balred.studies.settings.records import RunRecord, Schedule
 
 _COLOURS = {
     "full": "#1f4e79", "truncated": "#c8501e", "small": "#5a8f3c", "guarded": "#8a5a9e", "nuclear": "#b08a1e",

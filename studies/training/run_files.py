@@ -15,7 +15,7 @@ import numpy as np
 
 from balred.files.replacing import replacing
 from balred.intraining import Cut, EventLog, Report
-from balred.studies.records import Point, RunRecord, Schedule, Snapshot
+from balred.studies.settings.records import Point, RunRecord, Schedule, Snapshot
 from balred.systems import DiagonalSystem
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.studies.train_config import Mode, TrainConfig
+from balred.studies.settings.train_config import Mode, TrainConfig
 
 
 @dataclass(frozen=True)

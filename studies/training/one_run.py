@@ -16,15 +16,15 @@ from balred.intraining import Guard
 from balred.ranks import RankWarning
 from balred.registry import layers_of
 from balred.registry.sizes import ranks_of
-from balred.studies.display import show
-from balred.studies.plan import Order, Run
-from balred.studies.provenance import hardware, versions
-from balred.studies.records import Point, Stopwatch
-from balred.studies.run_files import RunFolder
-from balred.studies.run_torch import TorchRun, calibration, classifier, cut, evaluate
-from balred.studies.tasks import Task
-from balred.studies.train_config import TrainConfig
-from balred.studies.training import Event, host_system
+from balred.studies.data.tasks import Task
+from balred.studies.settings.plan import Order, Run
+from balred.studies.settings.provenance import hardware, versions
+from balred.studies.settings.records import Point, Stopwatch
+from balred.studies.settings.train_config import TrainConfig
+from balred.studies.training.display import show
+from balred.studies.training.loop import Event, host_system
+from balred.studies.training.run_files import RunFolder
+from balred.studies.training.run_torch import TorchRun, calibration, classifier, cut, evaluate
 
 _SMALL_SEED = 10_000
 """Added to the seed of the initialisation of a small model: its own draw from the same distribution."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 import balred
 from balred.intraining import Report
 from balred.registry import layers_of
-from balred.studies.data import Digits, batches
-from balred.studies.records import Point, RunRecord, Snapshot, Stopwatch
+from balred.studies.data.digits import Digits, batches
+from balred.studies.settings.records import Point, RunRecord, Snapshot, Stopwatch
 from balred.systems import DiagonalSystem
 from balred.systems.arrays import to_numpy
 

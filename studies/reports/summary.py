@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from balred.studies.records import RUNS, DemoResult, RunName
+from balred.studies.settings.records import RUNS, DemoResult, RunName
 
 LABELS = {"full": "(a) full", "truncated": "(b) truncated", "small": "(c) small"}
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from balred.adapters.equinox import InTrainingReducer
 from balred.intraining import Report
-from balred.studies.models_jax import Classifier
-from balred.studies.records import DemoConfig
+from balred.studies.models.jax_models import Classifier
+from balred.studies.settings.records import DemoConfig
 
 
 class JaxTrainer:

@@ -12,10 +12,10 @@ from typing import Any
 from balred.files.replacing import replacing
 from balred.measures.stability import Trace, trace
 from balred.ranks import Rule
-from balred.studies.records import RunRecord, Schedule
-from balred.studies.run_files import RunFolder
-from balred.studies.summary import spread
-from balred.studies.train_config import TrainConfig, config_from
+from balred.studies.reports.summary import spread
+from balred.studies.settings.records import RunRecord, Schedule
+from balred.studies.settings.train_config import TrainConfig, config_from
+from balred.studies.training.run_files import RunFolder
 
 HEADINGS = (
     "run", "test accuracy %", "states by layer", "wall time s", "speed-up over full", "time / time of small", "steps", "seeds",
@@ -93,7 +93,7 @@ def runs_in(root: Path, config: TrainConfig | None) -> list[Found]:
 def _names(config: TrainConfig | None) -> list[str]:
     if config is None:
         return []
-    from balred.studies.plan import runs_of
+    from balred.studies.settings.plan import runs_of
 
     return [run.name for run in runs_of(config)]
 
@@ -147,7 +147,7 @@ def write_run_report(root: Path) -> Path:
     ValueError
         There are no runs, or a file is damaged.
     """
-    from balred.studies.report import render
+    from balred.studies.reports.report import render
 
     if not root.is_dir():
         raise ValueError(f"RUN_DIR must be a folder, got {root}")
@@ -189,8 +189,8 @@ def _settings(config: TrainConfig | None, results: Sequence[Mapping[str, Any]]) 
 
 def figures(found: Sequence[Found], config: TrainConfig | None) -> list[tuple[str, str, str]]:
     """(title, what to look for, image) of every picture that the runs allow; layers and ranks of the first seed."""
-    from balred.studies import plots
-    from balred.studies.report import SPECTRA, STABILITY
+    from balred.studies.reports import plots
+    from balred.studies.reports.report import SPECTRA, STABILITY
 
     drawn = []
     names = list(dict.fromkeys(f.name for f in found))

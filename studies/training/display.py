@@ -11,7 +11,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from balred.studies.training import Event
+from balred.studies.training.loop import Event
 
 
 @contextmanager

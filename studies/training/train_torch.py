@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from balred.adapters.torch import InTrainingReducer
 from balred.intraining import Report
-from balred.studies.models_torch import Classifier
-from balred.studies.records import DemoConfig
+from balred.studies.models.torch_models import Classifier
+from balred.studies.settings.records import DemoConfig
 
 
 class TorchTrainer:

@@ -19,11 +19,11 @@ from balred.registry import layers_of
 from balred.registry.reading import is_selective
 from balred.registry.sizes import ranks_of
 from balred.selection import Calibration
-from balred.studies.models_torch import Classifier
-from balred.studies.plan import Run
-from balred.studies.published import by_halves, reducer_for
-from balred.studies.tasks import Task
-from balred.studies.train_config import TrainConfig
+from balred.studies.data.tasks import Task
+from balred.studies.models.published import by_halves, reducer_for
+from balred.studies.models.torch_models import Classifier
+from balred.studies.settings.plan import Run
+from balred.studies.settings.train_config import TrainConfig
 
 _CHUNK = 16_000_000
 """Complex states held at once in an evaluation: 128 MB."""
@@ -168,7 +168,7 @@ def classifier(config: TrainConfig, task: Task, states: Sequence[int], seed: int
     """A fresh model for a task."""
     block: Callable[[int], torch.nn.Module] | None = None
     if config.model == "mamba":
-        from balred.studies.models_mamba import MambaResidual  # needs mambapy
+        from balred.studies.models.mamba_models import MambaResidual  # needs mambapy
 
         block = partial(MambaResidual, config.width, dropout=config.dropout)
     model = Classifier(

@@ -1,0 +1,1 @@
+"""Reference models, and what published code does otherwise."""
