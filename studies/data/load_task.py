@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from balred.studies.data.digits import digits as data
-from balred.studies.data.digits import images, listops, texts
+from balred.studies.data import digits as data
+from balred.studies.data import images, listops, texts
 from balred.studies.data.tasks import Task
 from balred.studies.settings.train_config import TrainConfig
 

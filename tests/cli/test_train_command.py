@@ -307,7 +307,7 @@ def test_a_study_of_mamba(tmp_path: Path) -> None:
 @needs_torch
 def test_a_guard_goes_back_to_the_step_of_the_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric that always falls: after the delay all is as before the cut, and the batches since then come again."""
-    from balred.studies.training.loop import one_run as module
+    from balred.studies.training import one_run as module
     from balred.studies.training.run_torch import TorchRun
 
     falling = iter(range(1000, 0, -1))
@@ -508,7 +508,7 @@ def test_pairs_are_read_one_by_one() -> None:
 def test_every_kind_of_task_trains(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from balred.studies.data.tasks import Task
     from balred.studies.data.texts import characters
-    from balred.studies.training.loop import study as module
+    from balred.studies.training import study as module
 
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 60)

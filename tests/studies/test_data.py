@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balred.studies.data.digits import images, listops, sources, texts
+from balred.studies.data import images, listops, sources, texts
 from balred.studies.data.load_task import load_task
 from balred.studies.data.sources import DataError, Source, data_folder, read
 from balred.studies.data.tasks import Task
