@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FRAMEWORK ?= torch
+# a file stays with one worker, which starts its processes and compiles its programs once
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # small matrices on many threads are slower than on one; the trainings set their own number
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help env demo test slow docs bench studies lint clean
+.PHONY: help env demo test test-all slow docs bench studies lint clean
 help:
-	@echo "make env | demo | test | slow | docs | bench | studies | lint | clean"
+	@echo "make env | demo | test | test-all | slow | docs | bench | studies | lint | clean"
 
 env: $(STAMP)
 
@@ -23,8 +25,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: env
 	$(BIN)/balred demo --framework $(FRAMEWORK)
 
+# every test file and every value of every parameter, each combination of values where it shows something new
 test: env
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest $(WORKERS)
+
+# all combinations, too, as in CI
+test-all: env
+	$(BIN)/pytest $(WORKERS) -m "not slow"
 
 slow: env
 	$(BIN)/pytest -m "slow or gpu"

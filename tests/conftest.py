@@ -16,10 +16,18 @@ import balred
 
 collect_ignore = ["support"]  # helpers: importing control_plugin, as for doctests, replaces python-control's functions
 
-hypothesis.settings.register_profile("dev", max_examples=20, deadline=None)
-hypothesis.settings.register_profile("ci", max_examples=20, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("thorough", max_examples=400, deadline=None)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+for profile, examples in {"quick": 5, "dev": 20, "thorough": 400}.items():
+    hypothesis.settings.register_profile(
+        profile, max_examples=examples, deadline=None, derandomize=bool(os.environ.get("CI"))
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The quick run, which leaves out what is ``full``: fewer examples, and JAX compiles without optimising."""
+    quick = "not full" in config.option.markexpr
+    hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick" if quick else "dev"))
+    if quick:  # small programs are compiled for longer than they run
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture(params=LIBRARIES, ids=str)
