@@ -48,13 +48,14 @@ FACES = [
     importlib.import_module(f"balred.{name}") for _, name, folder in pkgutil.iter_modules(balred.__path__) if folder
 ]
 autosummary_context = {
-    "undocumented": "Reduced, Projection",  # aliases of tuples, on which autodoc fails
+    "undocumented": "Reduced, Projection, Read, Hosts",  # aliases of generics, on which autodoc fails
     "repeated": {  # what ``balred`` itself hands on has a page already
         face.__name__: ", ".join(
             n for n in getattr(face, "__all__", ()) if getattr(face, n) is getattr(balred, n, None)
         )
         for face in FACES
-    },
+    }
+    | {"balred.adapters.equinox": "ReducerState"},  # balred.intraining has it
 }
 autodoc_typehints = "none"  # the docstrings give types and shapes
 autodoc_member_order = "bysource"
