@@ -18,7 +18,7 @@ class Settings:
     Parameters
     ----------
     method : str, default "truncate"
-        A name in :data:`balred.methods.METHODS`.
+        A name in ``balred.methods.METHODS``.
     solver : str, optional
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable.
