@@ -305,9 +305,10 @@ def test_real_poles_cost_few_tries(monkeypatch):
     # many poles of a random 96-state layer become real; finding an order that fits must not go one state at a time
     g = balred.testing.random_system(96, 96, 96, dt=1, kind="conjugate", seed=3)
     a, tries = balred.analyze(g), []
-    truncate = balred.methods.METHODS["truncate"]
-    monkeypatch.setitem(balred.methods.METHODS, "truncate", lambda sp, k: (tries.append(k), truncate(sp, k))[1])
+    row = balred.methods.METHODS["truncate"]
+    counted = dataclasses.replace(row, reduce=lambda sp, k: (tries.append(k), row.reduce(sp, k))[1])
+    monkeypatch.setitem(balred.methods.METHODS, "truncate", counted)
     for rank in (20, 40, 56, 57, 70, 90):
         tries.clear()
         assert a.reduction(rank).system.states <= rank
-        assert len(tries) <= 8, tries
+        assert 1 <= len(tries) <= 8, tries
