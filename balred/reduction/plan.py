@@ -168,9 +168,9 @@ def _check(
 
 def _spared(layers: Mapping[str, Any], wanted: Mapping[str, Any], states: Mapping[str, int]) -> dict[str, str]:
     """Layers that need not be looked at, and why; a number that a layer by itself does not have is an error."""
-    if len(layers) == 1:
-        for name, n in states.items():
-            check_number(wanted[name], n)
+    if len(layers) == 1 and states:
+        ((name, n),) = states.items()
+        check_number(wanted.get(name), n)
         return {}
     spared = {name: "not in ranks" for name in layers if name not in wanted}
     for name, n in states.items():

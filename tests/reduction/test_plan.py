@@ -118,3 +118,8 @@ def test_a_plan_may_be_applied_twice(model: dict[str, Any]) -> None:
     p = balred.plan(model, 2)
     first, second = p.apply(), p.apply()
     np.testing.assert_array_equal(first["wide"].A, second["wide"].A)
+
+
+def test_ranks_without_the_only_layer_are_an_error() -> None:
+    with pytest.raises(ValueError, match="rank must be an integer or a rule, got None"):
+        balred.plan({"only": random_system(4, seed=1)}, {})
