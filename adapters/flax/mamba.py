@@ -193,15 +193,11 @@ def _gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str
 # ------------------------------------------------------------------------------------------------ writing back
 
 
-def _cut(layer: Any, selection: Selection, moments: Moments) -> Any:
-    return _smaller(layer, selection)
-
-
 def _blank(layer: Any, states: int) -> Any:
-    return _smaller(layer, first(states))
+    return _cut(layer, first(states))
 
 
-def _smaller(layer: Any, selection: Selection) -> Any:
+def _cut(layer: Any, selection: Selection, moments: Moments | None = None) -> Any:
     channels, states = _sizes(layer)
     kept = selection.kept[0]
     conv = np.concatenate([np.arange(channels), channels + kept, channels + states + kept])

@@ -127,7 +127,7 @@ def _found(
     ranks, failed = dict(far), dict[str, str]()
     for candidates in groups:
         chosen = ranks_by_layer(candidates, wanted)
-        failed |= {name: str(one) for part in (candidates, chosen) for name, one in part.items() if _is_error(one)}
+        failed |= {name: str(rank) for name, rank in chosen.items() if isinstance(rank, Exception)}
         now = {
             name: (one.states, rank)
             for name, one in candidates.items()
@@ -137,13 +137,9 @@ def _found(
             candidates, {name: rank for name, (present, rank) in now.items() if policy.allows(present, rank)}
         )
         own |= {name: one for name, one in made.items() if isinstance(one, Smaller)}
-        failed |= {name: str(one) for name, one in made.items() if _is_error(one)}
+        failed |= {name: str(one) for name, one in made.items() if isinstance(one, Exception)}
         ranks |= now
     return _Found(ranks, {name: replace(one, layer=None, again=None) for name, one in own.items()}, failed)
-
-
-def _is_error(one: Any) -> bool:
-    return isinstance(one, Exception)
 
 
 def _written(told: Smaller, read: Read) -> Smaller:

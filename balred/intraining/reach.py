@@ -42,4 +42,4 @@ def check_rule_for(rule: Rule | Budget, layers: Mapping[str, Any], calibration: 
 
 def measured_layers(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:
     """Those among `layers` whose states can only be chosen along data, with what is known of them."""
-    return {name: known for name, known in selective_of(layers).items() if is_selective(layers[name])}
+    return {name: (layer, known) for name, (layer, known) in selective_of(layers).items() if known.needs_data}

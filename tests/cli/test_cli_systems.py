@@ -21,22 +21,9 @@ from balred.realisations.sparse import sparse_system
 
 
 @pytest.fixture
-def plant(tmp_path: Path) -> Path:
-    """Seven-state power system of the examples of SLICOT's AB09AD, AB09BD, AB09CD, AB09MD and AB13AD."""
-    A = np.array([
-        [-0.04165, 0, 4.92, -4.92, 0, 0, 0],
-        [-5.21, -12.5, 0, 0, 0, 0, 0],
-        [0, 3.33, -3.33, 0, 0, 0, 0],
-        [0.545, 0, 0, 0, -0.545, 0, 0],
-        [0, 0, 0, 4.92, -0.04165, 0, 4.92],
-        [0, 0, 0, 0, -5.21, -12.5, 0],
-        [0, 0, 0, 0, 0, 3.33, -3.33],
-    ])  # fmt: skip
-    B = np.zeros((7, 2))
-    B[1, 0] = B[5, 1] = 12.5
-    C = np.zeros((3, 7))
-    C[0, 0] = C[1, 3] = C[2, 4] = 1
-    save(StoredSystem(balred.ss(A, B, C), "power", ("u1", "u2"), ("f1", "tie", "f2")), tmp_path / "plant.mat")
+def plant(plant: Any, tmp_path: Path) -> Path:
+    """The plant of SLICOT's examples in a file."""
+    save(StoredSystem(plant, "power", ("u1", "u2"), ("f1", "tie", "f2")), tmp_path / "plant.mat")
     return tmp_path / "plant.mat"
 
 

@@ -151,15 +151,11 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     )
 
 
-def _cut_mamba2(layer: Any, selection: Selection, moments: Moments) -> Any:
-    return _smaller2(layer, selection)
-
-
 def _blank_mamba2(layer: Any, states: int) -> Any:
-    return _smaller2(layer, first(states, groups=_sizes2(layer)[1]))
+    return _cut_mamba2(layer, first(states, groups=_sizes2(layer)[1]))
 
 
-def _smaller2(layer: Any, selection: Selection) -> Any:
+def _cut_mamba2(layer: Any, selection: Selection, moments: Moments | None = None) -> Any:
     channels, groups, states, heads = _sizes2(layer)
     rank = selection.kept.shape[1]
     inner = (np.arange(groups)[:, None] * states + selection.kept).reshape(-1)

@@ -63,15 +63,11 @@ def _zamba(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     )
 
 
-def _cut_zamba(layer: Any, selection: Selection, moments: Moments) -> Any:
-    return _smaller(layer, selection)
-
-
 def _blank_zamba(layer: Any, states: int) -> Any:
-    return _smaller(layer, first(states, groups=len(layer.A_log)))
+    return _cut_zamba(layer, first(states, groups=len(layer.A_log)))
 
 
-def _smaller(layer: Any, selection: Selection) -> Any:
+def _cut_zamba(layer: Any, selection: Selection, moments: Moments | None = None) -> Any:
     heads, _, states = layer.A_log.shape
     dt_rank = layer.dt_proj_weight.shape[2]
     kept = torch.as_tensor(selection.kept, device=layer.A_log.device)
