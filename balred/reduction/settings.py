@@ -36,8 +36,8 @@ class Settings:
 
     Examples
     --------
-    >>> Settings("stochastic", options={"beta": 0.1}).row.options
-    {'beta': None}
+    >>> Settings("stochastic", options={"beta": 0.1}).by("truncate")
+    Settings(method='truncate', solver=None, offset=None, precision='float64', options={})
     """
 
     method: str = "truncate"
