@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import array_api_compat
+import array_api_compat.numpy
 import numpy as np
 
 Array: TypeAlias = Any
@@ -50,6 +51,8 @@ def backend(name: str) -> Backend:
 
 def backend_of(*arrays: Array) -> Backend:
     """Return the backend of the array library that `arrays` come from (they must all come from one)."""
+    if arrays and all(type(a) is np.ndarray for a in arrays):
+        return backend("numpy")
     names = {type(a).__module__.partition(".")[0] for a in arrays if not isinstance(a, (int, float, complex))}
     names = {"jax" if name == "jaxlib" else name for name in names}
     if len(names) != 1:
@@ -64,7 +67,9 @@ def backend_of(*arrays: Array) -> Backend:
 
 
 def namespace(*arrays: Array) -> Any:
-    """Return the array API namespace of `arrays`."""
+    """Return the array API namespace of `arrays` (asked 70 times in a small reduction: NumPy's is found at once)."""
+    if arrays and all(type(a) is np.ndarray for a in arrays):
+        return array_api_compat.numpy
     return array_api_compat.array_namespace(*arrays)
 
 
@@ -88,6 +93,8 @@ def as_array(value: Any) -> Array:
 
 def is_complex(x: Array) -> bool:
     """Whether `x` has a complex dtype."""
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind == "c"
     return bool(namespace(x).isdtype(x.dtype, "complex floating"))
 
 
