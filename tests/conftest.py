@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,11 +24,20 @@ for profile, examples in {"quick": 5, "dev": 20, "thorough": 400}.items():
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The quick run, which leaves out what is ``full``: fewer examples, and JAX compiles without optimising."""
+    """The quick run, which leaves out what is ``full``: fewer examples, and JAX compiles every program once, plainly."""
     quick = "not full" in config.option.markexpr
     hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick" if quick else "dev"))
-    if quick:  # small programs are compiled for longer than they run
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if quick:
+        # small programs are compiled for longer than they run, and a new function is a new program to JAX; a folder for
+        # each worker, since JAX writes files that others may be reading
+        folder = tempfile.TemporaryDirectory(prefix="balred-jax-")
+        config.add_cleanup(folder.cleanup)
+        os.environ |= {
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": folder.name,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
 
 
 @pytest.fixture(params=LIBRARIES, ids=str)

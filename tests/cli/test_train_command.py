@@ -360,6 +360,7 @@ app()
 """
 
 
+@pytest.mark.alike
 @needs_torch
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize(("mode", "kills"), [("guarded", (3, 9, 10)), ("nuclear", (13,))])

@@ -45,6 +45,7 @@ def test_traces_in_jax() -> None:
     assert len(traces) == 1 + len(ranks) <= 3  # one for every cut, and none besides
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("kind", ["equinox", "linen", "nnx"])
 def test_traces_in_every_jax_framework(kind: str) -> None:
     pytest.importorskip("flax")

@@ -1,8 +1,9 @@
-"""Which combinations of a test's parameters the quick run takes, where a test is asked over a product of several.
+"""Which items the quick run takes, where a test is asked with many parameters; the others are ``full``.
 
 A property that is asserted for every library, precision and structure is asserted 140 times, and a mistake in one of them
-shows in most of its combinations.  So the quick run takes the few combinations in which every value of every parameter
-occurs once; the others are ``full``.  Which ones differs from test to test, so that together they meet in most pairs.
+shows in most of its combinations.  So the quick run takes few combinations, in which every value of every parameter occurs.
+Of a test that is marked ``alike``, whose values all go the same way through the library, it takes one.  Which ones differs
+from test to test, so that together they meet in most pairs.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ APART = ("full", "slow", "gpu", "skip", "xfail")
 
 
 def repeated(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
-    """The items that only combine anew what the others of the same test have."""
+    """The items that show again what others of the same test show."""
     tests: dict[Any, list[pytest.Item]] = {}
     for item in items:
-        if len(values(item)) > 1 and not any(item.get_closest_marker(name) for name in APART):
-            tests.setdefault((item.path, getattr(item, "originalname", "")), []).append(item)
-    for combinations in tests.values():
-        yield from set(combinations) - set(covering(combinations))
+        if values(item) and not any(item.get_closest_marker(name) for name in APART):
+            tests.setdefault((item.parent, getattr(item, "originalname", "")), []).append(item)
+    for several in tests.values():
+        yield from set(several) - set(taken(several))
 
 
 def values(item: pytest.Item) -> set[tuple[int, str]]:
@@ -33,9 +34,12 @@ def values(item: pytest.Item) -> set[tuple[int, str]]:
     return set(enumerate(found._idlist)) if found else set()
 
 
-def covering(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+def taken(items: list[pytest.Item]) -> Iterator[pytest.Item]:
     """Few items in which every value of every parameter occurs: always the one that shows most values not seen yet."""
     mixed = sorted(items, key=lambda item: zlib.crc32(item.nodeid.encode()))
+    if items[0].get_closest_marker("alike"):
+        yield mixed[0]
+        return
     unseen = set().union(*map(values, items))
     while unseen:
         best = max(mixed, key=lambda item: len(values(item) & unseen))

@@ -73,6 +73,7 @@ def same(a: Any, b: Any) -> bool:
 # ------------------------------------------------------------------------------------------------ the layer
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("length", [1, 7, 64])
 def test_layer_is_the_plain_recurrence(length: int) -> None:
     layer, u = lru(3, 12), data(length, 3)
@@ -118,6 +119,7 @@ def test_check_adapter() -> None:
     check_adapter(lru(3, 12), applied, length=16)
 
 
+@pytest.mark.full  # in single precision above
 @pytest.mark.usefixtures("x64")
 def test_check_adapter_in_double_precision() -> None:
     check_adapter(lru(3, 12, r_min=0.9, r_max=0.999), applied, length=16)
@@ -145,6 +147,7 @@ POLES: dict[str, list[complex]] = {
 }
 
 
+@pytest.mark.alike
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("poles", POLES.values(), ids=POLES)
 def test_poles_written_back_survive_with_finite_gradients(poles: list[complex]) -> None:
@@ -329,6 +332,7 @@ def cut(make: Callable[[], Any], moments: str = "reset", steps: int = 3, m: Any 
     return optimizer, m, opt_state, report, *old
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("moments", ["reset", "carry"])
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_the_state_is_that_of_an_optimizer_of_the_small_model(make: Callable[[], Any], moments: str) -> None:
@@ -489,6 +493,7 @@ def doubled(half: Any) -> Any:
     return eqx.tree_at(lambda m: [getattr(m, k) for k in values], half, list(values.values()))
 
 
+@pytest.mark.alike
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["adam", "sgd", "lion"])
 def test_carried_first_moments_are_the_gradients_of_the_cut_layer(name: str) -> None:

@@ -62,6 +62,7 @@ def test_a_smaller_model_of_the_same_classes() -> None:
     np.testing.assert_allclose(np.stack(steps, 1), want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_states_that_are_never_read_are_given_up_exactly(calibrated: bool) -> None:
     model, data = build(), tokens()

@@ -41,7 +41,11 @@ from balred.intraining import EventLog, Guard
 
 RULE = balred.Energy(0.9)
 POLICY: dict[str, Any] = {"rule": RULE, "window": (0, 6), "attempts": 2}
-every = pytest.mark.parametrize("make", TRAINERS.values(), ids=TRAINERS)
+
+
+def every(test: Any) -> Any:
+    """In each framework: that they do the same is shown below."""
+    return pytest.mark.alike(pytest.mark.parametrize("make", TRAINERS.values(), ids=TRAINERS)(test))
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -231,6 +235,7 @@ STATES_OF: dict[str, Callable[[Any], int]] = {
 }
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_a_guard_takes_everything_back(kind: str) -> None:
     trainer = TRAINERS[kind](**POLICY, guard=falling(STATES_OF[kind]))
@@ -254,6 +259,7 @@ def test_a_guard_takes_everything_back(kind: str) -> None:
 # ------------------------------------------------------------------------------------------------ resuming
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(("kind", "at"), [("equinox", 2), ("equinox", 8), *((kind, 4) for kind in TRAINERS)])
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(kind: str, at: int, tmp_path: Any) -> None:
     def made() -> Any:
@@ -275,6 +281,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(kind: str, at: int, t
     assert same(whole, kept(again))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("kind", TRAINERS)
 @pytest.mark.parametrize("falls", [True, False])
 def test_a_run_resumed_between_a_cut_and_its_judgement(kind: str, falls: bool) -> None:
@@ -409,6 +416,7 @@ def test_states_of_optax_after_a_cut(name: str) -> None:
         assert all(np.isfinite(x).all() for x in leaves(state))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("name", ["multi_transform", "adafactor, factored", "MultiSteps", "inject_hyperparams"])
 def test_states_of_nnx_optimizers_after_a_cut(name: str) -> None:
     trainer = TRAINERS["nnx"](OPTIMIZERS[name](), **POLICY)

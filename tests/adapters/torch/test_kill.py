@@ -46,13 +46,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], lis
     return end_of(folder)
 
 
-def test_killed_at_several_places_a_run_ends_the_same(tmp_path: Path, whole: Any) -> None:
+DEATHS = [("step", "2"), ("cut", "4"), ("save", "6"), ("cut", "8"), ("restore", "13"), ("step", "16")]
+
+
+@pytest.mark.parametrize(
+    "deaths", [[("cut", "4")], pytest.param(DEATHS, marks=pytest.mark.full)], ids=["once", "often"]
+)
+def test_killed_at_several_places_a_run_ends_the_same(deaths: Any, tmp_path: Path, whole: Any) -> None:
     saved, events = whole
     kinds = [e["event"] for e in events]
     assert kinds.count("cut") >= 3
     assert kinds[-1] == "restored"
-    deaths = [("step", "2"), ("cut", "4"), ("save", "6"), ("cut", "8")]
-    deaths += [("restore", "13"), ("step", "16")]
     assert [run(tmp_path, *death) for death in deaths] == [-signal.SIGKILL] * len(deaths)
     assert run(tmp_path) == 0
     mine, log = end_of(tmp_path)

@@ -125,6 +125,7 @@ def test_the_analysis_is_shared_out_and_its_failure_told(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.full  # test_torch_training.py resumes one process, the tests above train several
 def test_replicas_resume_to_the_same_weights(tmp_path: Path, replicated: list[dict[str, Run]]) -> None:
     same([runs["plain"] for runs in replicated], in_processes(resumed, tmp_path, replica))
 
@@ -155,6 +156,7 @@ def test_options_do_in_shards_what_they_do_in_one_process(name: str, fully_shard
     agree([runs[name] for runs in fully_sharded], run_with(net, net, slice(None), 0.5, **OPTIONS[name]))
 
 
+@pytest.mark.full  # test_torch_training.py resumes one process, the tests above train several
 def test_shards_resume_to_the_same_weights(tmp_path: Path, fully_sharded: list[dict[str, Run]]) -> None:
     same([runs["each layer"] for runs in fully_sharded], in_processes(resumed, tmp_path, sharded))
 
@@ -214,6 +216,7 @@ def torchrun(folder: Path, *script: str) -> Any:
     )
 
 
+@pytest.mark.full  # test_kill.py kills a training in a cut
 def test_the_example_resumes_after_a_process_died_during_a_cut(tmp_path: Path) -> None:
     whole_run = torchrun(tmp_path / "whole", str(EXAMPLE))
     assert whole_run.returncode == 0, whole_run.stderr
