@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -30,11 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if quick:
         # small programs are compiled for longer than they run, and a new function is a new program to JAX; a folder for
         # each worker, since JAX writes files that others may be reading
-        folder = tempfile.TemporaryDirectory(prefix="balred-jax-")
-        config.add_cleanup(folder.cleanup)
+        folder = tempfile.mkdtemp(prefix="balred-jax-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         os.environ |= {
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": folder.name,
+            "JAX_COMPILATION_CACHE_DIR": folder,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }

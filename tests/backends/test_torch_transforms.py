@@ -49,6 +49,7 @@ def test_grad_of_each_argument(kind):
         assert torch.allclose(g, w, rtol=1e-8, atol=1e-9 * w.abs().max())
 
 
+@pytest.mark.full  # compiles for long
 @pytest.mark.filterwarnings("ignore")  # of Dynamo, about its own calls
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("kind", ["diagonal", "conjugate"])

@@ -27,6 +27,7 @@ def logits(model: Any, data: Any) -> Any:
     return np.asarray(model(data)["logits"])
 
 
+@pytest.mark.full  # its programs compile for long
 def test_the_signals_are_the_layers_own() -> None:
     layer = mixer(build())
     x = jax.random.normal(jax.random.key(2), (2, 13, 32))
@@ -34,6 +35,7 @@ def test_the_signals_are_the_layers_own() -> None:
     np.testing.assert_allclose(replayed(layer, x), want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.full  # its programs compile for long
 def test_a_smaller_model_of_the_same_classes() -> None:
     model, data = build(), tokens()
     whole = logits(model, data)
@@ -125,6 +127,7 @@ def test_layers_in_a_list_and_layers_that_are_shared_are_seen() -> None:
     assert small(x).shape == pile(x).shape
 
 
+@pytest.mark.full  # its programs compile for long
 def test_many_outputs_are_sketched() -> None:
     """More outputs than the sketch has: the states that matter are still those that are read."""
     layer = mixer(build(width=288, layers=1))

@@ -106,6 +106,7 @@ print("sharded")
 """
 
 
+@pytest.mark.full  # a process of its own, which compiles for many devices
 def test_a_cut_keeps_the_shardings() -> None:
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],

@@ -80,6 +80,7 @@ def kept(trainer: Any) -> list[Any]:
 # ------------------------------------------------------------------------------------------------ the hook
 
 
+@pytest.mark.full  # each of them below
 def test_the_three_frameworks_do_the_same() -> None:
     trainers = [make(**POLICY) for make in TRAINERS.values()]
     reports = [trainer.run(range(1, 10)) for trainer in trainers]
@@ -380,6 +381,7 @@ def moved(a: Any, b: Any) -> float:
     return max(float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_states_of_optax_after_a_cut(name: str) -> None:
     tx, params = OPTIMIZERS[name](), initial()

@@ -51,6 +51,7 @@ def test_a_tree_with_the_state_of_its_optimizer(tmp_path: Any) -> None:
     np.testing.assert_array_equal(output(got["params"], batch(0)), output(small, batch(0)))
 
 
+@pytest.mark.full  # the tree of a state is above, a model of nnx below
 def test_an_equinox_model(tmp_path: Any) -> None:
     small, full = balred.reduce(Equinox().model, RANKS), Equinox().model
     arrays, _ = eqx.partition(small, eqx.is_array)

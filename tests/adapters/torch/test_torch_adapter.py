@@ -444,6 +444,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("moments", ["reset", "carry"])
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_every_optimizer_trains_on_with_state_in_the_new_shapes(make: Callable[..., Any], moments: str) -> None:

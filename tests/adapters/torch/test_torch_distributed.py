@@ -67,6 +67,7 @@ def agree(runs: list[Run], alone: Run) -> None:
     torch.testing.assert_close(first["outputs"], alone["outputs"], rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("name", WRAPPINGS)
 def test_replicas_train_on_as_one_process_does(name: str, replicated: list[dict[str, Run]], alone: Run) -> None:
     if name == "a part":
@@ -88,6 +89,7 @@ def optional(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Run]]:
     return in_processes(with_options, tmp_path_factory.mktemp("options"))
 
 
+@pytest.mark.full  # one training in several processes is above
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_do_in_replicas_what_they_do_in_one_process(name: str, optional: list[dict[str, Run]]) -> None:
     net = Net()
@@ -98,10 +100,12 @@ def test_options_do_in_replicas_what_they_do_in_one_process(name: str, optional:
     agree([runs[name] for runs in optional], run)
 
 
+@pytest.mark.full  # one training in several processes is above
 def test_all_processes_get_the_tensors_of_the_first(optional: list[dict[str, Run]], alone: Run) -> None:
     agree([runs["other rounding"] for runs in optional], alone)
 
 
+@pytest.mark.full  # one training in several processes is above
 @pytest.mark.parametrize("name", ["averaged", "wrapper averaged"])
 def test_averages_follow_in_replicas(name: str, optional: list[dict[str, Run]]) -> None:
     net = Net()
@@ -111,6 +115,7 @@ def test_averages_follow_in_replicas(name: str, optional: list[dict[str, Run]]) 
 # ---------------------------------------------------------------------------------- shared work, failures, checkpoints
 
 
+@pytest.mark.full  # one training in several processes is above
 def test_the_analysis_is_shared_out_and_its_failure_told(tmp_path: Path) -> None:
     first, second = in_processes(shared_out, tmp_path / "run", tmp_path)
     assert first["seen"] == ["first"]
@@ -145,11 +150,13 @@ def fully_sharded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Ru
     return in_processes(shards, tmp_path_factory.mktemp("shards"))
 
 
+@pytest.mark.full  # one training in several processes is above
 @pytest.mark.parametrize("name", [*SHARDINGS, "compiled"])
 def test_shards_train_on_as_one_process_does(name: str, fully_sharded: list[dict[str, Run]], alone: Run) -> None:
     agree([runs[name] for runs in fully_sharded], alone)
 
 
+@pytest.mark.full  # one training in several processes is above
 @pytest.mark.parametrize("name", SHARDED_OPTIONS)
 def test_options_do_in_shards_what_they_do_in_one_process(name: str, fully_sharded: list[dict[str, Run]]) -> None:
     net = Net()
@@ -164,6 +171,7 @@ def test_shards_resume_to_the_same_weights(tmp_path: Path, fully_sharded: list[d
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.full  # one training in several processes is above
 def test_what_cannot_follow_a_cut_is_refused(tmp_path: Path) -> None:
     said = in_processes(refused, tmp_path)[0]
     assert said["inside"].endswith("buckets have to follow a cut, got the Net inside it")

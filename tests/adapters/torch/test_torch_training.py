@@ -227,6 +227,7 @@ def run(steps: range, model: Any, optimizer: Any, reducer: Any) -> None:
         reducer.step(loss=lambda step=step: (model(batch(step)) - batch(step).roll(2, dims=1)).square().mean())
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("stop", [3, 4, 5, 7, 8, 11])
 @pytest.mark.parametrize("guarded", [False, True])
 def test_resumed_from_a_checkpoint_a_run_ends_in_the_same_weights(stop: int, guarded: bool, tmp_path: Any) -> None:

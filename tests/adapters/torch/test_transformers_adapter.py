@@ -22,6 +22,7 @@ def made(request: Any) -> tuple[Any, str]:
     return build(request.param), MODELS[request.param][0]
 
 
+@pytest.mark.alike
 def test_a_smaller_model_of_the_same_classes(made: Any, tmp_path: Path) -> None:
     model, size = made
     data = tokens()
