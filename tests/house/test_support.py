@@ -12,12 +12,7 @@ from layers import HEADER, LAYERS, PAGE, ROUNDING, Layer, batched, exact, lru
 PINS = Path(__file__).parents[2] / "constraints.txt"
 
 
-AGAIN = ("mamba2-jax",)  # whose whole models test_mamba2_jax.py compiles
-
-
-@pytest.mark.parametrize(
-    "layer", [pytest.param(x, marks=[pytest.mark.full] * (x.package in AGAIN)) for x in LAYERS], ids=str
-)
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_a_layer_is_written_back(layer: Layer) -> None:
     errors = layer.measure()
     assert errors.full <= (ROUNDING if layer.kind == "E" else 0)  # a selection of all states is a copy
