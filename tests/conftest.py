@@ -25,20 +25,20 @@ for profile, examples in {"quick": 5, "dev": 20, "thorough": 400}.items():
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The quick run, which leaves out what is ``full``: fewer examples, and JAX compiles every program once, plainly."""
+    """JAX compiles every program once; the quick run, which leaves out what is ``full``, tries fewer examples."""
     quick = "not full" in config.option.markexpr
     hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick" if quick else "dev"))
-    if quick:
-        # small programs are compiled for longer than they run, and a new function is a new program to JAX; a folder for
-        # each worker, since JAX writes files that others may be reading
-        folder = tempfile.mkdtemp(prefix="balred-jax-")
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-        os.environ |= {
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": folder,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
+    # a new function is a new program to JAX, though most are alike; a folder for each worker, since JAX writes files that
+    # others may be reading
+    folder = tempfile.mkdtemp(prefix="balred-jax-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    if quick:  # small programs are compiled for longer than they run
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture(params=LIBRARIES, ids=str)
