@@ -128,14 +128,41 @@ def riccati(A: Array, B: Array, Q: Array, R: Array, S: Array, discrete: bool) ->
 
     ``A^H X + X A - (X B + S) R^-1 (X B + S)^H + Q = 0``, or
     ``A^H X A - X - (A^H X B + S) (R + B^H X B)^-1 (A^H X B + S)^H + Q = 0``.  Without one, a LinAlgError.
+
+    In continuous time from the ordered Schur form of the Hamiltonian matrix, balanced, which is quicker than the QZ
+    algorithm on a pencil with R in it, and for R well conditioned as exact.
     """
-    solve = scipy.linalg.solve_discrete_are if discrete else scipy.linalg.solve_continuous_are
-    return np.asarray(solve(A, B, Q, R, s=S))
+    if discrete:
+        return np.asarray(scipy.linalg.solve_discrete_are(A, B, Q, R, s=S))
+    n = len(A)
+    F, G = np.linalg.solve(R, S.conj().T), np.linalg.solve(R, B.conj().T)
+    closed = A - B @ F
+    H = np.block([[closed, -B @ G], [S @ F - Q, -closed.conj().T]])
+    H, (scale, _) = scipy.linalg.matrix_balance(H, permute=False, separate=True)
+    _, U, stable = scipy.linalg.schur(H, output="complex" if np.iscomplexobj(H) else "real", sort="lhp")
+    if stable != n:
+        raise np.linalg.LinAlgError(f"the Hamiltonian matrix has {stable} stable eigenvalues of {2 * n}")
+    U = scale[:, None] * U[:, :n]
+    return np.asarray(np.linalg.solve(U[:n].T, U[n:].T).T)
 
 
 def lyapunov(A: Array, G: Array, discrete: bool) -> Array:
-    """The Hermitian solution of ``A X + X A^H + G = 0`` or ``A X A^H - X + G = 0``, stable or not (Bartels & Stewart)."""
-    X = scipy.linalg.solve_discrete_lyapunov(A, G) if discrete else scipy.linalg.solve_continuous_lyapunov(A, -G)
+    """The Hermitian solution of ``A X + X A^H + G = 0`` or ``A X A^H - X + G = 0``, stable or not (Bartels & Stewart).
+
+    Without a unique one, to working precision, a LinAlgError.
+    """
+    if discrete:
+        X = scipy.linalg.solve_discrete_lyapunov(A, G)
+    else:
+        real = not np.iscomplexobj(A) and not np.iscomplexobj(G)
+        T, U = scipy.linalg.schur(A, output="real" if real else "complex")
+        F = U.conj().T @ G @ U
+        Y, scale, info = _lapack("trsyl", F.dtype.char)(T, T, -F, tranb="T" if real else "C")
+        if info:
+            raise np.linalg.LinAlgError(
+                "a Lyapunov equation must have a unique solution, got poles that mirror each other"
+            )
+        X = U @ (Y / scale) @ U.conj().T
     return np.asarray((X + X.conj().T) / 2)
 
 

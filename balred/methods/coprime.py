@@ -14,7 +14,7 @@ import numpy as np
 from balred.hankel.spectrum import spectrum
 from balred.methods.method import OfSpectrum, Reduced
 from balred.methods.truncation import truncate_or_match
-from balred.solvers.riccati import dual, inverse_root, stabilising
+from balred.solvers.riccati import Matrix, dual, inverse_root, reached_first, seen_from, stabilising
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import UnstableError
@@ -29,6 +29,8 @@ class Factors(OfSpectrum):
     system: DenseSystem
     inputs: int
     right: bool
+    W: Matrix | None = None
+    """The coordinates of the spectrum, where they are not those of the system."""
 
 
 def left_coprime(
@@ -79,11 +81,12 @@ def _analysed(system: DenseSystem, solver: str | None, factorization: str, match
     if factorization not in ("inner", "normalized"):
         raise ValueError(f"factorization must be 'inner' or 'normalized', got {factorization!r}")
     g = dual(system) if right else system
+    W = reached_first(ct(g.A), ct(g.C))
     try:
-        sp = spectrum(left_factors(g, normalized=factorization == "normalized"), solver)
+        sp = spectrum(left_factors(seen_from(g, W), normalized=factorization == "normalized"), solver)
     except UnstableError as error:
         raise ValueError(f"{_RULE}, got factors that are not stable ({error})") from None
-    return Factors(sp._replace(match_dc=match_dc), system, g.B.shape[1], right)
+    return Factors(sp._replace(match_dc=match_dc), system, g.B.shape[1], right, W)
 
 
 def left_factors(g: DenseSystem, *, normalized: bool) -> DenseSystem:
@@ -119,6 +122,8 @@ def coprime(state: Factors, k: int) -> Reduced:
     Bn, Bm, Dn, Dm = g.B[:, :m], g.B[:, m:], g.D[:, :m], g.D[:, m:]
     C, D = np.linalg.solve(Dm, g.C), np.linalg.solve(Dm, Dn)
     small = DenseSystem(g.A - Bm @ C, Bn - Bm @ D, C, D, state.system.dt)
+    if state.W is not None:
+        L, R = L @ ct(state.W), state.W @ R
     if not state.right:
         return small, L, R
-    return dual(small), None if R is None else ct(R), None if L is None else ct(L)
+    return dual(small), ct(R), ct(L)

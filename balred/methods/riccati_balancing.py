@@ -7,6 +7,8 @@ error.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,15 @@ from balred.hankel.spectrum import Spectrum, spectrum_of
 from balred.measures.norms import norm
 from balred.methods.method import no_bound
 from balred.ranks.bounds import a_priori_bound
-from balred.solvers.riccati import controllability_factor, dual, inverse_root, observability_factor, stabilising
+from balred.solvers.riccati import (
+    controllability_factor,
+    dual,
+    inverse_root,
+    observability_factor,
+    reached_first,
+    seen_from,
+    stabilising,
+)
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
@@ -47,13 +57,15 @@ def lqg(system: DenseSystem, solver: str | None = None, *, match_dc: bool = Fals
 
 
 def _control_factor(g: DenseSystem) -> NDArray[np.complex128]:
+    W = reached_first(g.A, g.B)
+    g = seen_from(g, W)
     R, S, Q = np.eye(g.B.shape[1]) + ct(g.D) @ g.D, ct(g.C) @ g.D, ct(g.C) @ g.C
     X = stabilising(g.A, g.B, Q, R, S, g.discrete, _LQG)
     if g.discrete:
         F = -np.linalg.solve(R + ct(g.B) @ X @ g.B, ct(g.B) @ X @ g.A + ct(S))
     else:
         F = -np.linalg.solve(R, ct(g.B) @ X + ct(S))
-    return observability_factor(g.A + g.B @ F, np.concatenate([g.C + g.D @ F, F]), g.dt)
+    return W @ observability_factor(g.A + g.B @ F, np.concatenate([g.C + g.D @ F, F]), g.dt)
 
 
 def lqg_bound(sp: Spectrum, k: int) -> NDArray[np.float64]:
@@ -99,13 +111,15 @@ def bounded_real(
 
 def _contraction_factor(g: DenseSystem) -> NDArray[np.complex128]:
     rule = "bounded-real balancing needs a norm strictly below gamma"
+    W = reached_first(g.A, g.B)
+    g = seen_from(g, W)
     R, S = np.eye(g.B.shape[1]) - ct(g.D) @ g.D, ct(g.C) @ g.D
     X = stabilising(g.A, g.B, ct(g.C) @ g.C, -R, S, g.discrete, rule)
     if g.discrete:
         M = inverse_root(R - ct(g.B) @ X @ g.B, rule) @ (ct(g.B) @ X @ g.A + ct(S))
     else:
         M = inverse_root(R, rule) @ (ct(g.B) @ X + ct(S))
-    return observability_factor(g.A, np.concatenate([g.C, M]), g.dt)
+    return W @ observability_factor(g.A, np.concatenate([g.C, M]), g.dt)
 
 
 def positive_real(system: DenseSystem, solver: str | None = None, *, match_dc: bool = False) -> Spectrum:
@@ -127,18 +141,27 @@ def positive_real(system: DenseSystem, solver: str | None = None, *, match_dc: b
             f"a passive system has as many inputs as outputs, got {system.B.shape[1]} inputs and {len(system.C)} outputs"
         )
     check_stable(system)
-    return spectrum_of(system, _passive_factor(dual(system)), _passive_factor(system), match_dc=match_dc)
+    T = _even_units(system.D + ct(system.D))
+    g = DenseSystem(system.A, system.B * T, T[:, None] * system.C, T[:, None] * system.D * T, system.dt)
+    return spectrum_of(system, _passive_factor(dual(g)), _passive_factor(g), match_dc=match_dc)
+
+
+def _even_units(R: NDArray[Any]) -> NDArray[np.float64]:
+    """Powers of two T with a diagonal of T R T near one: a volt beside a newton hides no digits of either."""
+    d = R.diagonal().real
+    return np.exp2(-np.round(np.log2(np.where(d > 0, d, 1.0)) / 2))
 
 
 def _passive_factor(g: DenseSystem) -> NDArray[np.complex128]:
+    W = reached_first(g.A, g.B)
+    g = seen_from(g, W)
     R = g.D + ct(g.D)
-    inverse_root(R, _PASSIVE)
     X = stabilising(g.A, g.B, np.zeros_like(g.A), -R, -ct(g.C), g.discrete, _PASSIVE)
     if g.discrete:
         M = inverse_root(R - ct(g.B) @ X @ g.B, _PASSIVE) @ (g.C - ct(g.B) @ X @ g.A)
     else:
         M = inverse_root(R, _PASSIVE) @ (g.C - ct(g.B) @ X)
-    return observability_factor(g.A, M, g.dt)
+    return W @ observability_factor(g.A, M, g.dt)
 
 
 def stochastic(
@@ -178,16 +201,20 @@ def stochastic(
     Zp = controllability_factor(A, B, system.dt)
     P = Zp @ ct(Zp)
     R = D @ ct(D) + beta**2 * np.eye(len(C))
+    T = _even_units(R)[:, None]  # the relative error knows no units of outputs
+    C, D, R = T * C, T * D, T * R * T.T
     Bw = (A @ P if system.discrete else P) @ ct(C) + B @ ct(D)
     inverse_root(R, _STOCHASTIC)
     if system.discrete:
         R = R + C @ P @ ct(C)
+    W = reached_first(A, Bw)
+    A, Bw, C = ct(W) @ A @ W, ct(W) @ Bw, C @ W
     Q = stabilising(A, Bw, np.zeros_like(A), -R, -ct(C), system.discrete, _STOCHASTIC)
     if system.discrete:
         M = inverse_root(R - ct(Bw) @ Q @ Bw, _STOCHASTIC) @ (C - ct(Bw) @ Q @ A)
     else:
         M = inverse_root(R, _STOCHASTIC) @ (C - ct(Bw) @ Q)
-    return spectrum_of(system, Zp, observability_factor(A, M, system.dt), match_dc=match_dc)
+    return spectrum_of(system, Zp, W @ observability_factor(A, M, system.dt), match_dc=match_dc)
 
 
 def stochastic_bound(sp: Spectrum, k: int) -> NDArray[np.float64]:

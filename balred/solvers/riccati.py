@@ -16,6 +16,7 @@ from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
 
 Matrix = NDArray[Any]
+_ROUNDING = float(np.finfo(np.float64).eps) ** 0.5
 
 
 def stabilising(A: Matrix, B: Matrix, Q: Matrix, R: Matrix, S: Matrix, discrete: bool, rule: str) -> Matrix:
@@ -25,25 +26,90 @@ def stabilising(A: Matrix, B: Matrix, Q: Matrix, R: Matrix, S: Matrix, discrete:
         A^HX + XA - (XB+S)R^{-1}(XB+S)^H + Q = 0, \qquad
         A^HXA - X - (A^HXB+S)(R+B^HXB)^{-1}(A^HXB+S)^H + Q = 0
 
-    in continuous and discrete time; or an error that states `rule`, without which there is none.
+    in continuous and discrete time, for a definite R of either sign; or an error that states `rule`, without which there
+    is none.
+
+    It is solved in units in which :math:`R=\pm I`, :math:`|A|=1` in continuous time, and :math:`BR^{-1}B^H` is as large
+    as what drives the equation.  Where the gain of the system is far from one, its solution has entries of very
+    different sizes; they keep their digits in coordinates of :func:`reached_first`.
     """
+    sign = float(np.sign(R[0, 0].real))
+    K = inverse_root(sign * R, rule)
+    b, s = B @ ct(K), S @ ct(K)
+    time = 1.0 if discrete else _norm(A - sign * b @ ct(s)) or _norm(A) or 1.0
+    drive, feed = _norm(Q - sign * s @ ct(s)), _norm(b) ** 2
+    unit = (drive / feed) ** 0.5 if drive and feed else drive / time or (time / feed if feed else 1.0)
+    a, b, q, s, r = (
+        A / time, b * (unit / time) ** 0.5, Q / (unit * time), s / (unit * time) ** 0.5, sign * np.eye(len(R))
+    )  # fmt: skip
     try:
-        X: Matrix = backend("scipy").riccati(A, B, Q, R, S, discrete)
+        X: Matrix = backend("scipy").riccati(a, b, q, r, s, discrete)
     except (np.linalg.LinAlgError, ValueError) as error:
         raise ValueError(f"{rule}, got a Riccati equation without a stabilising solution ({error})") from None
-    X = np.asarray((X + ct(X)) / 2)
-    G, H = ((ct(A) @ X @ B + S), R + ct(B) @ X @ B) if discrete else (X @ B + S, R)
-    F = np.linalg.solve(H, ct(G))
-    residual = (ct(A) @ X @ A - X if discrete else ct(A) @ X + X @ A) - G @ F + Q
-    reach = float(np.linalg.norm(A)) + discrete
-    # beside its own size a solution has a natural one, |A||R|/|B|^2: it may be zero but for rounding
-    natural = reach * float(np.linalg.norm(R)) / max(float(np.linalg.norm(B)) ** 2, 1e-300)
-    size = (float(np.linalg.norm(X)) + natural) * reach ** (2 if discrete else 1) + float(np.linalg.norm(Q))
-    poles = np.linalg.eigvals(A - B @ F)
-    if not (np.linalg.norm(residual) <= 1e-6 * size and np.all(np.abs(poles) < 1 if discrete else poles.real < 0)):
-        worst = np.abs(poles).max() if discrete else poles.real.max()
-        raise ValueError(f"{rule}, got a Riccati equation whose closed loop has a pole at {worst:.3g}")
-    return X
+    best, new = np.inf, (X + ct(X)) / 2
+    while True:  # Newton's method, for as long as it helps
+        G, H = ((ct(a) @ new @ b + s), r + ct(b) @ new @ b) if discrete else (new @ b + s, r)
+        F = np.linalg.solve(H, ct(G))
+        poles = np.linalg.eigvals(a - b @ F)
+        worst = np.abs(poles).max() if discrete else time * poles.real.max()
+        terms = [-G @ F, q, *([ct(a) @ new @ a - new] if discrete else [ct(a) @ new, new @ a])]
+        # beside its own size a solution has a natural one, |A||R|/|B|^2: it may be zero but for rounding
+        size = sum(map(_norm, terms)) + _ROUNDING * (1 + _norm(a)) ** 2 / max(_norm(b) ** 2, 1e-300)
+        residual = _norm(sum(terms)) / size
+        if not (worst < discrete and residual < best / 2):
+            break
+        X, best = new, residual
+        try:
+            new = X + backend("scipy").lyapunov(ct(a - b @ F), sum(terms), discrete)
+        except np.linalg.LinAlgError:  # slow poles beside fast ones are on the boundary but for rounding
+            break
+    if not best <= 1e-6:
+        what = f"a residual of {residual:.2g}" if worst < discrete else f"a pole of the closed loop at {worst:.3g}"
+        raise ValueError(f"{rule}, got a Riccati equation whose solution has {what}")
+    return unit * X
+
+
+def _norm(x: Any) -> float:
+    return float(np.linalg.norm(x))
+
+
+def reached_first(A: Matrix, B: Matrix) -> Matrix:
+    r"""Orthonormal coordinates W in which inputs reach one group of states after the other.
+
+    In the staircase form :math:`(W^HAW, W^HB)` the input drives the first states, these drive the next, and so on.  A
+    large gain makes the first ones fast and leaves the last ones slow: here the two lie in different rows, and a
+    scaling of the rows does both justice.
+
+    References
+    ----------
+    A. Varga, Numerically stable algorithm for standard controllability form determination, Electronics Letters 17 (1981)
+    (SLICOT TB01UD).
+
+    Examples
+    --------
+    A chain of two states, given from its end:
+
+    >>> W = reached_first(np.array([[0.0, 1.0], [0.0, 0.0]]), np.array([[0.0], [1.0]]))
+    >>> np.abs(W)
+    array([[0., 1.],
+           [1., 0.]])
+    """
+    W, new = np.zeros((len(A), 0), np.result_type(A, B)), B
+    while W.shape[1] < len(A):
+        size = _norm(new)
+        for _ in range(2):  # once leaves rounding errors in the directions taken off
+            new = new - W @ (ct(W) @ new)
+        Q, s, _ = np.linalg.svd(new, full_matrices=False)
+        Q = Q[:, s > len(A) * np.finfo(np.float64).eps * size]
+        if Q.shape[1] == 0:  # no input reaches the others
+            return np.concatenate([W, np.linalg.qr(W, mode="complete")[0][:, W.shape[1] :]], axis=1)
+        W, new = np.concatenate([W, Q], axis=1), A @ Q
+    return W
+
+
+def seen_from(g: DenseSystem, W: Matrix) -> DenseSystem:
+    """`g` in orthonormal coordinates W."""
+    return DenseSystem(ct(W) @ g.A @ W, ct(W) @ g.B, g.C @ W, g.D, g.dt)
 
 
 def dual(g: DenseSystem) -> DenseSystem:
