@@ -42,9 +42,9 @@ if int(pymor.__version__.partition(".")[0]) < 2026:
 def adapt_lti(model: Any) -> tuple[System, Any]:
     """The system of a pyMOR ``LTIModel``, and the way back to one without E.
 
-    E is divided out, and may be singular of index 1.  Sparse operators become full matrices below the order from which
-    pyMOR itself uses its sparse solvers (``mat_eqn_sparse_min_size``, 1000); above it the model is read as a
-    :class:`balred.realisations.sparse.SparseSystem`, that is by its most accurate balanced truncation.
+    E is divided out, and may be singular where the response is proper.  Sparse operators become full matrices below the
+    order from which pyMOR itself uses its sparse solvers (``mat_eqn_sparse_min_size``, 1000); above it the model is read
+    as a :class:`balred.realisations.sparse.SparseSystem`, that is by its most accurate balanced truncation.
 
     What belongs to the state space (visualizer, error estimator, presets) does not survive; the final time and the time
     stepper do, where the initial data are zero.
@@ -52,7 +52,7 @@ def adapt_lti(model: Any) -> tuple[System, Any]:
     Raises
     ------
     ValueError
-        The model depends on parameters; E is singular of a higher index; initial data that are not zero, on the way back.
+        The model depends on parameters; its response is not proper; initial data that are not zero, on the way back.
     """
     if model.parametric:
         raise ValueError(

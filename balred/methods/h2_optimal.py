@@ -9,48 +9,29 @@ again onto the solutions of two Sylvester equations with the last reduced system
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import spectrum
-from balred.methods.h2_step import NOISE, Iterate, Leaves, Modes, Target, evaluated, next_iterate, projection, seen
-from balred.methods.method import OfSpectrum, Reduced
+from balred.methods.h2_runs import H2Spectrum, distance, runs_of
+from balred.methods.h2_step import Modes, Target
+from balred.methods.method import Reduced
+from balred.methods.weighted import dense_on_host
 from balred.registry.reading import system_of
 from balred.solvers.resolvents import Matrix, resolvent
-from balred.solvers.smith import smith_factors
 from balred.systems import arrays
 from balred.systems.arrays import backend, ct, warn_caller
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
 from balred.systems.parts import difference
-from balred.systems.poles import check_stable, pole_margin
-
-_DEPTH = 5
-"""How many of the last steps predict the next."""
+from balred.systems.poles import check_stable
 
 
 class ConvergenceWarning(UserWarning):
     """An iteration did not reach its tolerance; the message says how far it came and what is returned."""
-
-
-@dataclass(frozen=True)
-class H2Spectrum(OfSpectrum):
-    """The balanced spectrum of a system, from which the iterations start, and what they approximate."""
-
-    target: Target
-    maps: tuple[Matrix, Matrix] | None
-    """L and R from the given coordinates to the target's, where they differ."""
-    tol: float
-    max_iterations: int
-    init: DenseSystem | None
-
-    @property
-    def system(self) -> DenseSystem:
-        """The given system, dense."""
-        return self.spectrum.system
 
 
 def h2_spectrum(
@@ -70,8 +51,8 @@ def h2_spectrum(
         :math:`\|F(G_k)-G_k\|_2 \le \mathrm{tol}\,\|G_k\|_2`.
     max_iterations : int, default 200
     init : system, or anything :func:`balred.adapt` reads, optional
-        A stable minimal system of the order asked for, to start from.  By default balanced truncation, or the balanced
-        states with the most output energy where those come closer.
+        A stable minimal system of the order asked for, to start from alone.  By default there are several starts
+        (:mod:`balred.methods.h2_starts`), and the best of their ends is kept; :func:`attempts` lists them.
     """
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
@@ -146,114 +127,97 @@ def _schur_vectors(g: DenseSystem) -> tuple[Matrix, Matrix, Matrix]:
     return T, U, ct(U)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What the iteration from one start came to.
+
+    Attributes
+    ----------
+    start : str
+        Where it began.
+    system : DenseSystem
+        Where it ended.
+    error : float
+        The H2 norm of its error, known to a millionth of the norm of the system.
+    change : float
+        How much the next step would change it, relative to its norm: its distance from a fixed point.  Only the best
+        goes on to the tolerance, the others stop where it is clear that they are not.
+    iterations : int
+    """
+
+    start: str
+    system: DenseSystem
+    error: float
+    change: float
+    iterations: int
+
+
+def attempts(
+    obj: Any, rank: int, *, method: Literal["irka", "tsia"] = "irka", tol: float = 1e-9, max_iterations: int = 200
+) -> list[Attempt]:
+    """What the starts of "irka" or "tsia" come to, the one that is returned first.
+
+    Parameters
+    ----------
+    obj : system, or anything :func:`balred.adapt` reads
+        One stable system.
+    rank : int
+        The order of the reduced systems, below the numerical rank.
+    method : {"irka", "tsia"}, default "irka"
+    tol, max_iterations
+        As :func:`h2_spectrum`.
+
+    Returns
+    -------
+    list of Attempt
+
+    Raises
+    ------
+    ValueError
+        A `rank` at which there is nothing to look for; as the method raises.
+
+    Examples
+    --------
+    Two resonances, and the optima next to either:
+
+    >>> import balred
+    >>> g = balred.ss(np.diag([-0.005, -5e3]), np.ones((2, 1)), [[1.0, 1e4]])
+    >>> found = attempts(g, 1)
+    >>> sorted({round(x.error, 3) for x in found}), found[0].change < 1e-9
+    ([10.0, 100.0], True)
+    """
+    state = h2_spectrum(dense_on_host("system", obj), tol=tol, max_iterations=max_iterations)
+    if not 1 <= rank < state.cap:
+        raise ValueError(f"rank must be between 1 and {state.cap - 1}, below the numerical rank, got {rank}")
+    runs = runs_of(state, rank, {"irka": _eigenvectors, "tsia": _schur_vectors}[method])
+    return [Attempt(r.start, r.result[0].to_dense(), max(r.error, 0.0) ** 0.5, r.change, r.iterations) for r in runs]
+
+
 def _optimal(state: H2Spectrum, k: int, modes: Modes, name: str) -> Reduced:
-    """What the iteration ends with, or balanced truncation where that is better; and what was reached is told."""
+    """The best end of all starts, or balanced truncation where that is better; and what was reached is told."""
     truncated = projected(state.spectrum, k)
     if k >= state.cap:
         return truncated
-    starts = [evaluated(state.target, g, modes) for g in _starts(state, k, truncated[0])]
-    runs = []
-    for start in sorted((start for start in starts if start is not None), key=lambda start: start.error):
-        runs.append(_iterated(state, start, modes))
-        if runs[-1].change <= state.tol:
-            break
+    runs = runs_of(state, k, modes)
     if not runs and state.init is not None:
         raise ValueError(
             "init must be minimal, got a system with states that inputs do not reach or outputs do not see"
         )
     if not runs:  # truncation between equal values may leave a pole on the boundary
         return _optimal(state, k - 1, modes, name) if k > 1 else truncated
-    result, error, change, count = min(runs, key=lambda run: run.error)
+    result, change, count = runs[0].result, runs[0].change, runs[0].iterations
     told = []
     if not change <= state.tol:
         told.append(f"come within {state.tol:.3g} of a fixed point, got {change:.3g} after {count} iterations")
     kept = "the best stable system found, not a local optimum,"
-    plain = starts[0].error if starts[0] is not None and state.init is None else -np.inf
-    if error > plain - 10 * NOISE * state.target.square:  # differences of squares do not tell which is better
-        found, simple = (_distance(state.system, g[0]) for g in (result, truncated))
-        size = state.target.square**0.5
-        if found > simple * (1 + 1e-9) + 1e-14 * size:
-            result, kept = truncated, "balanced truncation"
-            if not told and simple > NOISE**0.5 * size:  # below, neither is better
-                told.append(f"be no worse than balanced truncation, whose error is {simple:.3g}, got {found:.3g}")
+    found, simple = (distance(state.system, g[0]) for g in (result, truncated))
+    if found > simple * (1 + 1e-9):
+        result, kept = truncated, "balanced truncation"
+        if not told:
+            told.append(f"be no worse than balanced truncation, whose error is {simple:.3g}, got {found:.3g}")
     if told:
         warn_caller(f"{name} at order {k} must {told[0]}: {kept} is returned", ConvergenceWarning)
     return result if result is truncated else _finished(state, *result)
-
-
-class _Run(NamedTuple):
-    """A fixed point or the best that was reached, the square of its error, and how near a fixed point after how many."""
-
-    result: Reduced
-    error: float
-    change: float
-    iterations: int
-
-
-def _iterated(state: H2Spectrum, now: Iterate, modes: Modes) -> _Run:
-    """The iteration from one start."""
-    past: list[tuple[Leaves, Leaves]] = []
-    count, change = 0, np.inf
-    while count < state.max_iterations:
-        count += 1
-        try:
-            moved = projection(state.target, now)
-        except np.linalg.LinAlgError:  # the two subspaces are orthogonal in some direction
-            break
-        change = relative_change(moved[0], now.g)
-        if change <= state.tol:
-            return _Run(moved, now.error, change, count)
-        x, new = now.g.leaves, moved[0].leaves
-        past = [*past[-_DEPTH:], (x, (new[0] - x[0], new[1] - x[1], new[2] - x[2]))]
-        following = next_iterate(state.target, now, moved, past, modes)
-        if following is None:
-            break
-        now = following
-        past = [(seen(x, *now.change), seen(d, *now.change)) for x, d in past]
-    return _Run((now.g, None, None), now.error, change, count)
-
-
-def _starts(state: H2Spectrum, k: int, truncated: DenseSystem) -> list[DenseSystem]:
-    """Where to begin: `init`, or balanced truncation and the k balanced states with the most output energy.
-
-    Any part of a balanced system is stable; where a slow mode has the larger singular value, a fast one may have the larger
-    H2 norm.
-    """
-    g = state.init
-    if g is None:
-        whole = projected(state.spectrum, state.cap)[0]
-        energy = np.sum(np.abs(whole.C) ** 2, axis=0) * state.sigma[: state.cap]
-        most = np.sort(np.argsort(-energy, kind="stable")[:k])
-        other = DenseSystem(whole.A[np.ix_(most, most)], whole.B[most], whole.C[:, most], whole.D, whole.dt)
-        return [truncated] if most[-1] == k - 1 else [truncated, other]
-    if g.order != k:
-        raise ValueError(f"init must have the order asked for, {k}, got {g.order}")
-    dtype = np.result_type(*state.target.full.leaves)
-    if any(np.iscomplexobj(x) for x in g.leaves) and dtype.kind != "c":
-        raise ValueError("init must be real where the system is, got complex matrices")
-    A, B, C = (x.astype(dtype) for x in g.leaves)
-    return [DenseSystem(A, B, C, truncated.D, truncated.dt)]
-
-
-def relative_change(new: DenseSystem, old: DenseSystem) -> float:
-    """H2 norm of the difference beside that of `old`; infinite where `new` is not stable."""
-    if not (np.isfinite(new.A).all() and pole_margin(new)[1].min() > 0):
-        return np.inf
-    return _distance(new, old) / _size(old)
-
-
-def _distance(one: DenseSystem, other: System) -> float:
-    """The H2 norm of the difference, not by a difference of squares; infinite where it is not stable."""
-    try:
-        return _size(difference(one, other))
-    except (ValueError, ArithmeticError):
-        return np.inf
-
-
-def _size(g: System) -> float:
-    """The H2 norm of the strictly proper part."""
-    dense = g.to_dense()
-    return float(np.linalg.norm(dense.C @ smith_factors(dense)[0]))
 
 
 def _finished(state: H2Spectrum, g: System, L: Matrix | None, R: Matrix | None) -> Reduced:

@@ -52,6 +52,7 @@ class Iterate(NamedTuple):
     """The change of coordinates that balanced it, and its inverse."""
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what overflows is not stable
 def evaluated(target: Target, g: DenseSystem, modes: Modes) -> Iterate | None:
     r"""All that a step needs to know of the reduced system `g`; None where it is not stable, or not minimal.
 
