@@ -14,7 +14,7 @@ import numpy as np
 from balred.hankel.spectrum import spectrum
 from balred.methods.method import OfSpectrum, Reduced
 from balred.methods.truncation import truncate_or_match
-from balred.solvers.riccati import Matrix, dual, inverse_root, reached_first, seen_from, stabilising
+from balred.solvers.riccati import Equation, Matrix, dual, inverse_root, reached_first, seen_from, stabilising
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import UnstableError
@@ -98,7 +98,7 @@ def left_factors(g: DenseSystem, *, normalized: bool) -> DenseSystem:
         if normalized
         else (I, np.zeros((g.order, p), g.A.dtype), np.zeros_like(g.A))
     )
-    Y = stabilising(ct(g.A), ct(g.C), Q, R, S, g.discrete, _RULE)
+    Y = stabilising(Equation(ct(g.A), ct(g.C), Q, R, S, g.discrete), _RULE)
     if g.discrete:
         R, S = R + g.C @ Y @ ct(g.C), S + g.A @ Y @ ct(g.C)
     else:

@@ -7,6 +7,7 @@ error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from balred.measures.norms import norm
 from balred.methods.method import no_bound
 from balred.ranks.bounds import a_priori_bound
 from balred.solvers.riccati import (
+    Equation,
+    Matrix,
     controllability_factor,
     dual,
     inverse_root,
@@ -24,12 +27,14 @@ from balred.solvers.riccati import (
     reached_first,
     seen_from,
     stabilising,
+    stabilising_pair,
 )
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
 
 _LQG = "LQG balancing needs a stabilisable and detectable system"
+_CONTRACTIVE = "bounded-real balancing needs a norm strictly below gamma"
 _PASSIVE = "positive-real balancing needs a strictly passive system, D + D^H > 0 included"
 _STOCHASTIC = "stochastic balancing needs D of full row rank and no zeros on the stability boundary, or beta > 0"
 
@@ -53,19 +58,37 @@ def lqg(system: DenseSystem, solver: str | None = None, *, match_dc: bool = Fals
     E. A. Jonckheere and L. M. Silverman, A new set of invariants for linear systems, IEEE Trans. Automat. Control 28
     (1983); D. Mustafa and K. Glover, Controller reduction by H-infinity-balanced truncation, ibid. 36 (1991).
     """
-    return spectrum_of(system, _control_factor(dual(system)), _control_factor(system), match_dc=match_dc)
+    return spectrum_of(system, *_factors(system, _control_equation, _control_factor, _LQG), match_dc=match_dc)
 
 
-def _control_factor(g: DenseSystem) -> NDArray[np.complex128]:
-    W = reached_first(g.A, g.B)
-    g = seen_from(g, W)
+def _factors(
+    system: DenseSystem,
+    equation: Callable[[DenseSystem], Equation],
+    factor: Callable[[DenseSystem, Matrix], Matrix],
+    rule: str,
+) -> tuple[Matrix, Matrix]:
+    """Factors of the solutions of the dual equation and of the equation itself.
+
+    Both at once where that is safe; otherwise each on its own, in coordinates that keep the digits of small entries.
+    """
+    sides = dual(system), system
+    pair = stabilising_pair(equation(system), equation(sides[0]), rule)
+    if pair is not None:
+        return factor(sides[0], pair[1]), factor(system, pair[0])
+    frames = [reached_first(g.A, g.B) for g in sides]
+    seen = [seen_from(g, W) for g, W in zip(sides, frames, strict=True)]
+    one, other = (W @ factor(g, stabilising(equation(g), rule)) for g, W in zip(seen, frames, strict=True))
+    return one, other
+
+
+def _control_equation(g: DenseSystem) -> Equation:
     R, S, Q = np.eye(g.B.shape[1]) + ct(g.D) @ g.D, ct(g.C) @ g.D, ct(g.C) @ g.C
-    X = stabilising(g.A, g.B, Q, R, S, g.discrete, _LQG)
-    if g.discrete:
-        F = -np.linalg.solve(R + ct(g.B) @ X @ g.B, ct(g.B) @ X @ g.A + ct(S))
-    else:
-        F = -np.linalg.solve(R, ct(g.B) @ X + ct(S))
-    return W @ observability_factor(g.A + g.B @ F, np.concatenate([g.C + g.D @ F, F]), g.dt)
+    return Equation(g.A, g.B, Q, R, S, g.discrete)
+
+
+def _control_factor(g: DenseSystem, X: Matrix) -> Matrix:
+    F = -_control_equation(g).gain(X)[0]
+    return observability_factor(g.A + g.B @ F, np.concatenate([g.C + g.D @ F, F]), g.dt)
 
 
 def lqg_bound(sp: Spectrum, k: int) -> NDArray[np.float64]:
@@ -99,27 +122,33 @@ def bounded_real(
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
     check_stable(system)
-    peak = float(norm(system, "hinf"))
-    if not peak < gamma:
-        raise ValueError(f"gamma must be above the H-infinity norm of the system, {peak:.6g}, got {gamma}")
     root = gamma**-0.5
     g = DenseSystem(system.A, root * system.B, root * system.C, system.D / gamma, system.dt)
-    sp = spectrum_of(system, _contraction_factor(dual(g)), _contraction_factor(g), match_dc=match_dc)
+    try:  # solutions prove that the norm is below gamma, which costs less than the norm
+        Zp, Zq = _factors(g, _contraction_equation, _contraction_factor, _CONTRACTIVE)
+    except ValueError:
+        peak = float(norm(system, "hinf"))
+        if not peak < gamma:
+            raise ValueError(
+                f"gamma must be above the H-infinity norm of the system, {peak:.6g}, got {gamma}"
+            ) from None
+        raise
+    sp = spectrum_of(system, Zp, Zq, match_dc=match_dc)
     # in the units of the error
     return sp._replace(s=gamma * sp.s, Zp=sp.Zp * gamma**0.5, Zq=sp.Zq * gamma**0.5)
 
 
-def _contraction_factor(g: DenseSystem) -> NDArray[np.complex128]:
-    rule = "bounded-real balancing needs a norm strictly below gamma"
-    W = reached_first(g.A, g.B)
-    g = seen_from(g, W)
+def _contraction_equation(g: DenseSystem) -> Equation:
+    return Equation(g.A, g.B, ct(g.C) @ g.C, ct(g.D) @ g.D - np.eye(g.B.shape[1]), ct(g.C) @ g.D, g.discrete)
+
+
+def _contraction_factor(g: DenseSystem, X: Matrix) -> Matrix:
     R, S = np.eye(g.B.shape[1]) - ct(g.D) @ g.D, ct(g.C) @ g.D
-    X = stabilising(g.A, g.B, ct(g.C) @ g.C, -R, S, g.discrete, rule)
     if g.discrete:
-        M = inverse_root(R - ct(g.B) @ X @ g.B, rule) @ (ct(g.B) @ X @ g.A + ct(S))
+        M = inverse_root(R - ct(g.B) @ X @ g.B, _CONTRACTIVE) @ (ct(g.B) @ X @ g.A + ct(S))
     else:
-        M = inverse_root(R, rule) @ (ct(g.B) @ X + ct(S))
-    return W @ observability_factor(g.A, np.concatenate([g.C, M]), g.dt)
+        M = inverse_root(R, _CONTRACTIVE) @ (ct(g.B) @ X + ct(S))
+    return observability_factor(g.A, np.concatenate([g.C, M]), g.dt)
 
 
 def positive_real(system: DenseSystem, solver: str | None = None, *, match_dc: bool = False) -> Spectrum:
@@ -143,7 +172,7 @@ def positive_real(system: DenseSystem, solver: str | None = None, *, match_dc: b
     check_stable(system)
     T = _even_units(system.D + ct(system.D))
     g = DenseSystem(system.A, system.B * T, T[:, None] * system.C, T[:, None] * system.D * T, system.dt)
-    return spectrum_of(system, _passive_factor(dual(g)), _passive_factor(g), match_dc=match_dc)
+    return spectrum_of(system, *_factors(g, _passive_equation, _passive_factor, _PASSIVE), match_dc=match_dc)
 
 
 def _even_units(R: NDArray[Any]) -> NDArray[np.float64]:
@@ -152,16 +181,17 @@ def _even_units(R: NDArray[Any]) -> NDArray[np.float64]:
     return np.exp2(-np.round(np.log2(np.where(d > 0, d, 1.0)) / 2))
 
 
-def _passive_factor(g: DenseSystem) -> NDArray[np.complex128]:
-    W = reached_first(g.A, g.B)
-    g = seen_from(g, W)
+def _passive_equation(g: DenseSystem) -> Equation:
+    return Equation(g.A, g.B, np.zeros_like(g.A), -g.D - ct(g.D), -ct(g.C), g.discrete)
+
+
+def _passive_factor(g: DenseSystem, X: Matrix) -> Matrix:
     R = g.D + ct(g.D)
-    X = stabilising(g.A, g.B, np.zeros_like(g.A), -R, -ct(g.C), g.discrete, _PASSIVE)
     if g.discrete:
         M = inverse_root(R - ct(g.B) @ X @ g.B, _PASSIVE) @ (g.C - ct(g.B) @ X @ g.A)
     else:
         M = inverse_root(R, _PASSIVE) @ (g.C - ct(g.B) @ X)
-    return W @ observability_factor(g.A, M, g.dt)
+    return observability_factor(g.A, M, g.dt)
 
 
 def stochastic(
@@ -209,7 +239,7 @@ def stochastic(
         R = R + C @ P @ ct(C)
     W = reached_first(A, Bw)
     A, Bw, C = ct(W) @ A @ W, ct(W) @ Bw, C @ W
-    Q = stabilising(A, Bw, np.zeros_like(A), -R, -ct(C), system.discrete, _STOCHASTIC)
+    Q = stabilising(Equation(A, Bw, np.zeros_like(A), -R, -ct(C), system.discrete), _STOCHASTIC)
     if system.discrete:
         M = inverse_root(R - ct(Bw) @ Q @ Bw, _STOCHASTIC) @ (C - ct(Bw) @ Q @ A)
     else:

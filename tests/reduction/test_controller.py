@@ -9,7 +9,7 @@ from tables import frequencies, gains
 
 import balred
 from balred.reduction.controllers import loop_weights, reduce_controller, reduce_observer_controller
-from balred.solvers.riccati import stabilising
+from balred.solvers.riccati import Equation, stabilising
 from balred.systems.parts import difference
 
 TIMES = pytest.mark.parametrize("dt", [0, 1])
@@ -20,7 +20,7 @@ JOBS = {"output": "O", "input": "I", "performance": "P"}
 
 def gain(A, B, Q, R, dt):
     """F with A + BF stable, of the linear-quadratic regulator."""
-    X = stabilising(A, B, Q, R, np.zeros(B.shape), bool(dt), "a regulator exists")
+    X = stabilising(Equation(A, B, Q, R, np.zeros(B.shape), bool(dt)), "a regulator exists")
     if dt:
         return -np.linalg.solve(R + B.T @ X @ B, B.T @ X @ A)
     return -np.linalg.solve(R, B.T @ X)
