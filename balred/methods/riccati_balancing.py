@@ -29,6 +29,7 @@ from balred.solvers.riccati import (
     stabilising,
     stabilising_pair,
 )
+from balred.solvers.smith import smith_factors
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
@@ -58,27 +59,34 @@ def lqg(system: DenseSystem, solver: str | None = None, *, match_dc: bool = Fals
     E. A. Jonckheere and L. M. Silverman, A new set of invariants for linear systems, IEEE Trans. Automat. Control 28
     (1983); D. Mustafa and K. Glover, Controller reduction by H-infinity-balanced truncation, ibid. 36 (1991).
     """
-    return spectrum_of(system, *_factors(system, _control_equation, _control_factor, _LQG), match_dc=match_dc)
+    return spectrum_of(system, *_factors(system, _control_equation, _control_observed, _LQG), match_dc=match_dc)
 
 
 def _factors(
     system: DenseSystem,
     equation: Callable[[DenseSystem], Equation],
-    factor: Callable[[DenseSystem, Matrix], Matrix],
+    observed: Callable[[DenseSystem, Matrix], tuple[Matrix, Matrix]],
     rule: str,
 ) -> tuple[Matrix, Matrix]:
     """Factors of the solutions of the dual equation and of the equation itself.
 
-    Both at once where that is safe; otherwise each on its own, in coordinates that keep the digits of small entries.
+    A solution X is the observability Gramian of the pair that `observed` makes of it.  Both are found at once where that
+    is safe; otherwise each on its own, in coordinates that keep the digits of small entries.
     """
     sides = dual(system), system
     pair = stabilising_pair(equation(system), equation(sides[0]), rule)
     if pair is not None:
-        return factor(sides[0], pair[1]), factor(system, pair[0])
+        (A, C), (other, B) = observed(system, pair[0]), observed(sides[0], pair[1])
+        if A is system.A:  # the pairs have one state matrix: one iteration
+            return smith_factors(DenseSystem(A, ct(B), C, np.zeros((len(C), len(B))), system.dt))
+        return observability_factor(other, B, system.dt), observability_factor(A, C, system.dt)
     frames = [reached_first(g.A, g.B) for g in sides]
     seen = [seen_from(g, W) for g, W in zip(sides, frames, strict=True)]
-    one, other = (W @ factor(g, stabilising(equation(g), rule)) for g, W in zip(seen, frames, strict=True))
-    return one, other
+    Y, X = (
+        W @ observability_factor(*observed(g, stabilising(equation(g), rule)), g.dt)
+        for g, W in zip(seen, frames, strict=True)
+    )
+    return Y, X
 
 
 def _control_equation(g: DenseSystem) -> Equation:
@@ -86,9 +94,9 @@ def _control_equation(g: DenseSystem) -> Equation:
     return Equation(g.A, g.B, Q, R, S, g.discrete)
 
 
-def _control_factor(g: DenseSystem, X: Matrix) -> Matrix:
+def _control_observed(g: DenseSystem, X: Matrix) -> tuple[Matrix, Matrix]:
     F = -_control_equation(g).gain(X)[0]
-    return observability_factor(g.A + g.B @ F, np.concatenate([g.C + g.D @ F, F]), g.dt)
+    return g.A + g.B @ F, np.concatenate([g.C + g.D @ F, F])
 
 
 def lqg_bound(sp: Spectrum, k: int) -> NDArray[np.float64]:
@@ -125,7 +133,7 @@ def bounded_real(
     root = gamma**-0.5
     g = DenseSystem(system.A, root * system.B, root * system.C, system.D / gamma, system.dt)
     try:  # solutions prove that the norm is below gamma, which costs less than the norm
-        Zp, Zq = _factors(g, _contraction_equation, _contraction_factor, _CONTRACTIVE)
+        Zp, Zq = _factors(g, _contraction_equation, _contraction_observed, _CONTRACTIVE)
     except ValueError:
         peak = float(norm(system, "hinf"))
         if not peak < gamma:
@@ -142,13 +150,13 @@ def _contraction_equation(g: DenseSystem) -> Equation:
     return Equation(g.A, g.B, ct(g.C) @ g.C, ct(g.D) @ g.D - np.eye(g.B.shape[1]), ct(g.C) @ g.D, g.discrete)
 
 
-def _contraction_factor(g: DenseSystem, X: Matrix) -> Matrix:
+def _contraction_observed(g: DenseSystem, X: Matrix) -> tuple[Matrix, Matrix]:
     R, S = np.eye(g.B.shape[1]) - ct(g.D) @ g.D, ct(g.C) @ g.D
     if g.discrete:
         M = inverse_root(R - ct(g.B) @ X @ g.B, _CONTRACTIVE) @ (ct(g.B) @ X @ g.A + ct(S))
     else:
         M = inverse_root(R, _CONTRACTIVE) @ (ct(g.B) @ X + ct(S))
-    return observability_factor(g.A, np.concatenate([g.C, M]), g.dt)
+    return g.A, np.concatenate([g.C, M])
 
 
 def positive_real(system: DenseSystem, solver: str | None = None, *, match_dc: bool = False) -> Spectrum:
@@ -172,7 +180,7 @@ def positive_real(system: DenseSystem, solver: str | None = None, *, match_dc: b
     check_stable(system)
     T = _even_units(system.D + ct(system.D))
     g = DenseSystem(system.A, system.B * T, T[:, None] * system.C, T[:, None] * system.D * T, system.dt)
-    return spectrum_of(system, *_factors(g, _passive_equation, _passive_factor, _PASSIVE), match_dc=match_dc)
+    return spectrum_of(system, *_factors(g, _passive_equation, _passive_observed, _PASSIVE), match_dc=match_dc)
 
 
 def _even_units(R: NDArray[Any]) -> NDArray[np.float64]:
@@ -185,13 +193,13 @@ def _passive_equation(g: DenseSystem) -> Equation:
     return Equation(g.A, g.B, np.zeros_like(g.A), -g.D - ct(g.D), -ct(g.C), g.discrete)
 
 
-def _passive_factor(g: DenseSystem, X: Matrix) -> Matrix:
+def _passive_observed(g: DenseSystem, X: Matrix) -> tuple[Matrix, Matrix]:
     R = g.D + ct(g.D)
     if g.discrete:
         M = inverse_root(R - ct(g.B) @ X @ g.B, _PASSIVE) @ (g.C - ct(g.B) @ X @ g.A)
     else:
         M = inverse_root(R, _PASSIVE) @ (g.C - ct(g.B) @ X)
-    return observability_factor(g.A, M, g.dt)
+    return g.A, M
 
 
 def stochastic(

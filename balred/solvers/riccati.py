@@ -251,7 +251,7 @@ def dual(g: DenseSystem) -> DenseSystem:
 
 def controllability_factor(A: Matrix, B: Matrix, dt: float | bool) -> Matrix:
     """Z with Z Z^H the controllability Gramian of a stable pair."""
-    Z: Matrix = smith_factors(DenseSystem(A, B, np.zeros((1, len(A))), np.zeros((1, B.shape[1])), dt))[0]
+    Z: Matrix = smith_factors(DenseSystem(A, B, np.zeros((0, len(A))), np.zeros((0, B.shape[1])), dt))[0]
     return Z
 
 
