@@ -16,7 +16,7 @@ import numpy as np
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import spectrum
 from balred.methods.h2_runs import H2Spectrum, distance, runs_of
-from balred.methods.h2_step import Modes, Target
+from balred.methods.h2_step import NOISE, Modes, Target, evaluated
 from balred.methods.method import Reduced
 from balred.methods.weighted import dense_on_host
 from balred.registry.reading import system_of
@@ -210,11 +210,14 @@ def _optimal(state: H2Spectrum, k: int, modes: Modes, name: str) -> Reduced:
     if not change <= state.tol:
         told.append(f"come within {state.tol:.3g} of a fixed point, got {change:.3g} after {count} iterations")
     kept = "the best stable system found, not a local optimum,"
-    found, simple = (distance(state.system, g[0]) for g in (result, truncated))
-    if found > simple * (1 + 1e-9):
-        result, kept = truncated, "balanced truncation"
-        if not told:
-            told.append(f"be no worse than balanced truncation, whose error is {simple:.3g}, got {found:.3g}")
+    plain = evaluated(state.target, truncated[0], modes)
+    # differences of squares do not tell which of two is better where they are this near
+    if plain is None or runs[0].error > plain.error - 10 * NOISE * state.target.square:
+        found, simple = (distance(state.system, g[0]) for g in (result, truncated))
+        if found > simple * (1 + 1e-9):
+            result, kept = truncated, "balanced truncation"
+            if not told:
+                told.append(f"be no worse than balanced truncation, whose error is {simple:.3g}, got {found:.3g}")
     if told:
         warn_caller(f"{name} at order {k} must {told[0]}: {kept} is returned", ConvergenceWarning)
     return result if result is truncated else _finished(state, *result)

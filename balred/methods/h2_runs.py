@@ -8,7 +8,18 @@ from typing import NamedTuple
 import numpy as np
 
 from balred.methods.h2_starts import starts
-from balred.methods.h2_step import NOISE, Iterate, Leaves, Modes, Target, evaluated, next_iterate, projection, seen
+from balred.methods.h2_step import (
+    NOISE,
+    Iterate,
+    Leaves,
+    Modes,
+    Projection,
+    Target,
+    evaluated,
+    next_iterate,
+    projection,
+    seen,
+)
 from balred.methods.method import OfSpectrum, Reduced
 from balred.solvers.resolvents import Matrix
 from balred.solvers.smith import smith_factors
@@ -21,6 +32,10 @@ _DEPTH = 5
 """How many of the last steps predict the next."""
 _NEAR = 0.01
 """Steps of this part of the error change it by the square of that: enough is known to compare it with others."""
+_AFAR, _LOOK = 30.0, 10
+"""A step that is so many times larger than asked for is measured only every so many steps."""
+_SCOUTED = 25
+"""After so many steps a start is compared with the others wherever it is."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ def runs_of(state: H2Spectrum, k: int, modes: Modes) -> list[Run]:
         begin = evaluated(state.target, start, modes)
         if begin is not None:
             first = Run(name, (begin.g, None, None), begin.error, np.inf, 0, begin)
-            runs.append(iterated(state, first, modes, near=_NEAR))
+            runs.append(iterated(state, first, modes, near=_NEAR, limit=min(_SCOUTED, state.max_iterations)))
     runs.sort(key=lambda run: run.error)
     for i, run in enumerate(runs):
         if run.error > runs[0].error + noise:
@@ -76,27 +91,42 @@ def runs_of(state: H2Spectrum, k: int, modes: Modes) -> list[Run]:
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a start that leads nowhere ends there
-def iterated(state: H2Spectrum, run: Run, modes: Modes, near: float = 0.0) -> Run:
+def iterated(state: H2Spectrum, run: Run, modes: Modes, near: float = 0.0, limit: int | None = None) -> Run:
     """The iteration from where `run` is, to the tolerance, or to where a step is less than the part `near` of the error."""
     past: list[tuple[Leaves, Leaves]] = []
-    now, count, change = run.now, run.iterations, np.inf
-    while count < state.max_iterations:
+    now, count, moved = run.now, run.iterations, None
+    most = state.max_iterations if limit is None else limit
+    while count < most:
         count += 1
         try:
             moved = projection(state.target, now)
         except np.linalg.LinAlgError:  # the two subspaces are orthogonal in some direction
+            moved = None
             break
-        change = relative_change(moved[0], now.g)
-        if change <= max(state.tol, near * (max(now.error, 0.0) / state.target.square) ** 0.5):
-            return Run(run.start, moved, now.error, change, count, now)
+        enough = max(state.tol, near * (max(now.error, 0.0) / state.target.square) ** 0.5)
         x, new = now.g.leaves, moved[0].leaves
-        past = [*past[-_DEPTH:], (x, (new[0] - x[0], new[1] - x[1], new[2] - x[2]))]
+        step = (new[0] - x[0], new[1] - x[1], new[2] - x[2])
+        # matrices in balanced coordinates tell from afar that it has not ended, for less than a norm costs
+        seems = max(float(np.linalg.norm(d) / np.linalg.norm(y)) for d, y in zip(step, x, strict=True))
+        if not seems > _AFAR * enough or count % _LOOK == 0:
+            change = relative_change(moved[0], now)
+            if change <= enough:
+                return Run(run.start, moved, now.error, change, count, now)
+        past = [*past[-_DEPTH:], (x, step)]
         following = next_iterate(state.target, now, moved, past, modes)
         if following is None:
             break
-        now = following
+        now, moved = following, None
         past = [(seen(x, *now.change), seen(d, *now.change)) for x, d in past]
-    return Run(run.start, (now.g, None, None), now.error, change, count, now)
+    return Run(run.start, (now.g, None, None), now.error, _remaining(state, now, moved), count, now)
+
+
+def _remaining(state: H2Spectrum, now: Iterate, moved: Projection | None) -> float:
+    """How much the next step would change the reduced system."""
+    try:
+        return relative_change((moved or projection(state.target, now))[0], now)
+    except np.linalg.LinAlgError:
+        return np.inf
 
 
 def _given(state: H2Spectrum, k: int) -> list[tuple[str, DenseSystem]]:
@@ -113,11 +143,11 @@ def _given(state: H2Spectrum, k: int) -> list[tuple[str, DenseSystem]]:
     return [("init", DenseSystem(A, B, C, state.target.full.D, g.dt))]
 
 
-def relative_change(new: DenseSystem, old: DenseSystem) -> float:
+def relative_change(new: DenseSystem, old: Iterate) -> float:
     """H2 norm of the difference beside that of `old`; infinite where `new` is not stable."""
     if not (np.isfinite(new.A).all() and pole_margin(new)[1].min() > 0):
         return np.inf
-    return distance(new, old) / size(old)
+    return distance(new, old.g) / float(np.sum(np.abs(old.g.C) ** 2 * old.s)) ** 0.5
 
 
 def distance(one: DenseSystem, other: System) -> float:

@@ -13,15 +13,13 @@ import numpy as np
 
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import Spectrum, spectrum
-from balred.measures.norms import norm
 from balred.methods.modal import modal, modes
 from balred.methods.riccati_balancing import bounded_real
 from balred.methods.truncation import singular_perturbation, truncate
 from balred.solvers.resolvents import Matrix
-from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System
-from balred.systems.poles import continuous_poles
+from balred.systems.poles import pole_margin
 
 _ROOM = 16
 """What is looked at has so many states more than four times the order: the rest has no part in where to begin."""
@@ -43,8 +41,7 @@ def starts(sp: Spectrum, k: int) -> Iterator[tuple[str, DenseSystem]]:
         "matched steady state": lambda: singular_perturbation(spectrum(g, None), k)[0],
         "most output energy": lambda: _energetic(g, sp.sigma, k),
         "dominant modes": lambda: _modal(g, k),
-        "bounded-real balancing": lambda: truncate(bounded_real(g, gamma=1.01 * float(norm(g, "hinf"))), k)[0],
-        "points over all frequencies": lambda: _interpolating(g, k),
+        "bounded-real balancing": lambda: truncate(bounded_real(g, gamma=1.05 * _gain(g)), k)[0],
     }
     for name, make in makers.items():
         try:
@@ -71,23 +68,11 @@ def _energetic(g: DenseSystem, sigma: Matrix, k: int) -> DenseSystem:
     return DenseSystem(g.A[np.ix_(most, most)], g.B[most], g.C[:, most], g.D, g.dt)
 
 
-def _interpolating(g: DenseSystem, k: int) -> DenseSystem:
-    """What agrees with `g` at k points between its slowest and its fastest pole, where it is largest, made stable."""
-    size = np.abs(continuous_poles(np.linalg.eigvals(g.A), float(g.discrete)))
-    size = np.clip(size[np.isfinite(size)], 1e-8 * size[np.isfinite(size)].max(), None)
-    points = np.geomspace(size.min(), size.max(), k) if k > 1 else [(size.min() * size.max()) ** 0.5]
-    I, right, left = np.eye(g.order), [], []
-    for s in np.exp(points) if g.discrete else points:
-        U, _, Vh = np.linalg.svd(g(s) - g.D)
-        u, v = (x if np.iscomplexobj(g.A) else x.real for x in (U[:, 0], Vh[0].conj()))
-        right.append(np.linalg.solve(s * I - g.A, g.B @ v))
-        left.append(np.linalg.solve(s * I - ct(g.A), ct(g.C) @ u))
-    V, W = (np.linalg.qr(np.stack(x, axis=1))[0] for x in (right, left))
-    A = np.linalg.solve(ct(W) @ V, ct(W) @ g.A @ V)
-    poles, E = np.linalg.eig(A)
-    outside = np.abs(poles) > 1 if g.discrete else poles.real > 0
-    if outside.any():
-        mirrored = np.where(outside, 1 / poles.conj() if g.discrete else -poles.conj(), poles)
-        A = (E * mirrored) @ np.linalg.inv(E)
-        A = A if np.iscomplexobj(g.A) else A.real
-    return DenseSystem(A, np.linalg.solve(ct(W) @ V, ct(W) @ g.B), g.C @ V, g.D, g.dt)
+def _gain(g: DenseSystem) -> float:
+    """The largest gain at the poles that promise most, which is the H-infinity norm of what resonates but for little."""
+    poles, V = np.linalg.eig(g.A)
+    residues = np.linalg.norm(g.C @ V, axis=0) * np.linalg.norm(np.linalg.solve(V, g.B), axis=1)
+    best = np.argsort(-residues / np.abs(pole_margin(g)[1]))[:8]
+    at = poles[best] / np.abs(poles[best]) if g.discrete else 1j * poles[best].imag
+    ends = [1.0, -1.0] if g.discrete else [0.0]
+    return max(float(np.linalg.norm(g(complex(s)), 2)) for s in [*at, *ends])

@@ -98,7 +98,7 @@ def descriptor(
     if growing.any():
         # what stands there is a derivative, unless what is known of the matrices makes as much
         part = min(max(_BLUR * len(E) * _EPS, tol or 0.0), _EPS**0.5)
-        others = [_eliminated(tuple(_blurred(x, part, seed) for x in given), tol)[3] for seed in range(4)]
+        others = [_eliminated(tuple(_blurred(x, part, seed) for x in given), tol, part)[3] for seed in range(4)]
         if any(x.shape != D.shape for x in others):
             raise ValueError(
                 "the index must be beyond doubt, got one that rounding errors change: say with tol what counts as zero"
@@ -115,10 +115,15 @@ def descriptor(
     return ss(A, B, C, D[0], g.dt)
 
 
-def _eliminated(given: tuple[Matrix, ...], tol: float | None) -> tuple[Matrix, Matrix, Matrix, Matrix]:
-    """A, B, C of the state-space part, and D with the powers of s along the first axis, as many as the index or one."""
+def _eliminated(
+    given: tuple[Matrix, ...], tol: float | None, blur: float = 0.0
+) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """A, B, C of the state-space part, and D with the powers of s along the first axis, as many as the index or one.
+
+    The entries of what is given are known but for the part `blur` of each, and rounding errors.
+    """
     E, A, B, C, D = given
-    error_E, size, what = _BLUR * len(E) * _EPS, _norm(E, 2) or 1.0, "E"
+    error_E, size, what = _BLUR * len(E) * _EPS + len(E) ** 0.5 * blur, _norm(E, 2) or 1.0, "E"
     error_A = error_E * _norm(A)
     Bs, Ds = B[None], D[None]
     while True:
