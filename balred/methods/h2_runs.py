@@ -147,7 +147,7 @@ def relative_change(new: DenseSystem, old: Iterate) -> float:
     """H2 norm of the difference beside that of `old`; infinite where `new` is not stable."""
     if not (np.isfinite(new.A).all() and pole_margin(new)[1].min() > 0):
         return np.inf
-    return distance(new, old.g) / float(np.sum(np.abs(old.g.C) ** 2 * old.s)) ** 0.5
+    return distance(new, old.g) / float(np.sum(np.abs(old.g.C) ** 2 * old.s) ** 0.5)
 
 
 def distance(one: DenseSystem, other: System) -> float:

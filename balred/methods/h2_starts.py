@@ -2,7 +2,7 @@ r"""Where iterations towards an H2-optimal system begin: several places, because
 
 No start is best for all systems.  Truncation is, where the values fall quickly; of lightly damped systems it may begin
 between two resonances, and ends beside the one that matters less.  The starts here disagree about what matters: the
-largest gain, the largest output energy, the steady state, the modes, all frequencies alike.
+largest gain, the largest output energy, the steady state, the modes.
 """
 
 from __future__ import annotations
