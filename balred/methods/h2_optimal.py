@@ -52,7 +52,7 @@ def h2_spectrum(
     max_iterations : int, default 200
     init : system, or anything :func:`balred.adapt` reads, optional
         A stable minimal system of the order asked for, to start from alone.  By default there are several starts
-        (:mod:`balred.methods.h2_starts`), and the best of their ends is kept; :func:`attempts` lists them.
+        (:mod:`balred.methods.h2_runs`), and the best of their ends is kept; :func:`attempts` lists them.
     """
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")

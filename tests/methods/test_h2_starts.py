@@ -15,7 +15,7 @@ import balred
 from balred.hankel.spectrum import spectrum
 from balred.methods import h2_optimal, h2_runs
 from balred.methods.h2_optimal import ConvergenceWarning, attempts, h2_spectrum
-from balred.methods.h2_starts import starts
+from balred.methods.h2_runs import starts
 from balred.methods.h2_step import evaluated
 
 
