@@ -1,25 +1,27 @@
 """Files of the safetensors format, through the package of that name: what the core asks of it, bytes as they are.
 
-The package checks a file and says what is in it.  Its frontends make arrays of one library each, NumPy's none of float8;
+The package checks a file that is read, and says what is in it.  Its frontends make arrays of one library each, NumPy's none of float8;
 bytes serve all of them, and the format has those of the tensors one after the other up to the end of the file.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.files.replacing import replacing
 from balred.files.tensors import Tensor
 
 try:
-    from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
+    from safetensors import SafetensorError, TensorSpec, safe_open
 except ModuleNotFoundError as error:  # pragma: no cover - tested in a process without safetensors
     raise ModuleNotFoundError("safetensors is not installed: pip install 'balred[checkpoints]'") from error
 
@@ -29,7 +31,8 @@ DTYPES = (
 )  # fmt: skip
 """The dtypes that the format and an array library have."""
 
-_NAMES = {TensorSpec(dtype=name, shape=(), data_ptr=0, data_len=0).dtype: name for name in DTYPES}
+_CODES = {name: TensorSpec(dtype=name, shape=(), data_ptr=0, data_len=0).dtype for name in DTYPES}
+_NAMES = {code: name for name, code in _CODES.items()}
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -58,27 +61,27 @@ def write_tensors(
     metadata: Mapping[str, str],
 ) -> None:
     """Write tensors with these bytes to a file; an older one is replaced when all of the new one is there."""
-    specs = {}
+    codes = {}
     for name, x in tensors.items():
         if x.dtype not in DTYPES:
             raise ValueError(f"the dtype of a tensor in a file must be one of {', '.join(DTYPES)}, got {x.dtype}")
-        part = data[name]
-        specs[name] = TensorSpec(dtype=x.dtype, shape=x.shape, data_ptr=part.ctypes.data, data_len=part.nbytes)
-        size = math.prod(x.shape) * _bits(specs[name].dtype) // 8
-        if part.nbytes != size:
-            raise ValueError(f"{name} must have {size} bytes, got {part.nbytes}")
-    path = Path(path)
-    new = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        new.touch()
-        mode = new.stat().st_mode  # that of any new file; the package would let its owner alone read it
-        serialize_file(specs, new, dict(metadata))
-        new.chmod(mode)
-        new.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from None
-    finally:
-        new.unlink(missing_ok=True)
+        codes[name] = _CODES[x.dtype]
+        size = math.prod(x.shape) * _bits(codes[name]) // 8
+        if data[name].nbytes != size:
+            raise ValueError(f"{name} must have {size} bytes, got {data[name].nbytes}")
+    # the package writes the metadata in another order each time, and not in one go
+    order = sorted(tensors, key=lambda name: (-_bits(codes[name]), name))  # the widest first: every number is aligned
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for name in order:
+        start, end = end, end + data[name].nbytes
+        header[name] = {"dtype": codes[name], "shape": tensors[name].shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(data[name].data)
 
 
 def _bits(code: str) -> int:

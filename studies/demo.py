@@ -6,7 +6,6 @@ initialisation and is cut during the warm-up; ``small``, which starts with the s
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from balred.studies.settings.records import (
 )
 from balred.studies.training.display import bars, heard, show, undisturbed
 from balred.studies.training.loop import Trainer, train
+from balred.studies.training.run_files import write_json
 
 _SMALL_SEED = 10_000
 """Added to the seed of (c)'s initialisation: its own draw from the same distribution."""
@@ -171,9 +171,7 @@ def _warm_up(framework: Framework, config: DemoConfig) -> None:
 
 def write_results(result: DemoResult, path: Path) -> None:
     """The rows of all runs so far, as JSON; replaced in one go, so that a reader never sees half a file."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps([r.row() for r in result.records], indent=1) + "\n")
-    draft.replace(path)
+    write_json(path, [r.row() for r in result.records])
 
 
 def result_table(result: DemoResult) -> Table:

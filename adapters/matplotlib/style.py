@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 
 FULL, SMALL, ERROR, BOUND = "#1f4e79", "#5a8f3c", "#c8501e", "0.35"
 """Colours of the system, its reduction, their difference, and what is known of that beforehand."""
@@ -12,6 +13,11 @@ FULL, SMALL, ERROR, BOUND = "#1f4e79", "#5a8f3c", "#c8501e", "0.35"
 def new_axes() -> Axes:
     """Axes in a figure of their own."""
     return plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+
+
+def formats() -> list[str]:
+    """The suffixes of files that figures can be written to, without the dot."""
+    return sorted(FigureCanvasBase.get_supported_filetypes())
 
 
 def finished(ax: Axes, legend: bool = True) -> Axes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from balred.cli.options import Json, Picture
 from balred.cli.output import emit_json, print_table, reported
+from balred.cli.pictures import check_picture, draw
 from balred.files.inspecting import TAUS, Inspected
 from balred.files.inspecting import inspect as inspected
 
@@ -25,6 +26,7 @@ def inspect(
 ) -> None:
     """State-space layers of a checkpoint, and the ranks that keep 90 to 99.99 % of their Hankel singular values."""
     with reported("inspect", f"reading {checkpoint}") as tell:
+        check_picture(plot)
         layers = inspected(checkpoint, keep=plot is not None, tell=tell)
         if plot is not None:
             analyses = {layer.name or layer.type: layer.analysis for layer in layers if layer.analysis is not None}
@@ -32,8 +34,7 @@ def inspect(
                 raise ValueError(f"{checkpoint}: a picture needs a layer with Hankel singular values, got none")
             from balred.adapters.matplotlib import plot_hsv
 
-            axes: Any = plot_hsv(analyses)
-            axes.figure.savefig(plot)
+            draw(plot_hsv(analyses), plot)
     if as_json:
         emit_json({"file": str(checkpoint), "layers": [_described(layer) for layer in layers]})
         return

@@ -30,6 +30,7 @@ from balred.cli.options import (
     required,
 )
 from balred.cli.output import emit_json, number, print_table, reported
+from balred.cli.pictures import check_picture, draw
 from balred.files.stored import StoredSystem, check_suffix, load, save
 from balred.measures.comparison import compare as compared
 from balred.measures.comparison import dc_gain_change, is_stable, worst_pole
@@ -57,6 +58,7 @@ def hsv(
     """
     options = method_options(method, option, left, right)
     with reported("hsv", f"analysing {file}"):
+        check_picture(plot)
         stored, analysis = _analysed(file, method, options, offset, solver)
         fixed = len(analysis.hsv) - len(analysis.sigma)
         total = float(np.sum(analysis.sigma)) or 1.0
@@ -67,7 +69,7 @@ def hsv(
         if plot is not None:
             from balred.adapters.matplotlib import plot_hsv
 
-            _draw(plot_hsv(analysis), plot)
+            draw(plot_hsv(analysis), plot)
     if as_json:
         emit_json({
             **_described(file, stored), "method": method, "unstable": fixed,
@@ -125,6 +127,7 @@ def reduce(
     options = method_options(method, option, left, right)
     rank = chosen_rank(order, energy, bound, relative, relative_hsv)
     with reported("reduce", f"reducing {file}"):
+        check_picture(plot)
         if output is not None:
             check_suffix(output)
             if not output.parent.is_dir():
@@ -145,7 +148,7 @@ def reduce(
 
             # a bound of something else than the error does not belong into its picture
             known = guaranteed if analysis.method.bounds is Of.ERROR else None
-            _draw(plot_error(analysis.system, system, bound=known), plot)
+            draw(plot_error(analysis.system, system, bound=known), plot)
     bounds = str(analysis.method.bounds)
     if as_json:
         emit_json({
@@ -180,13 +183,14 @@ def compare(
 ) -> None:
     """How far two systems are apart: norms of their difference, and where it is largest."""
     with reported("compare", f"comparing {file} and {reduced}"):
+        check_picture(plot)
         full, small = load(file), load(reduced)
         result = compared(full, small)
         poles = [None if isinstance(g.system, SparseSystem) else worst_pole(g.system) for g in (full, small)]
         if plot is not None:
             from balred.adapters.matplotlib import plot_error
 
-            _draw(plot_error(full, small), plot)
+            draw(plot_error(full, small), plot)
     pole = "modulus" if full.system.discrete else "real part"
     if as_json:
         emit_json({
@@ -253,10 +257,6 @@ def _analysed(
         raise ValueError(f"{file}: one system is needed, got a batch of shape {stored.system.B.shape[:-2]}")
     analysis: Analysis = balred.analyze(stored, method=method, solver=solver, offset=offset, **options)
     return stored, analysis
-
-
-def _draw(axes: Any, path: Path) -> None:
-    axes.figure.savefig(path)
 
 
 def _described(file: Path, stored: StoredSystem) -> dict[str, Any]:

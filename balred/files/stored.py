@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from balred.files.formats import FORMATS, NAMES, Entries, Format
+from balred.files.replacing import replacing
 from balred.realisations.descriptor import descriptor
 from balred.realisations.sparse import SparseSystem, sparse_system
 from balred.registry.entries import register
@@ -123,8 +124,9 @@ def save(obj: Any, path: str | PathLike[str]) -> None:
         obj = StoredSystem(obj if isinstance(obj, SparseSystem) else adapt(obj)[0])
     if isinstance(obj.system, SparseSystem) and path.suffix.lower() != ".mat":
         raise ValueError(f"{path}: sparse matrices must go into a .mat file, got {path.suffix!r}")
-    # only when all of it is encoded is an older file touched
-    path.write_bytes(encode(_entries(obj)))
+    data = encode(_entries(obj))
+    with replacing(path, "wb") as file:
+        file.write(data)
 
 
 def _format(path: Path) -> Format:

@@ -6,10 +6,13 @@ that it reads as if nothing had happened.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from io import FileIO
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from balred.intraining.report import Report
 
 Event = dict[str, Any]
 Sink = Callable[[Report], None]
+
+_BLOCK = 65536
 
 
 def events_of(report: Report) -> list[Event]:
@@ -74,48 +79,105 @@ class EventLog:
         self.append(events_of(report))
 
     def append(self, events: Sequence[Event]) -> None:
-        """Append events, each with an "event" and a "step"; they are on the disk when this returns."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(event) + "\n" for event in events)
-            file.flush()
-            os.fsync(file.fileno())
+        """Append events, each with an "event" and a "step"; they are on the disk when this returns.
 
-    def read(self) -> list[Event]:
+        A last line that a killed process left half-written goes first.
+
+        Raises
+        ------
+        OSError
+            They cannot be written; none of them is in the file then.
+        ValueError
+            The file ends with something that is no part of an event.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        data = "".join(json.dumps(event) + "\n" for event in events).encode()
+        file = self.path.open("a+b", buffering=0)
+        with file:
+            self._repair(file)
+            end = file.seek(0, os.SEEK_END)
+            try:
+                written = file.write(data)
+                if written != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError as error:
+                file.truncate(end)
+                raise type(error)(error.errno, error.strerror, str(self.path)) from None
+
+    def _repair(self, file: FileIO) -> None:
+        """Have the file end with a whole line."""
+        end = file.seek(0, os.SEEK_END)
+        start, tail = end, b""
+        while start > 0 and b"\n" not in tail:
+            start = max(0, start - _BLOCK)
+            file.seek(start)
+            tail = file.read(end - start)
+        tail = tail[tail.rfind(b"\n") + 1 :]
+        if not tail:
+            return
+        if _event(tail) is not None:
+            file.write(b"\n")
+        elif tail.lstrip(b"\0").startswith(b"{") or not tail.strip(b"\0"):
+            file.truncate(end - len(tail))
+        else:
+            raise ValueError(f"{self.path}: every line must be an event, got a last one {_shown(tail)}")
+
+    def read(self, tell: Callable[[str], object] | None = None) -> list[Event]:
         """The events; a last line that a killed process left half-written is dropped.
+
+        Parameters
+        ----------
+        tell : callable, optional
+            Called with a message about each other line that is no event, which is then left out.
 
         Raises
         ------
         ValueError
-            Another line is not an event.
+            Without `tell`: another line is not an event.
         """
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")
+        lines = self.path.read_bytes().split(b"\n")
         events = []
         for number, line in enumerate(lines, start=1):
-            if not line:
-                continue
-            try:
-                event = json.loads(line)
-                if not isinstance(event, dict) or "event" not in event or "step" not in event:
-                    raise ValueError
-            except ValueError:
-                if number == len(lines):
-                    break
-                raise ValueError(
-                    f"{self.path}: every line must be an event, got line {number}: {line[:60]!r}"
-                ) from None
-            events.append(event)
+            event = _event(line)
+            if event is not None:
+                events.append(event)
+            elif line and number < len(lines):
+                message = f"{self.path}: every line must be an event, got line {number}: {_shown(line)}"
+                if tell is None:
+                    raise ValueError(message)
+                tell(message)
         return events
 
     def rewind(self, count: int) -> None:
         """Drop all but the first `count` events: what happened after the checkpoint from which a run goes on."""
         if not self.path.exists():
             return
-        kept = self.read()[:count]
+        there = self.read()
+        if len(there) < count:
+            warnings.warn(
+                f"{self.path}: the log of a checkpoint must hold the {count} events that it held then, got {len(there)}: "
+                "the others are lost",
+                stacklevel=2,
+            )
+        kept = there[:count]
         with replacing(self.path) as file:
             file.writelines(json.dumps(event) + "\n" for event in kept)
+
+
+def _event(line: bytes) -> Event | None:
+    """The event in a line; None where there is none, or not all of one."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and "event" in event and "step" in event else None
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:60].decode(errors="backslashreplace"))
 
 
 def scalars_of(report: Report) -> dict[str, float]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from balred.files.replacing import replacing
 from balred.studies.data.sources import data_folder
 from balred.studies.data.tasks import Task, token_rows
 
@@ -108,14 +109,13 @@ def listops(
     path = data_folder() / f"listops-1-{count}-{low}-{high}-{seed}.npz"
     if not path.exists():
         found = expressions(count, seed, lengths=lengths)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
         rows, values = (
             token_rows([tokens for tokens, _ in found], high),
             np.array([v for _, v in found], dtype=np.int64),
         )
-        np.savez_compressed(part, x=rows, y=values)
-        part.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, "wb") as file:
+            np.savez_compressed(file, x=rows, y=values)
     with np.load(path) as file:
         x, y = file["x"], file["y"]
     return Task(x[:train], y[:train], x[-test:], y[-test:], classes=10, vocabulary=len(TOKENS))

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from balred.files.replacing import replacing
 from balred.studies.reports.summary import HEADINGS, summary, verdicts
 from balred.studies.settings.records import RUNS, DemoResult
 
@@ -99,7 +100,8 @@ def write_report(result: DemoResult, folder: Path) -> None:
         figures=_figures(result, folder),
         settings=_settings(result),
     )
-    (folder / "report.html").write_text(text, encoding="utf-8")
+    with replacing(folder / "report.html") as file:
+        file.write(text)
 
 
 def _figures(result: DemoResult, folder: Path) -> list[tuple[str, str, str]]:
@@ -119,7 +121,8 @@ def _figures(result: DemoResult, folder: Path) -> list[tuple[str, str, str]]:
         seen = [r for r in first if r.run != "small" and layer in r.snapshots]
         figure = plots.spectra(seen, layer)
         if not picture.exists():
-            figure.savefig(picture, dpi=130)
+            with replacing(picture, "wb") as file:
+                figure.savefig(file, format="png", dpi=130)
         figures.append((f"Hankel singular values along the training: {layer}", SPECTRA, plots.png(figure)))
         text = "Solid: states that the layer had. Dotted: what the rule, without rounding, would choose at each checkpoint of (a)."
         trace = result.traces.get(layer)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from balred.files.replacing import replacing
+from balred.files.stored import load, save
 from balred.intraining import Cut, EventLog, Report
 from balred.studies.settings.records import Point, RunRecord, Schedule, Snapshot
 from balred.systems import DiagonalSystem
@@ -51,12 +52,9 @@ class RunFolder:
 
     def keep(self, name: str, step: int, system: DiagonalSystem) -> None:
         """Write the system of a layer at a step."""
-        folder = self.path / "snapshots"
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"log_poles": system.log_poles, "B": system.B, "C": system.C, "D": system.D}
-        part = folder / f"{name}-{step}.part.npz"
-        np.savez(part, dt=system.dt, conjugate=system.conjugate, **arrays)
-        part.replace(folder / f"{name}-{step}.npz")
+        path = self._snapshot(name, step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(system, path)
 
     def record(self, name: str, seed: int, config: Schedule) -> RunRecord:
         """What the files tell of the training, finished or not."""
@@ -80,13 +78,14 @@ class RunFolder:
         return record
 
     def _kept(self, layer: str, step: int) -> DiagonalSystem | None:
-        path = self.path / "snapshots" / f"{layer}-{step}.npz"
-        if not path.exists():
-            return None
-        with np.load(path) as file:
-            dt = file["dt"].item()
-            log_poles, B, C, D = (file[name] for name in ("log_poles", "B", "C", "D"))
-            return DiagonalSystem(log_poles, B, C, D, dt=dt, conjugate=bool(file["conjugate"]))
+        path = self._snapshot(layer, step)
+        system = load(path).system if path.exists() else None
+        if not isinstance(system, DiagonalSystem | None):
+            raise ValueError(f"{path}: a snapshot must be a diagonal system, got {system!r}")
+        return system
+
+    def _snapshot(self, layer: str, step: int) -> Path:
+        return self.path / "snapshots" / f"{layer}-{step}.npz"
 
 
 def reports_of(events: list[dict[str, Any]]) -> list[Report]:
@@ -108,5 +107,6 @@ def reports_of(events: list[dict[str, Any]]) -> list[Report]:
 
 def write_json(path: Path, data: Any) -> None:
     """Replace a file in one go; it is on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(json.dumps(data, indent=1) + "\n")

@@ -561,8 +561,9 @@ def test_a_file_that_cannot_be_written(saved: tuple[Any, Path], tmp_path: Path) 
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        with pytest.raises(OSError, match=f"^{path}: .*I/O error"):
+        with pytest.raises(OSError, match="File too large") as caught:
             balred.save(small, path)
+        assert caught.value.filename == str(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, old)
