@@ -20,6 +20,7 @@ from transformers.training_args import ParallelMode, TrainingArguments
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.training.reducer import InTrainingReducer
 from balred.adapters.torch.training.trainers import reducer_later
+from balred.files.sealing import sealed, unsealed
 from balred.intraining.events import scalars_of
 from balred.intraining.report import Report
 from balred.intraining.settings import options_of
@@ -169,8 +170,8 @@ def _packed(held: Any) -> str | None:
         return None
     file = io.BytesIO()
     torch.save(held, file)
-    return base64.b64encode(file.getvalue()).decode("ascii")
+    return base64.b64encode(sealed(file.getvalue())).decode("ascii")
 
 
 def _unpacked(text: str | None) -> Any:
-    return None if text is None else torch.load(io.BytesIO(base64.b64decode(text)), weights_only=True)
+    return None if text is None else torch.load(io.BytesIO(unsealed(base64.b64decode(text))), weights_only=True)

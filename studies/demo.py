@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from balred.files.locking import alone
 from balred.measures.stability import trace
 from balred.studies.data.digits import Digits, digits
 from balred.studies.reports.summary import HEADINGS, LABELS, summary, verdicts
@@ -74,13 +75,21 @@ def run_demo(
     ------
     MissingExtra
         If optional packages are not installed.
+    ValueError
+        Another process works in `out`.
     """
     require_packages(framework)
+    folder, console = Path(out), console or Console()
+    with alone(folder):
+        return _run(framework, seeds, folder, config or DemoConfig(), console)
+
+
+def _run(
+    framework: Framework, seeds: Sequence[int], folder: Path, config: DemoConfig, console: Console
+) -> DemoResult:
     from balred.studies.reports.report import write_report
 
-    folder, console = Path(out), console or Console()
-    folder.mkdir(parents=True, exist_ok=True)
-    result = DemoResult(framework, tuple(seeds), config or DemoConfig())
+    result = DemoResult(framework, tuple(seeds), config)
     try:
         with heard() as stopped:
             console.print(f"training on scikit-learn's digits with {framework}; Ctrl-C ends it and leaves a report")

@@ -14,6 +14,7 @@ import typer
 from balred.cli import inspect as cli_inspect
 from balred.cli import systems as cli_systems
 from balred.cli import train as cli_train
+from balred.cli.output import reported
 from balred.version import VERSION
 
 app = typer.Typer(
@@ -65,15 +66,13 @@ def demo(
 
     Takes a few minutes.  Ctrl-C leaves a report of what ran.
     """
-    try:
+    with reported("demo", None):
         from balred.studies.settings.records import DemoConfig, require_packages
 
         require_packages(framework.value)
         from balred.studies.demo import run_demo
-    except ImportError as error:
-        typer.echo(f"balred demo: {error}", err=True)
-        raise typer.Exit(1) from None
-    config = DemoConfig(steps=steps, states=(states,))
-    result = run_demo(framework.value, range(seed, seed + seeds), out, config)
+
+        config = DemoConfig(steps=steps, states=(states,))
+        result = run_demo(framework.value, range(seed, seed + seeds), out, config)
     if result.interrupted:
         raise typer.Exit(130)

@@ -52,8 +52,7 @@ def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if _owner(lock) == mine:
-            _remove(lock)
+        _bury(lock, mine)
 
 
 def _take(lock: Path, mine: dict[str, Any]) -> None:
@@ -84,10 +83,10 @@ def _take(lock: Path, mine: dict[str, Any]) -> None:
 
 
 def _bury(lock: Path, dead: dict[str, Any]) -> None:
-    """Take away the lock of `dead`, unless another process has taken it over meanwhile."""
+    """Take away the lock of `dead`, or one's own at the end, unless another process has taken it over meanwhile."""
     old = _beside(lock)
     with contextlib.suppress(OSError):
-        lock.rename(old)
+        lock.rename(old)  # in one go: nobody sees half a lock
         if _owner(old) != dead:
             old.rename(lock)
         else:
@@ -118,7 +117,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _advice(owner: dict[str, Any], lock: Path) -> str:
-    if owner["host"] == socket.gethostname():
+    if owner["host"] == socket.gethostname() and os.name != "nt":
         return "wait until it ends, or choose another folder"
     return f"if it has ended, delete {lock}"
 

@@ -76,9 +76,17 @@ def replacing(path: str | os.PathLike[str], mode: str = "w", previous: Path | No
             if not special:
                 part.unlink(missing_ok=True)
         cause = raw.failure if raw is not None and raw.failure is not None else error
-        if isinstance(cause, OSError) and cause.errno is not None and cause.filename in (None, str(part), str(place)):
-            raise type(cause)(cause.errno, cause.strerror, str(path)) from None
+        if isinstance(cause, OSError) and cause.errno is not None:
+            if cause.filename is None or Path(os.fsdecode(cause.filename)) in (part, place):
+                raise type(cause)(cause.errno, cause.strerror, str(path)) from None
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left unfinished anywhere in a folder that nobody else writes to."""
+    for part in folder.rglob(f".*{PART}"):
+        if part.is_file() and not part.is_symlink():
+            part.unlink(missing_ok=True)
 
 
 class _Raw(io.FileIO):

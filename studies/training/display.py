@@ -57,6 +57,11 @@ def bars(console: Console) -> Progress:
     )
 
 
+def say(progress: Progress, message: str) -> None:
+    """A line above the others, word for word."""
+    progress.console.print(f"balred train: {message}", markup=False, highlight=False, soft_wrap=True)
+
+
 def show(progress: Progress, task: TaskID, event: Event) -> None:
     """Bring a training's line up to date; a cut is told above the lines."""
     record = event.record

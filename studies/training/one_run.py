@@ -21,7 +21,7 @@ from balred.studies.settings.plan import Order, Run
 from balred.studies.settings.provenance import hardware, versions
 from balred.studies.settings.records import Point, Stopwatch
 from balred.studies.settings.train_config import TrainConfig
-from balred.studies.training.display import show
+from balred.studies.training.display import say, show
 from balred.studies.training.loop import Event, host_system
 from balred.studies.training.run_files import RunFolder
 from balred.studies.training.run_torch import TorchRun, calibration, classifier, cut, evaluate
@@ -57,8 +57,9 @@ def train(
     clock = Stopwatch()
     trainer = _trainer(config, task, run, seed, out, folder)
     step = 0
-    if folder.checkpoint.exists():
-        saved = trainer.load(folder.checkpoint)
+    who = {"run": run.name, "seed": seed}
+    saved = trainer.load(folder.checkpoint, lambda message: say(progress, message), **who)
+    if saved is not None:
         step = saved["step"]
         folder.restart(saved["events"], saved["metrics"])
         clock = Stopwatch(saved["seconds"])
@@ -93,7 +94,7 @@ def train(
             seconds = clock.stop()
             trainer.renew()  # a run that goes on from here makes them anew as well
             lines = {"events": len(folder.events.read()), "metrics": len(folder.metrics.read())}
-            trainer.save(folder.checkpoint, step=step, seconds=seconds, **lines)
+            trainer.save(folder.checkpoint, step=step, seconds=seconds, **lines, **who)
             clock.start()
     balred.save(trainer.model, folder.model)
     final = folder.record(run.name, seed, config)

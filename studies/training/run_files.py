@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from balred.files.replacing import replacing
+from balred.files.sealing import damaged, earlier
 from balred.files.stored import load, save
 from balred.intraining import Cut, EventLog, Report
 from balred.studies.settings.records import Point, RunRecord, Schedule, Snapshot
@@ -37,9 +38,10 @@ class RunFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def finish(self, row: Mapping[str, Any]) -> None:
-        """Write the result, and drop the checkpoint that nothing needs any more."""
+        """Write the result, and drop the checkpoints that nothing needs any more."""
         write_json(self.path / "result.json", row)
-        self.checkpoint.unlink(missing_ok=True)
+        for checkpoint in (self.checkpoint, earlier(self.checkpoint), damaged(self.checkpoint)):
+            checkpoint.unlink(missing_ok=True)
 
     def restart(self, events: int = 0, metrics: int = 0) -> None:
         """Forget what happened after a checkpoint with so many lines in both logs."""

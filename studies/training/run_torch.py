@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 import balred
 from balred.adapters.torch.training.followers import random_states, set_random_states
-from balred.files.replacing import replacing
+from balred.files.sealing import read_checkpoint, write_checkpoint
 from balred.intraining import Guard, Report
 from balred.registry import layers_of
 from balred.registry.reading import is_selective
@@ -138,7 +139,7 @@ class TorchRun:
         return torch.from_numpy(self.task.inputs(x)).to(self.device)
 
     def save(self, path: Path, **more: Any) -> None:
-        """Write all that :meth:`load` needs to go on, and plain values `more`, in one go."""
+        """Write all that :meth:`load` needs to go on, and plain values `more`, in one go; the last one is kept."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -148,12 +149,25 @@ class TorchRun:
             "loss": self.loss(),
             **more,
         }
-        with replacing(path, "wb") as file:
-            torch.save(state, file)
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        write_checkpoint(path, stream.getvalue())
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Go on from a checkpoint; its contents, with the plain values it was saved with."""
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    def load(self, path: Path, tell: Callable[[str], object], **same: Any) -> dict[str, Any] | None:
+        """Go on from a checkpoint, if there is one: its contents, with the plain values it was saved with.
+
+        Raises
+        ------
+        ValueError
+            No checkpoint is whole, or it is of another training: one of the values `same` differs.
+        """
+        return read_checkpoint(path, lambda data: self._restored(path, data, same), tell)
+
+    def _restored(self, path: Path, data: bytes, same: dict[str, Any]) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        for key, value in same.items():
+            if state.get(key) != value:
+                raise ValueError(f"{path}: a checkpoint must be of this run, {key} = {value!r}, got {state.get(key)!r}")
         if self.reducer is not None:
             self.reducer.load_state_dict(state["reducer"])  # first: the rest must fit
         self.model.load_state_dict(state["model"])

@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 
 import balred
+from balred.files.locking import LOCK, alone
+from balred.files.replacing import PART, sweep
 from balred.registry import layers_of
 from balred.studies.data.load_task import load_task
 from balred.studies.data.tasks import Task
@@ -39,12 +41,18 @@ def run_study(
     Raises
     ------
     ValueError
-        `out` holds another study, or one and `resume` is not set; the task cannot be made.
+        `out` holds another study, or one and `resume` is not set, or another process works there; the task cannot be made.
     Interrupted
         Ctrl-C.
     """
-    _claim(config, out, resume)
-    console = console or Console(stderr=True)
+    with alone(out):
+        _claim(config, out, resume)
+        sweep(out)
+        _run(config, seeds, out, console or Console(stderr=True))
+    return rows_of(config, out)
+
+
+def _run(config: TrainConfig, seeds: Sequence[int], out: Path, console: Console) -> None:
     warm = False
     try:
         with heard() as stopped, one_setting(config.threads), bars(console) as progress:
@@ -63,7 +71,6 @@ def run_study(
                         write_json(out / "results.json", rows_of(config, out))
     except KeyboardInterrupt:
         raise Interrupted from None
-    return rows_of(config, out)
 
 
 def rows_of(config: TrainConfig, out: Path) -> list[dict[str, Any]]:
@@ -92,7 +99,7 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
     """Write the study's settings to its folder, or see that they are those there."""
     file, mine = out / "config.json", {"balred": balred.__version__, "config": asdict(config)}
     if not file.exists():
-        if out.exists() and any(path.suffix != ".part" for path in out.iterdir()):
+        if out.exists() and any(path.suffix != PART and path.name != LOCK for path in out.iterdir()):
             raise ValueError(f"the folder of a study must be empty or hold a study, got {out}")
         write_json(file, mine)
         return

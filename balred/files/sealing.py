@@ -1,0 +1,119 @@
+"""Checkpoints of trainings with a seal at their end, so that a training never goes on from a damaged one without a word.
+
+The seal is a line with the SHA-256 of all before it.  ``torch.load`` reads past it.  It is against damage, not against forgers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+from balred.files.replacing import replacing
+
+T = TypeVar("T")
+
+_LINE = b"\nbalred sha256 %s\n"
+_LENGTH = len(_LINE % bytes(64))
+
+
+def sealed(data: bytes) -> bytes:
+    """`data` with its seal.
+
+    Examples
+    --------
+    >>> unsealed(sealed(b"weights"))
+    b'weights'
+    >>> unsealed(sealed(b"weights").replace(b"w", b"v"))
+    Traceback (most recent call last):
+    ...
+    ValueError: a checkpoint must be as it was written, got contents with another SHA-256 than its seal's
+    """
+    return data + _LINE % hashlib.sha256(data).hexdigest().encode()
+
+
+def unsealed(data: bytes) -> bytes:
+    """What was sealed.
+
+    Raises
+    ------
+    ValueError
+        It is not what was sealed, to the last bit.
+    """
+    body, seal = data[:-_LENGTH], data[-_LENGTH:]
+    if not re.fullmatch(re.escape(_LINE).replace(b"%s", b"[0-9a-f]{64}"), seal):
+        raise ValueError(f"a checkpoint must end with its seal, got {len(data)} bytes without: cut off, or of something else")
+    if sealed(body) != data:
+        raise ValueError("a checkpoint must be as it was written, got contents with another SHA-256 than its seal's")
+    return body
+
+
+def earlier(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept."""
+    return path.with_name(f"{path.stem}.earlier{path.suffix}")
+
+
+def damaged(path: Path) -> Path:
+    """Where a checkpoint goes that stood at `path` and could not be used."""
+    return path.with_name(f"{path.stem}.damaged{path.suffix}")
+
+
+def write_checkpoint(path: Path, data: bytes) -> None:
+    """Write a sealed checkpoint; the one before it is kept beside it."""
+    with replacing(path, "wb", previous=earlier(path)) as file:
+        file.write(sealed(data))
+
+
+def read_checkpoint(path: str | PathLike[str], use: Callable[[bytes], T], tell: Callable[[str], object]) -> T | None:
+    """What `use` makes of the newest checkpoint that is whole; None where there is none at all.
+
+    Parameters
+    ----------
+    path : path
+    use : callable
+        Gets what was given to :func:`write_checkpoint`.  What it raises is raised.
+    tell : callable
+        Called with a message where the newest checkpoint cannot be used and the one before it is.  The damaged one is
+        renamed, so that it does not take the place of the good one.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read.
+    ValueError
+        There are checkpoints, and all are damaged.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "x.pt")
+    ...     for step in (b"10", b"20"):
+    ...         write_checkpoint(path, step)
+    ...     _ = path.write_bytes(b"damage")
+    ...     read_checkpoint(path, bytes.decode, lambda message: print("an earlier checkpoint" in message))
+    True
+    '10'
+    """
+    path = Path(path)
+    found: list[str] = []
+    for place in (path, earlier(path)):
+        if not place.exists():
+            continue
+        try:
+            data = unsealed(place.read_bytes())
+        except ValueError as error:
+            found.append(f"{place}: {error}")
+            continue
+        if place != path:
+            why = found[0] if found else f"{path}: is missing"
+            tell(f"{why}; goes on from an earlier checkpoint, {place.name}")
+            if found:
+                path.replace(damaged(path))
+        return use(data)
+    if found:
+        raise ValueError(f"{'; '.join(found)}: no earlier checkpoint is whole, delete these to train from the start")
+    return None
