@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
+import re
+import struct
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -75,14 +78,42 @@ def from_bytes(data: np.ndarray[Any, Any], like: Array) -> Array:
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     """What is in a file of ``torch.save``, if it is tensors and plain containers of them; mapped where the format allows."""
+    _check_archive(path)
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # the format before version 1.6
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [repr(error)]
-        raise ValueError(f"a PyTorch checkpoint must hold tensors and nothing that is code, got: {reason[0]}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of other programs
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # the format before version 1.6
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of every kind, where the bytes are not what they claim to be
+        raise ValueError(f"a PyTorch checkpoint must hold tensors and nothing that is code, got {_cause(error)}") from None
+
+
+def _check_archive(path: str | os.PathLike[str]) -> None:
+    """Raise if an archive would become larger than it is: torch.save compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):  # the format before, or damage
+        return
+    size, there = sum(member.file_size for member in members), os.stat(path).st_size
+    if size > there:
+        raise ValueError(f"a PyTorch checkpoint must be stored without compression, got {size} bytes in a file of {there}")
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong, without PyTorch's advice to run what is in the file."""
+    text = str(error)
+    named = re.search(r"GLOBAL\s+([\w.]+)", text)
+    if named:
+        return f"one with {named[1]}"
+    text = text.rpartition("WeightsUnpickler error:")[2]
+    lines = [x.strip() for x in text.splitlines() if not re.search("weights_only|trust|arbitrary code|Please|http", x)]
+    plain = next((line for line in lines if line), type(error).__name__)
+    return f"a damaged one, or something else ({plain:.120})"
 
 
 def few_threads(n: int) -> AbstractContextManager[None]:

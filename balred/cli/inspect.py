@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from balred.cli.options import Json, Picture
-from balred.cli.output import emit_json, print_table, reported
+from balred.cli.output import emit_json, print_table, reported, tell
 from balred.cli.pictures import check_picture, draw
 from balred.files.inspecting import TAUS, Inspected
 from balred.files.inspecting import inspect as inspected
@@ -25,9 +25,9 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """State-space layers of a checkpoint, and the ranks that keep 90 to 99.99 % of their Hankel singular values."""
-    with reported("inspect", f"reading {checkpoint}") as tell:
+    with reported("inspect", f"reading {checkpoint}") as progress:
         check_picture(plot)
-        layers = inspected(checkpoint, keep=plot is not None, tell=tell)
+        layers = inspected(checkpoint, keep=plot is not None, tell=progress)
         if plot is not None:
             analyses = {layer.name or layer.type: layer.analysis for layer in layers if layer.analysis is not None}
             if not analyses:
@@ -38,19 +38,19 @@ def inspect(
     if as_json:
         emit_json({"file": str(checkpoint), "layers": [_described(layer) for layer in layers]})
         return
-    typer.echo(f"{checkpoint}: {len(layers)} state-space layers")
+    tell(f"{checkpoint}: {len(layers)} state-space layers")
     rows = [
         (layer.name or "-", layer.type, str(layer.states), *(_cell(layer, tau) for tau in TAUS)) for layer in layers
     ]
     print_table(("layer", "type", "states", *(f"{tau:.0e}".replace("e-0", "e-") for tau in TAUS)), rows, left=2)
     if any(layer.ranks for layer in layers):
-        typer.echo("states that keep all but this share of the sum of the values (bound of the H-infinity error)")
+        tell("states that keep all but this share of the sum of the values (bound of the H-infinity error)")
     remarks: dict[str, list[str]] = {}
     for layer in layers:
         remarks.setdefault(layer.note, []).append(layer.name or layer.type)
     for note, names in remarks.items():
         if note:
-            typer.echo(f"{names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'}: {note}")
+            tell(f"{names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'}: {note}")
 
 
 def _cell(layer: Inspected, tau: float) -> str:

@@ -5,11 +5,14 @@ Frameworks and studies are imported only by the command that needs them.
 
 from __future__ import annotations
 
+import os
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from balred.cli import inspect as cli_inspect
 from balred.cli import systems as cli_systems
@@ -17,8 +20,22 @@ from balred.cli import train as cli_train
 from balred.cli.output import reported
 from balred.version import VERSION
 
+
+class Commands(typer.core.TyperGroup):
+    """The commands, where printing may fail: on a full disk, say, to which standard output was sent."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run what the command line says."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:  # of files each command tells itself
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again
+            typer.echo(f"balred: standard output: {error.strerror or error}", err=True)
+            sys.exit(1)
+
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Model reduction for linear systems and state-space layers."
+    cls=Commands, no_args_is_help=True, add_completion=False, help="Model reduction for linear systems and state-space layers."
 )
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import typer
@@ -32,14 +33,17 @@ def reported(command: str, doing: str | None) -> Iterator[Callable[[str], object
         warnings.filterwarnings("always", category=UserWarning)
         try:
             if doing is not None and console.is_terminal:
-                with console.status(f"{doing} ...") as status:
-                    yield lambda progress: status.update(escape(f"{doing} ... {progress}"))
+                line = shown(f"{doing} ...", sys.stderr)
+                with console.status(escape(line)) as status:
+                    yield lambda progress: status.update(escape(f"{line} {shown(progress, sys.stderr)}"))
             else:
                 yield lambda progress: None
         except (ValueError, TypeError, ArithmeticError, MemoryError, ImportError) as error:
             failure = str(error)
         except OSError as error:
             failure = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        except RecursionError as error:
+            failure = f"what was given is nested too deeply ({error})"
     for note in notes:
         say(command, f"note: {note.message}")
     if failure is not None:
@@ -49,7 +53,27 @@ def reported(command: str, doing: str | None) -> Iterator[Callable[[str], object
 
 def say(command: str, message: str) -> None:
     """A line on standard error."""
-    typer.echo(f"balred {command}: {' '.join(message.split())}", err=True)
+    typer.echo(shown(f"balred {command}: {' '.join(message.split())}", sys.stderr), err=True)
+
+
+def tell(line: str) -> None:
+    """A line on standard output."""
+    typer.echo(shown(line, sys.stdout))
+
+
+def shown(text: str, stream: IO[str], lines: bool = False) -> str:
+    """`text` as a terminal may see it: names come from files of strangers, and must not move its cursor or add lines.
+
+    Examples
+    --------
+    >>> print(shown("a name\\x1b[2J of\\ud800 two\\nlines", sys.stdout))
+    a name\\x1b[2J of\\ud800 two\\nlines
+    """
+    safe = "".join(
+        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode() for c in text
+    )
+    encoding = stream.encoding or "utf-8"
+    return safe.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def emit_json(data: Any) -> None:
@@ -80,8 +104,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: 
     for at, column in enumerate(columns):
         table.add_column(column, justify="left" if at < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(shown(cell, sys.stdout, lines=True) for cell in row))
     console = Console(highlight=False, markup=False)
     with console.capture() as printed:
         console.print(table)
-    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
+    for line in printed.get().splitlines():
+        tell(line.rstrip())

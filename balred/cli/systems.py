@@ -29,7 +29,7 @@ from balred.cli.options import (
     method_options,
     required,
 )
-from balred.cli.output import emit_json, number, print_table, reported
+from balred.cli.output import emit_json, number, print_table, reported, tell
 from balred.cli.pictures import check_picture, draw
 from balred.files.stored import StoredSystem, check_suffix, load, save
 from balred.measures.comparison import compare as compared
@@ -76,7 +76,7 @@ def hsv(
             "numerical_rank": analysis.numerical_rank, "hsv": analysis.hsv, "energy": energy, "bound": bound,
         })  # fmt: skip
         return
-    typer.echo(_headline(file, stored))
+    tell(_headline(file, stored))
     first = float(analysis.sigma[0]) if len(analysis.sigma) else 1.0
     rows = [
         (str(k + 1), number(s), number(s / first) if np.isfinite(s) else "-", number(energy[k]), number(bound[k]))
@@ -84,13 +84,13 @@ def hsv(
     ]
     print_table(("order", "sigma", "relative", "energy", "error bound"), rows, left=0)
     if len(analysis.hsv) > top:
-        typer.echo(f"and {len(analysis.hsv) - top} more (--top)")
+        tell(f"and {len(analysis.hsv) - top} more (--top)")
     if fixed:
-        typer.echo(f"inf: unstable modes ({fixed}), which are kept")
+        tell(f"inf: unstable modes ({fixed}), which are kept")
     if analysis.system.order > analysis.system.states:
-        typer.echo(f"two values for each of the {analysis.system.states} stored states")
+        tell(f"two values for each of the {analysis.system.states} stored states")
     if isinstance(stored.system, SparseSystem):
-        typer.echo("the others are too small to be found in double precision")
+        tell("the others are too small to be found in double precision")
 
 
 def reduce(
@@ -157,7 +157,7 @@ def reduce(
             "output": None if output is None else str(output),
         })  # fmt: skip
         return
-    typer.echo(_headline(file, stored))
+    tell(_headline(file, stored))
     steady = "infinite" if dc is None else "kept" if dc < 1e-8 else f"changed by {number(dc)} (relative)"
     unmeasured = "infinite: a pole on the stability boundary moved" if measure else "not measured"
     print_table(
@@ -199,13 +199,13 @@ def compare(
             f"largest_{pole.replace(' ', '_')}": poles,
         })  # fmt: skip
         return
-    typer.echo(_headline(file, full))
-    typer.echo(_headline(reduced, small))
+    tell(_headline(file, full))
+    tell(_headline(reduced, small))
     rows = [(_NORMS[kind], number(result.error[kind]), number(result.relative[kind])) for kind in result.error]
     print_table(("norm of the difference", "absolute", "relative"), rows)
     unit = "rad per step" if full.system.discrete else "rad/s"
-    typer.echo(f"largest at {number(result.frequency)} {unit}")
-    typer.echo(f"largest {pole} of a pole: {number(poles[0])} and {number(poles[1])}")
+    tell(f"largest at {number(result.frequency)} {unit}")
+    tell(f"largest {pole} of a pole: {number(poles[0])} and {number(poles[1])}")
 
 
 _NORMS = {"hinf": "H-infinity", "h2": "H2", "hankel": "Hankel", "linf": "L-infinity", "l2": "L2"}

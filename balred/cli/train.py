@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from balred.cli.output import print_table, reported, say
+from balred.cli.output import print_table, reported, say, tell
 
 STUDIES = Path(__file__).parents[1] / "studies"
 
@@ -71,7 +71,7 @@ def train(
         page = write_run_report(folder)
         heads, rows = table(folder)
         print_table(heads, rows)
-        typer.echo(f"report: {page}   rows: {folder / 'results.json'}")
+        tell(f"report: {page}   rows: {folder / 'results.json'}")
 
 
 def report(
@@ -86,4 +86,4 @@ def report(
         require_report()
         from balred.studies.reports.run_report import write_run_report
 
-        typer.echo(f"report: {write_run_report(folder)}")
+        tell(f"report: {write_run_report(folder)}")

@@ -52,6 +52,8 @@ def find_layers(checkpoint: Checkpoint) -> list[Layer]:
 
 
 def _candidates(tensors: _Group) -> Iterator[tuple[str, _Group, _Recogniser]]:
+    # no layer has a tensor without numbers, whose shape may then say anything
+    tensors = {name: x for name, x in tensors.items() if 0 not in x.shape}
     for name in tensors:
         head, leaf = re.fullmatch(r"(?:(.*)[./])?([^./]*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
         if leaf in FAMILIES:
@@ -176,7 +178,7 @@ _GROUPS = ("n_groups", "mamba_n_groups", "mamba_ngroups", "ngroups")
 
 def _mamba(group: _Group, config: Mapping[str, Any]) -> Layer | None:
     shape = group["A_log"].shape
-    if len(shape) == 2 and "x_proj.weight" in group and "dt_proj.weight" in group:
+    if len(shape) == 2 and "x_proj.weight" in group and "dt_proj.weight" in group and group["dt_proj.weight"].shape:
         channels, states = shape
         rank = group["dt_proj.weight"].shape[-1]
         fits = _fits(group, **{"x_proj.weight": (rank + 2 * states, channels)})
@@ -185,6 +187,8 @@ def _mamba(group: _Group, config: Mapping[str, Any]) -> Layer | None:
         return Layer("Mamba-1", shape[2], note=_SELECTIVE)
     wanted = ("in_proj.weight", "conv1d.weight", "out_proj.weight", "dt_bias")
     if len(shape) != 1 or any(name not in group for name in wanted):
+        return None
+    if any(not group[name].shape for name in wanted):
         return None
     channels, width = group["out_proj.weight"].shape[-1], group["conv1d.weight"].shape[0]
     groups, guess = next(

@@ -104,6 +104,6 @@ def _inspected(layer: Layer) -> Inspected:
         analysis = analyze(layer.read())
         ranks = {tau: analysis.rank(Energy(1 - tau)) for tau in TAUS}
         bounds = {tau: float(np.max(analysis.bound(rank), initial=0.0)) for tau, rank in ranks.items()}
-    except ValueError as error:
+    except (ValueError, ArithmeticError, MemoryError) as error:
         return Inspected(layer.name, layer.type, layer.states, note=str(error))
     return Inspected(layer.name, layer.type, layer.states, ranks, bounds, layer.note, analysis)

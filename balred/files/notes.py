@@ -33,7 +33,7 @@ def notes(file: TensorFile) -> dict[str, Any]:
             dtype in PARTS and (file.tensors[name].dtype, file.tensors[name].shape[-1:]) == (PARTS[dtype], (2,))
             for name, dtype in found["complex"].items()
         )
-    except (TypeError, KeyError, AttributeError, json.JSONDecodeError):
+    except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError):
         whole = False
     if not whole:
         raise ValueError(f"the notes of balred.save must be whole, got {file.metadata[KEY]!r:.80}")

@@ -7,23 +7,27 @@ a ``config.json``, and PyTorch's ``.pt``, of which nothing but tensors and plain
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from balred.files.notes import joined, notes
-from balred.files.tensors import Tensor, read_tensors
+from balred.files.notes import KEY, joined, notes
+from balred.files.sealing import LENGTH, has_seal, unsealed
+from balred.files.tensors import SEAL, Bytes, Tensor, read_tensors
 from balred.registry.tensors import dtype_of
 from balred.systems.arrays import backend, backend_of
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
+_SHARDS = (".safetensors", *_TORCH)
 _INDEX = ".index.json"
 _IN_FOLDERS = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
 )  # fmt: skip
 _WRAPPERS = ("state_dict", "model_state_dict")
+_MOST, _LONGEST = 1_000_000, 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +58,33 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         return _from_folder(path)
+    return _from_index(path) if path.name.endswith(_INDEX) else _from_file(path)
+
+
+def _from_file(path: Path) -> Checkpoint:
     try:
-        if path.name.endswith(_INDEX):
-            return _from_index(path)
         if path.suffix.lower() in _TORCH:
-            path.open("rb").close()  # an OSError for what cannot be read
-            return Checkpoint(_flat(backend("torch").read_checkpoint(path), ""))
+            return _from_torch(path)
         file = read_tensors(path)
+        if KEY in file.metadata or SEAL in file.metadata:  # of balred.save
+            file.check_seal()
         record = notes(file)
         paired = record.get("complex", {})
         tensors = {name: joined(x, paired.get(name)) for name, x in file.tensors.items()}
         return Checkpoint(tensors, layers=record.get("layers", {}))
-    except ValueError as error:
-        raise ValueError(error if str(error).startswith(str(path)) else f"{path}: {error}") from None
+    except (ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _from_torch(path: Path) -> Checkpoint:
+    with path.open("rb") as file:  # an OSError for what cannot be read
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - LENGTH))
+        if has_seal(file.read()):
+            unsealed(path.read_bytes())
+    tensors: dict[str, Tensor] = {}
+    _flatten(backend("torch").read_checkpoint(path), size, tensors)
+    return Checkpoint(tensors)
 
 
 def _from_folder(folder: Path) -> Checkpoint:
@@ -86,13 +104,25 @@ def _from_folder(folder: Path) -> Checkpoint:
 
 def _from_index(path: Path) -> Checkpoint:
     places = _json(path).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(x, str) and Path(x).name == x for x in places.values()):
-        raise ValueError("an index must have a weight_map of files in its folder by tensor, got none")
-    files = {name: open_checkpoint(path.with_name(name)).tensors for name in dict.fromkeys(places.values())}
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{path}: an index must have a weight_map of files in its folder by tensor, got none")
+    for name in places.values():
+        if not isinstance(name, str) or not _is_shard(name):
+            raise ValueError(
+                f"{path}: an index must have a weight_map of files in its folder, {', '.join(_SHARDS)}, by tensor, got {name!r:.80}"
+            )
+    files = {name: _from_file(path.with_name(name)).tensors for name in dict.fromkeys(places.values())}
     missing = [name for name, file in places.items() if name not in files[file]]
     if missing:
-        raise ValueError(f"every tensor of an index must be in its file, got {missing[0]} in {places[missing[0]]}")
+        raise ValueError(
+            f"{path}: every tensor of an index must be in its file, got {missing[0]!r:.80} in {places[missing[0]]}"
+        )
     return Checkpoint({name: files[file][name] for name, file in places.items()})
+
+
+def _is_shard(name: str) -> bool:
+    """Whether it is the name of a file with tensors, and leads nowhere else."""
+    return not set(name) & set("/\\\0") and Path(name).suffix.lower() in _SHARDS and not name.endswith(_INDEX)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -105,14 +135,34 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _flat(tree: Any, path: str) -> dict[str, Tensor]:
-    """The tensors anywhere in a tree of containers; what else a training wrote there is left out."""
-    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
-        be = backend_of(tree)
-        return {path: Tensor(dtype_of(tree), tuple(tree.shape), lambda: be.to_bytes(tree))}
-    members = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
-    found: dict[str, Tensor] = {}
-    for key, value in members:
-        inner = path if not path and key in _WRAPPERS else f"{path}.{key}" if path else str(key)
-        found |= _flat(value, inner)
-    return found
+def _flatten(tree: Any, size: int, found: dict[str, Tensor]) -> None:
+    """Find the tensors anywhere in a tree of containers in a file of `size` bytes; what else a training wrote is left out."""
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    for _ in range(_MOST):
+        if not waiting:
+            return
+        path, one = waiting.pop()
+        if len(path) > _LONGEST:
+            break
+        if hasattr(one, "shape") and hasattr(one, "dtype"):
+            found[path] = _tensor(one, size)
+            continue
+        members = one.items() if isinstance(one, Mapping) else enumerate(one) if isinstance(one, (list, tuple)) else ()
+        for key, value in reversed(list(members)):
+            waiting.append((path if not path and key in _WRAPPERS else f"{path}.{key}" if path else str(key), value))
+    raise ValueError(
+        f"a checkpoint must have at most {_MOST} tensors and containers, with names of at most {_LONGEST} characters, got more, "
+        "or a container in itself"
+    )
+
+
+def _tensor(x: Any, size: int) -> Tensor:
+    be, dtype, shape = backend_of(x), dtype_of(x), tuple(x.shape)
+
+    def read() -> Bytes:
+        if x.nbytes > size:  # views of few numbers, which would become many
+            raise ValueError(f"a tensor must be in its file of {size} bytes, got one of shape {shape} with {x.nbytes} bytes")
+        data: Bytes = be.to_bytes(x)
+        return data
+
+    return Tensor(dtype, shape, read)

@@ -17,7 +17,7 @@ from balred.files.replacing import replacing
 T = TypeVar("T")
 
 _LINE = b"\nbalred sha256 %s\n"
-_LENGTH = len(_LINE % bytes(64))
+LENGTH = len(_LINE % bytes(64))
 
 
 def sealed(data: bytes) -> bytes:
@@ -43,12 +43,17 @@ def unsealed(data: bytes) -> bytes:
     ValueError
         It is not what was sealed, to the last bit.
     """
-    body, seal = data[:-_LENGTH], data[-_LENGTH:]
-    if not re.fullmatch(re.escape(_LINE).replace(b"%s", b"[0-9a-f]{64}"), seal):
+    body = data[:-LENGTH]
+    if not has_seal(data):
         raise ValueError(f"a checkpoint must end with its seal, got {len(data)} bytes without: cut off, or of something else")
     if sealed(body) != data:
         raise ValueError("a checkpoint must be as it was written, got contents with another SHA-256 than its seal's")
     return body
+
+
+def has_seal(data: bytes) -> bool:
+    """Whether there is a seal at the end, right or wrong."""
+    return re.fullmatch(re.escape(_LINE).replace(b"%s", b"[0-9a-f]{64}"), data[-LENGTH:]) is not None
 
 
 def earlier(path: Path) -> Path:

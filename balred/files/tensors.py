@@ -21,7 +21,8 @@ from balred.systems.arrays import backend
 
 Bytes = NDArray[np.uint8]
 
-_SEAL = "sha256"
+SEAL = "sha256"
+"""In the metadata of a file that was written here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,8 @@ class TensorFile:
 
     def check_seal(self) -> None:
         """Raise unless there is in the file what :func:`write_tensors` wrote, to the last bit."""
-        seal = self.metadata.get(_SEAL)
-        rest = {key: text for key, text in self.metadata.items() if key != _SEAL}
+        seal = self.metadata.get(SEAL)
+        rest = {key: text for key, text in self.metadata.items() if key != SEAL}
         if seal != _digest(self.tensors, {name: x.read() for name, x in self.tensors.items()}, rest):
             raise ValueError(f"the file must be as it was written, got contents with another SHA-256 than {seal}")
 
@@ -94,7 +95,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     """
     data = {name: np.ascontiguousarray(x.read()) for name, x in tensors.items()}
     seal = _digest(tensors, data, metadata)
-    backend("safetensors").write_tensors(path, tensors, data, {**metadata, _SEAL: seal})
+    backend("safetensors").write_tensors(path, tensors, data, {**metadata, SEAL: seal})
 
 
 def read_tensors(path: str | os.PathLike[str]) -> TensorFile:

@@ -58,15 +58,16 @@ def spectra(records: Sequence[RunRecord], layer: str, labels: Labels = LABELS) -
     steps = records[0].config.steps
     # the warm-up is where things move, so it gets more than its tenth of the colours
     colours, norm = colormaps["viridis"], PowerNorm(0.4, 0, steps)
-    top = max(float(shot.hsv[0]) for r in records for shot in r.snapshots.get(layer, []))
+    found = [shot.hsv[np.isfinite(shot.hsv)] for r in records for shot in r.snapshots.get(layer, [])]
+    top = max((float(np.max(values, initial=0.0)) for values in found), default=0.0) or 1.0
     widest = 1.0
     for ax, record in zip(axes, records, strict=True):
         shots = record.snapshots.get(layer, [])
         for shot in shots:
             # two values of the real operator for each stored state
-            values = shot.hsv[shot.hsv > top * _FLOOR]
+            values = shot.hsv[(shot.hsv > top * _FLOOR) & np.isfinite(shot.hsv)]
             at = (np.arange(len(values)) + 1) / 2
-            widest = max(widest, float(at[-1]))
+            widest = max(widest, len(values) / 2)
             ax.semilogy(at, values, color=colours(norm(shot.step)), lw=1.1)
         if record.run.startswith("truncated") and shots:
             kept = record.ranks[layer]

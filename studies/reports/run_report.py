@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from balred.ranks import Rule
 from balred.studies.reports.summary import spread
 from balred.studies.settings.records import RunRecord, Schedule
 from balred.studies.settings.train_config import TrainConfig, config_from
-from balred.studies.training.run_files import RunFolder
+from balred.studies.training.run_files import RunFolder, saved_config
 
 HEADINGS = (
     "run", "test accuracy %", "states by layer", "wall time s", "speed-up over full", "time / time of small", "steps", "seeds",
@@ -60,8 +59,11 @@ def config_of(root: Path) -> TrainConfig | None:
     file = root / "config.json"
     if not file.exists():
         return None
-    saved = json.loads(file.read_text(encoding="utf-8"))["config"]
-    return config_from({key: (f"{file}: ", value) for key, value in saved.items()})
+    saved = saved_config(root)
+    try:
+        return config_from({key: (f"{file}: ", value) for key, value in saved.items()})
+    except ValueError as error:
+        raise ValueError(error if str(error).startswith(str(file)) else f"{file}: {error}") from None
 
 
 def runs_in(root: Path, config: TrainConfig | None) -> list[Found]:
@@ -147,10 +149,18 @@ def write_run_report(root: Path) -> Path:
     ValueError
         There are no runs, or a file is damaged.
     """
-    from balred.studies.reports.report import render
-
     if not root.is_dir():
         raise ValueError(f"RUN_DIR must be a folder, got {root}")
+    try:
+        return _written(root)
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
+        # each file is what it must be by itself, and they do not fit together
+        raise ValueError(f"{root}: a report must be of what runs left there, got files that differ ({error!r:.120})") from None
+
+
+def _written(root: Path) -> Path:
+    from balred.studies.reports.report import render
+
     config = config_of(root)
     found = runs_in(root, config)
     results = [f.result for f in found if f.result is not None]

@@ -205,8 +205,8 @@ def check_keys(given: Any, where: str) -> None:
     known = [f.name for f in fields(TrainConfig)]
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{where}: a key must be one that balred train knows, got {key!r}: is {near!r} meant?")
+            near = difflib.get_close_matches(key[:60], known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{where}: a key must be one that balred train knows, got {key!r:.80}: is {near!r} meant?")
 
 
 def _value(text: str) -> Any:
@@ -221,7 +221,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in inner:
-            near = difflib.get_close_matches(str(value), inner, n=1)
+            near = difflib.get_close_matches(str(value)[:60], inner, n=1)
             raise ValueError(
                 f"{where} must be one of {', '.join(inner)}, got {value!r}"
                 + (f": is {near[0]!r} meant?" if near else "")

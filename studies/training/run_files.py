@@ -18,6 +18,7 @@ from balred.files.sealing import damaged, earlier
 from balred.files.stored import load, save
 from balred.intraining import Cut, EventLog, Report
 from balred.studies.settings.records import Point, RunRecord, Schedule, Snapshot
+from balred.studies.training.reading import EVENTS, METRICS, RESULT, check, check_lines, read_json
 from balred.systems import DiagonalSystem
 
 
@@ -33,9 +34,19 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What :meth:`finish` wrote; None before."""
+        """What :meth:`finish` wrote; None before.
+
+        Raises
+        ------
+        ValueError
+            The file holds something else.
+        """
         file = self.path / "result.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        if not file.exists():
+            return None
+        found = read_json(file)
+        check(str(file), found, RESULT)
+        return found
 
     def finish(self, row: Mapping[str, Any]) -> None:
         """Write the result, and drop the checkpoints that nothing needs any more."""
@@ -59,20 +70,29 @@ class RunFolder:
         save(system, path)
 
     def record(self, name: str, seed: int, config: Schedule) -> RunRecord:
-        """What the files tell of the training, finished or not."""
+        """What the files tell of the training, finished or not.
+
+        Raises
+        ------
+        ValueError
+            A file holds something else; the message begins with it.
+        """
         record = RunRecord(name, seed, config)
-        for line in self.metrics.read():
+        metrics, events = self.metrics.read(), self.events.read()
+        check_lines(self.metrics.path, metrics, METRICS)
+        check_lines(self.events.path, events, EVENTS)
+        for line in metrics:
             step = int(line["step"])
             if line["event"] == "hsv":
                 for layer, values in line["layers"].items():
                     shot = Snapshot(step, self._kept(layer, step), np.array(values, dtype=np.float64))
                     record.snapshots.setdefault(layer, []).append(shot)
                 continue
-            record.steps, record.seconds, record.ranks = step, line.get("seconds", 0.0), line.get("ranks", {})
+            record.steps, record.seconds, record.ranks = step, line.get("seconds") or 0.0, line.get("ranks") or {}
             if line["event"] == "evaluation":
                 loss = line["loss"] if line["loss"] is not None else float("nan")
                 record.points.append(Point(step, line["seconds"], loss, line["accuracy"], line["ranks"]))
-        record.reports = reports_of(self.events.read())
+        record.reports = reports_of(events)
         logged: dict[str, int] = {}
         for report in record.reports:
             logged |= report.ranks
@@ -104,6 +124,15 @@ def reports_of(events: list[dict[str, Any]]) -> list[Report]:
             found.append(Report(step, (), {}, {event["layer"]: event["why"]}))
         elif kind in ("restored", "nothing"):
             found.append(Report(step, (), event["ranks"], restored=kind == "restored", back_to=event.get("back_to")))
+    return found
+
+
+def saved_config(root: Path) -> dict[str, Any]:
+    """The keys that a study was begun with."""
+    file = root / "config.json"
+    found = read_json(file).get("config")
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: config must be an object with the keys of a study, got {found!r:.60}")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -22,7 +21,7 @@ from balred.studies.settings.train_config import TrainConfig
 from balred.studies.training.display import bars, heard
 from balred.studies.training.loop import host_system
 from balred.studies.training.one_run import posthoc, train
-from balred.studies.training.run_files import RunFolder, write_json
+from balred.studies.training.run_files import RunFolder, saved_config, write_json
 from balred.studies.training.run_torch import TorchRun
 
 _VOLATILE = ("device", "threads", "checkpoint_every", "log_every", "folder")
@@ -75,7 +74,8 @@ def _run(config: TrainConfig, seeds: Sequence[int], out: Path, console: Console)
 
 def rows_of(config: TrainConfig, out: Path) -> list[dict[str, Any]]:
     """The results of all seeds in a study's folder."""
-    seeds = sorted(int(path.name.partition("-")[2]) for path in out.glob("seed-*"))
+    names = (path.name.partition("-")[2] for path in out.glob("seed-*"))
+    seeds = sorted(int(name) for name in names if name.isdecimal())
     folders = (RunFolder(out / f"seed-{seed}" / run.name) for seed in seeds for run in runs_of(config))
     return [result for folder in folders if (result := folder.result) is not None]
 
@@ -115,12 +115,6 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
 
 def _plain(values: Any) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
-
-
-def saved_config(out: Path) -> dict[str, Any]:
-    """The keys that a study was begun with."""
-    found: dict[str, Any] = json.loads((out / "config.json").read_text(encoding="utf-8"))["config"]
-    return found
 
 
 @contextmanager
