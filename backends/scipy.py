@@ -110,6 +110,11 @@ def sparse_matrix(x: Any) -> Any:
     return M.astype(np.complex128 if np.issubdtype(M.dtype, np.complexfloating) else np.float64)
 
 
+def sparse_columns(values: Array, rows: Array, starts: Array, shape: tuple[int, int]) -> Any:
+    """A sparse matrix by columns: column k has `values` and `rows` from ``starts[k]`` up to ``starts[k + 1]``."""
+    return scipy.sparse.csc_matrix((values, rows, starts), shape=shape)
+
+
 def sparse_eye(n: int) -> Any:
     """The sparse identity."""
     return scipy.sparse.identity(n, format="csc")
@@ -175,31 +180,6 @@ def complex_schur(A: Array) -> tuple[Array, Array]:
 def triangular_solve(T: Array, x: Array, adjoint: bool = False) -> Array:
     """``T^-1 x`` or ``T^-H x`` for an upper triangular complex T and a vector x."""
     return np.asarray(scipy.linalg.blas.ztrsv(T, x, trans=2 if adjoint else 0))
-
-
-def read_mat(data: bytes) -> dict[str, Any]:
-    """The variables of a MATLAB file (version 4 to 7): arrays, sparse matrices by columns, text.
-
-    An object of a class of MATLAB's is listed with a word on what to do instead.
-    """
-    import scipy.io
-
-    try:
-        # numbers as they are stored: asked for MATLAB's own types, loadmat drops imaginary parts
-        found = scipy.io.loadmat(io.BytesIO(data))
-        logical = {name for name, _, kind in scipy.io.whosmat(io.BytesIO(data)) if kind == "logical"}
-    except NotImplementedError:
-        raise ValueError("a .mat file must be of version 7 or older, got 7.3 (HDF5): save it with -v7") from None
-    except Exception as error:  # of every kind, where the bytes are not what they claim to be
-        raise ValueError(f"the file must be a MATLAB file of version 4 to 7, got: {error}") from None
-    objects = (scipy.io.matlab.MatlabObject, scipy.io.matlab.MatlabOpaque)
-    return {
-        f"{key} (an object: save what ssdata gives for it)" if isinstance(value, objects) else key: (
-            value.astype(bool) if key in logical else value
-        )
-        for key, value in found.items()
-        if not key.startswith("__")
-    }
 
 
 def write_mat(variables: dict[str, Any]) -> bytes:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from balred.files.matlab import Opaque, Struct, read_mat
 from balred.systems.arrays import backend
 
 Entries = dict[str, Any]
@@ -21,6 +24,8 @@ Entries = dict[str, Any]
 ARRAYS = ("A", "B", "C", "D", "E", "poles", "log_poles")
 NAMES = ("inputs", "outputs", "states")
 KEYS = (*ARRAYS, "dt", "Ts", "conjugate", "name", *NAMES)
+
+_ROOM = 2**28
 
 
 class Format(NamedTuple):
@@ -30,8 +35,49 @@ class Format(NamedTuple):
     encode: Callable[[Entries], bytes]
 
 
+def _room(data: bytes) -> int:
+    """How many bytes the contents of a compressed file may need; more is a trap, or a matter for a file that is not."""
+    return max(_ROOM, 50 * len(data))
+
+
 def _from_mat(data: bytes) -> Entries:
-    entries: Entries = backend("scipy").read_mat(data)
+    found = read_mat(data, lambda name, _: name in KEYS, _room(data))
+    if not set(found) & {"A", "poles", "log_poles"}:
+        found = read_mat(data, lambda name, structure: structure or name in KEYS, _room(data))
+        systems = {name: entries for name, value in found.items() if (entries := _from_struct(name, value))}
+        if len(systems) > 1:
+            raise ValueError(f"a file must have one structure with A, B and C, got {', '.join(systems)}")
+        if systems:
+            return next(iter(systems.values()))
+    return {_listed(name, value): None if isinstance(value, Opaque | Struct) and name not in KEYS else value for name, value in found.items()}
+
+
+def _listed(name: str, value: Any) -> str:
+    """The name of a variable, with a word on what to do about an object of a class of MATLAB's."""
+    return f"{name} (an object: save what ssdata gives for it)" if isinstance(value, Opaque) and value.kind == "object" else name
+
+
+_FIELDS = {key: key for key in KEYS} | {key.lower(): key for key in (*"ABCDE", "Ts")}
+_FIELDS |= {"StateName": "states", "InputName": "inputs", "OutputName": "outputs", "Name": "name"}
+
+
+def _from_struct(name: str, value: Any) -> Entries:
+    """The entries in a structure, such as ``get(sys)`` or ``struct('A', A, ...)`` gives; none where it is no system."""
+    fields = [(key, _FIELDS[key]) for key in value if key in _FIELDS] if isinstance(value, Struct) else []
+    entries = {meant: value[key] for key, meant in fields}
+    if not {"B", "C"} <= set(entries) or not set(entries) & {"A", "poles", "log_poles"}:
+        return {}
+    if len(entries) < len(fields):
+        raise ValueError(f"a field of {name} must be there once, got {', '.join(key for key, _ in fields)}")
+    for key in ("InputDelay", "OutputDelay", "InternalDelay", "IODelay", "ioDelay"):
+        if np.any(np.asarray(value.get(key, 0)) != 0):
+            raise ValueError(f"{name} must have no delays, got {key}: absorb them (absorbDelay) or approximate them (pade)")
+    unit = "".join(np.asarray(value.get("TimeUnit", "seconds")).reshape(-1).tolist())
+    if unit != "seconds":
+        raise ValueError(f"the TimeUnit of {name} must be seconds, got {unit!r}: chgTimeUnit converts it")
+    for key in NAMES:
+        if key in entries and not any(np.size(cell) for cell in np.asarray(entries[key]).reshape(-1)):
+            del entries[key]
     return entries
 
 
@@ -45,14 +91,29 @@ def _to_mat(entries: Entries) -> bytes:
 
 def _from_npz(data: bytes) -> Entries:
     try:
-        archive = np.load(io.BytesIO(data), allow_pickle=False)
-        if not hasattr(archive, "files"):
-            raise ValueError("it holds a single array")
-        with archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            size = sum(member.file_size for key, member in members.items() if key in KEYS)
+            if size > _room(data):
+                raise ValueError(f"{size} bytes in a file of {len(data)}: save it uncompressed (numpy.savez)")
             # of other arrays nothing but their names matters, for the error if something is missing
-            return {key: archive[key] if key in KEYS else None for key in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            return {key: _npy(archive, member) if key in KEYS else None for key, member in members.items()}
+    except (ValueError, LookupError, EOFError, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"the file must be an .npz archive of arrays without pickled objects, got: {error}") from None
+
+
+def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
+    """An array, whose size is compared with that of its bytes before there is room made for it."""
+    with archive.open(member) as file:
+        data = io.BytesIO(file.read(member.file_size))
+    major, _ = np.lib.format.read_magic(data)
+    head = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = head(data)
+    size = math.prod(shape) * dtype.itemsize
+    if size > member.file_size:
+        raise ValueError(f"{size} bytes are announced in {member.filename} of {member.file_size}")
+    data.seek(0)
+    return np.lib.format.read_array(data, allow_pickle=False)
 
 
 def _to_npz(entries: Entries) -> bytes:

@@ -115,7 +115,7 @@ def _from_index(path: Path) -> Checkpoint:
     missing = [name for name, file in places.items() if name not in files[file]]
     if missing:
         raise ValueError(
-            f"{path}: every tensor of an index must be in its file, got {missing[0]!r:.80} in {places[missing[0]]}"
+            f"{path}: every tensor of an index must be in its file, got {missing[0]:.80} in {places[missing[0]]}"
         )
     return Checkpoint({name: files[file][name] for name, file in places.items()})
 

@@ -76,9 +76,9 @@ def replacing(path: str | os.PathLike[str], mode: str = "w", previous: Path | No
             if not special:
                 part.unlink(missing_ok=True)
         cause = raw.failure if raw is not None and raw.failure is not None else error
-        if isinstance(cause, OSError) and cause.errno is not None:
-            if cause.filename is None or Path(os.fsdecode(cause.filename)) in (part, place):
-                raise type(cause)(cause.errno, cause.strerror, str(path)) from None
+        ours = isinstance(cause, OSError) and (cause.filename is None or Path(cause.filename) in (part, place))
+        if ours and isinstance(cause, OSError) and cause.errno is not None:
+            raise type(cause)(cause.errno, cause.strerror, str(path)) from None
         raise
 
 

@@ -30,6 +30,8 @@ from balred.systems.leaves import System
 _DENSE_UP_TO = 2000
 """A sparse A of at most this order is read as a full matrix, of which every Hankel singular value can be had."""
 
+_FULL_BYTES = 2**30
+
 
 @dataclass(frozen=True, eq=False)
 class StoredSystem:
@@ -151,6 +153,7 @@ def _stored(entries: Mapping[str, Any]) -> StoredSystem:
             f"{', '.join(missing)} missing"
         )
     arrays = {key: _numbers(key, entries[key]) for key in (first, *"BCDE") if key in entries}
+    arrays = {key: x for key, x in arrays.items() if key not in "DE" or 0 not in x.shape}  # D = [] and E = [] of MATLAB
     dt = _time_step(entries)
     names = {key: _strings(key, entries[key]) for key in NAMES if key in entries}
     system = _system(arrays, dt, bool(np.all(entries.get("conjugate", False))))
@@ -193,7 +196,11 @@ def _entries(obj: StoredSystem) -> Entries:
 
 
 def _full(x: Any) -> Any:
-    return x.toarray() if hasattr(x, "toarray") else x
+    if not hasattr(x, "toarray"):
+        return x
+    if 16 * x.shape[0] * x.shape[1] > _FULL_BYTES:  # whose sizes no number in the file stands for
+        raise ValueError(f"a sparse matrix that is read as a full one must be of at most {_FULL_BYTES} bytes, got shape {x.shape}")
+    return x.toarray()
 
 
 def _numbers(key: str, value: Any) -> Any:
