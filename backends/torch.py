@@ -89,7 +89,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     except OSError:
         raise
     except Exception as error:  # of every kind, where the bytes are not what they claim to be
-        raise ValueError(f"a PyTorch checkpoint must hold tensors and nothing that is code, got {_cause(error)}") from None
+        raise ValueError(
+            f"a PyTorch checkpoint must hold tensors and nothing that is code, got {_cause(error)}"
+        ) from None
 
 
 def _check_archive(path: str | os.PathLike[str]) -> None:
@@ -101,7 +103,9 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
         return
     size, there = sum(member.file_size for member in members), os.stat(path).st_size
     if size > there:
-        raise ValueError(f"a PyTorch checkpoint must be stored without compression, got {size} bytes in a file of {there}")
+        raise ValueError(
+            f"a PyTorch checkpoint must be stored without compression, got {size} bytes in a file of {there}"
+        )
 
 
 def _cause(error: Exception) -> str:

@@ -84,9 +84,7 @@ def run_demo(
         return _run(framework, seeds, folder, config or DemoConfig(), console)
 
 
-def _run(
-    framework: Framework, seeds: Sequence[int], folder: Path, config: DemoConfig, console: Console
-) -> DemoResult:
+def _run(framework: Framework, seeds: Sequence[int], folder: Path, config: DemoConfig, console: Console) -> DemoResult:
     from balred.studies.reports.report import write_report
 
     result = DemoResult(framework, tuple(seeds), config)

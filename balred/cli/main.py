@@ -35,7 +35,10 @@ class Commands(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, help="Model reduction for linear systems and state-space layers."
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Model reduction for linear systems and state-space layers.",
 )
 
 

@@ -69,10 +69,8 @@ def shown(text: str, stream: IO[str], lines: bool = False) -> str:
     >>> print(shown("a name\\x1b[2J of\\ud800 two\\nlines", sys.stdout))
     a name\\x1b[2J of\\ud800 two\\nlines
     """
-    safe = "".join(
-        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode() for c in text
-    )
-    encoding = stream.encoding or "utf-8"
+    safe = "".join(c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode() for c in text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
     return safe.encode(encoding, "backslashreplace").decode(encoding)
 
 

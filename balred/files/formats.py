@@ -49,12 +49,19 @@ def _from_mat(data: bytes) -> Entries:
             raise ValueError(f"a file must have one structure with A, B and C, got {', '.join(systems)}")
         if systems:
             return next(iter(systems.values()))
-    return {_listed(name, value): None if isinstance(value, Opaque | Struct) and name not in KEYS else value for name, value in found.items()}
+    return {
+        _listed(name, value): None if isinstance(value, Opaque | Struct) and name not in KEYS else value
+        for name, value in found.items()
+    }
 
 
 def _listed(name: str, value: Any) -> str:
     """The name of a variable, with a word on what to do about an object of a class of MATLAB's."""
-    return f"{name} (an object: save what ssdata gives for it)" if isinstance(value, Opaque) and value.kind == "object" else name
+    return (
+        f"{name} (an object: save what ssdata gives for it)"
+        if isinstance(value, Opaque) and value.kind == "object"
+        else name
+    )
 
 
 _FIELDS = {key: key for key in KEYS} | {key.lower(): key for key in (*"ABCDE", "Ts")}
@@ -71,7 +78,9 @@ def _from_struct(name: str, value: Any) -> Entries:
         raise ValueError(f"a field of {name} must be there once, got {', '.join(key for key, _ in fields)}")
     for key in ("InputDelay", "OutputDelay", "InternalDelay", "IODelay", "ioDelay"):
         if np.any(np.asarray(value.get(key, 0)) != 0):
-            raise ValueError(f"{name} must have no delays, got {key}: absorb them (absorbDelay) or approximate them (pade)")
+            raise ValueError(
+                f"{name} must have no delays, got {key}: absorb them (absorbDelay) or approximate them (pade)"
+            )
     unit = "".join(np.asarray(value.get("TimeUnit", "seconds")).reshape(-1).tolist())
     if unit != "seconds":
         raise ValueError(f"the TimeUnit of {name} must be seconds, got {unit!r}: chgTimeUnit converts it")
@@ -98,7 +107,16 @@ def _from_npz(data: bytes) -> Entries:
                 raise ValueError(f"{size} bytes in a file of {len(data)}: save it uncompressed (numpy.savez)")
             # of other arrays nothing but their names matters, for the error if something is missing
             return {key: _npy(archive, member) if key in KEYS else None for key, member in members.items()}
-    except (ValueError, LookupError, EOFError, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        ValueError,
+        LookupError,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(f"the file must be an .npz archive of arrays without pickled objects, got: {error}") from None
 
 

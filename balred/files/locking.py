@@ -69,7 +69,9 @@ def _take(lock: Path, mine: dict[str, Any]) -> None:
                     continue
             owner = _owner(lock)
             if owner is None and lock.exists():
-                raise ValueError(f"{lock}: a lock must say whose it is, got one that does not: delete it if nothing runs there")
+                raise ValueError(
+                    f"{lock}: a lock must say whose it is, got one that does not: delete it if nothing runs there"
+                )
             if owner is not None and _alive(owner):
                 raise ValueError(
                     f"{lock.parent}: a folder must be written to by one process at a time, got one in use by process "

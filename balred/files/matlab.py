@@ -137,7 +137,9 @@ def read_mat(data: bytes, wanted: Wanted, most: int) -> dict[str, Any]:
         order = "<" if data[126:128] == b"IM" else ">"
         return _variables(_Reader(memoryview(data)[128:], order, room), wanted)
     except (ValueError, OverflowError, zlib.error) as error:
-        raise ValueError(f"the file must be a MATLAB file of version 4 to 7, got a damaged or another one: {error}") from None
+        raise ValueError(
+            f"the file must be a MATLAB file of version 4 to 7, got a damaged or another one: {error}"
+        ) from None
 
 
 def _variables(reader: _Reader, wanted: Wanted) -> dict[str, Any]:
@@ -280,7 +282,8 @@ def _rows(text: str, shape: tuple[int, ...]) -> NDArray[Any]:
 def _old_variables(data: memoryview, wanted: Wanted, room: list[int]) -> dict[str, Any]:
     """Of a file of version 4: headers of five numbers, a name, and the values."""
     order = "<" if np.frombuffer(data[:4], "<u4")[0] < 5000 else ">"
-    reader, found = _Reader(data, order, room), {}
+    reader = _Reader(data, order, room)
+    found: dict[str, Any] = {}
     while reader.left:
         kind, rows, columns, imaginary, length = reader.words(5)
         machine, rest = divmod(kind, 1000)

@@ -161,7 +161,9 @@ def _tensor(x: Any, size: int) -> Tensor:
 
     def read() -> Bytes:
         if x.nbytes > size:  # views of few numbers, which would become many
-            raise ValueError(f"a tensor must be in its file of {size} bytes, got one of shape {shape} with {x.nbytes} bytes")
+            raise ValueError(
+                f"a tensor must be in its file of {size} bytes, got one of shape {shape} with {x.nbytes} bytes"
+            )
         data: Bytes = be.to_bytes(x)
         return data
 

@@ -55,7 +55,7 @@ def replacing(path: str | os.PathLike[str], mode: str = "w", previous: Path | No
         raw = _Raw(part, "w" if special else "x")
         file: IO[Any] = io.BufferedWriter(raw)
         if "b" not in mode:
-            file = io.TextIOWrapper(file, encoding="utf-8")  # type: ignore[type-var]  # typeshed wants more of a raw file
+            file = io.TextIOWrapper(file, encoding="utf-8")
         yield file
         file.flush()
         if not special:

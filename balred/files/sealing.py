@@ -45,7 +45,9 @@ def unsealed(data: bytes) -> bytes:
     """
     body = data[:-LENGTH]
     if not has_seal(data):
-        raise ValueError(f"a checkpoint must end with its seal, got {len(data)} bytes without: cut off, or of something else")
+        raise ValueError(
+            f"a checkpoint must end with its seal, got {len(data)} bytes without: cut off, or of something else"
+        )
     if sealed(body) != data:
         raise ValueError("a checkpoint must be as it was written, got contents with another SHA-256 than its seal's")
     return body

@@ -199,7 +199,9 @@ def _full(x: Any) -> Any:
     if not hasattr(x, "toarray"):
         return x
     if 16 * x.shape[0] * x.shape[1] > _FULL_BYTES:  # whose sizes no number in the file stands for
-        raise ValueError(f"a sparse matrix that is read as a full one must be of at most {_FULL_BYTES} bytes, got shape {x.shape}")
+        raise ValueError(
+            f"a sparse matrix that is read as a full one must be of at most {_FULL_BYTES} bytes, got shape {x.shape}"
+        )
     return x.toarray()
 
 

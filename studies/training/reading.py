@@ -66,10 +66,23 @@ def maybe(kind: Kind) -> Kind:
 _STEP = {"step": is_count, "seconds": maybe(is_number), "loss": maybe(is_measured), "ranks": maybe(is_ranks)}
 METRICS: dict[str, Mapping[str, Kind]] = {
     "step": _STEP,
-    "evaluation": {**_STEP, "seconds": is_number, "accuracy": is_number, "test_loss": maybe(is_measured), "ranks": is_ranks},
+    "evaluation": {
+        **_STEP,
+        "seconds": is_number,
+        "accuracy": is_number,
+        "test_loss": maybe(is_measured),
+        "ranks": is_ranks,
+    },
     "hsv": {"step": is_count, "layers": is_spectra},
 }
-_CUT = {"step": is_count, "layer": is_text, "from": is_count, "to": is_count, "energy": is_measured, "bound": maybe(is_measured)}
+_CUT = {
+    "step": is_count,
+    "layer": is_text,
+    "from": is_count,
+    "to": is_count,
+    "energy": is_measured,
+    "bound": maybe(is_measured),
+}
 EVENTS: dict[str, Mapping[str, Kind]] = {
     "cut": _CUT,
     "would cut": _CUT,

@@ -60,7 +60,9 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     if kind < 2:
         at = min(at, len(data) - 1)
         return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
-    return (data[:at], data[:at] + bytes(to - at) + data[to:], data[:to] + data[at:], rng.randbytes(len(data)), b"")[kind - 2]
+    return (data[:at], data[:at] + bytes(to - at) + data[to:], data[:to] + data[at:], rng.randbytes(len(data)), b"")[
+        kind - 2
+    ]
 
 
 def strange(value: Any, rng: random.Random) -> Any:
@@ -320,7 +322,9 @@ def test_an_index_leads_nowhere_else(name: Any, good_files: Path, tmp_path: Path
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x.safetensors"}}')
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"1.nu_log": name}}))
     told = run("inspect", folder, code=1).stderr
-    assert told.startswith(f"balred inspect: {folder / 'model.safetensors.index.json'}: an index must have a weight_map")
+    assert told.startswith(
+        f"balred inspect: {folder / 'model.safetensors.index.json'}: an index must have a weight_map"
+    )
 
 
 def test_code_in_a_checkpoint_is_named_and_not_recommended(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def test_the_second_is_told_and_the_third_comes_after_the_first(tmp_path: Path) 
     folder = tmp_path / "new" / "run"
     with (
         alone(folder),
-        pytest.raises(ValueError, match=rf"^{folder}: .* one in use by process {os.getpid()} of .*: wait until it ends"),
+        pytest.raises(
+            ValueError, match=rf"^{folder}: .* one in use by process {os.getpid()} of .*: wait until it ends"
+        ),
         alone(folder),
     ):
         pytest.fail("two at once")
@@ -88,7 +90,10 @@ def test_another_machine_cannot_be_asked(tmp_path: Path) -> None:
 def test_a_lock_that_says_nothing(text: str, tmp_path: Path) -> None:
     held(tmp_path)
     (tmp_path / LOCK / "owner.json").write_text(text)
-    with pytest.raises(ValueError, match="a lock must say whose it is, got one that does not: delete it"), alone(tmp_path):
+    with (
+        pytest.raises(ValueError, match="a lock must say whose it is, got one that does not: delete it"),
+        alone(tmp_path),
+    ):
         pass
 
 

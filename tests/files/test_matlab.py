@@ -68,7 +68,9 @@ def test_as_scipy_reads_it(name: str, compressed: bool) -> None:
     assert mine.shape == theirs.shape
 
 
-@pytest.mark.parametrize("name", ["double", "complex", "integers", "scalar", "text", "texts", "sparse", "complex sparse"])
+@pytest.mark.parametrize(
+    "name", ["double", "complex", "integers", "scalar", "text", "texts", "sparse", "complex sparse"]
+)
 def test_version_4(name: str) -> None:
     data = written({"y": np.ones((2, 2)), "x": VALUES[name]}, format="4")
     mine, theirs = read_mat(data, everything, MOST), scipy.io.loadmat(io.BytesIO(data))
@@ -81,6 +83,7 @@ def test_version_4(name: str) -> None:
 
 def test_the_other_order_of_bytes() -> None:
     """A matrix of version 5 and one of version 4 by hand, the most significant byte first."""
+
     def tag(kind: int, data: bytes) -> bytes:
         return np.array([kind, len(data)], ">u4").tobytes() + data + bytes(-len(data) % 8)
 
@@ -141,7 +144,7 @@ def test_empty_means_none(tmp_path: Path) -> None:
 )
 def test_structures_that_are_no_system(variables: Any, message: str, tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "g.mat", variables)
-    with pytest.raises(ValueError, match="g.mat: ") as caught:
+    with pytest.raises(ValueError, match=r"g\.mat: ") as caught:
         load(tmp_path / "g.mat")
     assert message in str(caught.value)
 
@@ -175,14 +178,15 @@ def fuzz_mat(data: bytes, rng: random.Random) -> str:
             broken[at] ^= 1 << rng.randrange(8)
         elif kind == 2:  # a length, a type or a size
             at -= at % 4
-            broken[at : at + 4] = rng.choice((0, 1, 2**31 - 1, 2**31, 2**32 - 1, 8, 14, 15, 1 << 16)).to_bytes(4, "little")
+            broken[at : at + 4] = rng.choice((0, 1, 2**31 - 1, 2**31, 2**32 - 1, 8, 14, 15, 1 << 16)).to_bytes(
+                4, "little"
+            )
         else:
             del broken[at : at + rng.randrange(1, 9)]
     try:
         found = read_mat(bytes(broken), everything, MOST)
     except ValueError as error:
-        assert "\n" not in str(error)
-        return "refused"
+        return "refused" if "\n" not in str(error) else "many lines"
     for value in found.values():  # a sparse matrix is used without fear
         if scipy.sparse.issparse(value):
             value @ np.ones(value.shape[1])
@@ -190,7 +194,15 @@ def fuzz_mat(data: bytes, rng: random.Random) -> str:
 
 
 def good_files() -> list[bytes]:
-    more = {"A": A, "B": B, "C": C, "S": VALUES["sparse"], "n": np.array(["a", "bc"], dtype=object), "t": "text", "s": GET}
+    more = {
+        "A": A,
+        "B": B,
+        "C": C,
+        "S": VALUES["sparse"],
+        "n": np.array(["a", "bc"], dtype=object),
+        "t": "text",
+        "s": GET,
+    }
     return [written(more), written(more, do_compression=True), written({k: more[k] for k in "ABCSt"}, format="4")]
 
 
@@ -199,6 +211,7 @@ def test_damaged_files(which: int) -> None:
     data, start = good_files()[which], time.perf_counter()
     found = [fuzz_mat(data, random.Random(seed)) for seed in range(700)]
     assert found.count("refused") > 200
+    assert set(found) <= {"read", "refused"}
     assert time.perf_counter() - start < 20
 
 

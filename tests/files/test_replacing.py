@@ -95,7 +95,9 @@ class Full(module._Raw):
 @pytest.mark.parametrize("room", [0, 1, 700])
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of zipfile's, which closes twice
-def test_a_full_disk_leaves_the_older_file(name: str, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_older_file(
+    name: str, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / name
     WRITERS[name](path)
     assert [x.name for x in tmp_path.iterdir()] == [name]
@@ -134,7 +136,9 @@ def test_a_limit_of_the_kernel(tmp_path: Path) -> None:
     assert sorted(x.name for x in tmp_path.iterdir()) == ["g.npz", "out.npz"]
 
 
-@pytest.mark.parametrize("failure", [ValueError("the encoder's"), KeyboardInterrupt(), OSError(errno.EIO, "other", "input")])
+@pytest.mark.parametrize(
+    "failure", [ValueError("the encoder's"), KeyboardInterrupt(), OSError(errno.EIO, "other", "input")]
+)
 def test_a_failure_of_the_body_is_its_own(failure: BaseException, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("before")

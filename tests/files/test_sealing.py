@@ -43,7 +43,9 @@ def test_the_one_before_serves_and_stays(tmp_path: Path) -> None:
     assert "is missing" in told[1]
     earlier(path).write_bytes(b"")
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"x\.pt: .*; .*x\.earlier\.pt: .*: no earlier checkpoint is whole, delete these"):
+    with pytest.raises(
+        ValueError, match=r"x\.pt: .*; .*x\.earlier\.pt: .*: no earlier checkpoint is whole, delete these"
+    ):
         read_checkpoint(path, bytes.decode, told.append)
 
 

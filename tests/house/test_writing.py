@@ -13,7 +13,18 @@ FOLDERS = ("balred", "adapters", "backends", "studies")
 
 ENCODERS = {"savefig", "savemat", "save", "savez", "savez_compressed", "save_file", "serialize_file", "dump", "savetxt"}
 """What writes to the path or stream that it is given; a method ``save`` counts where its library is named before it."""
-WRITERS = {"write_text", "write_bytes", "tofile", "to_csv", "touch", "copyfile", "copy2", "move", "symlink_to", "hardlink_to"}
+WRITERS = {
+    "write_text",
+    "write_bytes",
+    "tofile",
+    "to_csv",
+    "touch",
+    "copyfile",
+    "copy2",
+    "move",
+    "symlink_to",
+    "hardlink_to",
+}
 SAVING = {"np", "numpy", "torch", "scipy", "matplotlib", "json", "pickle", "shutil"}
 STREAMS = {"replacing", "BytesIO", "StringIO"}
 

@@ -80,7 +80,7 @@ def test_a_full_disk_takes_all_or_nothing(tmp_path: Path) -> None:
     for room in (0, 1, 40):
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, limits[1]))
         try:
-            with pytest.raises(OSError, match="large|left") as caught:
+            with pytest.raises(OSError, match=r"large|left") as caught:
                 log.append([event(2), event(3)])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
