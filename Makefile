@@ -10,9 +10,9 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # small matrices on many threads are slower than on one; the trainings set their own number
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help env demo test test-all slow docs bench studies lint clean
+.PHONY: help env demo test test-all slow fuzz docs bench studies lint clean
 help:
-	@echo "make env | demo | test | test-all | slow | docs | bench | studies | lint | clean"
+	@echo "make env | demo | test | test-all | slow | fuzz | docs | bench | studies | lint | clean"
 
 env: $(STAMP)
 
@@ -35,6 +35,11 @@ test-all: env
 
 slow: env
 	$(BIN)/pytest -m "slow or gpu"
+
+# damaged files of every kind, some minutes; COUNT of each
+COUNT ?= 500
+fuzz: env
+	$(BIN)/python benchmarks/fuzz.py --count $(COUNT)
 
 docs: env
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

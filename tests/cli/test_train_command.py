@@ -402,6 +402,53 @@ def test_a_killed_study_goes_on_to_the_same_weights(tmp_path: Path, mode: str, k
     assert not (two / "checkpoint.pt").exists()
 
 
+@needs_torch
+def test_damage_and_company_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any flipped byte of a checkpoint is found, the one before serves, and ends with the same weights; nobody works beside another."""
+    from balred.files.locking import alone
+    from balred.studies.training.run_torch import TorchRun
+
+    original, calls = TorchRun.train_step, [0]
+
+    def interrupted(self: Any, x: Any, y: Any) -> None:
+        calls[0] += len(y) > 2  # not the warm-up's
+        if calls[0] == 11:
+            raise KeyboardInterrupt
+        original(self, x, y)
+
+    monkeypatch.setattr("balred.studies.training.study._warm_up", lambda *_: None)
+    path, out = config_file(tmp_path, 'modes = ["full"]'), tmp_path / "out"
+    assert invoke(str(path), "--out", str(tmp_path / "whole")).exit_code == 0
+    monkeypatch.setattr(TorchRun, "train_step", interrupted)
+    assert invoke(str(path), "--out", str(out)).exit_code == 130  # after the checkpoints of steps 4 and 8
+    monkeypatch.setattr(TorchRun, "train_step", original)
+    with alone(out):
+        told = invoke(str(path), "--out", str(out), "--resume")
+    assert told.exit_code == 1
+    assert told.stderr.startswith(
+        f"balred train: {out}: a folder must be written to by one process at a time, got one in use"
+    )
+    run = out / "seed-0" / "full"
+    new, old = (run / name for name in ("checkpoint.pt", "checkpoint.earlier.pt"))
+    good, earlier = new.read_bytes(), old.read_bytes()
+    old.write_bytes(b"")
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(good), 5):
+        new.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        told = invoke(str(path), "--out", str(out), "--resume")
+        assert told.exit_code == 1
+        assert f"{new}: a checkpoint must" in told.stderr
+        assert "no earlier checkpoint is whole" in told.stderr
+    old.write_bytes(earlier)
+    told = invoke(str(path), "--out", str(out), "--resume")
+    assert told.exit_code == 0, told.output
+    assert "goes on from an earlier checkpoint, checkpoint.earlier.pt" in told.stderr
+    one, two = tensors(tmp_path / "whole" / "seed-0" / "full"), tensors(run)
+    assert all(np.array_equal(one[k], two[k]) for k in one)
+    assert untimed(run / "metrics.jsonl") == untimed(tmp_path / "whole" / "seed-0" / "full" / "metrics.jsonl")
+    assert sorted(x.name for x in run.iterdir()) == ["metrics.jsonl", "model.safetensors", "result.json", "snapshots"]
+
+
 def untimed(path: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]

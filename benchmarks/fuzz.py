@@ -1,0 +1,77 @@
+"""Damaged files of every kind by the hundred, and what became of each: the attacks of the tests, larger (``make fuzz``).
+
+A traceback, a second line of error, a terminal's control code or a stop of more than 20 s ends it with the seed that did it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+sys.path[:0] = [str(TESTS / folder) for folder in ("support", "cli", "files")]
+
+import test_foreign_folders as folders  # noqa: E402
+import test_matlab as matlab  # noqa: E402
+
+import balred  # noqa: E402
+import balred.files  # noqa: E402
+
+NAMES = {0: "read", 1: "refused"}
+
+
+def system(path: Path, seed: int) -> str:
+    """``balred hsv`` of a damaged file of a system."""
+    balred.files.save(balred.testing.random_system(3, 1, 2, seed=0), path)
+    path.write_bytes(folders.damaged(path.read_bytes(), random.Random(seed)))
+    return NAMES[folders.ends_well("hsv", path)]
+
+
+def attacks(work: Path) -> Iterator[tuple[str, Callable[[int], str]]]:
+    """What is damaged, and what does that with a seed."""
+    good = work / "good"
+    good.mkdir()
+    folders.whole(good)
+    folders.study(work / "study")
+    for place in folders.PLACES:
+        yield f"inspect {place}", lambda seed, place=place: NAMES[folders.fuzz_inspect(good, work / "x", place, seed)]  # type: ignore[misc]
+    yield "report", lambda seed: NAMES[folders.fuzz_report(work / "study", work / "x", seed)]
+    for suffix in (".json", ".npz", ".mat"):
+        yield f"hsv {suffix}", lambda seed, suffix=suffix: system(work / f"g{suffix}", seed)  # type: ignore[misc]
+    for which, data in enumerate(matlab.good_files()):
+        yield (
+            f"MATLAB's reader, {('version 5', 'compressed', 'version 4')[which]}",
+            lambda seed, data=data: matlab.fuzz_mat(data, random.Random(seed)),
+        )  # type: ignore[misc]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=500, help="files of each kind")
+    parser.add_argument("--first", type=int, default=1000, help="the first seed; those of the tests are below")
+    args = parser.parse_args()
+    work = Path(tempfile.mkdtemp())
+    try:
+        for name, attack in attacks(work):
+            start, found = time.perf_counter(), Counter[str]()
+            for seed in range(args.first, args.first + args.count):
+                try:
+                    found[attack(seed)] += 1
+                except BaseException:
+                    print(f"{name}: seed {seed}", file=sys.stderr)
+                    raise
+            counts = ", ".join(f"{n} {what}" for what, n in sorted(found.items()))
+            print(f"{name:32} {counts:28} {time.perf_counter() - start:6.1f} s", flush=True)
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
