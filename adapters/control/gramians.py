@@ -20,13 +20,15 @@ from balred.systems.poles import UnstableError, check_stable, marginal_tolerance
 Matrix = NDArray[Any]
 
 
-def hankel_singular_values(sys: Any) -> Matrix:
+def hankel_singular_values(sys: Any, *, solver: str | None = None, offset: float | None = None) -> Matrix:
     """Hankel singular values of a state-space system, descending and real.
 
     Parameters
     ----------
     sys : control.StateSpace
         Continuous or discrete.
+    solver, offset : optional
+        As :func:`balred.hsv`.
 
     Returns
     -------
@@ -46,11 +48,11 @@ def hankel_singular_values(sys: Any) -> Matrix:
     array([0.25])
     """
     check_statespace(sys, ValueError)
-    out: Matrix = hsv(sys)
+    out: Matrix = hsv(sys, solver=solver, offset=offset)
     return out
 
 
-def gram(sys: Any, type: str) -> Matrix:
+def gram(sys: Any, type: str, *, solver: str | None = None) -> Matrix:
     r"""Gramian of a stable state-space system, or its upper triangular factor.
 
     Parameters
@@ -58,6 +60,8 @@ def gram(sys: Any, type: str) -> Matrix:
     sys : control.StateSpace
     type : {"c", "o", "cf", "of"}
         Controllability or observability Gramian; with "f" the factor R of :math:`W = R^TR`, diagonal nonnegative.
+    solver : str, optional
+        As :func:`balred.gramians`.
 
     Returns
     -------
@@ -83,20 +87,22 @@ def gram(sys: Any, type: str) -> Matrix:
     system = adapt(sys)[0]
     try:
         check_stable(system)
-        pair = cholesky_factors(system) if type.endswith("f") else gramians(system)
+        pair = (cholesky_factors if type.endswith("f") else gramians)(system, solver=solver)
     except UnstableError as error:
         raise UnstableError(f"the system is unstable: {error}") from None
     out: Matrix = pair[0 if type.startswith("c") else 1]
     return out
 
 
-def balreal(sys: Any) -> tuple[Any, Matrix, Matrix, Matrix]:
+def balreal(sys: Any, *, solver: str | None = None, offset: float | None = None) -> tuple[Any, Matrix, Matrix, Matrix]:
     """Balanced realisation, as MATLAB's function of this name (python-control has none).
 
     Parameters
     ----------
     sys : control.StateSpace
         Minimal; unstable modes are split off and stand first.
+    solver, offset : optional
+        As :func:`balred.hsv`.
 
     Returns
     -------
@@ -125,18 +131,18 @@ def balreal(sys: Any) -> tuple[Any, Matrix, Matrix, Matrix]:
     """
     check_statespace(sys, TypeError)
     system, rebuild = adapt(sys)
-    unstable, stable = split(system, None)
+    unstable, stable = split(system, offset)
     if unstable is None:
-        b = balance(system)
+        b = balance(system, solver=solver)
         return rebuild(b.system), b.hsv, b.T, b.Tinv
-    limit = marginal_tolerance(system)
+    limit = marginal_tolerance(system) if offset is None else offset
     V, Vinv, k = backend("scipy").separate(
         sys.A, lambda w: bool((1 - np.abs(w) if system.discrete else -w.real) > limit)
     )
     g, T, Tinv = np.full(system.order, np.inf), Vinv, V
     whole = unstable
     if stable is not None:
-        b = balance(stable)
+        b = balance(stable, solver=solver)
         g[k:] = b.hsv
         T, Tinv = T.copy(), Tinv.copy()
         T[k:], Tinv[:, k:] = b.T @ Vinv[k:], V[:, k:] @ b.Tinv

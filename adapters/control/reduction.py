@@ -16,14 +16,22 @@ import numpy as np
 from balred.realisations.minimal import minimal
 from balred.reduction.analysis import Analysis, analyze
 from balred.registry.reading import adapt
-from balred.systems.arrays import warn_caller
+from balred.systems.arrays import backend, warn_caller
 from balred.systems.dense_system import DenseSystem
 from balred.systems.parts import join
 
 _METHODS = {"truncate": "truncate", "matchdc": "singular_perturbation"}
 
 
-def balanced_reduction(sys: Any, orders: Any, method: str = "truncate", alpha: float | None = None) -> Any:
+def balanced_reduction(
+    sys: Any,
+    orders: Any,
+    method: str = "truncate",
+    alpha: float | None = None,
+    *,
+    solver: str | None = None,
+    offset: float | None = None,
+) -> Any:
     r"""Balanced reduction to one order or several.
 
     Parameters
@@ -36,6 +44,8 @@ def balanced_reduction(sys: Any, orders: Any, method: str = "truncate", alpha: f
     alpha : float, optional
         Boundary of stability, at most 0 for the real parts of continuous poles, in (0, 1] for the moduli of discrete
         ones: poles beyond it are kept as they are.
+    solver, offset : optional
+        As :func:`balred.reduce`.  `offset` says the same as `alpha`, from the boundary of stability on.
 
     Returns
     -------
@@ -47,7 +57,8 @@ def balanced_reduction(sys: Any, orders: Any, method: str = "truncate", alpha: f
     TypeError
         `sys` is no state-space system.
     ValueError
-        An order is not between the number of kept modes and that of states; another `method`; `alpha` out of range.
+        An order is not between the number of kept modes and that of states; another `method`; `alpha` out of range, or
+        given together with `offset`.
 
     Warns
     -----
@@ -65,7 +76,8 @@ def balanced_reduction(sys: Any, orders: Any, method: str = "truncate", alpha: f
     if method not in _METHODS:
         raise ValueError(f"method must be 'truncate' or 'matchdc', got {method!r}")
     check_statespace(sys, TypeError)
-    offset = None
+    if alpha is not None and offset is not None:
+        raise ValueError(f"alpha or offset must be given, not both, got {alpha} and {offset}")
     if alpha is not None:
         discrete = sys.isdtime(strict=True)
         if not (0 < alpha <= 1 if discrete else alpha <= 0):
@@ -73,7 +85,7 @@ def balanced_reduction(sys: Any, orders: Any, method: str = "truncate", alpha: f
             raise ValueError(f"alpha must be {rule} system, got {alpha}")
         offset = 1 - alpha if discrete else -alpha
     several = list(orders) if isinstance(orders, Iterable) else [orders]
-    analysis = analyze(sys, method=_METHODS[method], offset=offset)
+    analysis = analyze(sys, method=_METHODS[method], solver=solver, offset=offset)
     made = [_reduced(sys, analysis, order, method) for order in several]
     return made[0] if len(made) == 1 else made
 
@@ -118,7 +130,7 @@ def model_reduction(
     Parameters
     ----------
     sys : control.StateSpace
-    elim_states, elim_inputs, elim_outputs : int, str, slice, or sequence of int or str, optional
+    elim_states, elim_inputs, elim_outputs : int, str, slice, sequence of int or str, or mask of bool, optional
     method : {"matchdc", "truncate"}
     keep_states, keep_inputs, keep_outputs : optional
         Instead of those to eliminate.
@@ -134,12 +146,13 @@ def model_reduction(
     TypeError
         `sys` is no state-space system.
     ValueError
-        Both `elim` and `keep` are given for one variable; another `method`; no such signal; E is singular.
+        Both `elim` and `keep` are given for one variable; another `method`; no such signal; a mask of another length, or one that
+        keeps nothing; E is singular.
 
     Warns
     -----
     UserWarning
-        The system is unstable.
+        The system is unstable; E is nearly singular, beside the state matrix.
 
     Examples
     --------
@@ -163,11 +176,7 @@ def model_reduction(
     A, B, C, D = sys.A[np.ix_(x, x)], sys.B[np.ix_(x, u)], sys.C[np.ix_(y, x)], sys.D[np.ix_(y, u)]
     if method == "matchdc" and z:
         E = (np.eye(len(z)) if discrete else 0) - sys.A[np.ix_(z, z)]
-        if np.linalg.matrix_rank(E) < len(z):
-            block = "I - A22" if discrete else "A22"
-            raise ValueError(
-                f"the eliminated states must have a steady state, got a {block} that is singular to working precision"
-            )
+        _check_steady(sys.A, E, z, "I - A22" if discrete else "A22")
         XA, XB = np.linalg.solve(E, sys.A[np.ix_(z, x)]), np.linalg.solve(E, sys.B[np.ix_(z, u)])
         A12, C2 = sys.A[np.ix_(x, z)], sys.C[np.ix_(y, z)]
         A, B, C, D = A + A12 @ XA, B + A12 @ XB, C + C2 @ XA, D + C2 @ XB
@@ -179,6 +188,23 @@ def model_reduction(
     return control.StateSpace(A, B, C, D, sys.dt, remove_useless_states=False, name=sys.name, **labels)
 
 
+def _check_steady(A: Any, E: Any, z: list[int], block: str) -> None:
+    """Raise if the states `z` have no steady state, warn if they hardly have one."""
+    d = backend("scipy").balancing(A)  # units of the states do not decide
+    s = np.linalg.svd(E * d[z] / d[z, None], compute_uv=False)
+    size = max(float(np.linalg.norm(A * d / d[:, None], 2)), float(s[0]))
+    if s[-1] <= len(z) * np.finfo(np.float64).eps * s[0]:
+        raise ValueError(
+            f"the eliminated states must have a steady state, got a {block} that is singular to working precision"
+        )
+    if s[-1] < np.finfo(np.float64).eps ** 0.5 * size:
+        warn_caller(
+            f"{block} is nearly singular, its smallest singular value is {s[-1]:.2g} beside {size:.2g} of the state matrix: the "
+            "steady state of the eliminated states may be nothing but rounding",
+            UserWarning,
+        )
+
+
 def _chosen(what: str, elim: Any, keep: Any, labels: list[str]) -> tuple[list[int], list[int]]:
     """Indices of the kept and of the eliminated signals, ascending."""
 
@@ -187,13 +213,24 @@ def _chosen(what: str, elim: Any, keep: Any, labels: list[str]) -> tuple[list[in
             return set()
         if isinstance(key, slice):
             return set(range(len(labels))[key])
-        if not isinstance(key, str) and isinstance(key, Iterable):
-            return set().union(*(indices(k) for k in key))
         if isinstance(key, str) and key in labels:
             return {labels.index(key)}
-        if isinstance(key, str) or not -len(labels) <= key < len(labels):
+        if not isinstance(key, str) and isinstance(key, Iterable):
+            keys = list(key)
+            if keys and all(isinstance(k, (bool, np.bool_)) for k in keys):
+                return masked(keys)
+            return set().union(*(indices(k) for k in keys))
+        whole = isinstance(key, (int, np.integer)) and not isinstance(key, bool)
+        if not whole or not -len(labels) <= key < len(labels):
             raise ValueError(f"{what} must be among {', '.join(labels) or 'none'} or their indices, got {key!r}")
         return {int(key) % len(labels)}
+
+    def masked(mask: list[Any]) -> set[int]:
+        if len(mask) != len(labels):
+            raise ValueError(f"a mask of {what} must have {len(labels)} entries, got {len(mask)}")
+        if keep is not None and not any(mask):
+            raise ValueError(f"a mask of {what} must keep one at least, got one without True")
+        return {i for i, chosen in enumerate(mask) if chosen}
 
     gone, left = indices(elim), indices(keep)
     if gone and left:
@@ -234,13 +271,42 @@ def minimal_realization(sys: Any, tol: float | None = None, verbose: bool = True
         small = sys.minreal(tol)
         removed = len(sys.poles()) - len(small.poles())
     else:
-        check_statespace(sys, TypeError)
-        system, rebuild = adapt(sys)
-        small = rebuild(minimal(system, tol or None))
+        small = statespace_minreal(sys, tol or 0.0)
         removed = sys.nstates - small.nstates
     if verbose:
         print(f"{removed} states have been removed from the model")
     return small
+
+
+def statespace_minreal(sys: Any, tol: float = 0.0) -> Any:
+    """What ``control.StateSpace.minreal`` does, without slycot: ``control.StateSpace.minreal = statespace_minreal``.
+
+    Parameters
+    ----------
+    sys : control.StateSpace
+    tol : float, default 0
+        As :func:`balred.realisations.minimal.minimal`, 0 for the default there.
+
+    Returns
+    -------
+    control.StateSpace
+        With the time base and the signal names of `sys`.
+
+    Raises
+    ------
+    TypeError
+        `sys` is no state-space system.
+
+    Examples
+    --------
+    >>> import control
+    >>> from balred.adapters.control import statespace_minreal
+    >>> statespace_minreal(control.ss([[-1.0, 0.0], [0.0, -2.0]], [[1.0], [0.0]], [[1.0, 1.0]], 0)).nstates
+    1
+    """
+    check_statespace(sys, TypeError)
+    system, rebuild = adapt(sys)
+    return rebuild(minimal(system, tol or None))
 
 
 def check_statespace(sys: Any, error: type[Exception]) -> None:

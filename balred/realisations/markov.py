@@ -109,11 +109,8 @@ def markov_from_data(u: Any, y: Any, count: int, *, rest: bool = True) -> Matrix
     if len(u) != len(y):
         raise ValueError(f"u and y must have as many steps, got {len(u)} and {len(y)}")
     count, m = count_of("count", count), u.shape[1]
-    shifted = np.zeros((len(u), count, m), u.dtype)
-    for k in range(min(count, len(u))):
-        shifted[k:, k] = u[: len(u) - k]
     start = 0 if rest else count - 1
-    equations = shifted[start:].reshape(-1, count * m)
+    equations = shifted_inputs(u, count)[start:]
     h, _, rank, _ = np.linalg.lstsq(equations, y[start:], rcond=None)
     found: Matrix = h.reshape(count, m, -1).transpose(0, 2, 1)
     if rank < count * m:
@@ -122,6 +119,14 @@ def markov_from_data(u: Any, y: Any, count: int, *, rest: bool = True) -> Matrix
             f"rank {rank} for {count * m} unknowns: take fewer, or data with an input that is more varied"
         )
     return found
+
+
+def shifted_inputs(u: Matrix, count: int) -> Matrix:
+    """The inputs at each step and at the ``count - 1`` steps before it, zero before the data, shape (steps, count * m)."""
+    shifted = np.zeros((len(u), count, u.shape[1]), u.dtype)
+    for k in range(min(count, len(u))):
+        shifted[k:, k] = u[: len(u) - k]
+    return shifted.reshape(len(u), -1)
 
 
 def _series(name: str, x: Any) -> Matrix:
