@@ -1,4 +1,4 @@
-"""pyMOR: ``LTIModel`` in and out, and solvers for its Lyapunov equations that work on factors.
+"""pyMOR: ``LTIModel`` in and out, and solvers for its Lyapunov and Riccati equations that work on factors.
 
 pyMOR makes a low-rank factor from a full Gramian, which loses half the digits; behind :class:`BalredLyapunovSolverLR` its
 own reductors (``BTReductor``, say) see factors that never were a product, for sparse operators too.
@@ -16,8 +16,20 @@ except ModuleNotFoundError as error:
 import numpy as np
 from numpy.typing import NDArray
 from pymor.algorithms.to_matrix import to_matrix
-from pymor.models.iosys import LTIModel
-from pymor.solvers.matrix_equations.interface import LyapunovSolver, LyapunovSolverLR
+from pymor.models.iosys import LTIModel, SecondOrderModel
+from pymor.solvers.matrix_equations.default import (
+    DefaultPositiveRiccatiSolverLR,
+    DefaultRiccatiSolverLR,
+    MatrixEquationSolvers,
+)
+from pymor.solvers.matrix_equations.interface import (
+    LyapunovSolver,
+    LyapunovSolverLR,
+    PositiveRiccatiSolver,
+    PositiveRiccatiSolverLR,
+    RiccatiSolver,
+    RiccatiSolverLR,
+)
 from pymor.solvers.matrix_equations.utils import mat_eqn_sparse_min_size
 
 from balred.realisations.descriptor import descriptor
@@ -25,12 +37,24 @@ from balred.realisations.sparse import SparseSystem, gramian_factors_lr, sparse_
 from balred.registry.entries import register
 from balred.registry.reading import adapt
 from balred.solvers.gramians import factors
+from balred.solvers.riccati import observability_factor, stabilising
 from balred.systems.arrays import backend
 from balred.systems.dense_system import DenseSystem, is_discrete, ss
 from balred.systems.leaves import System
-from balred.systems.poles import UnstableError
+from balred.systems.poles import UnstableError, check_stable
 
-__all__ = ["BalredLyapunovSolver", "BalredLyapunovSolverLR", "adapt_lti", "lti_model"]
+__all__ = [
+    "BalredLyapunovSolver",
+    "BalredLyapunovSolverLR",
+    "BalredPositiveRiccatiSolver",
+    "BalredPositiveRiccatiSolverLR",
+    "BalredRiccatiSolver",
+    "BalredRiccatiSolverLR",
+    "adapt_lti",
+    "adapt_second_order",
+    "lti_model",
+    "matrix_equation_solvers",
+]
 
 Matrix = NDArray[Any]
 
@@ -84,6 +108,21 @@ def adapt_lti(model: Any) -> tuple[System, Any]:
         )
 
     return system, rebuild
+
+
+@register(SecondOrderModel)
+def adapt_second_order(model: Any) -> tuple[System, Any]:
+    """The system of a pyMOR ``SecondOrderModel``, read through its ``to_lti()``, and the way back to an ``LTIModel``.
+
+    The states of a reduced system are no positions and velocities any more.  pyMOR's own reductors (``SOBTpReductor``, ...)
+    keep them, and take :func:`matrix_equation_solvers`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`adapt_lti`: the model depends on parameters; its mass matrix is singular.
+    """
+    return adapt_lti(model.to_lti())
 
 
 def lti_model(obj: Any, *, sampling_time: float | None = None, **options: Any) -> Any:
@@ -194,6 +233,122 @@ class BalredLyapunovSolverLR(LyapunovSolverLR):  # type: ignore[misc]
         else:
             Z = _factor(_state_space(A, E, V, equation))
         return equation.A.source.from_numpy(Z)
+
+
+class BalredRiccatiSolver(RiccatiSolver):  # type: ignore[misc]
+    r"""The stabilising solution of a pyMOR ``RiccatiEquation``, dense and checked.
+
+    .. math::
+        A^HXE + E^HXA - (E^HXB + S)R^{-1}(E^HXB + S)^H + C^HC = 0
+
+    for ``trans=True``, the dual equation otherwise.  One without such a solution is a ValueError.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymor.solvers.matrix_equations.equations import RiccatiEquation
+    >>> from balred.adapters.pymor import BalredRiccatiSolver
+    >>> one = np.eye(1)
+    >>> equation = RiccatiEquation.from_matrices(0 * one, None, one, 2 * one, trans=True)
+    >>> equation.solve(BalredRiccatiSolver()).round(12)
+    array([[2.]])
+    """
+
+    def _solve(self, equation: Any) -> Matrix:
+        return _riccati(equation, 1)[0]
+
+
+class BalredRiccatiSolverLR(RiccatiSolverLR):  # type: ignore[misc]
+    r"""Factor Z of the stabilising solution :math:`X = ZZ^H` of a pyMOR ``RiccatiEquation``.
+
+    X also solves the Lyapunov equation of its closed loop; solved for a factor that keeps the small values which pyMOR loses
+    with the full X.  Sparse operators of order ``mat_eqn_sparse_min_size`` or more are left to pyMOR's RADI.
+    """
+
+    def _solve(self, equation: Any) -> Any:
+        if _is_sparse(to_matrix(equation.A)) and equation.dim >= mat_eqn_sparse_min_size():
+            return DefaultRiccatiSolverLR().solve(equation)
+        X, A, B, C, R, S = _riccati(equation, 1)
+        if np.any(S):
+            return equation.A.source.from_numpy(_root(X))
+        F = np.linalg.solve(R, B.conj().T @ X)
+        Z = observability_factor(A - B @ F, np.vstack([C, np.linalg.cholesky(R).conj().T @ F]), 0)
+        return equation.A.source.from_numpy(Z)
+
+
+class BalredPositiveRiccatiSolver(PositiveRiccatiSolver):  # type: ignore[misc]
+    """The stabilising solution of a pyMOR ``PositiveRiccatiEquation``: :class:`BalredRiccatiSolver` with -R in place of R."""
+
+    def _solve(self, equation: Any) -> Matrix:
+        return _riccati(equation, -1)[0]
+
+
+class BalredPositiveRiccatiSolverLR(PositiveRiccatiSolverLR):  # type: ignore[misc]
+    r"""Factor Z of the stabilising solution :math:`X = ZZ^H` of a pyMOR ``PositiveRiccatiEquation``.
+
+    From the Lyapunov equation of A itself, whose right-hand side X completes; A must be stable, or it is an UnstableError.
+    """
+
+    def _solve(self, equation: Any) -> Any:
+        if _is_sparse(to_matrix(equation.A)) and equation.dim >= mat_eqn_sparse_min_size():
+            return DefaultPositiveRiccatiSolverLR().solve(equation)
+        X, A, B, C, R, S = _riccati(equation, -1)
+        F = np.linalg.solve(R, (X @ B + S).conj().T)
+        check_stable(ss(A, B, C))
+        Z = observability_factor(A, np.vstack([C, np.linalg.cholesky(R).conj().T @ F]), 0)
+        return equation.A.source.from_numpy(Z)
+
+
+def matrix_equation_solvers() -> MatrixEquationSolvers:
+    """Our solvers for all Lyapunov and Riccati equations of a model, as ``matrix_equation_solvers=`` takes them.
+
+    Returns
+    -------
+    pymor MatrixEquationSolvers
+
+    Examples
+    --------
+    >>> import balred
+    >>> from pymor.reductors.bt import LQGBTReductor
+    >>> from balred.adapters.pymor import lti_model, matrix_equation_solvers
+    >>> g = balred.testing.random_system(8, seed=0)
+    >>> LQGBTReductor(lti_model(g, matrix_equation_solvers=matrix_equation_solvers())).reduce(3).order
+    3
+    """
+    return MatrixEquationSolvers(
+        lyapunov=BalredLyapunovSolver(),
+        lyapunov_lr=BalredLyapunovSolverLR(),
+        riccati=BalredRiccatiSolver(),
+        riccati_lr=BalredRiccatiSolverLR(),
+        positive_riccati=BalredPositiveRiccatiSolver(),
+        positive_riccati_lr=BalredPositiveRiccatiSolverLR(),
+    )
+
+
+def _riccati(equation: Any, sign: int) -> tuple[Matrix, Matrix, Matrix, Matrix, Matrix, Matrix]:
+    """X, and A, B, C, R, S of the equation without E of its observability side; `sign` is that of R."""
+    A, B, C = _full(to_matrix(equation.A)), equation.B.to_numpy(), equation.C.to_numpy().conj().T
+    E = None if equation.E is None else _full(to_matrix(equation.E))
+    if not equation.trans:
+        A, B, C = A.conj().T, C.conj().T, B.conj().T
+        E = None if E is None else E.conj().T
+    S = np.zeros_like(B) if equation.S is None else equation.S.to_numpy()
+    if E is not None:
+        A, C = (np.linalg.solve(E.conj().T, x.conj().T).conj().T for x in (A, C))
+        S = np.linalg.solve(E.conj().T, S)
+    R = np.eye(B.shape[1]) if equation.R is None else equation.R
+    rule = "the Riccati equation must have a stabilising solution"
+    X = stabilising(A, B, C.conj().T @ C, sign * R, S, False, rule)
+    return X, A, B, C, R, S
+
+
+def _root(X: Matrix) -> Matrix:
+    """Z with X = Z Z^H."""
+    w, V = np.linalg.eigh(X)
+    if w[0] < -len(w) * 1e-10 * np.abs(w).max():
+        raise ValueError(f"the solution must be semidefinite to have a factor, got an eigenvalue of {w[0]:.3g}")
+    out: Matrix = V * np.sqrt(np.maximum(w, 0.0))
+    return out
 
 
 def _matrices(equation: Any, sparse_from: int | None) -> tuple[Any, Any, Matrix]:

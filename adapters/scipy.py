@@ -13,14 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from balred.realisations.rational import (
-    check_held,
-    fraction,
-    from_coefficients,
-    from_zeros_poles_gain,
-    value_of,
-    zeros_poles_gain,
-)
+from balred.realisations.rational import check_held, fraction, value_of, zeros_poles_gain
+from balred.realisations.transfer import from_coefficients, from_zeros_poles_gain
 from balred.registry.entries import register
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.leaves import System

@@ -10,7 +10,7 @@ from control.exception import ControlArgument, ControlDimension
 from control.timeresp import TimeResponseData
 from numpy.typing import NDArray
 
-from balred.ranks.rules import Rule
+from balred.ranks.choosing import is_rule
 from balred.realisations.era import era as realisation
 from balred.realisations.era import hankel_matrix_hsv
 from balred.realisations.markov import count_of, shifted_inputs
@@ -73,8 +73,8 @@ def eigensys_realization(
             raise ValueError(f"an impulse response must have shape (p, m, steps) or (steps,), got {h.shape}")
         h = h.reshape(1, 1, -1) if h.ndim == 1 else h
     most = h.shape[2] - 1
-    m, n = ((most // 2 if isinstance(r, Rule) else 2 * r) if k is None else k for k in (m, n))
-    if not isinstance(r, Rule) and min(m * h.shape[0], n * h.shape[1]) < r:
+    m, n = ((most // 2 if is_rule(r) else 2 * r) if k is None else k for k in (m, n))
+    if not is_rule(r) and min(m * h.shape[0], n * h.shape[1]) < r:
         raise ValueError(f"the Hankel matrix must have {r} rows and columns at least, got m = {m} and n = {n} blocks")
     step = 1.0 if dt is True else float(dt)
     markov = step * np.moveaxis(h, 2, 0)
@@ -167,7 +167,7 @@ def markov(*args: Any, m: int | None = None, transpose: bool = False, dt: Any = 
         )
     H: Matrix = found.reshape(count, inputs, -1).transpose(2, 1, 0) / (1.0 if dt is True else dt)
     if H.shape[:2] == (1, 1):
-        return H[0, 0]
+        return np.asarray(H[0, 0])
     return H.T if transpose else H
 
 

@@ -220,10 +220,9 @@ def _chosen(what: str, elim: Any, keep: Any, labels: list[str]) -> tuple[list[in
             if keys and all(isinstance(k, (bool, np.bool_)) for k in keys):
                 return masked(keys)
             return set().union(*(indices(k) for k in keys))
-        whole = isinstance(key, (int, np.integer)) and not isinstance(key, bool)
-        if not whole or not -len(labels) <= key < len(labels):
-            raise ValueError(f"{what} must be among {', '.join(labels) or 'none'} or their indices, got {key!r}")
-        return {int(key) % len(labels)}
+        if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and -len(labels) <= key < len(labels):
+            return {int(key) % len(labels)}
+        raise ValueError(f"{what} must be among {', '.join(labels) or 'none'} or their indices, got {key!r}")
 
     def masked(mask: list[Any]) -> set[int]:
         if len(mask) != len(labels):

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.realisations.minimal import minimal
-from balred.realisations.rational import around, fraction, from_coefficients
+from balred.realisations.rational import around, fraction
+from balred.realisations.transfer import from_coefficients
 from balred.registry.entries import register
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System

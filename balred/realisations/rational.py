@@ -1,4 +1,4 @@
-r"""Transfer functions as zeros, poles and gain or as coefficients, and state spaces of them.
+r"""Transfer functions of state spaces, as zeros, poles and gain or as coefficients.
 
 Other libraries hold transfer functions of one input and one output so.  Coefficients are a bad basis to compute in: their
 sizes spread over (time scale)^order, and dropping small ones drops what matters.  So zeros and poles are eigenvalues, the
@@ -8,8 +8,7 @@ compared with the state space at frequencies around its poles and zeros: what a 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -17,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems.arrays import backend
-from balred.systems.checks import check_finite
-from balred.systems.dense_system import DenseSystem, ss
+from balred.systems.dense_system import DenseSystem
 
 Matrix = NDArray[Any]
-Roots = tuple[complex, ...]
 
 HELD = 1e-8
 """Relative error of a frequency response that a form may make: half the digits."""
@@ -69,7 +66,7 @@ def zeros_poles_gain(system: DenseSystem) -> tuple[Matrix, Matrix, Any]:
             f"zeros, poles and gain belong to one input and one output, got {B.shape[-1]} and {C.shape[-2]}"
             f"{f' in a batch of shape {B.shape[:-2]}' if B.ndim > 2 else ''}"
         )
-    A, B, C = _balanced(A, B, C)
+    A, B, C = balanced_units(A, B, C)
     poles = np.linalg.eigvals(A)
     zeros = _zeros(A, B, C, D)
     real = not any(np.iscomplexobj(x) for x in (A, B, C, D))
@@ -172,13 +169,13 @@ def coefficients(roots: Any, gain: Any = 1.0) -> Matrix:
     array([2.e+00, 2.e+09, 2.e+09])
     """
     gain, roots = complex(gain), np.asarray(roots, np.complex128)
-    re, im = [Fraction(gain.real)], [Fraction(gain.imag)]
+    re, im, nothing = [Fraction(gain.real)], [Fraction(gain.imag)], Fraction(0)
     for root in roots:
         x, y = Fraction(root.real), Fraction(root.imag)
         down_re = [x * a - y * b for a, b in zip(re, im, strict=True)]
         down_im = [x * b + y * a for a, b in zip(re, im, strict=True)]
-        re = [a - b for a, b in zip([*re, 0], [0, *down_re], strict=True)]
-        im = [a - b for a, b in zip([*im, 0], [0, *down_im], strict=True)]
+        re = [a - b for a, b in zip([*re, nothing], [nothing, *down_re], strict=True)]
+        im = [a - b for a, b in zip([*im, nothing], [nothing, *down_im], strict=True)]
     real = np.array([float(x) for x in re])
     return real + 1j * np.array([float(x) for x in im]) if any(im) else real
 
@@ -248,176 +245,7 @@ def fraction(system: DenseSystem, form: str, way_out: str) -> tuple[Matrix, Matr
     return num, den
 
 
-def from_coefficients(num: Any, den: Any, dt: float | bool = 0) -> DenseSystem:
-    r"""The state space of transfer functions with one denominator, of one input.
-
-    A companion matrix in a unit of time in which its coefficients are of one size, balanced.  Unit and balancing are powers
-    of two: nothing is rounded but the direct term's part of the numerators.
-
-    Parameters
-    ----------
-    num : array_like, shape (p, k + 1) or (k + 1,)
-        Coefficients, the highest power first.
-    den : array_like, shape (n + 1,)
-        Leading zeros are dropped.
-
-    Returns
-    -------
-    DenseSystem
-        Of order n; a static gain for n = 0.
-
-    Raises
-    ------
-    ValueError
-        The denominator is zero; a numerator is of a higher degree; a value is NaN or infinite.
-
-    Examples
-    --------
-    >>> from_coefficients([1.0], [1.0, 2e9])(0.0)
-    array([[5.e-10+0.j]])
-    """
-    num, den = (np.asarray(x) for x in (num, den))
-    num, den = (
-        x.astype(np.complex128 if np.iscomplexobj(x) else np.float64) for x in (np.atleast_2d(num), den.ravel())
-    )
-    check_finite("num", num)
-    check_finite("den", den)
-    if not den.any():
-        raise ValueError("a transfer function must have a denominator, got zeros")
-    den = den[np.flatnonzero(den)[0] :]
-    n = len(den) - 1
-    surplus = num.shape[1] - 1 - n
-    if surplus > 0 and num[:, :surplus].any():
-        k = num.shape[1] - 1 - int(np.flatnonzero(num.any(axis=0))[0])
-        raise ValueError(f"a transfer function must be proper, got a numerator of degree {k} over degree {n}")
-    num = num[:, max(surplus, 0) :] / den[0]
-    num = np.hstack([np.zeros((len(num), n + 1 - num.shape[1])), num])
-    den = den / den[0]
-    D = num[:, :1]
-    if n == 0:
-        return ss(np.zeros((0, 0)), np.zeros((0, 1)), np.zeros((len(D), 0)), D, dt)
-    k = np.arange(1, n + 1)
-    held = den[1:] != 0
-    sizes = np.log2(np.abs(den[1:][held])) / k[held]
-    # the geometric mean of the poles if none is zero, an even power of two so that it has a root
-    unit = 2 * round(float(sizes[-1] if held[-1] else sizes.max(initial=0.0)) / 2)
-    a, c = (_scaled(x, -unit * k) for x in (den[1:], num[:, 1:] - D * den[1:]))
-    A = np.eye(n, k=-1, dtype=a.dtype)
-    A[0] = -a
-    B = np.zeros((n, 1))
-    B[0] = 1.0
-    A, B, C = _balanced(A, B, c)
-    return ss(_scaled(A, unit), _scaled(B, unit // 2), _scaled(C, unit // 2), D, dt)
-
-
-def _scaled(x: Matrix, power: Any) -> Matrix:
-    if np.iscomplexobj(x):
-        return np.asarray(np.ldexp(x.real, power) + 1j * np.ldexp(x.imag, power))
-    return np.asarray(np.ldexp(x, power))
-
-
-def from_zeros_poles_gain(zeros: Any, poles: Any, gain: Any, dt: float | bool = 0) -> DenseSystem:
-    r"""The state space of a transfer function given by its zeros, poles and gain.
-
-    A series of sections of order two (a conjugate pair, or two real poles; complex roots without their conjugates stand
-    alone), slow ones first, so that poles of very different sizes stand beside each other without loss.
-
-    Parameters
-    ----------
-    zeros : array_like, shape (k,)
-    poles : array_like, shape (n,)
-        At least as many as zeros.
-    gain : float or complex
-
-    Returns
-    -------
-    DenseSystem
-        Of order n.
-
-    Raises
-    ------
-    ValueError
-        More zeros than poles; a value is NaN or infinite.
-
-    Examples
-    --------
-    >>> g = from_zeros_poles_gain([-3.0], [-1.0, -2.0], 4.0)
-    >>> g.order, g(0.0).real
-    (2, array([[6.]]))
-    """
-    z, p = (np.asarray(x, np.complex128).ravel() for x in (zeros, poles))
-    check_finite("zeros", z)
-    check_finite("poles", p)
-    if len(z) > len(p):
-        raise ValueError(f"a transfer function must have as many poles as zeros at least, got {len(p)} and {len(z)}")
-    A, B, C, D = np.zeros((0, 0)), np.zeros((0, 1)), np.zeros((1, 0)), np.ones((1, 1))
-    for ours, theirs in _sections(z, p):
-        a, b, c, d = _section(ours, theirs)
-        A = np.block([[A, np.zeros((len(A), len(a)))], [b @ C, a]])
-        B, C, D = np.vstack([B, b @ D]), np.hstack([d * C, c]), d * D
-    gain = gain.item() if hasattr(gain, "item") else gain
-    A, B, C = _balanced(A, B, C)
-    return ss(A, B, C * gain, D * gain, dt)
-
-
-def _sections(zeros: Matrix, poles: Matrix) -> list[tuple[Roots, Roots]]:
-    """Poles and zeros in groups of one or two poles and no more zeros, those of one size together, small ones first."""
-    free, wanted = _units(poles), _units(zeros)
-    if free is None or wanted is None:
-        free, wanted = ([(complex(r),) for r in sorted(x, key=abs)] for x in (poles, zeros))
-    made: list[tuple[Roots, Roots]] = []
-    for pair in (u for u in wanted if len(u) == 2):
-        single = [u for u in free if len(u) == 1]
-        # a conjugate pair of poles, or two real ones that are neighbours
-        fits = [[u] for u in free if len(u) == 2] or [list(two) for two in itertools.pairwise(single)]
-        taken = min(fits, key=lambda units: abs(_size(units) - _size([pair])))
-        for unit in taken:
-            free.remove(unit)
-        made.append((tuple(r for unit in taken for r in unit), pair))
-    real = [u for u in wanted if len(u) == 1]
-    while real:
-        fit = min(free, key=lambda u: (len(u), abs(_size([u]) - _size(real[:1]))))
-        free.remove(fit)
-        made.append((fit, tuple(r for (r,) in real[: len(fit)])))
-        real = real[len(fit) :]
-    return sorted(made + [(unit, ()) for unit in free], key=lambda group: _size([group[0]]))
-
-
-def _units(roots: Matrix) -> list[Roots] | None:
-    """Real roots and conjugate pairs, small ones first; None if some have no conjugate."""
-    upper, lower = roots[roots.imag > 0], roots[roots.imag < 0]
-    if sorted(upper, key=_key) != sorted(lower.conj(), key=_key):
-        return None
-    units: list[Roots] = [(complex(r),) for r in roots[roots.imag == 0]]
-    return sorted([*units, *((complex(r), complex(r.conjugate())) for r in upper)], key=lambda unit: _size([unit]))
-
-
-def _key(root: Any) -> tuple[float, float]:
-    return float(root.real), float(root.imag)
-
-
-def _size(units: Sequence[Roots]) -> float:
-    """The logarithm of the mean size of roots."""
-    return float(np.mean(np.log([max(abs(r), 1e-300) for unit in units for r in unit])))
-
-
-def _section(p: Roots, z: Roots) -> tuple[Matrix, Matrix, Matrix, Any]:
-    """The state space of one or two poles, and at most as many zeros."""
-    if len(p) == 1:
-        x, gap = p[0], p[0] - z[0] if z else 1.0
-        if x.imag == 0 == np.imag(gap):
-            x, gap = x.real, np.real(gap)
-        return np.array([[x]]), np.ones((1, 1)), np.array([[gap]]), float(len(z))
-    # (s - a)(s - b) + w^2 with states x2 = 1 / that and x1 = (s - b) x2
-    (a, b), w = (r.real for r in p), p[0].imag
-    A, B = np.array([[a, -(w**2)], [1.0, b]]), np.array([[1.0], [0.0]])
-    if len(z) < 2:
-        return A, B, np.array([[1.0, b - z[0].real] if z else [0.0, 1.0]]), 0.0
-    c1, c2 = (a - z[0].real) + (b - z[1].real), ((b - z[0]) * (b - z[1])).real - w**2
-    return A, B, np.array([[c1, c2]]), 1.0
-
-
-def _balanced(A: Matrix, B: Matrix, C: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def balanced_units(A: Matrix, B: Matrix, C: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """The system in units of the states in which rows and columns of A are of one size."""
     if not len(A):
         return A, B, C

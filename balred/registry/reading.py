@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from balred.registry.entries import (
     AdapterNotFound,
     Rebuild,
@@ -15,7 +17,8 @@ from balred.registry.entries import (
     entry_of,
     qualified,
 )
-from balred.systems.dense_system import DenseSystem
+from balred.registry.hints import hint_for
+from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
 
@@ -25,7 +28,7 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
 
     Parameters
     ----------
-    obj : system, ``control.StateSpace``, ``scipy.signal`` system, or a layer
+    obj : system, tuple (A, B, C, D) or (A, B, C, D, dt), system of python-control, ``scipy.signal`` or pyMOR, or a layer
 
     Returns
     -------
@@ -36,7 +39,11 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
     Raises
     ------
     AdapterNotFound
-        The message names the type and how to register it.
+        The message names the type, what to write instead for those that are common, and how to register it.
+
+    Notes
+    -----
+    A tuple of matrices is a system only by itself: inside a model it could be anything.
 
     Examples
     --------
@@ -47,11 +54,13 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
     """
     if isinstance(obj, (DenseSystem, DiagonalSystem)):
         return obj, lambda system: system
+    if _are_matrices(obj):
+        return _from_matrices(obj)
     entry = entry_of(obj)
     if entry is None:
         raise AdapterNotFound(
-            f"no adapter knows {qualified(type(obj))}: register one with balred.register({type(obj).__name__}, adapter), "
-            "where adapter(obj) returns (system, rebuild)"
+            f"no adapter knows {qualified(type(obj))}: {_instead(obj)}register one with "
+            f"balred.register({type(obj).__name__}, adapter), where adapter(obj) returns (system, rebuild)"
         )
     if entry.adapter is None:
         raise AdapterNotFound(
@@ -59,6 +68,46 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
             "singular values: reduce it with balred.reduce(model, rank, calibration=data)"
         )
     return entry.adapter(obj)
+
+
+def _instead(obj: Any) -> str:
+    hint = hint_for(obj)
+    return f"{hint}; or " if hint else ""
+
+
+def _are_matrices(obj: Any) -> bool:
+    """Whether `obj` is a plain tuple (A, B, C, D) or (A, B, C, D, dt); whether they fit is another question."""
+    if type(obj) is not tuple or len(obj) not in (4, 5):
+        return False
+    A, B, C, D = obj[:4]
+    numbers = (bool, int, float, complex, np.number)
+    return (
+        all(_dimensions(x) == 2 for x in (A, B, C))
+        and (D is None or isinstance(D, numbers) or _dimensions(D) in (0, 2))
+        and all(isinstance(dt, numbers) for dt in obj[4:])
+    )
+
+
+def _dimensions(x: Any) -> int | None:
+    """How many axes an array or nested lists of numbers have."""
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return len(x.shape)
+    if not isinstance(x, list):
+        return 0 if isinstance(x, (int, float, complex)) else None
+    inner = {_dimensions(row) for row in x} or {1}
+    first = inner.pop()
+    return None if inner or first is None else first + 1
+
+
+def _from_matrices(obj: tuple[Any, ...]) -> tuple[DenseSystem, Rebuild]:
+    A, B, C, D = obj[:4]
+    system = ss(A, B, C, None if isinstance(D, (int, float)) and D == 0 else D, *obj[4:])
+
+    def rebuild(reduced: Any) -> tuple[Any, ...]:
+        g = reduced.to_dense()
+        return g.A, g.B, g.C, g.D, *obj[4:]
+
+    return system, rebuild
 
 
 def system_of(obj: Any) -> System:
@@ -76,6 +125,8 @@ def layers_of(obj: Any) -> dict[str, Any]:
 
     Lists, tuples and dicts are looked into, so are models of every registered framework.
     """
+    if _are_matrices(obj):
+        return {"": obj}
     walked = _walk(obj, "")
     found = dict(walked)
     if len(found) < len(walked):
@@ -85,7 +136,8 @@ def layers_of(obj: Any) -> dict[str, Any]:
         )
     if not found:
         raise AdapterNotFound(
-            f"no adapter knows {qualified(type(obj))} or any layer in it: register the layer's class with balred.register(cls, adapter)"
+            f"no adapter knows {qualified(type(obj))} or any layer in it: {_instead(obj)}register the layer's class with "
+            "balred.register(cls, adapter)"
         )
     return found
 

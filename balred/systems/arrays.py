@@ -85,6 +85,11 @@ def as_array(value: Any) -> Array:
     """Return `value` itself if it is an array of a known library, else a NumPy array of floats made from it."""
     if isinstance(value, np.matrix):
         return np.asarray(value)
+    if hasattr(value, "nnz") and hasattr(value, "tocsr"):
+        raise TypeError(
+            f"matrices must be dense, got a sparse {type(value).__name__}: a sparse system is made by "
+            "balred.realisations.sparse.sparse_system(A, B, C, D), a dense one of its toarray()"
+        )
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return value
     array = np.asarray(value)
