@@ -16,14 +16,35 @@ from numpy.testing import assert_allclose
 
 pymor = pytest.importorskip("pymor")
 
-from pymor.models.iosys import LTIModel  # noqa: E402
-from pymor.reductors.bt import BTReductor  # noqa: E402
+from pymor.models.iosys import LTIModel, SecondOrderModel  # noqa: E402
+from pymor.reductors.bt import BRBTReductor, BTReductor, LQGBTReductor, PRBTReductor  # noqa: E402
+from pymor.reductors.sobt import (  # noqa: E402
+    SOBTfvReductor,
+    SOBTpReductor,
+    SOBTpvReductor,
+    SOBTReductor,
+    SOBTvpReductor,
+    SOBTvReductor,
+)
 from pymor.solvers.matrix_equations.default import MatrixEquationSolvers  # noqa: E402
-from pymor.solvers.matrix_equations.equations import LyapunovEquation  # noqa: E402
+from pymor.solvers.matrix_equations.equations import (  # noqa: E402
+    LyapunovEquation,
+    PositiveRiccatiEquation,
+    RiccatiEquation,
+)
 from tables import frequencies  # noqa: E402
 
 import balred  # noqa: E402
-from balred.adapters.pymor import BalredLyapunovSolver, BalredLyapunovSolverLR, lti_model  # noqa: E402
+from balred.adapters.pymor import (  # noqa: E402
+    BalredLyapunovSolver,
+    BalredLyapunovSolverLR,
+    BalredPositiveRiccatiSolver,
+    BalredPositiveRiccatiSolverLR,
+    BalredRiccatiSolver,
+    BalredRiccatiSolverLR,
+    lti_model,
+    matrix_equation_solvers,
+)
 from balred.realisations.sparse import sparse_system  # noqa: E402
 from balred.testing import random_system  # noqa: E402
 
@@ -249,3 +270,117 @@ def test_an_unspecified_step_must_be_given() -> None:
         lti_model(g)
     with pytest.raises(ValueError, match="sampling_time must be that of the system, 0, got 1"):
         lti_model(random_system(3), sampling_time=1)
+
+
+# ------------------------------------------------------------------------------------------------ Riccati equations
+
+
+def riccati_residual(equation: Any, X: Any, sign: int) -> float:
+    """Relative, from the definition of the equation."""
+    A, E, B, C, R, S = equation.to_matrices()
+    E = np.eye(len(A)) if E is None else E
+    if equation.trans:
+        S = np.zeros_like(B) if S is None else S
+    else:
+        A, E, B, C, S = A.T, E.T, C.T, B.T, np.zeros_like(C.T) if S is None else S.T
+    R = np.eye(B.shape[1]) if R is None else R
+    G = E.T @ X @ B + S
+    terms = (A.T @ X @ E + E.T @ X @ A, sign * G @ np.linalg.solve(R, G.T), C.T @ C)
+    return float(np.linalg.norm(terms[0] - terms[1] + terms[2]) / max(map(np.linalg.norm, terms)))
+
+
+@each_equation
+@each_side
+@pytest.mark.parametrize("weights", ["plain", "R", "R and S"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["riccati", "positive"])
+def test_riccati_equations(with_E: bool, trans: bool, weights: str, sign: int) -> None:
+    n, m, p = 12, 2, 3
+    rng = np.random.default_rng(n)
+    g = random_system(n, m, p, seed=n)
+    E = np.eye(n) + 0.1 * rng.standard_normal((n, n)) if with_E else None
+    A = g.A if E is None else E @ g.A
+    B, C = 0.05 * g.B, 0.05 * g.C  # small enough for the positive equation to have a solution
+    k = m if trans else p
+    R = None if weights == "plain" else np.eye(k) + 0.1 * np.ones((k, k))
+    S = None if weights != "R and S" else 0.01 * (C.T @ np.ones((p, m)) if trans else (B @ np.ones((m, p))).T)
+    make = RiccatiEquation if sign == 1 else PositiveRiccatiEquation
+    equation = make.from_matrices(A, E, B, C, R=R, S=S, trans=trans)
+    dense = BalredRiccatiSolver() if sign == 1 else BalredPositiveRiccatiSolver()
+    low = BalredRiccatiSolverLR() if sign == 1 else BalredPositiveRiccatiSolverLR()
+    X, Z = equation.solve(dense), equation.solve_lr(low)
+    assert riccati_residual(equation, X, sign) < 1e-10
+    assert Z in equation.A.source
+    assert_allclose(Z.to_numpy() @ Z.to_numpy().T, X, atol=1e-9 * np.abs(X).max())
+    assert_allclose(X, equation.solve(), atol=1e-8 * np.abs(X).max())  # pyMOR's own
+
+
+def test_a_riccati_equation_without_a_solution_says_so() -> None:
+    one = np.eye(1)
+    # 2 a x + x^2 + c^2 = 0 has real roots for |a| >= c only
+    equation = PositiveRiccatiEquation.from_matrices(-one, None, one, 2 * one, trans=True)
+    with pytest.raises(ValueError, match="must have a stabilising solution, got"):
+        equation.solve(BalredPositiveRiccatiSolver())
+
+
+def test_large_sparse_riccati_equations_are_left_to_pymor() -> None:
+    A, E = convection_diffusion(1000, True, False)
+    B = np.zeros((1000, 1))
+    B[500] = 1.0
+    equation = RiccatiEquation.from_matrices(A, E, B, B.T, trans=True)
+    Z = equation.solve_lr(BalredRiccatiSolverLR())
+    assert len(Z) < 100
+
+
+@pytest.mark.parametrize("reductor", [LQGBTReductor, BRBTReductor, PRBTReductor, BTReductor])
+def test_pymors_reductors_take_all_our_solvers(reductor: Any) -> None:
+    g = random_system(8, 1, 1, seed=2)
+    # passive and of small gain: a symmetric system with a direct term
+    A = -(g.A @ g.A.T) - np.eye(8)
+    one, two = (
+        LTIModel.from_matrices(A, 0.5 * g.B, 0.5 * g.B.T, np.eye(1), matrix_equation_solvers=s)
+        for s in (matrix_equation_solvers(), MatrixEquationSolvers())
+    )
+    options = {} if reductor is not BRBTReductor else {"gamma": 100.0}
+    mine, theirs = (reductor(model, **options).reduce(3) for model in (one, two))
+    for s in (0.1j, 1j, 10j):
+        assert_allclose(mine.transfer_function.eval_tf(s), theirs.transfer_function.eval_tf(s), rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ second order
+
+
+def chain(n: int = 8, sparse: bool = False, **options: Any) -> SecondOrderModel:
+    """Masses in a row between walls, pushed and read at the first."""
+    M = np.diag(np.linspace(1.0, 2.0, n))
+    K = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    B = np.eye(n)[:, :1]
+    if sparse:
+        M, K = sps.csc_array(M), sps.csc_array(K)
+    return SecondOrderModel.from_matrices(M, 0.3 * K + 0.1 * M, K, B, B.T, **options)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_second_order_model_is_read_by_its_states(sparse: bool) -> None:
+    model = chain(sparse=sparse)
+    system = balred.adapt(model)[0]
+    assert system.order == 16
+    M, E, K, B, C, *_ = (x.toarray() if sps.issparse(x) else x for x in model.to_matrices())
+    for s in (0.1j, 1j, 3j):
+        assert_allclose(system(s), C @ np.linalg.solve(s**2 * M + s * E + K, B), rtol=1e-10)
+    small = balred.reduce(model, 4)
+    assert type(small) is LTIModel
+    assert balred.error(model, small) <= 2 * balred.hsv(model)[4:].sum() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "reductor",
+    [SOBTpReductor, SOBTvReductor, SOBTpvReductor, SOBTvpReductor, SOBTfvReductor, SOBTReductor],
+)
+def test_pymors_second_order_reductors_take_our_solvers(reductor: Any) -> None:
+    mine, theirs = (
+        reductor(chain(matrix_equation_solvers=s)).reduce(3)
+        for s in (matrix_equation_solvers(), MatrixEquationSolvers())
+    )
+    assert type(mine) is SecondOrderModel
+    for s in (0.1j, 1j, 3j):
+        assert_allclose(mine.transfer_function.eval_tf(s), theirs.transfer_function.eval_tf(s), rtol=1e-6)

@@ -20,7 +20,7 @@ from balred.adapters import control as ours  # noqa: E402
 from balred.testing import random_system  # noqa: E402
 
 FILES = ("modelsimp_test", "statefbk_test", "minreal_test", "matlab_test", "statesp_test")
-NAMES = ("HSVD", "Hsvd", "Modred", "model_reduction", "Balred", "Gram", "Minreal", "minreal")
+NAMES = ("HSVD", "Hsvd", "Modred", "model_reduction", "Balred", "Gram", "Minreal", "minreal", "Markov", "ERA")
 """What python-control's tests of these functions are called."""
 WITHOUT_SLYCOT = ("testMinrealBrute",)
 """Left out where slycot is hidden: the test compares what python-control's own ``zeros`` says, whose fallback on SciPy
@@ -59,8 +59,8 @@ def test_their_own_tests_pass(tmp_path: Path, hide: bool) -> None:
         pytest.importorskip("slycot")
     found = run_their_tests(tmp_path, names, hide)
     assert set(found["outcomes"]) == {"passed"}, f"none may fail or be skipped, got {found['outcomes']}"
-    # python-control 0.10.2 has 43 such tests
-    assert found["outcomes"]["passed"] >= 43 - hide * len(WITHOUT_SLYCOT)
+    # python-control 0.10.2 has 50 such tests
+    assert found["outcomes"]["passed"] >= 50 - hide * len(WITHOUT_SLYCOT)
     assert set(found["calls"]) == {
         "hsvd",
         "balred",
@@ -68,6 +68,8 @@ def test_their_own_tests_pass(tmp_path: Path, hide: bool) -> None:
         "model_reduction",
         "gram",
         "minreal",
+        "markov",
+        "eigensys_realization",
         "StateSpace.minreal",
     }
     if hide:
@@ -93,19 +95,23 @@ def test_names_of_python_control_and_the_short_ones() -> None:
         ("balanced_reduction", "balred"),
         ("model_reduction", "modred"),
         ("minimal_realization", "minreal"),
+        ("eigensys_realization", "era"),
     ):
         assert getattr(ours, long) is getattr(ours, short)
         assert callable(getattr(control, long))
 
 
-@pytest.mark.parametrize("function", ["balanced_reduction", "model_reduction", "minimal_realization", "gram"])
-def test_signatures_are_theirs(function: str) -> None:
+@pytest.mark.parametrize(
+    "function",
+    ["balanced_reduction", "model_reduction", "minimal_realization", "gram", "eigensys_realization", "markov", "hsvd"],
+)
+def test_signatures_are_theirs_and_what_is_ours_needs_its_name(function: str) -> None:
     import inspect
 
-    theirs, mine = (inspect.signature(getattr(module, function)) for module in (control, ours))
-    assert [(p.name, p.default) for p in theirs.parameters.values()] == [
-        (p.name, p.default) for p in mine.parameters.values()
-    ]
+    theirs, mine = (list(inspect.signature(getattr(m, function)).parameters.values()) for m in (control, ours))
+    assert [(p.name, p.default) for p in theirs] == [(p.name, p.default) for p in mine[: len(theirs)]]
+    assert {p.name for p in mine[len(theirs) :]} <= {"solver", "offset"}
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in mine[len(theirs) :])
 
 
 @pytest.mark.parametrize("dt", [None, 0, 0.1, True])
@@ -335,3 +341,143 @@ def test_minreal_of_a_transfer_function_is_theirs() -> None:
     assert_allclose(small.num[0][0], [1, 1])
     assert_allclose(small.den[0][0], [1, 3])
     assert ours.minreal((s + 1) * (s + 2) / ((s + 2.1) * (s + 3)), tol=0.2, verbose=False).poles().size == 1
+
+
+@pytest.mark.parametrize("dt", [0, 0.1])
+def test_a_solver_may_be_named(dt: float) -> None:
+    sys = plant(dt=dt)
+    assert_allclose(ours.hsvd(sys, solver="scipy"), ours.hsvd(sys), rtol=1e-7)
+    assert_allclose(ours.gram(sys, "c", solver="scipy"), ours.gram(sys, "c"), rtol=1e-7, atol=1e-10)
+    same_transfer(ours.balred(sys, 3, solver="scipy"), ours.balred(sys, 3), tol=1e-6)
+    assert_allclose(ours.balreal(sys, solver="scipy")[1], ours.hsvd(sys), rtol=1e-7)
+    for call in (ours.hsvd, ours.balreal, lambda s, solver: ours.gram(s, "c", solver=solver)):
+        with pytest.raises(ValueError, match=r"solver must be one of .* got 'none'"):
+            call(sys, solver="none")
+
+
+@pytest.mark.parametrize(("dt", "offset", "alpha"), [(0, 0.2, -0.2), (0.1, 0.1, 0.9)])
+def test_offset_is_alpha_from_the_boundary_on(dt: float, offset: float, alpha: float) -> None:
+    fast, slow = ([0.5, 0.3, -0.4], 0.95) if dt else ([-1.0, -2.0, -3.0], -0.1)
+    sys = control.ss(np.diag([slow, *fast]), [[1e-4], [1.0], [1.0], [1.0]], [[1e-4, 1.0, 2.0, 3.0]], 0, dt)
+    same_transfer(ours.balred(sys, 2, offset=offset), ours.balred(sys, 2, alpha=alpha))
+    assert np.isinf(ours.hsvd(sys, offset=offset)).sum() == 1
+    sysb, g, T, Tinv = ours.balreal(sys, offset=offset)
+    assert np.isinf(g).sum() == 1
+    assert_allclose(T @ sys.A @ Tinv, sysb.A, atol=1e-9)
+    with pytest.raises(ValueError, match="alpha or offset must be given, not both"):
+        ours.balred(sys, 2, alpha=alpha, offset=offset)
+
+
+@pytest.mark.parametrize("mask", [[False, True, False, False, True, False], np.array([0, 1, 0, 0, 1, 0], bool)])
+def test_a_mask_of_states_is_one(mask: Any) -> None:
+    sys = plant()
+    same_transfer(ours.modred(sys, mask), ours.modred(sys, [1, 4]))
+    assert ours.modred(sys, keep_states=mask, method="truncate").state_labels == ["s1", "s4"]
+    with pytest.raises(ValueError, match="a mask of states must have 6 entries, got 5"):
+        ours.modred(sys, mask[:5])
+    with pytest.raises(ValueError, match="a mask of inputs must keep one at least"):
+        ours.modred(sys, keep_inputs=[False, False])
+    with pytest.raises(ValueError, match=r"states must be among .* got True"):
+        ours.modred(sys, True)
+    with pytest.raises(ValueError, match=r"states must be among .* got 1.5"):
+        ours.modred(sys, [1.5])
+
+
+def test_a_steady_state_that_hardly_exists_is_told() -> None:
+    # the second state integrates but for 1e-14, the third pair is singular but for 1e-10
+    A = np.array([[-1.0, 1.0, 0.0], [0.0, -1e-14, 0.0], [1.0, 0.0, -2.0]])
+    sys = control.ss(A, np.ones((3, 1)), np.ones((1, 3)), 0)
+    with pytest.warns(UserWarning, match="A22 is nearly singular, its smallest singular value is 1e-14"):
+        ours.modred(sys, 1)
+    A = np.array([[-1.0, 1.0, 0.0], [0.0, -1.0, 1.0], [0.0, 1.0, -1.0 - 1e-10]])
+    with pytest.warns(UserWarning, match="A22 is nearly singular"):
+        ours.modred(control.ss(A, np.ones((3, 1)), np.ones((1, 3)), 0), [1, 2])
+    # units of the states are not singular
+    d = np.array([1.0, 1e9, 1e-9, 1.0, 1e6, 1.0])
+    plain = plant()
+    scaled = control.ss(plain.A * d / d[:, None], plain.B / d[:, None], plain.C * d, plain.D)
+    same_transfer(ours.modred(scaled, [1, 2]), ours.modred(plain, [1, 2]), tol=1e-7)
+
+
+def test_minreal_of_a_state_space_as_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control.StateSpace, "minreal", ours.statespace_minreal)
+    sys = control.ss([[-1.0, 0.0], [0.0, -2.0]], [[1.0], [0.0]], [[1.0, 1.0]], 0, inputs=["torque"])
+    small = sys.minreal()
+    assert (small.nstates, small.input_labels) == (1, ["torque"])
+    assert control.minreal(sys, verbose=False).nstates == 1
+
+
+# ------------------------------------------------------------------------------------------------ models from data
+
+
+@pytest.mark.parametrize(("m", "p"), [(1, 1), (2, 1), (1, 3), (2, 3)])
+@pytest.mark.parametrize("dt", [True, 0.1])
+def test_era_of_their_impulse_responses(m: int, p: int, dt: Any) -> None:
+    sys = plant(4, m, p, dt=dt, seed=2)  # with a direct term
+    data = control.impulse_response(sys, T=np.arange(30) * float(dt))
+    for given in (data, np.asarray(data.y).reshape(p, m, -1)):
+        found, S = ours.era(given, 4, dt=dt)
+        assert (found.nstates, found.dt, found.ninputs, found.noutputs) == (4, dt, m, p)
+        same_transfer(sys, found, tol=1e-6)
+        assert S[4] < 1e-10 * S[0]
+    theirs, want = control.era(np.asarray(data.y).reshape(p, m, -1), 4, dt=dt)
+    assert_allclose(S, want, atol=1e-12 * want[0])
+    assert_allclose(found.poles(), theirs.poles(), rtol=1e-6)
+    reverse = np.asarray(data.y).reshape(p, m, -1).T
+    same_transfer(sys, ours.era(reverse, 4, dt=dt, transpose=True)[0], tol=1e-6)
+
+
+def test_era_by_a_rule_and_what_is_wrong() -> None:
+    h = [0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0]  # Fibonacci's numbers have order two
+    assert ours.era(h, balred.Relative(1e-9))[0].nstates == 2
+    with pytest.warns(balred.RankWarning, match="rank 3 is beyond the numerical rank 2"):
+        ours.era(h, 3, m=4, n=4)
+    with pytest.raises(ValueError, match="together at most 8"):
+        ours.era(h, 3)
+    with pytest.raises(ValueError, match="must have 5 rows and columns at least"):
+        ours.era(h, 5, m=2, n=2)
+    with pytest.raises(ValueError, match=r"shape \(p, m, steps\) or \(steps,\), got \(1, 9\)"):
+        ours.era([h], 2)
+
+
+@pytest.mark.parametrize(("m", "p"), [(1, 1), (2, 3)])
+def test_markov_has_their_axes(m: int, p: int) -> None:
+    sys = plant(3, m, p, dt=0.5, seed=1)
+    rng = np.random.default_rng(0)
+    u = 0.1 * rng.standard_normal((m, 30))
+    u[:, 0] = 1.0  # an impulse and some noise: what came first weighs most, so that deconvolution loses nothing
+    data = control.forced_response(sys, U=u)
+    y = np.asarray(data.y).reshape(p, -1)
+    # u does not end before the data, so 3 parameters fit least squares only: theirs is the same equation
+    for args, options in (
+        ((data, 3), {}),
+        ((y, u, 3), {"dt": 0.5}),
+        ((y, u), {"m": 3, "truncate": True}),
+        ((data,), {"m": 10}),
+    ):
+        assert_allclose(ours.markov(*args, **options), control.markov(*args, **options), atol=1e-9)
+    exact = ours.markov(y, u, 30 // m, dt=0.5)
+    assert exact.shape == ((p, m, 30 // m) if m * p > 1 else (30,))
+    if m * p == 1:
+        h = [sys.D[0, 0], *((sys.C @ np.linalg.matrix_power(sys.A, k) @ sys.B)[0, 0] for k in range(29))]
+        assert_allclose(exact * 0.5, h, atol=1e-7 * np.abs(h).max())
+    turned = ours.markov(y.T, u.T, 3, transpose=True)
+    assert_allclose(turned, control.markov(y.T, u.T, 3, transpose=True), atol=1e-9)
+
+
+def test_markov_says_what_is_wrong() -> None:
+    from control.exception import ControlArgument, ControlDimension
+
+    with pytest.raises(ControlArgument, match="not enough input arguments"):
+        ours.markov([1.0])
+    with pytest.raises(ControlDimension, match="one length, got 2 and 3"):
+        ours.markov([1.0, 2.0, 3.0], [1.0, 0.0])
+    with pytest.raises(ControlArgument, match="too many arguments"):
+        ours.markov([1.0], [1.0], 1, 1)
+    with pytest.raises(ValueError, match="one experiment, got 2 traces"):
+        ours.markov(control.impulse_response(plant(dt=0.1), T=np.arange(9) * 0.1))
+    with pytest.warns(UserWarning, match="Not enough data"):
+        ours.markov([1.0, 2.0], [1.0, 0.0], 3)
+    # python-control says nothing: a step of zeros determines no parameter
+    with pytest.warns(UserWarning, match="the inputs determine 2 of 3 unknowns"):
+        ours.markov([0.0, 1.0, 2.0], [0.0, 1.0, 0.0], 3)
