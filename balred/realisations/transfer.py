@@ -144,7 +144,8 @@ def _sections(zeros: Matrix, poles: Matrix) -> list[tuple[Roots, Roots]]:
     for pair in (u for u in wanted if len(u) == 2):
         single = [u for u in free if len(u) == 1]
         # a conjugate pair of poles, or two real ones that are neighbours
-        fits = [[u] for u in free if len(u) == 2] or [[a, b] for a, b in itertools.pairwise(single)]
+        fits: list[list[Roots]] = [[u] for u in free if len(u) == 2]
+        fits = fits or [[first, second] for first, second in itertools.pairwise(single)]
         taken = min(fits, key=lambda units: abs(_size(units) - _size([pair])))
         for unit in taken:
             free.remove(unit)
