@@ -8,7 +8,7 @@ import control
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.realisations.loewner import loewner
+from balred.realisations.loewner import loewner, loewner_singular_values
 from balred.registry.entries import register
 from balred.systems.leaves import System
 
@@ -72,16 +72,27 @@ def adapt_frequency_data(obj: Any) -> tuple[System, Any]:
     Raises
     ------
     ValueError
-        No model of the order that the data show meets them: they are noisy, and the noise must be told to ``loewner``.
+        The data show no order, since every one more is fitted, or no model of that order meets them: they are noisy, and the
+        noise must be told to ``loewner``, or too few.
     """
     points, values = frequency_data(obj)
-    system = loewner(points, values, dt=0 if obj.dt is None else obj.dt)
+    way_out = "make a model with balred.realisations.loewner.loewner(*balred.adapters.control.frequency_data(data), tol=noise)"
+    singular = loewner_singular_values(points, values)
+    if singular[-1] > 0:
+        raise ValueError(
+            f"the data must show an order below what they could fit, got {len(singular)} for {len(points)} frequencies, so they "
+            f"are noisy or too few: {way_out}"
+        )
+    try:
+        system = loewner(points, values, dt=0 if obj.dt is None else obj.dt)
+    except ValueError as error:
+        raise ValueError(f"the data must be the response of a system, got another: {error}; {way_out}") from None
     gap = max(float(np.abs(system(s) - value).max()) for s, value in zip(points, values, strict=True))
     size = float(np.abs(values).max())
     if not gap <= MET * size:
         raise ValueError(
-            f"the data must be the response of a system to a relative {MET:g}, got a model that misses them by {gap / size:.2g}: "
-            "make one with balred.realisations.loewner.loewner(*balred.adapters.control.frequency_data(data), tol=noise)"
+            f"the data must be the response of a system to a relative {MET:g}, got a model that misses them by "
+            f"{gap / size:.2g}: {way_out}"
         )
 
     def rebuild(reduced: Any) -> Any:

@@ -128,3 +128,21 @@ def test_what_is_no_response_of_a_system_is_refused() -> None:
         frequency_data(control.FrequencyResponseData(np.ones(2), [-1.0, 1.0]))
     with pytest.raises(TypeError, match=r"must be control.FrequencyResponseData, got TransferFunction"):
         frequency_data(siso(0))
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-9])
+def test_noisy_data_are_refused_and_noise_can_be_told(noise: float) -> None:
+    omega = np.logspace(-1.5, 1.5, 40)
+    rng = np.random.default_rng(0)
+    exact = values(siso(0), 1j * omega)
+    data = control.FrequencyResponseData(exact * (1 + noise * rng.standard_normal(40)), omega)
+    with pytest.raises(ValueError, match=r"the data must .*frequency_data\(data\), tol=noise\)"):
+        balred.reduce(data, 3)
+    g = loewner(*frequency_data(data), tol=5 * noise)
+    assert g.order <= 5
+
+
+def test_too_few_data_are_refused() -> None:
+    omega = np.array([0.3, 1.0, 3.0])
+    with pytest.raises(ValueError, match="got 2 for 3 frequencies, so they are noisy or too few"):
+        balred.hsv(control.frd(siso(0), omega))
