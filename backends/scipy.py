@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse
+import scipy.sparse.csgraph
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -21,21 +22,132 @@ def _lapack(name: str, char: str) -> Callable[..., Any]:
     return getattr(scipy.linalg.lapack, {"f": "s", "d": "d", "F": "c", "D": "z"}[char] + name)  # type: ignore[no-any-return]
 
 
+def _balanced(A: Array) -> tuple[Array, Array]:
+    """``D^-1 A D`` with rows and columns of like norms, and D's diagonal: powers of two, which round nothing (gebal)."""
+    scaled, _, _, scale, _ = _lapack("gebal", A.dtype.char)(A, scale=1, permute=0)
+    return scaled, scale
+
+
+class Schur(NamedTuple):
+    """``A = V T V^-1``: T is block triangular, as far as the zeros of A allow, and its diagonal blocks are Schur forms."""
+
+    A: Array
+    T: Array
+    V: Array
+    inverse: Array
+    parts: list[tuple[Array, slice]]
+    """States of A and places on T's diagonal of each irreducible part, whose poles depend on nothing else."""
+
+
+def block_schur(A: Array) -> Schur:
+    """The Schur form of a matrix, part by irreducible part, each in units of state that make its norm small.
+
+    What no rounding can couple stays apart: a triangular matrix keeps its diagonal to the last digit, however far its
+    entries range, and a subsystem's poles do not depend on what it drives [Tarjan 1972 for the parts].
+    """
+    n, dtype = len(A), np.complex128 if np.iscomplexobj(A) else np.float64
+    A = np.asarray(A, dtype)
+    label = scipy.sparse.csgraph.connected_components(
+        scipy.sparse.csr_array(A != 0), directed=True, connection="strong"
+    )[1]
+    V, inverse = np.zeros((n, n), dtype), np.zeros((n, n), dtype)
+    forms, parts, start = [], [], 0
+    for part in np.unique(label)[::-1]:  # numbered from what is driven to what drives
+        at = np.flatnonzero(label == part)
+        block = A[np.ix_(at, at)]
+        scaled, scale = _balanced(block)
+        # large rows first: the QR algorithm then leaves the small poles of a graded matrix their digits
+        first = np.argsort(-np.linalg.norm(scaled, axis=1), kind="stable")
+        S, Q = scipy.linalg.schur(scaled[np.ix_(first, first)], output="complex" if dtype is np.complex128 else "real")
+        at, scale, here = at[first], scale[first], slice(start, start + len(at))
+        V[at, here], inverse[here, at] = scale[:, None] * Q, Q.conj().T / scale
+        forms.append(S)
+        parts.append((at, here))
+        start = here.stop
+    T = inverse @ A @ V
+    for (_, here), S in zip(parts, forms, strict=True):
+        T[here, : here.stop] = 0
+        T[here, here] = S
+    return Schur(A, T, V, inverse, parts)
+
+
+def triangular(S: Array) -> tuple[Array, Array]:
+    """An upper triangular T and unitary Q with ``S = Q T Q^H``, of a real or complex Schur form."""
+    if np.iscomplexobj(S):
+        return S, np.eye(len(S), dtype=S.dtype)
+    T, Q = scipy.linalg.rsf2csf(S, np.eye(len(S)))
+    return T, Q
+
+
+def triangular_eigenvectors(T: Array) -> tuple[Array, Array]:
+    """Left and right eigenvectors of an upper triangular matrix, columns of norm one in the order of its diagonal."""
+    _, left, right = scipy.linalg.eig(T, left=True, right=True)
+    return left, right
+
+
+def mean_condition(T: Array, chosen: Array) -> float:
+    """LAPACK's s, the reciprocal condition number of the mean of the `chosen` poles of an upper triangular T (trsen)."""
+    if np.all(chosen):
+        return 1.0
+    T = np.asfortranarray(T, dtype=np.complex128)
+    n, k = len(T), int(np.sum(chosen))
+    found = scipy.linalg.lapack.ztrsen(
+        chosen.astype(np.int32), T, np.zeros_like(T), job="E", wantq=0, lwork=max(1, 2 * k * (n - k))
+    )
+    return float(found[4])
+
+
+class Separation(NamedTuple):
+    """``X^-1 A X = diag(A1, A2)``, and the norm of the spectral projector, which is what telling the two apart costs."""
+
+    X: Array
+    inverse: Array
+    A1: Array
+    A2: Array
+    condition: float
+
+
+def separated(schur: Schur, first: Array) -> Separation:
+    """Block-diagonalise A = V T V^-1, the poles marked in `first` (by their place on T's diagonal) before the others."""
+    T, n, k = schur.T, len(schur.T), int(np.sum(first))
+    char = T.dtype.char
+    S, Z, *_, failed = _lapack("trsen", char)(
+        first.astype(np.int32), T, np.eye(n, dtype=T.dtype), job="N", lwork=max(1, n)
+    )
+    if failed:
+        raise ValueError("poles must be separable, got some that are too close to be put into another order")
+    one, two = slice(None, k), slice(k, None)
+    Y = S[one, two]
+    if Y.size:
+        Y, shrink, _ = _lapack("trsyl", char)(S[one, one], S[two, two], -Y, isgn=-1)
+        Y = Y / shrink
+    right, left = np.eye(n, dtype=T.dtype), np.eye(n, dtype=T.dtype)
+    right[one, two], left[one, two] = Y, -Y
+    condition = float(np.sqrt(1 + np.linalg.norm(Y, 2) ** 2)) if Y.size else 1.0
+    return Separation(
+        schur.V @ (Z @ right), (left @ Z.conj().T) @ schur.inverse, S[one, one], S[two, two], condition
+    )
+
+
 def separate(A: Array, stable: Callable[[Array], Array]) -> tuple[Array, Array, int]:
     """Block-diagonalise a matrix by an ordered Schur form and a Sylvester equation.
 
     Returns T, T^-1 and k with ``Tinv @ A @ T = diag(A1, A2)``, A1 (k x k) holding the poles that are not `stable`.
     """
-    Ts, U, k = scipy.linalg.schur(A, output="complex", sort=lambda w: not bool(stable(np.asarray(w))))
-    if not np.iscomplexobj(A):
-        Ts, U, k = scipy.linalg.schur(
-            A, output="real", sort=lambda re, im=0.0: not bool(stable(np.asarray(complex(re, im))))
-        )
-    n = A.shape[0]
-    Y = scipy.linalg.solve_sylvester(Ts[:k, :k], -Ts[k:, k:], -Ts[:k, k:])
-    S, Sinv = np.eye(n, dtype=Ts.dtype), np.eye(n, dtype=Ts.dtype)
-    S[:k, k:], Sinv[:k, k:] = Y, -Y
-    return U @ S, Sinv @ U.conj().T, int(k)
+    schur = block_schur(A)
+    made = separated(schur, ~np.asarray(stable(form_poles(schur))))
+    return made.X, made.inverse, len(made.A1)
+
+
+def form_poles(schur: Schur) -> Array:
+    """The poles of a Schur form in the order of its diagonal, exactly conjugate where they come in pairs."""
+    T = schur.T
+    poles = np.diag(T).astype(np.complex128)
+    if np.iscomplexobj(T):
+        return poles
+    for j in np.flatnonzero(np.diag(T, -1)):  # a standard block has equal entries on its diagonal
+        poles[j : j + 2] += np.array([1j, -1j]) * np.sqrt(-T[j, j + 1] * T[j + 1, j])
+    return poles
 
 
 def block_diagonal_form(A: Array, limit: float) -> tuple[Array, Array, Array, list[int], float]:
@@ -45,7 +157,7 @@ def block_diagonal_form(A: Array, limit: float) -> tuple[Array, Array, Array, li
     Blocks are split off the Schur form one by one; one whose Sylvester equation has a solution larger than `limit`
     is first joined by the pole that is nearest to its own.
     """
-    scaled, (scale, _) = scipy.linalg.matrix_balance(A, permute=False, separate=True)
+    scaled, scale = _balanced(A)
     S, T = scipy.linalg.schur(scaled, output="complex" if np.iscomplexobj(A) else "real")
     char, n, start, sizes = S.dtype.char, len(A), 0, []
 

@@ -13,9 +13,10 @@ from balred.realisations.balanced import balance
 from balred.registry.reading import adapt
 from balred.solvers.cross_gramian import cholesky_factors
 from balred.solvers.gramians import gramians
-from balred.systems.arrays import backend
-from balred.systems.parts import join, split
-from balred.systems.poles import UnstableError, check_stable, marginal_tolerance
+from balred.systems.dense_system import DenseSystem
+from balred.systems.leaves import System
+from balred.systems.parts import join, separation, split
+from balred.systems.poles import UnstableError, check_stable
 
 Matrix = NDArray[Any]
 
@@ -131,18 +132,18 @@ def balreal(sys: Any, *, solver: str | None = None, offset: float | None = None)
     """
     check_statespace(sys, TypeError)
     system, rebuild = adapt(sys)
+    assert isinstance(system, DenseSystem)
     unstable, stable = split(system, offset)
     if unstable is None:
         b = balance(system, solver=solver)
         return rebuild(b.system), b.hsv, b.T, b.Tinv
-    limit = marginal_tolerance(system) if offset is None else offset
-    V, Vinv, k = backend("scipy").separate(
-        sys.A, lambda w: bool((1 - np.abs(w) if system.discrete else -w.real) > limit)
-    )
+    V, Vinv = separation(system, offset or 0.0)[2:]
     g, T, Tinv = np.full(system.order, np.inf), Vinv, V
-    whole = unstable
-    if stable is not None:
-        b = balance(stable, solver=solver)
+    whole: System = unstable
+    if stable is None:
+        T = Tinv = np.eye(system.order)
+    else:
+        k, b = unstable.order, balance(stable, solver=solver)
         g[k:] = b.hsv
         T, Tinv = T.copy(), Tinv.copy()
         T[k:], Tinv[:, k:] = b.T @ Vinv[k:], V[:, k:] @ b.Tinv

@@ -26,6 +26,7 @@ from balred.systems.batches import check_budget, streamed, together
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, where_fastest, with_leaves
 from balred.systems.parts import separated
+from balred.systems.poles import entry_rounding
 
 
 def hsv(
@@ -99,7 +100,9 @@ def _hsv(system: System, solver: str | None, offset: float | None, precision: st
         with in_precision(precision, *(arrays.mapped(given, to_numpy) if host else given).leaves) as wide:
             precise = with_leaves(system, wide)
             solve = spectrum if residuals else _values
-            unstable, stable, solution = separated(precise, offset, lambda part: solve(part, solver))
+            unstable, stable, solution = separated(
+                precise, offset, lambda part: solve(part, solver), entry_rounding(given)
+            )
             if stable is None or solution is None:
                 return cast_like(arrays.full(arrays.real(given.B), (system.order,), np.inf), system), None
             s = _padded(solution.s if isinstance(solution, Spectrum) else solution, stable.order)

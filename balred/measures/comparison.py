@@ -21,7 +21,7 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
 from balred.systems.parts import difference, split
-from balred.systems.poles import UnstableError, check_boundary, check_stable, marginal_tolerance, pole_margin
+from balred.systems.poles import UnstableError, check_boundary, check_stable, known_poles, pole_margin
 
 
 def is_stable(system: System) -> bool:
@@ -59,7 +59,8 @@ def dc_gain_change(full: Any, small: Any) -> float | None:
     for g in (full, small):
         if isinstance(g, DenseSystem | DiagonalSystem):
             g = mapped(g, to_numpy)
-            if np.min(np.abs(pole_margin(g)[0] - at), initial=np.inf) <= marginal_tolerance(g):
+            poles = known_poles(g)
+            if np.any(np.abs(poles.at - at) <= poles.doubt):
                 return None
         gains.append(g(at))
     scale = float(np.linalg.norm(gains[0], 2))

@@ -82,7 +82,7 @@ def optimal(g: DenseSystem, s: NDArray[np.float64], k: int) -> DenseSystem:
 
 def stable_part(g: DenseSystem) -> DenseSystem:
     """The stable part of a continuous system, with all of D."""
-    T, Ti, unstable = backend("scipy").separate(g.A, lambda w: bool(w.real < 0))
+    T, Ti, unstable = backend("scipy").separate(g.A, lambda w: w.real < 0)
     keep = slice(unstable, None)
     return DenseSystem((Ti @ g.A @ T)[keep, keep], (Ti @ g.B)[keep], (g.C @ T)[:, keep], g.D, g.dt)
 

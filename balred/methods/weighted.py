@@ -24,7 +24,7 @@ from balred.systems import arrays
 from balred.systems.arrays import backend_of, ct, double_precision, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import with_leaves
-from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
+from balred.systems.poles import UnstableError, check_stable, known_poles, pole_margin
 
 Matrix = NDArray[Any]
 Technique: TypeAlias = Literal["enns", "lin_chiu", "wang", "varga_anderson"]
@@ -182,9 +182,9 @@ def _weight(
         if wanted not in (None, given):
             raise ValueError(f"the {name} must have as many {side} as the system has {of}, {wanted}, got {given}")
     check_same_time(name, w, "system", system)
-    poles, margin = pole_margin(w)
-    if margin.min(initial=np.inf) <= marginal_tolerance(w):
-        raise ValueError(f"the {name} must be stable, got a pole at {complex(poles[np.argmin(margin)]):.6g}")
+    poles = known_poles(w)
+    if not poles.inside().all():
+        raise ValueError(f"the {name} must be stable, got a pole at {complex(poles.at[np.argmin(poles.margin)]):.6g}")
     return w
 
 

@@ -20,7 +20,7 @@ from balred.methods.weighted import check_same_time, dense_on_host
 from balred.solvers.riccati import dual
 from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
-from balred.systems.poles import check_stable, marginal_tolerance, pole_margin
+from balred.systems.poles import check_stable, known_poles
 
 Matrix = NDArray[Any]
 
@@ -130,11 +130,10 @@ def _antistable(name: str, obj: Any, system: DenseSystem, size: int, ports: str)
             f"the {name} must be square with as many inputs as the system has {ports}, {size}, got shape {w.D.shape}"
         )
     check_same_time(name, w, "system", system)
-    poles, margin = pole_margin(w)
-    tolerance = marginal_tolerance(w)
-    stable, antistable = margin > tolerance, margin < -tolerance
+    poles = known_poles(w)
+    stable, antistable = poles.inside(), poles.margin < -poles.doubt
     if not (np.all(stable) or np.all(antistable)):
-        found = ", ".join(f"{complex(z):.4g}" for z in poles)
+        found = ", ".join(f"{complex(z):.4g}" for z in poles.at)
         raise ValueError(f"the poles of the {name} must be all stable or all antistable, got {found}")
     flip = bool(np.all(stable)) and w.order > 0
     if w.discrete:

@@ -21,7 +21,7 @@ from balred.solvers.riccati import controllability_factor, dual, observability_f
 from balred.systems.arrays import as_array, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.parts import block_diagonal
-from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
+from balred.systems.poles import UnstableError, check_stable, known_poles
 
 Weight: TypeAlias = Literal["output", "input", "performance"]
 
@@ -255,7 +255,7 @@ def _loop(g: DenseSystem, k: DenseSystem, sign: int) -> DenseSystem:
 
 
 def _check_loop(name: str, loop: DenseSystem, how: str) -> None:
-    poles, margin = pole_margin(loop)
-    if margin.min(initial=np.inf) <= marginal_tolerance(loop):
-        worst = complex(poles[np.argmin(margin)])
+    poles = known_poles(loop)
+    if not poles.inside().all():
+        worst = complex(poles.at[np.argmin(poles.margin)])
         raise UnstableError(f"the {name} must stabilise the plant, got a closed-loop pole at {worst:.4g} {how}")

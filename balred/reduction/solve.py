@@ -16,6 +16,7 @@ from balred.systems.arrays import Array, backend_of, in_precision, is_concrete, 
 from balred.systems.batches import alike, member, stacked
 from balred.systems.leaves import System, where_fastest, with_leaves
 from balred.systems.parts import separated
+from balred.systems.poles import entry_rounding
 from balred.systems.units import in_even_units
 
 
@@ -91,7 +92,9 @@ def solve(system: System, settings: Settings) -> Solved:
         elif method.takes_unstable:
             stable, state = precise, _prepared(precise, settings)
         else:
-            unstable, stable, state = separated(precise, settings.offset, lambda part: _prepared(part, settings))
+            unstable, stable, state = separated(
+                precise, settings.offset, lambda part: _prepared(part, settings), entry_rounding(system)
+            )
     batch = tuple(system.B.shape[:-2])
     sigma = np.zeros((*batch, 0), settings.precision) if state is None else state.sigma
     infinite = np.full((*batch, 0 if unstable is None else unstable.order), np.inf, sigma.dtype)

@@ -18,8 +18,12 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
 
 _MAX_DOUBLINGS = 60
-_SUSPECT_DOUBLINGS = 40
-"""So many are needed only where a pole lies within about 1e-11 of the boundary, or on it but for rounding."""
+_SUSPECT_DOUBLINGS = 33
+"""So many are needed only where a pole lies within about 1e-9 of the boundary, or on it but for rounding."""
+_LONG = 25
+"""So many are needed for a pole as slow as rounding makes one at zero."""
+_SUSPECT_SHIFT = 1e-5
+"""The shift of a matrix of condition 1e10, as a part of its norm: it may be singular but for rounding."""
 
 
 def smith_factors(system: DenseSystem) -> tuple[Array, Array]:
@@ -32,9 +36,12 @@ def _smith_factors(system: DenseSystem) -> tuple[Array, Array]:
     xp = namespace(*system.leaves)
     be = backend_of(*system.leaves)
     A, B, C = system.leaves
+    least: Array = xp.asarray(1.0)
     if not system.discrete:
         try:
-            A, B, C = cayley(A, B, C)
+            shift = cayley_shift(A)
+            least = xp.min(shift / xp.where(shift > 0, arrays.fro(A, keepdims=True), xp.ones_like(shift)))
+            A, B, C = cayley(A, B, C, shift)
         except (np.linalg.LinAlgError, RuntimeError):  # a pole equals the shift, hence it is unstable
             check_stable(system)
             raise
@@ -67,18 +74,21 @@ def _smith_factors(system: DenseSystem) -> tuple[Array, Array]:
             state = grow(state)
     M, Fp, Fq, Wp, Wq, count, going = be.while_loop(lambda s: s[-1], grow, state)
     if concrete:
-        _check_converged(system, float(be.stop_gradient(xp.max(_size(M)))), int(count))
+        suspect = int(count) > _SUSPECT_DOUBLINGS or not float(be.stop_gradient(least)) > _SUSPECT_SHIFT
+        _check_converged(system, float(be.stop_gradient(xp.max(_size(M)))), int(count), suspect)
     Fp, Fq = _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed)
     if not concrete:
         size = arrays.fro(M)
-        bad = ~(xp.isfinite(size) & (size < huge))[..., None, None] | (count >= _MAX_DOUBLINGS)
+        # nobody can look at the poles: one that rounding may have moved off the boundary makes no numbers either
+        unknown = (count > _LONG) & (least**2 < 10 * n**0.5 * eps)
+        bad = ~(xp.isfinite(size) & (size < huge))[..., None, None] | (count >= _MAX_DOUBLINGS) | unknown
         Fp, Fq = xp.where(bad, xp.nan, Fp), xp.where(bad, xp.nan, Fq)
     return ct(Fp), ct(Fq)
 
 
-def _check_converged(system: DenseSystem, size: float, count: int) -> None:
+def _check_converged(system: DenseSystem, size: float, count: int, suspect: bool) -> None:
     """Raise unless the iteration ended well; `size` is that of the last power of the state matrix."""
-    if not size < 1 or count > _SUSPECT_DOUBLINGS:
+    if not size < 1 or suspect:
         check_stable(system)  # names the pole; a stable mode that inputs or outputs hardly see may end here too
         if not size < _huge(system.B) or count >= _MAX_DOUBLINGS:
             raise ArithmeticError(
@@ -124,18 +134,13 @@ def _size(x: Array) -> Array:
     return np.linalg.norm(x) if isinstance(x, np.ndarray) and x.ndim == 2 else arrays.fro(x)
 
 
-def cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array]:
-    r"""Discrete system with the Gramians of a continuous one.
+def cayley_shift(A: Array) -> Array:
+    r"""The shift of :func:`cayley`, shape (..., 1, 1): :math:`a = \sqrt{\|A\|/\|A^{-1}\|}` centres the spectrum.
 
-    .. math:: A_d = (aI-A)^{-1}(aI+A),\quad B_d = \sqrt{2a}\,(aI-A)^{-1}B,\quad C_d = \sqrt{2a}\,C(aI-A)^{-1}
-
-    with :math:`a = \sqrt{\|A\|/\|A^{-1}\|}`, which centres the spectrum; any a > 0 is valid, so that the norm of the
-    inverse is estimated from its product with a few vectors.
+    The norm of the inverse is estimated from its product with four vectors without pattern, the same every time.
     """
     xp = namespace(A)
     n = int(A.shape[-1])
-    I = eye(A, n)
-    # four vectors without pattern, the same every time
     at = xp.arange(n, dtype=arrays.real(A).dtype, device=arrays.device_of(A))
     probes = xp.stack([xp.cos(root * at * at) for root in (1.0, 2**0.5, 3**0.5, 5**0.5)], axis=-1)
     probes = xp.broadcast_to(xp.astype(probes, A.dtype), (*A.shape[:-1], 4))
@@ -143,9 +148,23 @@ def cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array]:
         a = xp.sqrt(
             fro(A, keepdims=True) * fro(probes, keepdims=True) / fro(xp.linalg.solve(A, probes), keepdims=True) / n**0.5
         )
-    except (np.linalg.LinAlgError, RuntimeError):  # a singular A has a pole at zero: the iteration will not converge
-        a = fro(A, keepdims=True) + 1.0
-    a = xp.where(xp.isfinite(a) & (a > 0), a, xp.ones_like(a))
+    except (np.linalg.LinAlgError, RuntimeError):  # a singular A has a pole at zero
+        a = 0 * fro(A, keepdims=True)
+    return a
+
+
+def cayley(A: Array, B: Array, C: Array, shift: Array | None = None) -> tuple[Array, Array, Array]:
+    r"""Discrete system with the Gramians of a continuous one.
+
+    .. math:: A_d = (aI-A)^{-1}(aI+A),\quad B_d = \sqrt{2a}\,(aI-A)^{-1}B,\quad C_d = \sqrt{2a}\,C(aI-A)^{-1}
+
+    with the shift of :func:`cayley_shift`; any a > 0 is valid.
+    """
+    xp = namespace(A)
+    n = int(A.shape[-1])
+    I = eye(A, n)
+    a = cayley_shift(A) if shift is None else shift
+    a = xp.where(xp.isfinite(a) & (a > 0), a, fro(A, keepdims=True) + 1.0)  # a pole at zero: it will not converge
     shifted = backend_of(A).inverse(_scaled(I, a) - A)
     root = xp.sqrt(2 * a)
     return _scaled(shifted, 2 * a) - I, _scaled(shifted @ B, root), _scaled(C @ shifted, root)

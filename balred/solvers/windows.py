@@ -16,7 +16,7 @@ from balred.solvers.resolvents import resolvent
 from balred.solvers.smith import smith_factors
 from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
-from balred.systems.poles import UnstableError, check_stable, marginal_tolerance, pole_margin
+from balred.systems.poles import UnstableError, check_stable, known_poles, pole_margin
 
 Matrix = NDArray[Any]
 Band = tuple[float, float]
@@ -128,20 +128,16 @@ def band_factors(system: DenseSystem, bands: list[Band]) -> tuple[Matrix, Matrix
 
 def _nodes(system: DenseSystem, poles: Matrix, bands: list[Band]) -> tuple[Matrix, Matrix]:
     """Frequencies and weights of the quadrature: Gauss on pieces that are short beside their distance from the poles."""
-    if system.discrete:
-        with np.errstate(divide="ignore"):  # a pole at zero is at infinite distance
-            near = -1j * np.log(poles)
-        near = np.concatenate([near - 2 * np.pi, near, near + 2 * np.pi])
-    else:
-        near = -1j * poles
-    near = near[np.isfinite(near)]
+    known = known_poles(system)
+    near, at = (_frequencies(x, system.discrete) for x in (poles, known.at))
+    near, doubt = near[np.isfinite(near)], np.tile(known.doubt, 3 if system.discrete else 1)
     for a, b in bands:
-        distance = np.abs(near - np.clip(near.real, a, b))
-        if distance.min(initial=np.inf) <= marginal_tolerance(system):
-            worst = complex(near[np.argmin(distance)])
-            at = np.exp(1j * worst) if system.discrete else 1j * worst
+        within = np.abs(at - np.clip(at.real, a, b)) <= doubt
+        if within.any():
+            worst = complex(at[within][0])
+            where = np.exp(1j * worst) if system.discrete else 1j * worst
             raise UnstableError(
-                f"no pole may lie on the boundary of the stable region within the band, got one at {at:.6g}"
+                f"no pole may lie on the boundary of the stable region within the band, got one at {where:.6g}"
             )
     x, w = np.polynomial.legendre.leggauss(16)
     points: list[Matrix] = []
@@ -155,6 +151,15 @@ def _nodes(system: DenseSystem, poles: Matrix, bands: list[Band]) -> tuple[Matri
             points.append(1 / u if inverse else u)
             weights.append(wu / u**2 if inverse else wu)
     return np.concatenate(points), np.concatenate(weights)
+
+
+def _frequencies(poles: Matrix, discrete: bool) -> Matrix:
+    """Poles as complex frequencies, in discrete time also one turn before and after; a pole at zero is far away."""
+    if not discrete:
+        return -1j * poles
+    with np.errstate(divide="ignore"):
+        near = np.log(poles) / 1j
+    return np.concatenate([near - 2 * np.pi, near, near + 2 * np.pi])
 
 
 def _charts(a: float, b: float, far: float) -> list[tuple[float, float, bool]]:

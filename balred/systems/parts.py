@@ -7,29 +7,35 @@ block-diagonalising similarity, kept whole, and put back beside the reduced stab
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems import arrays
-from balred.systems.arrays import backend, backend_of, is_concrete, namespace, to_numpy
+from balred.systems.arrays import backend, backend_of, is_concrete, mapped, namespace, to_numpy
+from balred.systems.clusters import poles_of_form
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
-from balred.systems.poles import UnstableError, marginal_tolerance, pole_margin
+from balred.systems.poles import UnstableError, entry_rounding, known_poles, pole_margin
+from balred.systems.units import in_even_units
 
 T = TypeVar("T")
 Poles: TypeAlias = NDArray[Any]
 Mask: TypeAlias = NDArray[np.bool_]
+_SAME = 1e-8
+"""Relative accuracy to which a part keeps the poles that are known so well."""
 
 
-def split(system: System, offset: float | None) -> tuple[System | None, System | None]:
+def split(system: System, offset: float | None, eps: float = 0.0) -> tuple[System | None, System | None]:
     """Return (unstable part, stable part); a part without poles is None, a stable `system` is returned as it is.
 
-    In continuous time a pole is stable if ``Re(s) < -offset``, in discrete time if ``|z| < 1 - offset``; by default
-    the offset is the rounding error of the state matrix.
+    In continuous time a pole is stable if ``Re(s) < -offset``, in discrete time if ``|z| < 1 - offset``, by more than
+    rounding: poles that cannot be told from that boundary are unstable, and so is, as a whole, a group of poles that
+    cannot be told from each other.  `eps` is as in :func:`balred.systems.poles.known_poles`.
     """
     if offset is not None and not isinstance(offset, (int, float, np.integer, np.floating)):
         raise TypeError(f"offset must be a number, got {offset!r}")
@@ -37,11 +43,10 @@ def split(system: System, offset: float | None) -> tuple[System | None, System |
         raise ValueError(f"offset must be between 0 and {'1' if system.discrete else 'infinity'}, got {offset}")
     if not is_concrete(*system.leaves):
         return None, system
-    poles, margin = pole_margin(system)
-    limit = marginal_tolerance(system) if offset is None else offset
+    poles, limit = known_poles(system, eps), offset or 0.0
     if offset is not None and system.discrete and isinstance(system, DiagonalSystem):
-        margin = 1 - np.abs(poles)
-    unstable = margin <= limit
+        poles = dataclasses.replace(poles, margin=1 - np.abs(poles.at))
+    unstable = ~poles.inside(limit)
     if not unstable.any():
         return None, system
     if unstable.ndim > 1:
@@ -51,11 +56,42 @@ def split(system: System, offset: float | None) -> tuple[System | None, System |
         )
     if isinstance(system, DiagonalSystem):
         return _take(system, unstable), _take(system, ~unstable)
+    made = separation(system, limit, eps)
+    return made.unstable, made.stable
 
-    def stable(pole: Poles) -> Mask:
-        return np.asarray((1 - np.abs(pole) if system.discrete else -pole.real) > limit)
 
-    return _split_dense(system, stable, "stable and unstable poles", "offset")
+class Separation(NamedTuple):
+    """The unstable and the stable part of a dense system, and the coordinates they are in: ``x = T [x_1; x_2]``."""
+
+    unstable: DenseSystem | None
+    stable: DenseSystem | None
+    T: NDArray[Any]
+    Tinv: NDArray[Any]
+
+
+def separation(system: DenseSystem, offset: float = 0.0, eps: float = 0.0) -> Separation:
+    """Separate the unstable part of a single dense system from the stable one, as :func:`split`."""
+    eps = max(eps, entry_rounding(system))
+
+    def first(form: Any) -> Mask:
+        poles = poles_of_form(form, system.discrete, eps)
+        inside = poles.inside(offset)
+        known.extend((poles.margin[inside], poles.doubt[inside]))
+        return ~inside
+
+    known: list[NDArray[Any]] = []
+    made = _split_dense(system, first, "stable and unstable poles", "offset")
+    if made.stable is not None and made.unstable is not None:
+        margin, doubt = known
+        slowest = int(np.argmin(margin))
+        found = float(pole_margin(made.stable)[1].min())
+        # a form that mixes large and small poles may have lost what is known of the small ones
+        if not abs(found - margin[slowest]) <= doubt[slowest] + _SAME * margin[slowest]:
+            raise ValueError(
+                f"the stable part must keep its poles, got {found:.3g} for the {margin[slowest]:.3g} by which they are "
+                "stable: choose an offset beyond that"
+            )
+    return made
 
 
 def split_by(
@@ -70,23 +106,25 @@ def split_by(
     if isinstance(system, DiagonalSystem):
         mask = second(to_numpy(system.poles))
         return _take(system, ~mask), _take(system, mask)
-    return _split_dense(system, second, names, boundary)
+    made = _split_dense(system, lambda form: ~second(backend("scipy").form_poles(form)), names, boundary)
+    return made.unstable, made.stable
 
 
 def separated(
-    system: System, offset: float | None, solve: Callable[[System], T]
+    system: System, offset: float | None, solve: Callable[[System], T], eps: float = 0.0
 ) -> tuple[System | None, System | None, T | None]:
     """Return (unstable part, stable part, ``solve(stable part)``).
 
     Without an `offset` a dense system is first taken to be stable: if it is not, its solution says so, and eigenvalues
-    need not be computed for those that are.
+    need not be computed for those that are.  Entries of a narrower kind (`eps`) than that of the solution say so first.
     """
-    if offset is None and isinstance(system, DenseSystem):
+    wide = is_concrete(*system.leaves) and eps <= entry_rounding(system)
+    if offset is None and isinstance(system, DenseSystem) and (wide or not is_concrete(*system.leaves)):
         try:
             return None, system, solve(system)
         except UnstableError:
             pass
-    unstable, stable = split(system, offset)
+    unstable, stable = split(system, offset, eps)
     return unstable, stable, None if stable is None else solve(stable)
 
 
@@ -99,25 +137,28 @@ def _take(system: DiagonalSystem, mask: Mask) -> DiagonalSystem | None:
     )
 
 
-def _split_dense(
-    system: DenseSystem, second: Callable[[Poles], Mask], names: str, boundary: str
-) -> tuple[DenseSystem | None, DenseSystem | None]:
-    be = backend_of(*system.leaves)
-    A = to_numpy(system.A)
-    T, Tinv, k = backend("scipy").separate(A, second)
-    if k == 0 or k == len(A):
-        return (None, system) if k == 0 else (system, None)
-    cond = float(np.linalg.norm(T, 2) * np.linalg.norm(Tinv, 2))
-    if not cond < 1 / np.sqrt(np.finfo(A.dtype).eps):
+def _split_dense(system: DenseSystem, first: Callable[[Any], Mask], names: str, boundary: str) -> Separation:
+    """The two parts of one system, the poles `first` of its block Schur form in the first."""
+    be, host = backend_of(*system.leaves), backend("scipy")
+    given = mapped(system, to_numpy)
+    even, units = in_even_units(given)
+    form = host.block_schur(even.A)
+    mask = first(form)
+    made = host.separated(form, mask)
+    if not made.condition < np.finfo(form.T.real.dtype).eps ** -0.5:
         raise ValueError(
-            f"{names} must be separable, got a transformation of condition {cond:.3g}: choose another {boundary}"
+            f"{names} must be separable, got a transformation of condition {made.condition:.3g}: choose another {boundary}"
         )
-    Th, Ti = be.from_numpy(T, like=system.A), be.from_numpy(Tinv, like=system.A)
-    A2, B2, C2 = Ti @ system.A @ Th, Ti @ system.B, system.C @ Th
-    parts = []
-    for part in (slice(None, k), slice(k, None)):
-        parts.append(DenseSystem(A2[part, part], B2[part, :], C2[:, part], system.D, system.dt))
-    return parts[0], parts[1]
+    B, C, k = made.inverse @ even.B, even.C @ made.X, int(np.sum(mask))
+    d = np.ones(len(B)) if units is None else units
+    parts: list[DenseSystem | None] = [None, None]
+    for i, (A, here) in enumerate(((made.A1, slice(None, k)), (made.A2, slice(k, None)))):
+        if len(A) == len(B):
+            parts[i] = system
+        elif len(A):
+            leaves = (be.from_numpy(x, like=system.B) for x in (A, B[here], C[:, here]))
+            parts[i] = DenseSystem(*leaves, system.D, system.dt)
+    return Separation(*parts, d[:, None] * made.X, made.inverse / d)
 
 
 def join(unstable: System | None, stable: System) -> System:

@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from balred.systems.arrays import is_concrete, to_numpy
+from balred.systems import arrays
+from balred.systems.arrays import backend, is_concrete, to_numpy
+from balred.systems.clusters import Poles, margins, poles_of_form, rounding
 from balred.systems.dense_system import is_discrete
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
-from balred.systems.units import rescaled
+
+
+_ILL, _NEAR = 1e7, 1e-3
+"""Poles farther inside than rounding times the first, or than the second (as parts of the norm), are stable for sure."""
 
 
 class UnstableError(ValueError):
@@ -18,12 +23,12 @@ class UnstableError(ValueError):
 
 
 def pole_margin(system: System) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Poles on the host, and how far each is inside the stable region (negative: outside)."""
+    """Poles on the host, and how far each is inside the stable region (negative: outside), as they are computed."""
     if isinstance(system, DiagonalSystem):
         logs = to_numpy(system.log_poles)
         return np.exp(logs) if system.discrete else logs, -logs.real
     poles = np.linalg.eigvals(to_numpy(system.A))
-    return poles, (1 - np.abs(poles)) if system.discrete else -poles.real
+    return poles, margins(poles, system.discrete)
 
 
 def continuous_poles(poles: np.ndarray[Any, Any], dt: float | bool) -> np.ndarray[Any, Any]:
@@ -34,28 +39,47 @@ def continuous_poles(poles: np.ndarray[Any, Any], dt: float | bool) -> np.ndarra
         return np.asarray(np.log(poles.astype(np.complex128)) / float(dt))
 
 
-def marginal_tolerance(system: System) -> float:
-    """Poles closer than this to the stability boundary count as marginal: rounding of the state matrix."""
+def entry_rounding(system: System) -> float:
+    """The relative error of the entries of `system`: that of their dtype, but never more than that of float32.
+
+    What is kept in half precision are weights, which are what they are, and no measurements.
+    """
+    return min(arrays.eps(arrays.real(system.B)), float(np.finfo(np.float32).eps))
+
+
+def known_poles(system: System, eps: float = 0.0) -> Poles:
+    """The poles of `system` (or of each member of a batch) and what can be known of them.
+
+    Those of a diagonal system are what it says.  A dense one's are looked at closely only where one of them is near the
+    boundary or beyond it.  `eps` is the relative error of the entries where they were of a narrower kind before.
+    """
     if isinstance(system, DiagonalSystem):
-        return 0.0
+        poles, margin = pole_margin(system)
+        return Poles(np.asarray(poles), margin, np.zeros(margin.shape))
     A = to_numpy(system.A)
-    # in units of state that make A small, as eigenvalue routines use them: others do not decide what is stable
-    none = np.zeros((A.shape[-1], 0))
-    size = max(
-        (float(np.abs(rescaled(x, none, none.T)[0]).max()) for x in (A.reshape(-1, *A.shape[-2:]) if A.size else ())),
-        default=0.0,
-    )
-    return float(A.shape[-1] * np.finfo(A.dtype).eps * max(1.0 if system.discrete else 0.0, size))
+    eps = max(eps, entry_rounding(system))
+    A = A.astype(np.result_type(A.dtype, np.float64))
+    poles = np.linalg.eigvals(A).astype(np.complex128)
+    margin = margins(poles, system.discrete)
+    unit, size = rounding(A.shape[-1], eps), np.linalg.norm(A, axis=(-2, -1))
+    doubt = np.broadcast_to(unit * size[..., None], margin.shape).copy()
+    unclear = ~(margin.min(axis=-1, initial=np.inf) > min(_ILL * unit, _NEAR) * size)
+    for i in np.argwhere(unclear):
+        at = tuple(i)
+        close = poles_of_form(backend("scipy").block_schur(A[at]), system.discrete, eps)
+        poles[at], margin[at], doubt[at] = close.at, close.margin, close.doubt
+    return Poles(poles, margin, doubt)
 
 
-def check_stable(system: System) -> None:
+def check_stable(system: System, eps: float = 0.0) -> None:
     """Raise :class:`UnstableError` naming the worst pole if `system` is not stable (no-op on tracers)."""
     if not is_concrete(*system.leaves):
         return
-    poles, margin = pole_margin(system)
-    if margin.min(initial=np.inf) > marginal_tolerance(system):
+    poles = known_poles(system, eps)
+    outside = ~poles.inside()
+    if not outside.any():
         return
-    worst = poles.reshape(-1)[np.argmin(margin)]
+    worst = complex(poles.at[outside][np.argmin(poles.margin[outside])])
     at = f"{worst.real:.6g}" if worst.imag == 0 else f"{worst.real:.6g}{worst.imag:+.6g}j"
     rule = (
         "every pole must lie inside the unit circle" if system.discrete else "every pole must have a negative real part"
@@ -68,10 +92,9 @@ def check_stable(system: System) -> None:
 
 def check_boundary(system: System) -> None:
     """Raise :class:`UnstableError` naming the pole if one lies on the stability boundary (within rounding)."""
-    poles, margin = pole_margin(system)
-    distance = np.abs(margin)
-    if distance.min(initial=np.inf) > marginal_tolerance(system):
+    poles = known_poles(system)
+    if not poles.on_boundary.any():
         return
-    at = complex(poles.reshape(-1)[np.argmin(distance)])
+    at = complex(poles.at[poles.on_boundary][0])
     where = "unit circle" if system.discrete else "imaginary axis"
     raise UnstableError(f"no pole may lie on the {where}, got a pole at {at:.6g}")
