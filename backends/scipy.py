@@ -124,9 +124,7 @@ def separated(schur: Schur, first: Array) -> Separation:
     right, left = np.eye(n, dtype=T.dtype), np.eye(n, dtype=T.dtype)
     right[one, two], left[one, two] = Y, -Y
     condition = float(np.sqrt(1 + np.linalg.norm(Y, 2) ** 2)) if Y.size else 1.0
-    return Separation(
-        schur.V @ (Z @ right), (left @ Z.conj().T) @ schur.inverse, S[one, one], S[two, two], condition
-    )
+    return Separation(schur.V @ (Z @ right), (left @ Z.conj().T) @ schur.inverse, S[one, one], S[two, two], condition)
 
 
 def separate(A: Array, stable: Callable[[Array], Array]) -> tuple[Array, Array, int]:

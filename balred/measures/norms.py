@@ -27,7 +27,7 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, with_leaves
 from balred.systems.parts import difference, split
-from balred.systems.poles import check_boundary, check_stable
+from balred.systems.poles import check_boundary, check_stable, check_stored
 
 
 def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
@@ -82,6 +82,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
         values = hsv(system, solver=solver)
         return values[..., 0] if values.shape[-1] else namespace(values).sum(values, axis=-1)
     if kind == "h2":
+        check_stored(system)
         return _h2(system, solver)
     if kind not in ("hinf", "l2", "linf"):
         raise ValueError(f"kind must be 'h2', 'hinf', 'hankel', 'l2' or 'linf', got {kind!r}")

@@ -13,6 +13,7 @@ from balred.registry.reading import system_of
 from balred.systems.arrays import Array, double_precision
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import cast_like, with_leaves
+from balred.systems.poles import check_stored
 from balred.systems.units import in_even_units
 
 
@@ -61,6 +62,7 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
     True
     """
     original = system_of(obj)
+    check_stored(original)
     with double_precision(*original.leaves) as leaves:
         precise, d = in_even_units(with_leaves(original, leaves))
         sp = spectrum(precise, solver)

@@ -31,8 +31,9 @@ def minimal(obj: Any, tol: float | None = None) -> Any:
     obj : system, layer, model, or anything :func:`balred.adapt` reads
         Stable or not, continuous or discrete; single systems, no batches.
     tol : float, optional
-        What is smaller than `tol` times what it is a part of counts as zero; by default ``sqrt(eps)`` for dense systems,
-        in whose staircase rounding errors grow, and ``10 * n * eps`` for diagonal ones.
+        What is smaller than `tol` times what it is a part of counts as zero, and of C what is seen of the states that
+        are reached beside C as it was given; by default ``sqrt(eps)`` for dense systems, in whose staircase rounding
+        errors grow, and ``10 * n * eps`` for diagonal ones.
 
     Returns
     -------
@@ -102,23 +103,27 @@ def _wide(x: Matrix) -> Matrix:
 def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
     """A minimal realisation of one dense system of NumPy arrays; `g` itself if it is one."""
     A, B, C, _ = rescaled(g.A, g.B, g.C)
-    Q = reachable(A, B, tol)
+    Q = reachable(A, B, tol * float(np.linalg.norm(B)), tol)
+    # outputs that see nothing of what is reached see rounding errors of what they see elsewhere
+    unseen = tol * float(np.linalg.norm(C))
     A, B, C = Q.conj().T @ A @ Q, Q.conj().T @ B, C @ Q
-    S = reachable(A.conj().T, C.conj().T, tol)
+    S = reachable(A.conj().T, C.conj().T, unseen, tol)
     if S.shape[1] == g.order:
         return g
     S = S[:, ::-1]  # the order of SLICOT's TB01PD: what outputs see first comes last
     return DenseSystem(S.conj().T @ A @ S, S.conj().T @ B, C @ S, g.D, g.dt)
 
 
-def reachable(A: Matrix, B: Matrix, tol: float) -> Matrix:
-    """Orthonormal basis of the controllable subspace, staircase block after staircase block."""
+def reachable(A: Matrix, B: Matrix, least: float, tol: float) -> Matrix:
+    """Orthonormal basis of the controllable subspace, staircase block after staircase block.
+
+    Of B counts what is larger than `least`, of each later block what is larger than `tol` times the block.
+    """
     n = len(A)
     Q = np.zeros((n, 0), np.result_type(A, B))
     noise = 10 * n * float(np.finfo(np.float64).eps) * float(np.linalg.norm(A))
-    block, floor = B, 0.0
+    block, size = B, least
     while Q.shape[1] < n:
-        size = max(tol * float(np.linalg.norm(block)), floor)
         for _ in range(2):  # once is not enough where little is left
             block = block - Q @ (Q.conj().T @ block)
         U, s, _ = np.linalg.svd(block, full_matrices=False)
@@ -128,7 +133,8 @@ def reachable(A: Matrix, B: Matrix, tol: float) -> Matrix:
         new = new[:, : n - Q.shape[1]]
         new, _ = np.linalg.qr(new - Q @ (Q.conj().T @ new))
         Q = np.concatenate([Q, new], axis=1)
-        block, floor = A @ new, noise
+        block = A @ new
+        size = max(tol * float(np.linalg.norm(block)), noise)
     return Q
 
 

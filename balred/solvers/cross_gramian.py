@@ -15,7 +15,7 @@ from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, ct, double_precision, fro, is_concrete, namespace
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, with_leaves
-from balred.systems.poles import check_stable
+from balred.systems.poles import check_stable, check_stored
 
 
 def cross_gramian(obj: Any) -> Array:
@@ -122,6 +122,7 @@ def cholesky_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Arr
     (2.0, 4.5)
     """
     system = system_of(obj)
+    check_stored(system)
     with double_precision(*system.leaves) as leaves:
         Zp, Zq = factors(with_leaves(system, leaves), solver)
         return cast_like(_upper(Zp), system), cast_like(_upper(Zq), system)

@@ -26,7 +26,7 @@ from balred.systems.arrays import Array, Backend, backend_of, ct, double_precisi
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, with_leaves
-from balred.systems.poles import check_stable
+from balred.systems.poles import check_stable, check_stored
 
 __all__ = ["SOLVERS", "factors", "gramian_factors", "gramians", "structure"]
 
@@ -71,6 +71,7 @@ def gramian_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Arra
     (2.0, 4.5)
     """
     system = system_of(obj)
+    check_stored(system)
     with double_precision(*system.leaves) as leaves:
         Zp, Zq = factors(with_leaves(system, leaves), solver)
         return cast_like(Zp, system), cast_like(Zq, system)

@@ -18,10 +18,10 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
 
 _MAX_DOUBLINGS = 60
-_SUSPECT_DOUBLINGS = 33
-"""So many are needed only where a pole lies within about 1e-9 of the boundary, or on it but for rounding."""
-_LONG = 25
-"""So many are needed for a pole as slow as rounding makes one at zero."""
+_SUSPECT_DOUBLINGS = 26
+"""More are needed only where a pole lies within about 1e-7 of the boundary, or on it but for rounding."""
+_LONG, _LONGEST = 25, 52
+"""So many are needed for a pole that rounding has moved off the boundary, at zero and anywhere."""
 _SUSPECT_SHIFT = 1e-5
 """The shift of a matrix of condition 1e10, as a part of its norm: it may be singular but for rounding."""
 
@@ -80,7 +80,7 @@ def _smith_factors(system: DenseSystem) -> tuple[Array, Array]:
     if not concrete:
         size = arrays.fro(M)
         # nobody can look at the poles: one that rounding may have moved off the boundary makes no numbers either
-        unknown = (count > _LONG) & (least**2 < 10 * n**0.5 * eps)
+        unknown = ((count > _LONG) & (least**2 < 10 * n**0.5 * eps)) | (count > _LONGEST)
         bad = ~(xp.isfinite(size) & (size < huge))[..., None, None] | (count >= _MAX_DOUBLINGS) | unknown
         Fp, Fq = xp.where(bad, xp.nan, Fp), xp.where(bad, xp.nan, Fq)
     return ct(Fp), ct(Fq)

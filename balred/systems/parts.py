@@ -115,16 +115,23 @@ def separated(
 ) -> tuple[System | None, System | None, T | None]:
     """Return (unstable part, stable part, ``solve(stable part)``).
 
-    Without an `offset` a dense system is first taken to be stable: if it is not, its solution says so, and eigenvalues
-    need not be computed for those that are.  Entries of a narrower kind (`eps`) than that of the solution say so first.
+    Without an `offset` a dense system is first taken to be stable: if it is not, its solution says so or fails, and
+    eigenvalues need not be computed for those that are.  Entries of a narrower kind (`eps`) than the solution's are
+    looked at first, because what they leave unknown the solution cannot see.
     """
-    wide = is_concrete(*system.leaves) and eps <= entry_rounding(system)
-    if offset is None and isinstance(system, DenseSystem) and (wide or not is_concrete(*system.leaves)):
+    failed = None
+    if (
+        offset is None
+        and isinstance(system, DenseSystem)
+        and not (is_concrete(*system.leaves) and eps > entry_rounding(system))
+    ):
         try:
             return None, system, solve(system)
-        except UnstableError:
-            pass
+        except (UnstableError, ArithmeticError) as error:
+            failed = error
     unstable, stable = split(system, offset, eps)
+    if unstable is None and failed is not None:
+        raise failed
     return unstable, stable, None if stable is None else solve(stable)
 
 

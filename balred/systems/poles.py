@@ -9,10 +9,9 @@ import numpy as np
 from balred.systems import arrays
 from balred.systems.arrays import backend, is_concrete, to_numpy
 from balred.systems.clusters import Poles, margins, poles_of_form, rounding
-from balred.systems.dense_system import is_discrete
+from balred.systems.dense_system import DenseSystem, is_discrete
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
-
 
 _ILL, _NEAR = 1e7, 1e-3
 """Poles farther inside than rounding times the first, or than the second (as parts of the norm), are stable for sure."""
@@ -88,6 +87,15 @@ def check_stable(system: System, eps: float = 0.0) -> None:
     raise UnstableError(
         f"{rule}, got a pole at {at} ({size}); hsv and reduce split off the unstable part of a single system, Gramians do not exist for it"
     )
+
+
+def check_stored(system: System) -> None:
+    """:func:`check_stable` of a dense system with entries of fewer digits than are computed with.
+
+    What that leaves unknown of the poles, a solution in double precision cannot see.
+    """
+    if isinstance(system, DenseSystem) and entry_rounding(system) > np.finfo(np.float64).eps:
+        check_stable(system)
 
 
 def check_boundary(system: System) -> None:
