@@ -22,10 +22,21 @@ def _lapack(name: str, char: str) -> Callable[..., Any]:
     return getattr(scipy.linalg.lapack, {"f": "s", "d": "d", "F": "c", "D": "z"}[char] + name)  # type: ignore[no-any-return]
 
 
+def balancing(M: Array) -> Array:
+    """Powers of two d for which ``M * d / d[:, None]`` has rows and columns of like norms (xGEBAL, without permutation)."""
+    return np.asarray(scipy.linalg.lapack.dgebal(np.abs(M), scale=1, permute=0)[3])
+
+
 def _balanced(A: Array) -> tuple[Array, Array]:
-    """``D^-1 A D`` with rows and columns of like norms, and D's diagonal: powers of two, which round nothing (gebal)."""
-    scaled, _, _, scale, _ = _lapack("gebal", A.dtype.char)(A, scale=1, permute=0)
-    return scaled, scale
+    """``D^-1 A D`` with rows and columns of like norms, and D's diagonal: powers of two, which round nothing."""
+    scale = balancing(A)
+    return A * scale / scale[:, None], scale
+
+
+def strong_components(edges: Array) -> Array:
+    """For every state the number of those that it drives and that drive it, numbered from what is driven to what drives."""
+    graph = scipy.sparse.csr_array(edges)
+    return np.asarray(scipy.sparse.csgraph.connected_components(graph, directed=True, connection="strong")[1])
 
 
 class Schur(NamedTuple):
@@ -47,9 +58,7 @@ def block_schur(A: Array) -> Schur:
     """
     n, dtype = len(A), np.complex128 if np.iscomplexobj(A) else np.float64
     A = np.asarray(A, dtype)
-    label = scipy.sparse.csgraph.connected_components(
-        scipy.sparse.csr_array(A != 0), directed=True, connection="strong"
-    )[1]
+    label = strong_components(A != 0)
     V, inverse = np.zeros((n, n), dtype), np.zeros((n, n), dtype)
     forms, parts, start = [], [], 0
     for part in np.unique(label)[::-1]:  # numbered from what is driven to what drives

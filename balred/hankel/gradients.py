@@ -9,7 +9,7 @@ import math
 
 from balred.hankel.spectrum import Spectrum
 from balred.solvers.closed_form import complexified, generators, mirrored
-from balred.solvers.smith import lyapunov
+from balred.solvers.smith import Solved, lyapunov
 from balred.systems import arrays
 from balred.systems.arrays import Array, ct, namespace
 from balred.systems.dense_system import DenseSystem
@@ -31,16 +31,17 @@ def cotangents(sp: Spectrum, stable: System, g: Array) -> tuple[Array, ...]:
     W, T = sp.Zq @ sp.U, sp.Zp @ sp.V
     GP, GQ = (W * weight) @ ct(W), (T * weight) @ ct(T)
     if isinstance(stable, DenseSystem):
-        return _dense_cotangents(sp, stable, GP, GQ)
+        return _dense_cotangents(sp, GP, GQ)
     return _diagonal_cotangents(stable, GP, GQ)
 
 
-def _dense_cotangents(sp: Spectrum, g: DenseSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:
+def _dense_cotangents(sp: Spectrum, GP: Array, GQ: Array) -> tuple[Array, ...]:
+    g = sp.system
     P, Q = sp.Zp @ ct(sp.Zp), sp.Zq @ ct(sp.Zq)
     X = lyapunov(ct(g.A), GP, g.discrete)
     Y = lyapunov(g.A, GQ, g.discrete)
     dA = (X @ g.A @ P + Q @ g.A @ Y) if g.discrete else (X @ P + Q @ Y)
-    return 2 * dA, 2 * X @ g.B, 2 * g.C @ Y
+    return sp.coordinates.cotangents(2 * dA, 2 * X @ g.B, 2 * g.C @ Y)
 
 
 def _diagonal_cotangents(system: DiagonalSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:
@@ -77,16 +78,17 @@ def weighted_cotangents(system: DiagonalSystem, WP: Array, WQ: Array) -> tuple[A
     return ds * xp.conj((1 - g.s * g.s) / 2), dG * back, xp.matrix_transpose(dH * back)
 
 
-def energy_cotangents(system: System, Zp: Array, Zq: Array) -> tuple[Array, ...]:
+def energy_cotangents(found: Solved) -> tuple[Array, ...]:
     r"""Gradient of the squared H2 norm :math:`\mathrm{tr}(CPC^H)` without D, with respect to the leaves.
 
     The same sum is :math:`\mathrm{tr}(B^HQB)`, so that Q is its cotangent with respect to :math:`BB^H` and P that with
     respect to :math:`C^HC`.
     """
+    system, Zp, Zq, coordinates = found
     P, Q = Zp @ ct(Zp), Zq @ ct(Zq)
     if isinstance(system, DenseSystem):
         dA = Q @ system.A @ P if system.discrete else Q @ P
-        return 2 * dA, 2 * Q @ system.B, 2 * system.C @ P
+        return coordinates.cotangents(2 * dA, 2 * Q @ system.B, 2 * system.C @ P)
     g = system.to_dense()
     dl, dB, _ = _diagonal_cotangents(system, ct(g.C) @ g.C, 0 * P)
     _, _, dC = _diagonal_cotangents(system, 0 * Q, g.B @ ct(g.B))

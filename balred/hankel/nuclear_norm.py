@@ -23,10 +23,11 @@ from balred.registry.reading import adapt, layers_of
 from balred.solvers.closed_form import complexified, diagonal_gramians
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, ct, in_precision, is_concrete, namespace, on_host, to_numpy
-from balred.systems.checks import check_finite
+from balred.systems.checks import check_finite, check_representable
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, with_leaves
 from balred.systems.poles import check_stable
+from balred.systems.units import unit_of
 
 _NOISE = 4
 """Eigenvalues of S below so many units of rounding of the first are rounding errors."""
@@ -178,6 +179,7 @@ def _norm(system: System, weights: Weights | None, precision: str) -> Array:
         return g * dl, g[..., None] * dB, g[..., None] * dC, *none
 
     result: Array = be.differentiable(value, vjp, *bare.leaves, *fixed)
+    check_representable("Hankel nuclear norms", result)
     return result
 
 
@@ -258,13 +260,23 @@ def _total(sigma: Array, alive: Array, stable: Array) -> Array:
     return xp.where(stable, xp.sum(xp.where(alive, sigma, xp.zeros_like(sigma)), axis=-1), xp.nan)
 
 
+def _in_units(system: System) -> tuple[System, Array, Array]:
+    """`system` in units of inputs and outputs in which squares of squares are numbers, and these, shape (..., 1, 1)."""
+    inputs, outputs = unit_of(system.B), unit_of(system.C)
+    xp = namespace(system.B)
+    B, C = system.B / xp.astype(inputs, system.B.dtype), system.C / xp.astype(outputs, system.C.dtype)
+    return dataclasses.replace(system, B=B, C=C), inputs, outputs
+
+
 def _value(system: System) -> Array:
+    system, inputs, outputs = _in_units(system)
     _, _, S, stable = _factorised(system)
-    return _total(*_roots(namespace(S).linalg.eigvalsh(S)), stable)
+    return _total(*_roots(namespace(S).linalg.eigvalsh(S)), stable) * (inputs * outputs)[..., 0, 0]
 
 
 def _solved(system: System) -> tuple[Array, Weights]:
     """The norm, and the weights it gives."""
+    system, inputs, outputs = _in_units(system)
     Z, QZ, S, stable = _factorised(system)
     xp = namespace(S)
     w, V = xp.linalg.eigh(S)
@@ -280,4 +292,6 @@ def _solved(system: System) -> tuple[Array, Weights]:
     WP, WQ = W @ ct(W), T @ ct(T)
     if isinstance(system, DiagonalSystem) and system.conjugate:
         WP, WQ = complexified(WP), complexified(WQ)
-    return total, Weights(WP, xp.conj(WQ) if arrays.is_complex(WQ) else WQ)
+    ratio = xp.astype(outputs / inputs, WP.dtype)
+    total = total * (inputs * outputs)[..., 0, 0]
+    return total, Weights(WP * ratio, (xp.conj(WQ) if arrays.is_complex(WQ) else WQ) / ratio)

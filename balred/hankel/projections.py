@@ -18,7 +18,7 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
 
     .. math:: \Sigma_1^{-1/2}U_1^HZ_q^H = L, \qquad Z_pV_1\Sigma_1^{-1/2} = R
 
-    computed through orthonormal bases.  In a batch, states beyond an element's own numerical rank get zero rows and
+    computed through orthonormal bases, in the coordinates of ``sp.system``.  In a batch, states beyond an element's own numerical rank get zero rows and
     columns.
 
     References
@@ -43,8 +43,10 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
 
 
 def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
-    """Balanced truncation to order k with its projections; masked states of a batch become stable and unused."""
-    return projected_by(sp.system, *projections(sp, k))
+    """Balanced truncation to order k with its projections, from the coordinates given; masked states of a batch become
+    stable and unused."""
+    g, L, R = projected_by(sp.system, *projections(sp, k))
+    return g, sp.coordinates.after(L), sp.coordinates.before(R)
 
 
 def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array, Array]:

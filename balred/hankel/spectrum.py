@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from balred.ranks.bounds import numerical_rank
-from balred.solvers.gramians import factors
+from balred.solvers.gramians import solved
 from balred.systems.arrays import Array, backend_of, ct, to_numpy
+from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System
+from balred.systems.units import Coordinates
 
 
 class Spectrum(NamedTuple):
@@ -28,6 +30,8 @@ class Spectrum(NamedTuple):
     V: Array
     match_dc: bool = False
     """Whether singular perturbation, not truncation, is to follow."""
+    coordinates: Coordinates = Coordinates(None)
+    """How the states of `system` stand for those of the system that was given."""
 
     @property
     def sigma(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -49,14 +53,22 @@ def pad(s: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
     return np.concatenate([s[..., :n], np.zeros((*s.shape[:-1], max(n - s.shape[-1], 0)), s.dtype)], axis=-1)
 
 
+def hankel_matrix(Zp: Array, Zq: Array) -> Array:
+    """``Zq^H Zp``, whose singular values are the Hankel singular values; an error where they are no numbers."""
+    product = ct(Zq) @ Zp
+    check_representable("Hankel singular values", product)  # LAPACK would never end
+    return product
+
+
 def spectrum(system: System, solver: str | None) -> Spectrum:
-    """Solve for the factors of `system` (in its own precision) and decompose their product."""
-    return spectrum_of(system.to_dense(), *factors(system, solver))
+    """Solve for the factors of `system` (in its own precision) and decompose their product, in the solver's coordinates."""
+    found = solved(system, solver)
+    return spectrum_of(found.system.to_dense(), found.Zp, found.Zq)._replace(coordinates=found.coordinates)
 
 
 def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False) -> Spectrum:
     """The spectrum for a given pair of Gramian factors, whichever Gramians they are of."""
 
     be = backend_of(Zp, Zq)
-    U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(ct(Zq) @ Zp), tuple(Zp.shape[:-2]), Zq, Zp)
+    U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(hankel_matrix(Zp, Zq)), tuple(Zp.shape[:-2]), Zq, Zp)
     return Spectrum(system, Zp, Zq, U, s, ct(Vh), match_dc)

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 
 from balred.hankel.gradients import cotangents
-from balred.hankel.spectrum import Spectrum, spectrum
+from balred.hankel.spectrum import Spectrum, hankel_matrix, spectrum
 from balred.registry.reading import per_layer
 from balred.solvers.closed_form import is_siso, siso_values
-from balred.solvers.gramians import check_precision, factors
+from balred.solvers.gramians import check_precision, solved
 from balred.systems import arrays
 from balred.systems.arrays import (
     Array,
     backend_of,
-    ct,
     in_precision,
     namespace,
     on_host,
     to_numpy,
 )
 from balred.systems.batches import check_budget, streamed, together
+from balred.systems.checks import check_representable
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, where_fastest, with_leaves
 from balred.systems.parts import separated
@@ -106,6 +106,7 @@ def _hsv(system: System, solver: str | None, offset: float | None, precision: st
             if stable is None or solution is None:
                 return cast_like(arrays.full(arrays.real(given.B), (system.order,), np.inf), system), None
             s = _padded(solution.s if isinstance(solution, Spectrum) else solution, stable.order)
+            check_representable("Hankel singular values", cast_like(s, system))
             if unstable is not None:
                 xp = namespace(s)
                 s = xp.concat([arrays.full(s, (unstable.order,), np.inf), s], axis=-1)
@@ -127,10 +128,9 @@ def _hsv(system: System, solver: str | None, offset: float | None, precision: st
 def _values(system: System, solver: str | None) -> Array:
     if isinstance(system, DiagonalSystem) and is_siso(system) and solver in (None, "closed", "cauchy"):
         return siso_values(system, relative=solver == "cauchy")
-    Zp, Zq = factors(system, solver)
-
+    _, Zp, Zq, _ = solved(system, solver)
     be = backend_of(Zp)
-    return be.over_batch(lambda Zq, Zp: be.svdvals(ct(Zq) @ Zp), tuple(Zp.shape[:-2]), Zq, Zp)
+    return be.over_batch(lambda Zq, Zp: be.svdvals(hankel_matrix(Zp, Zq)), tuple(Zp.shape[:-2]), Zq, Zp)
 
 
 def _padded(s: Array, n: int) -> Array:

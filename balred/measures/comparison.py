@@ -22,6 +22,7 @@ from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
 from balred.systems.parts import difference, split
 from balred.systems.poles import UnstableError, check_boundary, check_stable, known_poles, pole_margin
+from balred.systems.units import evened
 
 
 def is_stable(system: System) -> bool:
@@ -170,7 +171,7 @@ def _peak(gap: DenseSystem) -> tuple[float, float]:
     if gap.order == 0:
         return float(np.linalg.norm(gap.D, 2)), 0.0
     smaller = minimal_realisation(gap)
-    value, frequency = hinf_peak(gap, *([smaller] if 0 < smaller.order < gap.order else []))
+    value, frequency = hinf_peak(evened(gap)[0], *([smaller] if 0 < smaller.order < gap.order else []))
     return value, frequency if any(np.iscomplexobj(x) for x in (gap.A, gap.B, gap.C, gap.D)) else abs(frequency)
 
 

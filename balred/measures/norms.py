@@ -8,6 +8,7 @@ suprema over the boundary of the stable region, and exist for unstable systems t
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,16 @@ from balred.ranks.bounds import numerical_rank
 from balred.realisations.minimal import minimal_realisation
 from balred.registry.reading import system_of
 from balred.solvers.closed_form import is_siso
-from balred.solvers.gramians import factors
+from balred.solvers.gramians import solved
+from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, double_precision, is_concrete, namespace, to_numpy
+from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, with_leaves
 from balred.systems.parts import difference, split
 from balred.systems.poles import check_boundary, check_stable, check_stored
+from balred.systems.units import evened
 
 
 def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
@@ -146,7 +150,7 @@ def _hinf(system: DenseSystem, solver: str | None) -> float:
 
     The difference of a system and its reduction is nearly non-minimal, and the imaginary eigenvalues of its Hamiltonian
     may not come out imaginary; those of its balanced minimal realisation do.  So both propose frequencies, and the
-    given matrices alone say what the gain is there.
+    whole system alone, in the coordinates where it was solved, says what the gain is there.
     """
     if system.order == 0:
         return float(np.linalg.norm(system.D, 2))
@@ -156,14 +160,14 @@ def _hinf(system: DenseSystem, solver: str | None) -> float:
         noise = system.order * np.finfo(np.float64).eps * np.linalg.norm(sp.Zp) * np.linalg.norm(sp.Zq)
         rank = int(numerical_rank(sp.sigma)) if sp.sigma[0] > noise else 0
         minimal = [projected(sp, rank)[0]] if 0 < rank < system.order else []
-    return hinf_peak(system, *minimal)[0]
+    return hinf_peak(sp.system, *minimal)[0]
 
 
 def _linf(system: DenseSystem, solver: str | None) -> float:
     """L-infinity norm of one system without poles on the boundary, on the host."""
     if system.order == 0:
         return float(np.linalg.norm(system.D, 2))
-    smaller = minimal_realisation(system)
+    system, smaller = evened(system)[0], minimal_realisation(system)
     return hinf_peak(system, *([smaller] if 0 < smaller.order < system.order else []))[0]
 
 
@@ -179,21 +183,23 @@ def _l2(system: DenseSystem, solver: str | None) -> float:
     """
     unstable, stable = split(system, None)
     D = system.D
-    square = 0.0 if stable is None else float(_h2(dataclasses.replace(stable, D=0 * D), solver)) ** 2
+    parts = [] if stable is None else [float(_h2(dataclasses.replace(stable, D=0 * D), solver))]
     if unstable is not None:
         g = unstable.to_dense()
         A, B, C = (-g.A, g.B, g.C) if not g.discrete else (np.linalg.inv(g.A), g.B, g.C)
         if g.discrete:
             B = A @ B
             D, C = D - C @ B, C @ A
-        square += float(_h2(DenseSystem(A, B, C, 0 * D, g.dt), solver)) ** 2
+        parts.append(float(_h2(DenseSystem(A, B, C, 0 * D, g.dt), solver)))
     if system.discrete:
-        return float(np.sqrt(square + np.linalg.norm(D) ** 2))
-    return float(np.sqrt(square)) if not D.any() else np.inf
+        parts.append(float(_magnitude(D)))
+    elif D.any():
+        return np.inf
+    return math.hypot(*parts)
 
 
 def _h2(system: System, solver: str | None) -> Array:
-    r"""H2 norm with the gradient of :math:`\mathrm{tr}(CPC^H) = \mathrm{tr}(B^HQB)`.
+    r"""H2 norm with the gradient of its square, :math:`\mathrm{tr}(CPC^H) = \mathrm{tr}(B^HQB)`.
 
     For a dense system :math:`dA = 2QAP` (discrete) or :math:`2QP`, :math:`dB = 2QB`, :math:`dC = 2CP`; for a diagonal one
     as for the Hankel singular values, with the two Gramians' cotangents :math:`C^HC` and :math:`BB^H` sharing the work.
@@ -203,22 +209,34 @@ def _h2(system: System, solver: str | None) -> Array:
 
     def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
         with double_precision(*(be.stop_gradient(x) for x in leaves)) as wide:
-            precise = with_leaves(bare, wide)
-            Zp, Zq = factors(precise, solver)
-            G = precise.to_dense().C @ Zp
-            square = namespace(G).sum(namespace(G).abs(G) ** 2, axis=(-2, -1))
-            return cast_like(square, bare), (precise, Zp, Zq)
+            found = solved(with_leaves(bare, wide), solver)
+            size = _magnitude(found.system.to_dense().C @ found.Zp)
+            return cast_like(size, bare), (found, size)
 
     def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
-        precise, Zp, Zq = residuals
-        with double_precision(g, *precise.leaves) as wide:
-            weight = wide[0][..., None, None]
-            cotangents = energy_cotangents(precise, Zp, Zq)
+        found, size = residuals
+        with double_precision(g, *found.system.leaves) as wide:
+            half = 2 * namespace(size).where(size > 0, size, namespace(size).ones_like(size))
+            weight = (wide[0] / half)[..., None, None]
+            cotangents = energy_cotangents(found)
             scaled = [(c * (weight if c.ndim == weight.ndim else weight[..., 0])) for c in cotangents]
             return tuple(cast_like(c, bare) for c in scaled)
 
-    square = be.differentiable(value, vjp, *system.leaves)
-    through = xp.sum(xp.abs(system.D) ** 2, axis=(-2, -1))
+    proper = be.differentiable(value, vjp, *system.leaves)
+    check_representable("H2 norms", proper)
     if system.discrete:
-        return xp.sqrt(square + through)
-    return xp.where(through > 0, xp.inf, xp.sqrt(square))
+        return _magnitude(xp.stack([proper, _magnitude(system.D)], axis=-1)[..., None])
+    return xp.where(xp.any(system.D != 0, axis=(-2, -1)), xp.inf, proper)
+
+
+def _magnitude(x: Array) -> Array:
+    """Frobenius norms wherever they are numbers, with derivatives where they are not zero."""
+    xp, be = namespace(x), backend_of(x)
+    if 0 in x.shape[-2:]:
+        return arrays.zeros(arrays.real(x), x.shape[:-2])
+    size = xp.abs(x)
+    unit = be.stop_gradient(xp.max(size, axis=(-2, -1)))
+    unit = xp.where(unit > 0, unit, xp.ones_like(unit))
+    square = xp.sum((size / unit[..., None, None]) ** 2, axis=(-2, -1))
+    none = square == 0  # nor is a NaN anything
+    return xp.where(none, xp.zeros_like(square), unit * xp.sqrt(xp.where(none, xp.ones_like(square), square)))

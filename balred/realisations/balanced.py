@@ -14,7 +14,6 @@ from balred.systems.arrays import Array, double_precision
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import cast_like, with_leaves
 from balred.systems.poles import check_stored
-from balred.systems.units import in_even_units
 
 
 class Balanced(NamedTuple):
@@ -64,8 +63,7 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
     original = system_of(obj)
     check_stored(original)
     with double_precision(*original.leaves) as leaves:
-        precise, d = in_even_units(with_leaves(original, leaves))
-        sp = spectrum(precise, solver)
+        sp = spectrum(with_leaves(original, leaves), solver)
         n = sp.system.order
         rank = int(np.min(numerical_rank(sp.sigma)))
         if rank < n:
@@ -73,8 +71,6 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
                 f"a balanced realisation needs a minimal system, got numerical rank {rank} of {n}: reduce it to {rank} states"
             )
         g, L, R = projected(sp, n)
-        if d is not None:
-            L, R = L / d, d[:, None] * R
         narrow = with_leaves(g, tuple(cast_like(x, original) for x in g.leaves))
         assert isinstance(narrow, DenseSystem)
         return Balanced(narrow, cast_like(sp.s, original), cast_like(L, original), cast_like(R, original))

@@ -134,7 +134,7 @@ def _turned(sk: Array, at_pivot: Array) -> list[Array]:
     return [u * plus, v * minus, u * (1j * minus), v * (1j * plus)]
 
 
-def siso_hankel(log_poles: Array, b: Array, c: Array, *, discrete: bool, conjugate: bool, full: bool = False) -> Array:
+def siso_hankel(log_poles: Array, root: Array, *, discrete: bool, conjugate: bool, full: bool = False) -> Array:
     r"""A symmetric matrix whose singular values are the Hankel singular values of single-input, single-output systems.
 
     Where states are scaled so that :math:`b_i = c_i = \sqrt{b_ic_i}`, the system is its own transpose and
@@ -143,14 +143,16 @@ def siso_hankel(log_poles: Array, b: Array, c: Array, *, discrete: bool, conjuga
 
     Parameters
     ----------
-    log_poles, b, c : complex arrays, shape (..., n)
+    log_poles : complex array, shape (..., n)
+    root : complex array, shape (..., n)
+        :math:`\sqrt{b_ic_i}`, of either sign.
 
     Returns
     -------
     array, shape (..., k, k) complex symmetric, or (..., 2k, 2k) real symmetric where `conjugate`
     """
     xp = namespace(log_poles)
-    columns = _columns(log_poles, xp.sqrt(b * c), discrete, conjugate, full)
+    columns = _columns(log_poles, root, discrete, conjugate, full)
     if not conjugate:
         L = xp.stack(columns, axis=-2)
         return L @ xp.matrix_transpose(L)

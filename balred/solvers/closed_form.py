@@ -6,6 +6,7 @@ of its real form.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 from balred.solvers.cauchy import cauchy_factor, half_plane, siso_hankel
@@ -13,6 +14,7 @@ from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.poles import check_stable
+from balred.systems.units import unit_of
 
 
 def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tuple[Array, Array]:
@@ -29,8 +31,8 @@ def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tu
         )
     if not is_concrete(*system.leaves):  # nobody could look at the poles: an unstable member becomes NaN
         stable = xp.max(arrays.real(system.log_poles), axis=-1) < 0
-        P, Q = (xp.where(stable[..., None, None], G, xp.nan) for G in diagonal_gramians(system))
-        return _gramian_factor(P), _gramian_factor(Q)
+        Zp, Zq = (xp.where(stable[..., None, None], Z, xp.nan) for Z in _full_factors(system))
+        return Zp, Zq
     one_input, one_output = system.B.shape[-1] == 1, system.C.shape[-2] == 1
     Zp = Zq = None
     if one_input:
@@ -38,9 +40,21 @@ def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tu
     if one_output:
         Zq = _structured_factor(system, xp.conj(arrays.to_complex(system.log_poles)), ct(system.C)[..., :, 0], relative)
     if Zp is None or Zq is None:
-        P, Q = diagonal_gramians(system)
-        Zp, Zq = _gramian_factor(P) if Zp is None else Zp, _gramian_factor(Q) if Zq is None else Zq
+        Zs = _full_factors(system)
+        Zp, Zq = Zs[0] if Zp is None else Zp, Zs[1] if Zq is None else Zq
     return Zp, Zq
+
+
+def _full_factors(system: DiagonalSystem) -> tuple[Array, Array]:
+    """From the Gramians themselves, each state in units of its own inputs and outputs, whose squares are numbers."""
+    xp = namespace(system.B)
+    b, c = unit_of(system.B, axis=-1), unit_of(system.C, axis=-2)
+    P, Q = diagonal_gramians(dataclasses.replace(system, B=system.B / _as(system.B, b), C=system.C / _as(system.C, c)))
+    c = xp.matrix_transpose(c)
+    if system.conjugate:
+        b, c = (xp.concat([x, x], axis=-2) for x in (b, c))
+    Zp, Zq = _gramian_factor(P), _gramian_factor(Q)
+    return Zp * _as(Zp, b), Zq * _as(Zq, c)
 
 
 def is_siso(system: DiagonalSystem) -> bool:
@@ -55,8 +69,8 @@ def siso_values(system: DiagonalSystem, *, relative: bool = False) -> Array:
     """
     check_stable(system)
 
-    def values(l: Array, b: Array, c: Array) -> Array:
-        M = siso_hankel(l, b, c, discrete=system.discrete, conjugate=system.conjugate, full=relative)
+    def values(l: Array, root: Array) -> Array:
+        M = siso_hankel(l, root, discrete=system.discrete, conjugate=system.conjugate, full=relative)
         xp = namespace(M)
         if relative:
             host: Array = backend("numpy").graded_singular_values(to_numpy(M))
@@ -65,9 +79,14 @@ def siso_values(system: DiagonalSystem, *, relative: bool = False) -> Array:
             return xp.linalg.svdvals(M)
         return xp.sort(xp.abs(xp.linalg.eigvalsh(M)), axis=-1, descending=True)
 
-    leaves = (system.log_poles, system.B[..., :, 0], system.C[..., 0, :])
+    xp = namespace(system.B)
+    # only the product of b and c counts, which need not be a number where its root is
+    root = xp.sqrt(arrays.to_complex(system.B[..., :, 0])) * xp.sqrt(arrays.to_complex(system.C[..., 0, :]))
+    unit = unit_of(root, axis=-1)
+    root = root / _as(root, unit)
     batch = tuple(system.B.shape[:-2])
-    return backend_of(system.B).over_batch(values, batch, *(arrays.to_complex(x) for x in leaves))
+    found: Array = backend_of(system.B).over_batch(values, batch, arrays.to_complex(system.log_poles), root)
+    return found * unit * unit
 
 
 def _structured_factor(system: DiagonalSystem, log_poles: Array, g: Array, full: bool) -> Array:
@@ -76,8 +95,9 @@ def _structured_factor(system: DiagonalSystem, log_poles: Array, g: Array, full:
     def factor(l: Array, g: Array) -> Array:
         return cauchy_factor(l, g, discrete=system.discrete, conjugate=system.conjugate, full=full)
 
-    batch = tuple(g.shape[:-1])
-    return be.over_batch(factor, batch, arrays.to_complex(log_poles), arrays.to_complex(g))
+    batch, unit = tuple(g.shape[:-1]), unit_of(g, axis=-1)
+    Z: Array = be.over_batch(factor, batch, arrays.to_complex(log_poles), arrays.to_complex(g / _as(g, unit)))
+    return Z * _as(Z, unit)[..., None]
 
 
 def diagonal_gramians(system: DiagonalSystem) -> tuple[Array, Array]:

@@ -4,7 +4,8 @@ Everything downstream works on *factors* :math:`P = Z_p Z_p^H`, :math:`Q = Z_q Z
 singular value of :math:`Z_q^H Z_p`, whereas the eigenvalues of :math:`PQ` are its square and lose half the digits.
 
 * Dense systems: the squared Smith iteration [Penzl 1998, Gugercin, Sorensen & Antoulas 2003] on factors, after a
-  Cayley transform where time is continuous.  It needs matmul, solve, qr and svd, so it runs on every backend.
+  Cayley transform where time is continuous.  It needs matmul, solve, qr and svd, so it runs on every backend.  States are
+  brought to even units first, and to other coordinates where the result shows that too few digits are left.
 * Diagonal systems: the Gramians in closed form from the logarithms of the poles, then an eigendecomposition; with one
   input or output an elimination that uses their Cauchy-like structure.
 * ``solver="cauchy"`` for diagonal systems with one input and one output: every Hankel singular value, however small
@@ -20,15 +21,17 @@ import numpy as np
 
 from balred.registry.reading import system_of
 from balred.solvers.closed_form import closed_form_factors
-from balred.solvers.smith import smith_factors
+from balred.solvers.residuals import residual
+from balred.solvers.smith import Solved, smith_solved
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, with_leaves
 from balred.systems.poles import check_stable, check_stored
+from balred.systems.units import Coordinates, evened, moderate
 
-__all__ = ["SOLVERS", "factors", "gramian_factors", "gramians", "structure"]
+__all__ = ["SOLVERS", "factors", "gramian_factors", "gramians", "solved", "structure"]
 
 SOLVERS: dict[str, dict[str, str]] = {
     "smith": {"dense": "", "diagonal": "dense systems only", "conjugate": "dense systems only"},
@@ -38,6 +41,9 @@ SOLVERS: dict[str, dict[str, str]] = {
     "slycot": {"dense": "", "diagonal": "real systems only", "conjugate": ""},
 }
 """Which solver takes which structure; an entry is empty or says why not (tests and docs read this table)."""
+
+_RESIDUAL = 1e-7
+"""Of Gramians from elsewhere, beside the sizes of the terms of their equations."""
 
 
 def gramian_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Array]:
@@ -130,11 +136,25 @@ def check_precision(precision: str, solver: str | None) -> None:
 
 
 def factors(system: System, solver: str | None) -> tuple[Array, Array]:
-    """Gramian factors in the precision of the system's own arrays."""
+    """Gramian factors in the precision of the system's own arrays, and in its coordinates."""
+    found = solved(system, solver)
+    return found.coordinates.factors(found.Zp, found.Zq)
+
+
+def solved(system: System, solver: str | None) -> Solved:
+    """Gramian factors in the precision of the system's own arrays, in the coordinates where they have their digits.
+
+    Raises
+    ------
+    UnstableError
+        A pole is unstable or marginal.
+    ArithmeticError
+        The factors cannot be had to half of the digits.
+    """
     kind = structure(system)
     if system.order == 0:
         nothing = arrays.zeros(system.B, (*system.B.shape[:-2], 0, 0))
-        return nothing, nothing
+        return Solved(system, nothing, nothing, Coordinates(None))
     solver = solver or ("smith" if kind == "dense" else "closed")
     known = SOLVERS.get(solver)
     if known is not None and known[kind]:
@@ -142,9 +162,9 @@ def factors(system: System, solver: str | None) -> tuple[Array, Array]:
     if solver in ("closed", "cauchy"):
         assert isinstance(system, DiagonalSystem)
         check_stable(system)
-        return closed_form_factors(system, relative=solver == "cauchy")
+        return Solved(system, *closed_form_factors(system, relative=solver == "cauchy"), Coordinates(None))
     if solver == "smith":
-        return smith_factors(system.to_dense())
+        return smith_solved(system.to_dense())
     try:
         host = arrays.backend(solver)
     except ValueError:
@@ -154,16 +174,25 @@ def factors(system: System, solver: str | None) -> tuple[Array, Array]:
             f"solver must be one of {', '.join(SOLVERS)} or a backend with gramian_factors, got {solver!r}"
         )
     check_stable(system)
-    return _on_host(host, system.to_dense())
+    return _on_host(host, system.to_dense(), solver)
 
 
-def _on_host(host: Backend, system: DenseSystem) -> tuple[Array, Array]:
+def _on_host(host: Backend, system: DenseSystem, solver: str) -> Solved:
     be = backend_of(*system.leaves)
-    A, B, C = (to_numpy(x) for x in system.leaves)
+    small, d = evened(system)
+    g, ports = moderate(small)
+    A, B, C = (to_numpy(x) for x in g.leaves)
     batch = A.shape[:-2]
     parts = [
         host.gramian_factors(a, b, c, system.discrete)
         for a, b, c in zip(*(x.reshape(-1, *x.shape[-2:]) for x in (A, B, C)), strict=True)
     ]
-    out = [np.stack([part[i] for part in parts]).reshape(*batch, *parts[0][i].shape) for i in (0, 1)]
-    return be.from_numpy(out[0], like=system.B), be.from_numpy(out[1], like=system.B)
+    found = [np.stack([part[i] for part in parts]).reshape(*batch, *parts[0][i].shape) for i in (0, 1)]
+    rest = float(np.max(residual(A, B, C, *found, discrete=system.discrete)))
+    if not rest <= _RESIDUAL:
+        raise ArithmeticError(
+            f"Gramians must solve their Lyapunov equations to {_RESIDUAL:.1g}, got those of solver {solver!r} with a "
+            f"residual of {rest:.1g}: use the default solver"
+        )
+    Zp, Zq = (be.from_numpy(Z, like=system.B) for Z in found)
+    return Solved(small, *(ports.factors(Zp, Zq) if ports else (Zp, Zq)), Coordinates(d))

@@ -3,19 +3,26 @@ r"""Gramian factors of dense systems: the squared Smith iteration on factors, af
 :math:`P = \sum_k A^kB(A^kB)^H` is summed by doubling, :math:`Z \leftarrow [Z, MZ]`, :math:`M \leftarrow M^2`, on the factor
 itself, which is compressed as it grows [Penzl 1998; Gugercin, Sorensen & Antoulas 2003].  It needs matmul, inv, qr and
 svd, so it runs on every backend, batched and under a trace.
+
+What it gives is judged where it is made.  Rounding errors of a power M count :math:`|M|^2` fold in the Gramian, and those
+of the Gramians :math:`|Z_p||Z_q|/|Z_q^HZ_p|` fold in the Hankel singular values.  Where that leaves too few digits, the
+iteration is run again in other coordinates (:mod:`balred.solvers.rebalanced`), and there is an error where none do.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from balred.solvers.rebalanced import rebalanced
+from balred.solvers.residuals import residual
 from balred.systems import arrays
-from balred.systems.arrays import Array, Backend, backend_of, ct, eye, fro, is_concrete, namespace
+from balred.systems.arrays import Array, Backend, backend_of, ct, eye, fro, is_concrete, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
+from balred.systems.units import Coordinates, evened, moderate
 
 _MAX_DOUBLINGS = 60
 _SUSPECT_DOUBLINGS = 26
@@ -24,23 +31,204 @@ _LONG, _LONGEST = 25, 52
 """So many are needed for a pole that rounding has moved off the boundary, at zero and anywhere."""
 _SUSPECT_SHIFT = 1e-5
 """The shift of a matrix of condition 1e10, as a part of its norm: it may be singular but for rounding."""
+_ROUNDS = 8
+"""How often other coordinates are tried; each makes the powers grow about a million times less."""
+
+
+class Solved(NamedTuple):
+    """A dense system in the coordinates where its Gramian factors have their digits, and how these stand for the given."""
+
+    system: DenseSystem
+    Zp: Array
+    Zq: Array
+    coordinates: Coordinates
+
+
+class _Run(NamedTuple):
+    """What an iteration ended with.
+
+    Attributes
+    ----------
+    Zp, Zq : arrays, shape (..., n, k)
+        Factors; of the Gramians over a window of time where the powers grew too large.
+    growth : array, shape (...)
+        The largest norm of a power of the state matrix.
+    residual : array, shape (...)
+        As :func:`balred.solvers.residuals.residual`.
+    count : int or array
+        Doublings.
+    nearest : array, shape ()
+        The smallest shift of a continuous system as a part of its norm: about the root of its reciprocal condition.
+    """
+
+    Zp: Array
+    Zq: Array
+    growth: Array
+    residual: Array
+    count: Any
+    nearest: Array
 
 
 def smith_factors(system: DenseSystem) -> tuple[Array, Array]:
-    """Factors of both Gramians of a stable dense system, in its own precision."""
+    """Factors of both Gramians of a stable dense system, in its own precision and coordinates."""
+    found = smith_solved(system)
+    return found.coordinates.factors(found.Zp, found.Zq)
+
+
+def smith_solved(system: DenseSystem) -> Solved:
+    """Factors of both Gramians of a stable dense system, or a batch, in its own precision and in even units.
+
+    Raises
+    ------
+    UnstableError
+        A pole is unstable or marginal.
+    ArithmeticError
+        The factors cannot be had to half of the digits of the precision.
+    """
     with backend_of(*system.leaves).few_threads(system.order):
-        return _smith_factors(system)
+        even, d = evened(system)
+        ordinary, ports = moderate(even)
+        small, Zp, Zq, at = _solved(ordinary)
+    if ports is not None:
+        small, (Zp, Zq) = ports.system(small), ports.factors(Zp, Zq)
+    return Solved(small, Zp, Zq, at.within(d))
 
 
-def _smith_factors(system: DenseSystem) -> tuple[Array, Array]:
+def _solved(system: DenseSystem) -> Solved:
+    """The same for a system in even units."""
+    be, xp = backend_of(*system.leaves), namespace(*system.leaves)
+    run = _iterated(system)
+    found = Solved(system, run.Zp, run.Zq, Coordinates(None))
+    if not is_concrete(*system.leaves):
+        # nobody can look at the poles: one that rounding may have moved off the boundary makes no numbers either
+        singular = run.nearest**2 < 10 * system.order**0.5 * arrays.eps(arrays.real(run.Zp))
+        unknown = (run.count > _LONGEST) | ((run.count > _LONG) & singular)
+        bad = (unknown | (_doubt(run) > _accuracy(system, 0.25)))[..., None, None]
+        return found._replace(Zp=xp.where(bad, xp.nan, run.Zp), Zq=xp.where(bad, xp.nan, run.Zq))
+    _check_run(system, run)
+    doubt = be.to_numpy(_doubt(run))
+    if (doubt <= _accuracy(system, 0.6)).all():
+        return found
+    return _one_by_one(system) if doubt.ndim else _elsewhere(system, found, run)
+
+
+def _elsewhere(system: DenseSystem, found: Solved, run: _Run) -> Solved:
+    """The same for one system, the iteration of which left too few digits, in coordinates of its own balancing."""
+    be = backend_of(*system.leaves)
+    given = arrays.mapped(system, lambda x: _wide(to_numpy(be.stop_gradient(x))))
+    least, reach, best = math.inf, _reach(run), found
+    for _ in range(_ROUNDS):
+        at = Coordinates(*(None if x is None else to_numpy(x) for x in found.coordinates))
+        seen = rebalanced(given, at, *(_wide(to_numpy(be.stop_gradient(x))) for x in (run.Zp, run.Zq)))
+        if seen is None:
+            break
+        right, left = (be.from_numpy(x, like=system.A) for x in seen[1][1:])
+        paths = left @ system.A @ right, left @ system.B, system.C @ right
+        # the values are exact to rounding; the way to them is only for derivatives
+        leaves = (
+            be.from_numpy(x, like=system.A) + (path - be.stop_gradient(path))
+            for x, path in zip(seen[0].leaves, paths, strict=True)
+        )
+        small = DenseSystem(*leaves, system.D, system.dt)
+        run = _iterated(small)
+        _check_run(small, run)
+        found = Solved(small, run.Zp, run.Zq, Coordinates(None, right, left))
+        doubt = float(be.to_numpy(_doubt(run, reach)))
+        if doubt < least:
+            least, best = doubt, found
+        if least <= _accuracy(system, 0.6):
+            return best
+    if not least <= _accuracy(system, 0.4):
+        raise ArithmeticError(
+            f"Hankel singular values must be known to {_accuracy(system, 0.4):.1g} of the first, got an error of up to "
+            f"{least:.1g}: the state matrix is too far from normal for its precision"
+        )
+    return best
+
+
+def _one_by_one(system: DenseSystem) -> Solved:
+    """The same for a batch, each member by itself."""
+    xp = namespace(*system.leaves)
+    batch, n = tuple(system.B.shape[:-2]), system.order
+    flat = [xp.reshape(x, (-1, *x.shape[-2:])) for x in system.leaves]
+    parts = [smith_solved(DenseSystem(*(x[i] for x in flat), system.D, system.dt)) for i in range(int(flat[0].shape[0]))]
+    identity = arrays.eye(system.A, n)
+
+    def joined(several: list[Array], pad: bool = False) -> Array:
+        width = max(int(x.shape[-1]) for x in several)
+        if pad:
+            several = [xp.concat([x, arrays.zeros(x, (n, width - int(x.shape[-1])))], axis=-1) for x in several]
+        stacked = xp.stack(several)
+        return xp.reshape(stacked, (*batch, *stacked.shape[1:]))
+
+    leaves = (joined([getattr(part.system, name) for part in parts]) for name in ("A", "B", "C"))
+    return Solved(
+        DenseSystem(*leaves, system.D, system.dt),
+        joined([part.Zp for part in parts], pad=True),
+        joined([part.Zq for part in parts], pad=True),
+        Coordinates(
+            None,
+            joined([part.coordinates.before(identity) for part in parts]),
+            joined([part.coordinates.after(identity) for part in parts]),
+        ),
+    )
+
+
+def _wide(x: Any) -> Any:
+    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+
+
+def _accuracy(system: DenseSystem, digits: float) -> float:
+    """An error that leaves this share of the digits."""
+    return arrays.eps(arrays.real(system.B)) ** digits
+
+
+def _limit(x: Array) -> float:
+    """Where a power of the state matrix is so large that few digits are left: the iteration ends."""
+    return arrays.eps(arrays.real(x)) ** -0.4
+
+
+def _reach(run: _Run) -> Array:
+    """The size of what is added up in a product of the factors, shape (...)."""
+    return _size(run.Zp) * _size(run.Zq)
+
+
+def _doubt(run: _Run, given: Array | None = None) -> Array:
+    """About how wrong Hankel singular values may be beside the first, shape (...); infinite where the iteration ended early.
+
+    A first that is only rounding of the data counts as that: `given` is the size of the factors in the coordinates given.
+    """
+    xp, eps = namespace(run.Zp), arrays.eps(arrays.real(run.Zp))
+    reach, product = _reach(run), _size(ct(run.Zq) @ run.Zp)
+    product = product if given is None else xp.maximum(product, eps * given)
+    fold = xp.where(product > 0, reach / xp.where(product > 0, product, xp.ones_like(product)), xp.ones_like(product))
+    doubt = xp.maximum(eps * run.growth**2 * int(run.Zp.shape[-2]) ** -0.5 * fold, run.residual)
+    return xp.where(run.growth < _limit(run.Zp), doubt, xp.inf)
+
+
+def _check_run(system: DenseSystem, run: _Run) -> None:
+    """Raise where the iteration did not converge because of the poles."""
+    growth = to_numpy(run.growth)
+    slow = int(run.count) > _SUSPECT_DOUBLINGS or not float(run.nearest) > _SUSPECT_SHIFT
+    if slow or not (growth < _limit(run.Zp)).all():
+        check_stable(system)  # names the pole
+        if int(run.count) >= _MAX_DOUBLINGS:
+            raise ArithmeticError(
+                f"the squared Smith iteration must converge in {_MAX_DOUBLINGS} doublings, got |A^(2^k)| up to "
+                f"{growth.max():.3g}: the system is too close to instability; try solver='slycot'"
+            )
+
+
+def _iterated(system: DenseSystem) -> _Run:
+    """The iteration itself."""
     xp = namespace(*system.leaves)
     be = backend_of(*system.leaves)
     A, B, C = system.leaves
-    least: Array = xp.asarray(1.0)
+    nearest: Array = xp.asarray(1.0)
     if not system.discrete:
         try:
             shift = cayley_shift(A)
-            least = xp.min(shift / xp.where(shift > 0, arrays.fro(A, keepdims=True), xp.ones_like(shift)))
+            nearest = be.stop_gradient(xp.min(shift / xp.where(shift > 0, fro(A, keepdims=True), xp.ones_like(shift))))
             A, B, C = cayley(A, B, C, shift)
         except (np.linalg.LinAlgError, RuntimeError):  # a pole equals the shift, hence it is unstable
             check_stable(system)
@@ -51,56 +239,37 @@ def _smith_factors(system: DenseSystem) -> tuple[Array, Array]:
     concrete = is_concrete(M, Fp, Fq)
     shed = be.DYNAMIC_SHAPES and M.ndim == 2 and concrete
     n = int(M.shape[-1])
-    eps = arrays.eps(arrays.real(M))
-    huge = _huge(M)
+    eps, limit = arrays.eps(arrays.real(M)), _limit(M)
 
     def grow(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        M, Fp, Fq, Wp, Wq, count, _ = state
+        M, Fp, Fq, Wp, Wq, growth, count, _ = state
         Fp, Fq = _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed)
         M = M @ M
-        Wp, Wq = _times(be, Fp, ct(M)), _times(be, Fq, M)
         size = _size(M)
+        growth = xp.maximum(growth, be.stop_gradient(size))
+        if not concrete or not bool(xp.all(size < limit)):  # what grows too large stops growing, whatever else goes on
+            M = xp.where((size < limit)[..., None, None], M, xp.zeros_like(M))
+            size = xp.where(size < limit, size, xp.zeros_like(size))
+        Wp, Wq = _times(be, Fp, ct(M)), _times(be, Fq, M)
         # W is appended after the loop, and what would follow it is less than |M||W|
         reach = xp.where(size < 1, size, xp.ones_like(size))
         small = xp.all(reach * _size(Wp) <= eps * _size(Fp)) & xp.all(reach * _size(Wq) <= eps * _size(Fq))
-        # neither converged nor diverged: go on
-        return M, Fp, Fq, Wp, Wq, count + 1, ~small & (xp.max(size) < huge) & (count < _MAX_DOUBLINGS)
+        return M, Fp, Fq, Wp, Wq, growth, count + 1, ~small & (count < _MAX_DOUBLINGS)
 
     Fp, Fq = (be.triangular_factor(F) if F.shape[-2] >= n else F for F in (Fp, Fq))
     counter, going = (0, True) if concrete else (xp.asarray(0), xp.asarray(True))
-    state: tuple[Any, ...] = (M, Fp, Fq, _times(be, Fp, ct(M)), _times(be, Fq, M), counter, going)
+    growth = be.stop_gradient(_size(M))
+    state: tuple[Any, ...] = (M, Fp, Fq, _times(be, Fp, ct(M)), _times(be, Fq, M), growth, counter, going)
     if not shed:  # a fixed number of doublings until both factors are square; their shapes change no more
         for _ in range(math.ceil(math.log2(n / min(Fp.shape[-2], Fq.shape[-2])))):
             state = grow(state)
-    M, Fp, Fq, Wp, Wq, count, going = be.while_loop(lambda s: s[-1], grow, state)
-    if concrete:
-        suspect = int(count) > _SUSPECT_DOUBLINGS or not float(be.stop_gradient(least)) > _SUSPECT_SHIFT
-        _check_converged(system, float(be.stop_gradient(xp.max(_size(M)))), int(count), suspect)
+    _, Fp, Fq, Wp, Wq, growth, count, _ = be.while_loop(lambda s: s[-1], grow, state)
     Fp, Fq = _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed)
     if not concrete:
-        size = arrays.fro(M)
-        # nobody can look at the poles: one that rounding may have moved off the boundary makes no numbers either
-        unknown = ((count > _LONG) & (least**2 < 10 * n**0.5 * eps)) | (count > _LONGEST)
-        bad = ~(xp.isfinite(size) & (size < huge))[..., None, None] | (count >= _MAX_DOUBLINGS) | unknown
-        Fp, Fq = xp.where(bad, xp.nan, Fp), xp.where(bad, xp.nan, Fq)
-    return ct(Fp), ct(Fq)
-
-
-def _check_converged(system: DenseSystem, size: float, count: int, suspect: bool) -> None:
-    """Raise unless the iteration ended well; `size` is that of the last power of the state matrix."""
-    if not size < 1 or suspect:
-        check_stable(system)  # names the pole; a stable mode that inputs or outputs hardly see may end here too
-        if not size < _huge(system.B) or count >= _MAX_DOUBLINGS:
-            raise ArithmeticError(
-                f"the squared Smith iteration must converge in {_MAX_DOUBLINGS} doublings, got |A^(2^k)| = {size:.3g}: "
-                "the system is too close to instability; try solver='slycot'"
-            )
-
-
-def _huge(x: Array) -> float:
-    """A power of the state matrix larger than this has diverged: its cube is still a number in the precision of `x`."""
-    most = float(namespace(x).finfo(x.dtype).max)
-    return math.pow(most, 1 / 3)
+        growth = xp.where(count < _MAX_DOUBLINGS, growth, xp.inf)
+    Zp, Zq = ct(Fp), ct(Fq)
+    rest = residual(*(be.stop_gradient(x) for x in (*system.leaves, Zp, Zq)), discrete=system.discrete)
+    return _Run(Zp, Zq, growth, rest, count, nearest)
 
 
 def _joined(be: Backend, F: Array, W: Array, shed: bool) -> Array:

@@ -92,3 +92,13 @@ def check_finite(name: str, x: Array) -> None:
         bad = np.argwhere(~np.isfinite(be.to_numpy(x)))
         where = tuple(int(i) for i in bad[0])
         raise ValueError(f"{name} must be finite, got {len(bad)} NaN or infinite entries, the first at {where}")
+
+
+def check_representable(name: str, x: Array) -> None:
+    """Raise if a concrete result is not finite, because it is larger than the largest number there is."""
+    be = backend_of(x)
+    if be.is_concrete(x) and not be.all_finite(x):
+        largest = float(namespace(x).finfo(x.dtype).max)
+        raise OverflowError(
+            f"{name} must be at most {largest:.3g}, got larger ones: measure inputs or outputs in other units"
+        )

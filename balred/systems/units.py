@@ -1,46 +1,177 @@
 """The units of states: powers of two that give rows and columns of a system like norms.
 
 A state in metres beside one in nanometres is no harder than two in metres, but norms and orthogonal bases, which mix
-states, lose the small one's digits.  Other units lose none, because powers of two round nothing
-(SLICOT's ``EQUIL = 'S'``, TB01ID).
+states, lose the small one's digits.  Other units lose none, because powers of two round nothing.  The state matrix
+decides first, by LAPACK's balancing; inputs and outputs decide between states that do not drive each other.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.systems import arrays
+from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
+from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System, with_leaves
 
 Matrix = NDArray[Any]
 
+_PORTS = 0.125
+"""What inputs and outputs weigh beside the state matrix where groups of states are not told apart."""
+_UNEVEN = 1024.0
+"""Units of state that differ by less are left as they are by :func:`in_even_units`."""
+_ORDINARY = (1e-9, 1e9)
+"""Norms between which squares of squares are numbers, in single precision too."""
+_SWEEPS = 8
+"""How often every state's unit is chosen where nobody can look whether it still changes."""
+
+
+class Coordinates(NamedTuple):
+    """How states x' that were computed with stand for those that were given: x = right x', x' = left x.
+
+    Attributes
+    ----------
+    d : array, shape (..., n), or None
+        Units: right = diag(d).
+    right, left : arrays, shape (..., n, n), or None
+        Where units are not all.
+    """
+
+    d: Array | None
+    right: Array | None = None
+    left: Array | None = None
+
+    def before(self, X: Array) -> Array:
+        """``right @ X``."""
+        if self.right is not None:
+            return self.right @ X
+        return X if self.d is None else self.d[..., :, None] * X
+
+    def after(self, Y: Array) -> Array:
+        """``Y @ left``."""
+        if self.left is not None:
+            return Y @ self.left
+        return Y if self.d is None else Y / self.d[..., None, :]
+
+    def within(self, d: Array | None) -> Coordinates:
+        """The same as seen from outside of units d: right becomes diag(d) right."""
+        if d is None:
+            return self
+        if self.right is None or self.left is None:
+            return Coordinates(d if self.d is None else d * self.d)
+        return Coordinates(None, d[..., :, None] * self.right, self.left / d[..., None, :])
+
+    def factors(self, Zp: Array, Zq: Array) -> tuple[Array, Array]:
+        """Gramian factors of the system as it was given, from those in these coordinates."""
+        return self.before(Zp), ct(self.after(ct(Zq)))
+
+    def cotangents(self, dA: Array, dB: Array, dC: Array) -> tuple[Array, Array, Array]:
+        """Derivatives with respect to A, B and C as given, from those in these coordinates (A' = left A right)."""
+        half = ct(self.before(ct(dA)))
+        return ct(self.after(ct(half))), ct(self.after(ct(dB))), ct(self.before(ct(dC)))
+
 
 def rescaled(A: Matrix, B: Matrix, C: Matrix) -> tuple[Matrix, Matrix, Matrix, Matrix]:
     """One system (NumPy) in other units, with rows of [A, B] and columns of [A; C] of like norms, and d: x = d x_new."""
-    d = np.ones(len(A))
-    if len(A) == 0:
-        return A, B, C, d
-    size = float(np.linalg.norm(A)) or 1.0
-    rows, columns = (x * (size / (float(np.linalg.norm(x)) or 1.0)) for x in (B, C))
-    off = np.abs(A) ** 2
-    np.fill_diagonal(off, 0)
-    inputs, outputs = np.sum(np.abs(rows) ** 2, axis=1), np.sum(np.abs(columns) ** 2, axis=0)
-    for _ in range(50):
-        r, c = off @ d**2 / d**2 + inputs / d**2, (d**-2 @ off) * d**2 + outputs * d**2
-        both = (r > 0) & (c > 0)
-        factor = np.where(both, np.exp2(np.round(np.log2(np.where(both, r, 1) / np.where(both, c, 1)) / 8)), 1.0)
-        if np.all(factor == 1):
-            break
-        d = d * factor
-    d = d.astype(A.real.dtype)
+    d = even_units(A, B, C).astype(A.real.dtype)
     return A * d / d[:, None], B / d[:, None], C * d, d
 
 
-_UNEVEN = 1024.0
-"""Units of state that differ by less are left as they are."""
+def even_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
+    r"""Powers of two d for one system (NumPy), x = d x_new, that make its rows and columns alike.
+
+    First of the state matrix alone, until rows and columns are alike beside its diagonal.  That leaves open how large
+    groups of states are beside each other that do not drive each other both ways: inputs, outputs and what leads from
+    group to group decide that, relative to their own norms in the new units.  So neither the units of inputs, outputs
+    and time nor those of the states as given decide.
+
+    References
+    ----------
+    R. James, J. Langou and B. R. Lowery, On matrix balancing and eigenvector computation, 2014 (LAPACK's xGEBAL).
+    """
+    n = len(A)
+    if n < 2:
+        return np.ones(n)
+    W = np.abs(A)
+    edges = W != 0
+    W = W * _inverse_size(W)
+    if edges.all():
+        if _alike(W):
+            return np.ones(n)
+        groups = np.zeros(n, np.int64)
+    else:
+        groups = _groups(edges)
+    apart = groups[:, None] != groups
+    # what leads one way only would be made as small as rounding
+    within = np.where(apart, 0.0, W)
+    d = np.ones(n) if _alike(within) else balanced(within)
+    b, c = (np.linalg.norm(x * _inverse_size(x), axis=axis) for x, axis in ((B, 1), (C, 0)))
+    return np.asarray(d * _between(W * d / d[:, None], b / d, c * d, groups))
+
+
+def balanced(M: Matrix) -> NDArray[np.float64]:
+    """LAPACK's balancing of a nonnegative matrix."""
+    d: NDArray[np.float64] = backend("scipy").balancing(M)
+    return d
+
+
+def _alike(W: Matrix) -> bool:
+    """Whether balancing would find little to do: no row is four times as long as its column, or a quarter."""
+    with np.errstate(all="ignore"):
+        S = W * W
+        own = S.diagonal()
+        rows, columns = S.sum(1) - own, S.sum(0) - own
+        return bool(np.all((rows <= 16 * columns) & (columns <= 16 * rows)))
+
+
+def _groups(edges: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For every state the first of those that it drives and that drive it: one number for each such group, from 0 on."""
+    n = len(edges)
+    if n > 64:
+        return np.asarray(backend("scipy").strong_components(edges))
+    reach = edges | np.eye(n, dtype=bool)
+    for _ in range(int(n - 1).bit_length()):
+        reach = (reach.astype(np.float32) @ reach) > 0
+    first = (reach & reach.T).argmax(axis=1)
+    return np.asarray(np.unique(first, return_inverse=True)[1]) if first.any() else first
+
+
+def _between(W: Matrix, b: Matrix, c: Matrix, groups: NDArray[np.int64]) -> Matrix:
+    """The units of whole groups of states, which balancing state by state would take for ever to find."""
+    if not groups.any():  # one group: inputs and outputs alike
+        size = float(np.linalg.norm(c)) / (float(np.linalg.norm(b)) or 1.0)
+        return np.full(len(b), 2.0 ** -np.round(np.log2(size) / 2) if size else 1.0)
+    count = int(groups.max()) + 1
+    member = np.zeros((len(b), count))
+    member[np.arange(len(b)), groups] = 1.0
+    M = np.zeros((count + 1, count + 1))
+    W = W * _inverse_size(W)
+    between, b, c = np.sqrt(member.T @ W**2 @ member), np.sqrt(b**2 @ member), np.sqrt(c**2 @ member)
+    inside = float(np.linalg.norm(between.diagonal()))
+    np.fill_diagonal(between, 0.0)
+    d = np.ones(count)
+    for _ in range(4):
+        M[:-1, :-1] = between * d / d[:, None]
+        size = math.hypot(inside, float(np.linalg.norm(M[:-1, :-1]))) or 1.0
+        x, y = b / d, c * d
+        M[:-1, -1], M[-1, :-1] = (v * (size / (float(np.linalg.norm(v)) or 1.0)) for v in (x, y))
+        factor = balanced(M)
+        factor = factor[:-1] / factor[-1]
+        d = d * factor
+        if factor.max() <= 2 * factor.min():
+            break
+    return np.asarray(d[groups])
+
+
+def _inverse_size(x: Matrix) -> float:
+    """A power of two that brings the largest entry of `x` near one."""
+    largest = float(np.abs(x).max(initial=0.0))
+    return float(np.ldexp(1.0, -int(np.frexp(largest)[1]))) if largest else 1.0
 
 
 def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
@@ -55,3 +186,123 @@ def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
     if d.size == 0 or d.max() <= _UNEVEN * d.min():
         return system, None
     return with_leaves(system, tuple(leaves)), d
+
+
+def evened(system: DenseSystem) -> tuple[DenseSystem, Array | None]:
+    """Dense systems of any array library in even units, and d, shape (..., n): x = d x_new; None if they are even as given.
+
+    The units are constants for derivatives, and powers of two.
+    """
+    A, B, C = system.leaves
+    if system.order < 2:
+        return system, None
+    be = backend_of(A, B, C)
+    if is_concrete(A, B, C):
+        host = [to_numpy(be.stop_gradient(x)) for x in (A, B, C)]
+        batch = host[0].shape[:-2]
+        if not batch:
+            units = even_units(*host)
+        else:
+            flat = (x.reshape(-1, *x.shape[-2:]) for x in host)
+            units = np.stack([even_units(*member) for member in zip(*flat, strict=True)]).reshape(*batch, -1)
+        if (units == 1).all():
+            return system, None
+        d = be.from_numpy(units, like=A, real=True)
+    else:
+        d = _swept(*(be.stop_gradient(x) for x in (A, B, C)))
+    leaves = (A * (d[..., None, :] / d[..., :, None]), B / d[..., :, None], C * d[..., None, :])
+    return DenseSystem(*leaves, system.D, system.dt), d
+
+
+class Ports(NamedTuple):
+    """Powers of two, shape (..., 1, 1): A = time A', B = inputs B', C = outputs C'."""
+
+    time: Array
+    inputs: Array
+    outputs: Array
+
+    def factors(self, Zp: Array, Zq: Array) -> tuple[Array, Array]:
+        """Gramian factors of (A, B, C), from those of (A', B', C'): only time is shared by the two."""
+        xp = namespace(Zp)
+        root = xp.sqrt(self.time)
+        return Zp * xp.astype(self.inputs / root, Zp.dtype), Zq * xp.astype(self.outputs / root, Zq.dtype)
+
+    def system(self, g: DenseSystem) -> DenseSystem:
+        """`g` with its matrices in the units given."""
+        xp = namespace(g.A)
+        A, B, C = (x * xp.astype(size, x.dtype) for x, size in zip(g.leaves, self, strict=True))
+        return DenseSystem(A, B, C, g.D, g.dt)
+
+
+def moderate(system: DenseSystem) -> tuple[DenseSystem, Ports | None]:
+    """`system` in units of time, inputs and outputs in which the squares of its numbers are numbers; None where they are.
+
+    Raises
+    ------
+    ValueError
+        An entry is NaN or infinite.
+    """
+    A, B, C = system.leaves
+    xp = namespace(A)
+    if is_concrete(A, B, C):
+        sizes = [np.linalg.norm(x) if isinstance(x, np.ndarray) and x.ndim == 2 else arrays.fro(x) for x in (A, B, C)]
+        if all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in sizes):
+            return system, None
+        for name, x in zip("ABC", (A, B, C), strict=True):
+            check_finite(name, x)
+    time, inputs, outputs = (unit_of(x, step=step) for x, step in ((A, 2), (B, 1), (C, 1)))
+    ports = Ports(xp.ones_like(time) if system.discrete else time, inputs, outputs)
+    A, B, C = (x / xp.astype(size, x.dtype) for x, size in zip((A, B, C), ports, strict=True))
+    return DenseSystem(A, B, C, system.D, system.dt), ports
+
+
+def unit_of(x: Array, axis: int | tuple[int, ...] = (-2, -1), step: int = 1) -> Array:
+    """A power of 2 ** step near the largest entry along `axis`, which stays with length 1; one where all are zero."""
+    xp, be = namespace(x), backend_of(x)
+    largest = xp.max(xp.abs(be.stop_gradient(x)), axis=axis, keepdims=True)
+    largest = xp.where(largest > 0, largest, xp.ones_like(largest))
+    power: Array = 2.0 ** (step * xp.round(xp.log2(largest) / step))
+    return power
+
+
+def _swept(A: Array, B: Array, C: Array) -> Array:
+    """The units of :func:`even_units` by sweeps over the states, in operations that can be traced."""
+    xp, be = namespace(A), backend_of(A)
+    n = int(A.shape[-1])
+    one = arrays.eye(arrays.real(A), n)
+    W, b, c = xp.abs(A) * (1 - one), xp.sum(xp.abs(B), axis=-1), xp.sum(xp.abs(C), axis=-2)
+    tiny = float(xp.finfo(W.dtype).smallest_normal)
+
+    def relative(x: Array, axis: int | tuple[int, int]) -> Array:
+        return x / xp.maximum(xp.max(x, axis=axis, keepdims=True), xp.full_like(x[..., :1], tiny)[..., :1])
+
+    W = W / xp.maximum(xp.max(xp.abs(A), axis=(-2, -1), keepdims=True), arrays.full(W, (1, 1), tiny))
+    diagonal = xp.abs(xp.linalg.diagonal(A))
+    diagonal = diagonal / xp.maximum(
+        xp.max(xp.abs(A), axis=(-2, -1))[..., None], arrays.full(W, (1,), tiny)
+    )
+    b, c = relative(b, -1), relative(c, -1)
+
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        d, count = state
+        e = xp.take(one, count % n, axis=0) if not isinstance(count, int) else one[count % n]
+        x, y = b / d, c * d
+        S = W * (d[..., None, :] / d[..., :, None])
+        size = xp.sum(S, axis=(-2, -1)) + xp.sum(diagonal, axis=-1)
+        # the first half of the sweeps is the state matrix's alone
+        late = xp.astype(xp.asarray(count) >= (_SWEEPS // 2) * n, W.dtype)
+        weigh = late * _PORTS * size
+        row = xp.sum(xp.sum(S, axis=-1) * e, axis=-1) + weigh * _share(x, e)
+        column = xp.sum(xp.sum(S, axis=-2) * e, axis=-1) + weigh * _share(y, e)
+        both = (row > 0) & (column > 0)
+        ratio = xp.where(both, row, xp.ones_like(row)) / xp.where(both, column, xp.ones_like(row))
+        factor = 2.0 ** xp.round(xp.log2(ratio) / 2)
+        return d * (1 + e * (factor[..., None] - 1)), count + 1
+
+    def _share(x: Array, e: Array) -> Array:
+        total = xp.sum(x, axis=-1)
+        return xp.sum(x * e, axis=-1) / xp.where(total > 0, total, xp.ones_like(total))
+
+    start = (xp.ones_like(b), xp.asarray(0))
+    d: Array = be.while_loop(lambda state: state[1] < _SWEEPS * n, step, start)[0]
+    return d

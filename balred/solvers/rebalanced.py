@@ -1,0 +1,72 @@
+r"""Coordinates in which a system is easy: those of its own balancing, found from Gramians that need not be right.
+
+The state matrix of a filter in companion form, or of a system sampled often, may be far from normal: its powers grow before
+they fall, and the rounding of what grew stays in the Gramians.  Balanced, the powers of a state matrix do not grow at
+all.  So a few digits of the Gramians (those over a window of time, before the powers have grown too large) are enough to
+come to coordinates in which more digits are had, and so on.  The change of coordinates is always made from the matrices
+as given, with twice the digits: no step's rounding enters the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.solvers.long_products import transformed
+from balred.systems.arrays import ct
+from balred.systems.dense_system import DenseSystem
+from balred.systems.units import Coordinates, rescaled
+
+Matrix = NDArray[Any]
+
+
+def rebalanced(
+    given: DenseSystem, at: Coordinates, Zp: Matrix, Zq: Matrix
+) -> tuple[DenseSystem, Coordinates] | None:
+    r"""One system (NumPy) in coordinates that nearly balance it, and these coordinates; None where they cannot be found.
+
+    With :math:`Z_q^HZ_p = U\Sigma V^H`, :math:`R = Z_pV\Sigma^{-1/2}` and :math:`L = \Sigma^{-1/2}U^HZ_q^H`, whatever the
+    factors are worth the transfer function of
+
+    .. math:: ((LR)^{-1}LAR,\ (LR)^{-1}LB,\ CR)
+
+    is that of (A, B, C), and LR is close to the identity.
+
+    Parameters
+    ----------
+    given : DenseSystem
+    at : Coordinates
+        Where the factors were computed.
+    Zp, Zq : arrays, shape (n, k)
+        Factors of Gramians, or of parts of them.
+    """
+    n, m = given.B.shape
+    Zp, Zq = (_definite(Z, n) for Z in (Zp, Zq))
+    if Zp is None or Zq is None:
+        return None
+    U, s, Vh = np.linalg.svd(ct(Zq) @ Zp)
+    if not s[-1] > 0:
+        return None
+    root = np.sqrt(s)
+    identity = np.eye(n)
+    R, L = at.before(identity) @ (Zp @ ct(Vh) / root), ct(Zq @ U / root) @ at.after(identity)
+    # in exact arithmetic the product is the identity; what rounding leaves of that is divided out
+    L = np.linalg.solve(transformed(L, identity, R), L)
+    E = transformed(L, identity, R)
+    A, B = np.linalg.solve(E, transformed(L, given.A, R)), np.linalg.solve(E, transformed(L, given.B, np.eye(m)))
+    A, B, C, d = rescaled(A, B, transformed(np.eye(len(given.C)), given.C, R))
+    if not all(np.isfinite(x).all() for x in (A, B, C, L, R)):
+        return None
+    return DenseSystem(A, B, C, given.D, given.dt), Coordinates(None, R * d, L / d[:, None])
+
+
+def _definite(Z: Matrix, n: int) -> Matrix | None:
+    """A square factor of the Gramian and a little more, so that no direction is left out."""
+    size = float(np.linalg.norm(Z))
+    if not (np.isfinite(size) and size > 0):
+        return None
+    little = size * float(np.sqrt(np.finfo(Z.dtype).eps))
+    return np.asarray(ct(np.linalg.qr(np.concatenate([ct(Z), little * np.eye(n, dtype=Z.dtype)]), mode="r")))
+
