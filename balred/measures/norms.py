@@ -23,6 +23,7 @@ from balred.realisations.minimal import minimal_realisation
 from balred.registry.reading import system_of
 from balred.solvers.closed_form import is_siso
 from balred.solvers.gramians import solved
+from balred.solvers.smith import Solved
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, double_precision, is_concrete, namespace, to_numpy
 from balred.systems.checks import check_representable
@@ -207,18 +208,20 @@ def _h2(system: System, solver: str | None) -> Array:
     xp, be = namespace(system.B), backend_of(*system.leaves)
     bare = dataclasses.replace(system, D=None)
 
+    def size(found: Solved) -> Array:
+        return _magnitude(found.system.to_dense().C @ found.Zp)
+
     def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
         with double_precision(*(be.stop_gradient(x) for x in leaves)) as wide:
             found = solved(with_leaves(bare, wide), solver)
-            size = _magnitude(found.system.to_dense().C @ found.Zp)
-            return cast_like(size, bare), (found, size)
+            return cast_like(size(found), bare), found
 
-    def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
-        found, size = residuals
-        with double_precision(g, *found.system.leaves) as wide:
-            half = 2 * namespace(size).where(size > 0, size, namespace(size).ones_like(size))
+    def vjp(residuals: Solved, g: Array) -> tuple[Array, ...]:
+        with double_precision(g, *residuals.system.leaves) as wide:
+            root = size(residuals)
+            half = 2 * namespace(root).where(root > 0, root, namespace(root).ones_like(root))
             weight = (wide[0] / half)[..., None, None]
-            cotangents = energy_cotangents(found)
+            cotangents = energy_cotangents(residuals)
             scaled = [(c * (weight if c.ndim == weight.ndim else weight[..., 0])) for c in cotangents]
             return tuple(cast_like(c, bare) for c in scaled)
 

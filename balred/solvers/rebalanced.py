@@ -56,9 +56,10 @@ def rebalanced(
     L = np.linalg.solve(transformed(L, identity, R), L)
     E = transformed(L, identity, R)
     A, B = np.linalg.solve(E, transformed(L, given.A, R)), np.linalg.solve(E, transformed(L, given.B, np.eye(m)))
-    A, B, C, d = rescaled(A, B, transformed(np.eye(len(given.C)), given.C, R))
+    C = transformed(np.eye(len(given.C)), given.C, R)
     if not all(np.isfinite(x).all() for x in (A, B, C, L, R)):
         return None
+    A, B, C, d = rescaled(A, B, C)
     return DenseSystem(A, B, C, given.D, given.dt), Coordinates(None, R * d, L / d[:, None])
 
 

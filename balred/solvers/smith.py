@@ -22,7 +22,7 @@ from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, eye, fro, is_concrete, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
-from balred.systems.units import Coordinates, evened, moderate
+from balred.systems.units import Coordinates, evened, in_units, moderate, whole_units
 
 _MAX_DOUBLINGS = 60
 _SUSPECT_DOUBLINGS = 26
@@ -113,11 +113,24 @@ def _solved(system: DenseSystem) -> Solved:
 
 
 def _elsewhere(system: DenseSystem, found: Solved, run: _Run) -> Solved:
-    """The same for one system, the iteration of which left too few digits, in coordinates of its own balancing."""
+    """The same for one system, the iteration of which left too few digits.
+
+    Other units are tried first, which round nothing, then coordinates of the system's own balancing.
+    """
     be = backend_of(*system.leaves)
     given = arrays.mapped(system, lambda x: _wide(to_numpy(be.stop_gradient(x))))
-    least, reach, best = math.inf, _reach(run), found
+    d = be.from_numpy(whole_units(*given.leaves), like=system.A, real=True)
+    other = in_units(system, d)
+    again = _iterated(other)
+    _check_run(other, again)
+    # what rounding of the data leaves of a first value that is nothing
+    reach = min(_reach(run), _reach(again))
+    if float(be.to_numpy(_doubt(again))) < float(be.to_numpy(_doubt(run))):
+        found, run = Solved(other, again.Zp, again.Zq, Coordinates(d)), again
+    least, best = float(be.to_numpy(_doubt(run, reach))), found
     for _ in range(_ROUNDS):
+        if least <= _accuracy(system, 0.6):
+            return best
         at = Coordinates(*(None if x is None else to_numpy(x) for x in found.coordinates))
         seen = rebalanced(given, at, *(_wide(to_numpy(be.stop_gradient(x))) for x in (run.Zp, run.Zq)))
         if seen is None:
@@ -136,8 +149,6 @@ def _elsewhere(system: DenseSystem, found: Solved, run: _Run) -> Solved:
         doubt = float(be.to_numpy(_doubt(run, reach)))
         if doubt < least:
             least, best = doubt, found
-        if least <= _accuracy(system, 0.6):
-            return best
     if not least <= _accuracy(system, 0.4):
         raise ArithmeticError(
             f"Hankel singular values must be known to {_accuracy(system, 0.4):.1g} of the first, got an error of up to "
@@ -208,7 +219,7 @@ def _doubt(run: _Run, given: Array | None = None) -> Array:
 
 def _check_run(system: DenseSystem, run: _Run) -> None:
     """Raise where the iteration did not converge because of the poles."""
-    growth = to_numpy(run.growth)
+    growth = backend_of(run.Zp).to_numpy(run.growth)
     slow = int(run.count) > _SUSPECT_DOUBLINGS or not float(run.nearest) > _SUSPECT_SHIFT
     if slow or not (growth < _limit(run.Zp)).all():
         check_stable(system)  # names the pole

@@ -114,6 +114,16 @@ def even_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
     return np.asarray(d * _between(W * d / d[:, None], b / d, c * d, groups))
 
 
+def whole_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
+    """Other units than :func:`even_units`: inputs and outputs count as much as the state matrix, for every state.
+
+    They are better where states drive each other by rounding errors only, and worse for filters in companion form.
+    """
+    W = np.abs(A)
+    b, c = (np.linalg.norm(x * _inverse_size(x), axis=axis) for x, axis in ((B, 1), (C, 0)))
+    return _between(W * _inverse_size(W), b, c, np.arange(len(A)))
+
+
 def balanced(M: Matrix) -> NDArray[np.float64]:
     """LAPACK's balancing of a nonnegative matrix."""
     d: NDArray[np.float64] = backend("scipy").balancing(M)
@@ -210,8 +220,14 @@ def evened(system: DenseSystem) -> tuple[DenseSystem, Array | None]:
         d = be.from_numpy(units, like=A, real=True)
     else:
         d = _swept(*(be.stop_gradient(x) for x in (A, B, C)))
+    return in_units(system, d), d
+
+
+def in_units(system: DenseSystem, d: Array) -> DenseSystem:
+    """`system` with states x_new, x = d x_new."""
+    A, B, C = system.leaves
     leaves = (A * (d[..., None, :] / d[..., :, None]), B / d[..., :, None], C * d[..., None, :])
-    return DenseSystem(*leaves, system.D, system.dt), d
+    return DenseSystem(*leaves, system.D, system.dt)
 
 
 class Ports(NamedTuple):
