@@ -29,7 +29,7 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, with_leaves
 from balred.systems.poles import check_stable, check_stored
-from balred.systems.units import Coordinates, evened, moderate
+from balred.systems.units import Coordinates, even_units, in_units, moderate, whole_units
 
 __all__ = ["SOLVERS", "factors", "gramian_factors", "gramians", "solved", "structure"]
 
@@ -179,20 +179,37 @@ def solved(system: System, solver: str | None) -> Solved:
 
 def _on_host(host: Backend, system: DenseSystem, solver: str) -> Solved:
     be = backend_of(*system.leaves)
-    small, d = evened(system)
-    g, ports = moderate(small)
-    A, B, C = (to_numpy(x) for x in g.leaves)
-    batch = A.shape[:-2]
-    parts = [
-        host.gramian_factors(a, b, c, system.discrete)
-        for a, b, c in zip(*(x.reshape(-1, *x.shape[-2:]) for x in (A, B, C)), strict=True)
-    ]
-    found = [np.stack([part[i] for part in parts]).reshape(*batch, *parts[0][i].shape) for i in (0, 1)]
-    rest = float(np.max(residual(A, B, C, *found, discrete=system.discrete)))
-    if not rest <= _RESIDUAL:
-        raise ArithmeticError(
-            f"Gramians must solve their Lyapunov equations to {_RESIDUAL:.1g}, got those of solver {solver!r} with a "
-            f"residual of {rest:.1g}: use the default solver"
-        )
-    Zp, Zq = (be.from_numpy(Z, like=system.B) for Z in found)
-    return Solved(small, *(ports.factors(Zp, Zq) if ports else (Zp, Zq)), Coordinates(d))
+    leaves = [to_numpy(x) for x in system.leaves]
+    batch = leaves[0].shape[:-2]
+    flat = zip(*(x.reshape(-1, *x.shape[-2:]) for x in leaves), strict=True)
+    parts = [_member(host, DenseSystem(*x, dt=system.dt), solver) for x in flat]
+
+    def joined(several: list[Any], real: bool = False) -> Array:
+        return be.from_numpy(np.stack(several).reshape(*batch, *several[0].shape), like=system.B, real=real)
+
+    d, Zp, Zq = (joined([part[i] for part in parts], real=i == 0) for i in range(3))
+    return Solved(in_units(system, d), Zp, Zq, Coordinates(d))
+
+
+def _member(host: Backend, system: DenseSystem, solver: str) -> tuple[Any, Any, Any]:
+    """Units d and, in these, factors of one system (NumPy): in even ones, or in others where much cancels in the product."""
+    best, least = None, np.inf
+    for d in (even_units(*system.leaves), whole_units(*system.leaves)):
+        g, ports = moderate(in_units(system, d))
+        Zp, Zq = host.gramian_factors(*g.leaves, system.discrete)
+        rest = float(np.max(residual(*g.leaves, Zp, Zq, discrete=system.discrete)))
+        if not rest <= _RESIDUAL:
+            raise ArithmeticError(
+                f"Gramians must solve their Lyapunov equations to {_RESIDUAL:.1g}, got those of solver {solver!r} with a "
+                f"residual of {rest:.1g}: use the default solver"
+            )
+        if ports is not None:
+            Zp, Zq = ports.factors(Zp, Zq)
+        reach = float(np.linalg.norm(Zp)) * float(np.linalg.norm(Zq))
+        if reach < least:
+            best, least = (d, Zp, Zq), reach
+        if reach * np.finfo(np.float64).eps < _RESIDUAL * float(np.linalg.norm(ct(Zq) @ Zp)):
+            break
+    if best is None:
+        raise ArithmeticError(f"Gramian factors must be finite, got others from solver {solver!r}")
+    return best

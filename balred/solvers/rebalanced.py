@@ -22,9 +22,7 @@ from balred.systems.units import Coordinates, rescaled
 Matrix = NDArray[Any]
 
 
-def rebalanced(
-    given: DenseSystem, at: Coordinates, Zp: Matrix, Zq: Matrix
-) -> tuple[DenseSystem, Coordinates] | None:
+def rebalanced(given: DenseSystem, at: Coordinates, Zp: Matrix, Zq: Matrix) -> tuple[DenseSystem, Coordinates] | None:
     r"""One system (NumPy) in coordinates that nearly balance it, and these coordinates; None where they cannot be found.
 
     With :math:`Z_q^HZ_p = U\Sigma V^H`, :math:`R = Z_pV\Sigma^{-1/2}` and :math:`L = \Sigma^{-1/2}U^HZ_q^H`, whatever the
@@ -70,4 +68,3 @@ def _definite(Z: Matrix, n: int) -> Matrix | None:
         return None
     little = size * float(np.sqrt(np.finfo(Z.dtype).eps))
     return np.asarray(ct(np.linalg.qr(np.concatenate([ct(Z), little * np.eye(n, dtype=Z.dtype)]), mode="r")))
-

@@ -162,7 +162,9 @@ def _one_by_one(system: DenseSystem) -> Solved:
     xp = namespace(*system.leaves)
     batch, n = tuple(system.B.shape[:-2]), system.order
     flat = [xp.reshape(x, (-1, *x.shape[-2:])) for x in system.leaves]
-    parts = [smith_solved(DenseSystem(*(x[i] for x in flat), system.D, system.dt)) for i in range(int(flat[0].shape[0]))]
+    parts = [
+        smith_solved(DenseSystem(*(x[i] for x in flat), system.D, system.dt)) for i in range(int(flat[0].shape[0]))
+    ]
     identity = arrays.eye(system.A, n)
 
     def joined(several: list[Array], pad: bool = False) -> Array:

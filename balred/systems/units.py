@@ -294,9 +294,7 @@ def _swept(A: Array, B: Array, C: Array) -> Array:
 
     W = W / xp.maximum(xp.max(xp.abs(A), axis=(-2, -1), keepdims=True), arrays.full(W, (1, 1), tiny))
     diagonal = xp.abs(xp.linalg.diagonal(A))
-    diagonal = diagonal / xp.maximum(
-        xp.max(xp.abs(A), axis=(-2, -1))[..., None], arrays.full(W, (1,), tiny)
-    )
+    diagonal = diagonal / xp.maximum(xp.max(xp.abs(A), axis=(-2, -1))[..., None], arrays.full(W, (1,), tiny))
     b, c = relative(b, -1), relative(c, -1)
 
     def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
