@@ -88,14 +88,14 @@ def smith_solved(system: DenseSystem) -> Solved:
     with backend_of(*system.leaves).few_threads(system.order):
         even, d = evened(system)
         ordinary, ports = moderate(even)
-        small, Zp, Zq, at = _solved(ordinary)
+        small, Zp, Zq, at = _solved(ordinary, d)
     if ports is not None:
         small, (Zp, Zq) = ports.system(small), ports.factors(Zp, Zq)
     return Solved(small, Zp, Zq, at.within(d))
 
 
-def _solved(system: DenseSystem) -> Solved:
-    """The same for a system in even units."""
+def _solved(system: DenseSystem, d: Array | None) -> Solved:
+    """The same for a system in even units d."""
     be, xp = backend_of(*system.leaves), namespace(*system.leaves)
     run = _iterated(system)
     found = Solved(system, run.Zp, run.Zq, Coordinates(None))
@@ -109,24 +109,26 @@ def _solved(system: DenseSystem) -> Solved:
     doubt = be.to_numpy(_doubt(run))
     if (doubt <= _accuracy(system, 0.6)).all():
         return found
-    return _one_by_one(system) if doubt.ndim else _elsewhere(system, found, run)
+    return _one_by_one(system) if doubt.ndim else _elsewhere(system, d, found, run)
 
 
-def _elsewhere(system: DenseSystem, found: Solved, run: _Run) -> Solved:
+def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: _Run) -> Solved:
     """The same for one system, the iteration of which left too few digits.
 
     Other units are tried first, which round nothing, then coordinates of the system's own balancing.
     """
     be = backend_of(*system.leaves)
     given = arrays.mapped(system, lambda x: _wide(to_numpy(be.stop_gradient(x))))
-    d = be.from_numpy(whole_units(*given.leaves), like=system.A, real=True)
-    other = in_units(system, d)
-    again = _iterated(other)
-    _check_run(other, again)
-    # what rounding of the data leaves of a first value that is nothing
-    reach = min(_reach(run), _reach(again))
-    if float(be.to_numpy(_doubt(again))) < float(be.to_numpy(_doubt(run))):
-        found, run = Solved(other, again.Zp, again.Zq, Coordinates(d)), again
+    whole = be.from_numpy(whole_units(*given.leaves), like=system.A, real=True)
+    runs = [(found, run)]
+    for units in [whole] if d is None else [whole, 1 / d]:  # the last are those that were given
+        other = in_units(system, units)
+        again = _iterated(other)
+        _check_run(other, again)
+        runs.append((Solved(other, again.Zp, again.Zq, Coordinates(units)), again))
+    # what rounding of the data leaves of a first value that is nothing; a window of time does not tell
+    reach = min((_reach(run) for _, run in runs if bool(run.growth < _limit(run.Zp))), default=0 * _reach(run))
+    found, run = min(runs, key=lambda x: float(be.to_numpy(_doubt(x[1]))))
     least, best = float(be.to_numpy(_doubt(run, reach))), found
     for _ in range(_ROUNDS):
         if least <= _accuracy(system, 0.6):
