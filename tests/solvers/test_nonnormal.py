@@ -1,0 +1,56 @@
+"""Systems far from normal, and units far apart: values do not depend on coordinates, or there is an error."""
+
+import numpy as np
+import pytest
+import scipy.signal
+from numpy.testing import assert_allclose
+
+import balred
+
+
+def prototype(n):
+    return scipy.signal.tf2ss(*scipy.signal.butter(n, 1.0, analog=True))
+
+
+@pytest.mark.parametrize(("n", "cutoff"), [(2, 0.5), (2, 0.001), (4, 0.05), (4, 0.005), (8, 0.5), (8, 0.1)])
+def test_digital_filters_have_the_values_of_their_prototype(n, cutoff):
+    # the bilinear map keeps Hankel singular values
+    want = balred.hsv(balred.ss(*prototype(n)))
+    got = balred.hsv(balred.ss(*scipy.signal.tf2ss(*scipy.signal.butter(n, cutoff)), dt=1))
+    assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 5, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_units_of_states_time_inputs_and_outputs(n, seed):
+    # identities: x -> Tx and t -> ct keep the values, u -> cu and y -> cy scale them
+    A, B, C, D = prototype(n)
+    want = balred.hsv(balred.ss(A, B, C, D))
+    T = 10.0 ** np.random.default_rng(seed).uniform(-6, 6, n)
+    assert_allclose(balred.hsv(balred.ss(A * T / T[:, None], B / T[:, None], C * T, D)), want, atol=1e-12)
+    assert_allclose(balred.hsv(balred.ss(1e9 * A, 1e9 * B, C, D)), want, atol=1e-12)
+    assert_allclose(balred.hsv(balred.ss(A, 1e9 * B, C, D)), 1e9 * want, atol=1e-12 * 1e9)
+    assert_allclose(balred.hsv(balred.ss(A, B, 1e-9 * C, D)), 1e-9 * want, atol=1e-12 * 1e-9)
+
+
+@pytest.mark.parametrize("slowest", [1e-14, 1e-10])
+def test_a_slow_pole_drives_a_fast_one(slowest):
+    # closed form: the trace of the cross Gramian, the sum of residues over -2 pole, is that of the values with signs,
+    # of which the second is negligible; its square's trace is the sum of the squares
+    A = np.array([[-slowest, 0.0], [slowest, -1e3]])
+    got = balred.hsv(balred.ss(A, [[1.0], [0.0]], [[0.0, 1.0]]))
+    r = slowest / (1e3 - slowest)  # G = r / (s + slowest) - r / (s + 1e3)
+    poles, residues = np.array([slowest, 1e3]), np.array([r, -r])
+    cross = residues / (poles[:, None] + poles)
+    assert_allclose(np.sum(got**2), np.trace(cross @ cross), rtol=1e-6)
+
+
+def test_states_that_rounding_couples_do_not_decide_the_units():
+    # an orthogonal change of states by a rotation of rounding size keeps the values
+    g = balred.testing.random_system(6, 1, 1, dt=1, seed=3)
+    A = np.array(g.A) * (np.abs(g.A) > 0.3 * np.abs(g.A).max())
+    A = 0.5 * A / max(np.linalg.norm(A, 2), 1.0)
+    noise = 1e-18 * np.random.default_rng(0).standard_normal((6, 6))
+    assert_allclose(
+        balred.hsv(balred.ss(A + noise, g.B, g.C, dt=1)), balred.hsv(balred.ss(A, g.B, g.C, dt=1)), atol=1e-12
+    )
