@@ -13,7 +13,13 @@ from balred.ranks.budget import Budget
 from balred.ranks.choosing import RankWarning
 from balred.ranks.rules import Energy, ErrorBound, Order, Relative
 from balred.realisations.balanced import Balanced, balance
+from balred.realisations.descriptor import descriptor
+from balred.realisations.era import era
+from balred.realisations.loewner import loewner
+from balred.realisations.minimal import minimal
+from balred.realisations.sparse import sparse_system
 from balred.reduction.analysis import Analysis, analyze
+from balred.reduction.controllers import reduce_controller as controller_reduction
 from balred.reduction.plan import Plan, plan, reduce
 from balred.registry.entries import register
 from balred.registry.reading import adapt
@@ -40,7 +46,10 @@ __all__ = [
     "adapt",
     "analyze",
     "balance",
+    "controller_reduction",
+    "descriptor",
     "diagonal",
+    "era",
     "error",
     "gramian_factors",
     "gramians",
@@ -48,12 +57,15 @@ __all__ = [
     "hankel_weights",
     "hsv",
     "load",
+    "loewner",
+    "minimal",
     "norm",
     "plan",
     "ranks",
     "reduce",
     "register",
     "save",
+    "sparse_system",
     "ss",
     "stability",
     "testing",

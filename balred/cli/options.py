@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from balred.methods.method import Method
-from balred.methods.table import METHODS
+from balred.methods.table import METHODS, method_name
 from balred.ranks.rules import Energy, ErrorBound, Relative
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A system: .mat, .npz or .json.", show_default=False)]
@@ -31,8 +31,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 
 def method_options(method: str, given: list[str] | None, left: Path | None, right: Path | None) -> dict[str, Any]:
     """The options of the method; a value is JSON where it can be, and text otherwise.  Weights are files still."""
-    if method not in METHODS:
-        raise typer.BadParameter(f"must be one of {', '.join(METHODS)}, got {method!r}", param_hint="--method")
+    try:
+        row = METHODS[method_name(method)]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--method") from None
     options: dict[str, Any] = {key: path for key, path in (("left", left), ("right", right)) if path is not None}
     for item in given or ():
         key, equals, text = item.partition("=")
@@ -43,10 +45,10 @@ def method_options(method: str, given: list[str] | None, left: Path | None, righ
         except ValueError:
             options[key] = text
     try:
-        METHODS[method].check_options(method, options)
+        row.check_options(method, options)
     except TypeError as error:
         raise typer.BadParameter(str(error), param_hint="--option") from None
-    missing = [key for key in required(METHODS[method]) if key not in options]
+    missing = [key for key in required(row) if key not in options]
     if missing:
         raise typer.BadParameter(f"method {method!r} needs {', '.join(missing)}, got none", param_hint="--option")
     return options

@@ -38,9 +38,19 @@ METHODS: dict[str, Method] = {
 }
 """The methods by name; ``reduce(obj, rank, method=...)``."""
 
+ALIASES = {"matchdc": "singular_perturbation"}
+"""What other libraries call a method: python-control's and MATLAB's match of the DC gain."""
+
+
+def method_name(name: Any) -> str:
+    """The name in :data:`METHODS` of the method called `name`, or an error that lists them."""
+    known = ALIASES.get(name, name) if isinstance(name, str) else None
+    if known not in METHODS:
+        also = ", ".join(f"{alias} (for {one})" for alias, one in ALIASES.items())
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, or {also}, got {name!r}")
+    return known
+
 
 def method_called(name: Any) -> Method:
     """The method called `name`, or an error that lists them."""
-    if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
-    return METHODS[name]
+    return METHODS[method_name(name)]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from balred.measures import norms
 from balred.methods.method import Method, State
+from balred.methods.table import method_name
 from balred.ranks.budget import tail
 from balred.ranks.choosing import check_rank, is_rule
 from balred.ranks.rules import Rule
@@ -100,7 +101,8 @@ class Analysis:
 
     def by(self, method: str | None) -> Analysis:
         """The same system analysed for another method; the solve is shared where the two need the same."""
-        if method is None or method == self.settings.method:
+        method = self.settings.method if method is None else method_name(method)
+        if method == self.settings.method:
             return self
         if method not in self._by:
             settings = self.settings.by(method)

@@ -11,15 +11,19 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import is_rule
+from balred.reduction.analysis import Analysis
 from balred.reduction.candidates import Candidate, Candidates, Failure, Smaller, cut_each
 from balred.reduction.choosing import check_number, ranks_by_layer, shared_out, wanted_by_layer, worths
 from balred.reduction.operators import operator_candidates, read_operators
 from balred.reduction.selective import SelectiveLayers, check_wanted, selective_candidates
 from balred.reduction.settings import Settings
+from balred.reduction.solve import solve
 from balred.reduction.writing_back import warn_if_capped
-from balred.registry.reading import layers_of, replace_layers, selective_of
+from balred.registry.reading import adapt, layers_of, replace_layers, selective_of
 from balred.selection.calibration import Calibration
 from balred.systems.arrays import warn_caller
 
@@ -216,12 +220,14 @@ def reduce(
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
         Never changed.
-    rank : int, rule, or Budget
+    rank : int, rule, Budget, or a list of ints and rules
         The number of states to keep, as the object counts them (stored states of a conjugate system; unstable
         modes included), or a rule such as ``balred.Energy(0.99)``.  For a model also a dict by layer name, or a
-        :class:`balred.Budget` of states that its layers share.
+        :class:`balred.Budget` of states that its layers share.  A list (tuple, range, array) of ranks of one system or layer
+        gives a list of reduced objects, all from one analysis.
     method : str, default "truncate"
-        A name in ``balred.methods.METHODS``; the guide to the methods says which for what.
+        A name in ``balred.methods.METHODS``, or "matchdc" for "singular_perturbation"; the guide to the methods says
+        which for what.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
         Data for layers whose dynamics depend on their input, as :func:`balred.plan`.
     solver : str, optional
@@ -235,13 +241,13 @@ def reduce(
 
     Returns
     -------
-    The same type as `obj`
+    The same type as `obj`, or a list of it
         A conjugate system may need fewer stored states than asked.
 
     Raises
     ------
     ValueError
-        `rank` is not between 1 and the number of states, or less than the number of unstable modes; the reduced
+        A list of ranks goes with a model of several layers, or with selective ones; `rank` is not between 1 and the number of states, or less than the number of unstable modes; the reduced
         system cannot be diagonalised accurately; the rule cannot be met; unknown `method`.
 
     Warns
@@ -261,7 +267,28 @@ def reduce(
     >>> balred.reduce(sys, 4)
     DenseSystem(states=4, inputs=2, outputs=2, continuous, float64, numpy)
     >>> small = balred.reduce(sys, balred.ErrorBound(0.1, relative=True))
+    >>> [g.states for g in balred.reduce(sys, [2, 4, 8])]
+    [2, 4, 8]
     """
+    if isinstance(rank, (list, tuple, range)) or (isinstance(rank, np.ndarray) and rank.ndim == 1):
+        return _each(obj, list(rank), Settings(method, solver, offset, precision, options))
     return plan(
         obj, rank, calibration, method=method, solver=solver, offset=offset, precision=precision, **options
     ).apply()
+
+
+def _each(obj: Any, ranks: list[Any], settings: Settings) -> list[Any]:
+    """One system or layer reduced to each of several ranks, from one analysis."""
+    layers = layers_of(obj)
+    if len(layers) > 1 or selective_of(layers):
+        what = f"a model with {len(layers)} layers" if len(layers) > 1 else "a selective layer"
+        raise ValueError(
+            f"a list of ranks must go with one system or one layer that is a linear operator, got {what}: "
+            "call reduce for each rank, or give a dict of ranks by layer"
+        )
+    ((name, layer),) = layers.items()
+    system, rebuild = adapt(layer)
+    for one in ranks:
+        check_number(one, system.states)
+    analysis = Analysis(solve(system, settings), settings, rebuild)
+    return [replace_layers(obj, {name: analysis.reduce(one)}) for one in ranks]

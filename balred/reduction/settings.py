@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from balred.methods.method import Method
-from balred.methods.table import method_called
+from balred.methods.table import method_called, method_name
 from balred.solvers.gramians import check_precision
 
 
@@ -18,7 +18,7 @@ class Settings:
     Parameters
     ----------
     method : str, default "truncate"
-        A name in ``balred.methods.METHODS``.
+        A name in ``balred.methods.METHODS``, or "matchdc", which becomes "singular_perturbation".
     solver : str, optional
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable.
@@ -47,6 +47,7 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "method", method_name(self.method))
         row = self.row
         row.check_options(self.method, self.options)
         check_precision(self.precision, self.solver)
