@@ -8,6 +8,7 @@ from balred.files.checkpoints import load, save
 from balred.hankel.nuclear_norm import hankel_nuclear_norm, hankel_weights
 from balred.hankel.values import hsv
 from balred.measures import stability
+from balred.measures.covariance import covar
 from balred.measures.norms import error, norm
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import RankWarning
@@ -23,6 +24,7 @@ from balred.reduction.controllers import reduce_controller as controller_reducti
 from balred.reduction.plan import Plan, plan, reduce
 from balred.registry.entries import register
 from balred.registry.reading import adapt
+from balred.solvers.equations import lyap, stein
 from balred.solvers.gramians import gramian_factors, gramians
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.diagonal_system import DiagonalSystem, diagonal
@@ -47,6 +49,7 @@ __all__ = [
     "analyze",
     "balance",
     "controller_reduction",
+    "covar",
     "descriptor",
     "diagonal",
     "era",
@@ -58,6 +61,7 @@ __all__ = [
     "hsv",
     "load",
     "loewner",
+    "lyap",
     "minimal",
     "norm",
     "plan",
@@ -68,5 +72,6 @@ __all__ = [
     "sparse_system",
     "ss",
     "stability",
+    "stein",
     "testing",
 ]

@@ -6,32 +6,23 @@ difference of the two systems, whose norm would then be infinite: they are taken
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from balred.measures.hinf import hinf_peak
-from balred.measures.norms import norm
+from balred.measures.norms import is_stable, norm
+from balred.measures.shared_modes import without_shared_modes
 from balred.realisations.minimal import minimal_realisation
 from balred.registry.reading import system_of
 from balred.systems.arrays import mapped, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
-from balred.systems.parts import difference, split
-from balred.systems.poles import UnstableError, check_boundary, check_stable, known_poles, pole_margin
+from balred.systems.parts import difference
+from balred.systems.poles import UnstableError, check_boundary, known_poles, pole_margin
 from balred.systems.units import evened
-
-
-def is_stable(system: System) -> bool:
-    """Whether every pole lies inside the stable region, by more than rounding."""
-    try:
-        check_stable(system)
-    except UnstableError:
-        return False
-    return True
 
 
 def worst_pole(system: System) -> float | None:
@@ -108,7 +99,7 @@ def compare(sys: Any, reduced: Any) -> Comparison:
 
     Notes
     -----
-    Unstable parts that are the same to eight digits are left out, since they do not cancel by themselves.
+    Unstable and marginal modes that both have are left out, as :func:`balred.error` does.
 
     Examples
     --------
@@ -122,10 +113,9 @@ def compare(sys: Any, reduced: Any) -> Comparison:
     gap = difference(full, small).to_dense()
     kinds: tuple[str, ...] = ("hinf", "h2", "hankel")
     if not is_stable(gap):
-        (kept, stable), (also_kept, other) = (split(g, None) for g in (full, small))
-        if _same_modes(kept, also_kept):
-            gap = difference(*(_or_gain(part, g) for part, g in ((stable, full), (other, small)))).to_dense()
-        else:
+        cancelled = without_shared_modes(full, small, boundary_only=True)
+        gap = gap if cancelled is None else cancelled
+        if not is_stable(gap):
             check_boundary(gap)
             kinds = ("linf", "l2")
     peak, frequency = _peak(gap)
@@ -133,30 +123,6 @@ def compare(sys: Any, reduced: Any) -> Comparison:
     sizes = {kind: _size(full, kind) for kind in kinds}
     relative = {kind: errors[kind] / sizes[kind] if sizes[kind] else np.nan for kind in kinds}
     return Comparison(errors, relative, frequency)
-
-
-def _or_gain(part: System | None, g: System) -> DenseSystem:
-    """`part` of `g`, or if there is none what else `g` is: its direct term."""
-    if part is not None:
-        return part.to_dense()
-    m, p = g.B.shape[1], g.C.shape[0]
-    return DenseSystem(np.zeros((0, 0)), np.zeros((0, m)), np.zeros((p, 0)), g.D, g.dt)
-
-
-def _same_modes(a: System | None, b: System | None) -> bool:
-    """Whether two parts have the same transfer function, D aside, to eight digits.
-
-    It is so everywhere if it is so on a circle around all poles, outside of which both are analytic, also at infinity.
-    """
-    if a is None or b is None:
-        return False
-    parts = [dataclasses.replace(g.to_dense(), D=0 * g.D) for g in (a, b)]
-    poles = np.concatenate([pole_margin(g)[0] for g in parts])
-    centre = poles.mean()
-    radius = 2 * np.abs(poles - centre).max() + np.abs(centre) or 1.0
-    circle = centre + radius * np.exp(2j * np.pi * np.arange(4 * len(poles)) / (4 * len(poles)))
-    values = [np.array([g(complex(s)) for s in circle]) for g in parts]
-    return bool(np.abs(values[0] - values[1]).max() <= 1e-8 * np.abs(values[0]).max())
 
 
 def _precise(g: System) -> System:

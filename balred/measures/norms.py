@@ -18,6 +18,7 @@ from balred.hankel.projections import projected
 from balred.hankel.spectrum import spectrum
 from balred.hankel.values import hsv
 from balred.measures.hinf import hinf_peak
+from balred.measures.shared_modes import without_shared_modes
 from balred.ranks.bounds import numerical_rank
 from balred.realisations.minimal import minimal_realisation
 from balred.registry.reading import system_of
@@ -31,11 +32,11 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, with_leaves
 from balred.systems.parts import difference, split
-from balred.systems.poles import check_boundary, check_stable, check_stored
+from balred.systems.poles import UnstableError, check_boundary, check_stable, check_stored
 from balred.systems.units import evened
 
 
-def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
+def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = False) -> Any:
     r"""Norm of a system.
 
     .. math::
@@ -53,18 +54,22 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
     kind : {"h2", "hinf", "hankel", "l2", "linf"}, default "h2"
     solver : str, optional
         For "h2", "l2" and "hankel", as :func:`balred.hsv`.
+    peak : bool, default False
+        For "hinf" and "linf": also where the largest gain is.
 
     Returns
     -------
-    array, shape (...)
-        H2 and L2 are infinite for a continuous system with D != 0.
+    array, shape (...), or with `peak` a pair of them
+        The norm; H2 and L2 are infinite for a continuous system with D != 0.  The frequency of the peak in rad per unit of
+        time (per step if `dt` is True), infinite if it is approached at high frequencies; negative for systems that are not
+        real only.
 
     Raises
     ------
     UnstableError
         The system is not stable; for "l2" and "linf": a pole lies on the boundary.
     ValueError
-        Unknown `kind`; for "l2": stable and unstable poles are too close to be separated.
+        Unknown `kind`; `peak` of a norm that is none; for "l2": stable and unstable poles are too close to be separated.
 
     References
     ----------
@@ -80,8 +85,16 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
     >>> unstable = balred.ss([[2.0]], [[1.0]], [[1.0]])
     >>> [round(float(balred.norm(unstable, kind)), 6) for kind in ("l2", "linf")]
     [0.5, 0.5]
+
+    A resonance, 1/(s^2 + s/5 + 1), and where it is:
+
+    >>> value, w = balred.norm(balred.ss([[0.0, 1.0], [-1.0, -0.2]], [[0.0], [1.0]], [[1.0, 0.0]]), "hinf", peak=True)
+    >>> round(float(value), 4), round(float(w), 4)
+    (5.0252, 0.9899)
     """
     system = system_of(obj)
+    if peak and kind not in ("hinf", "linf"):
+        raise ValueError(f"peak must go with kind 'hinf' or 'linf', got {kind!r}")
     if kind == "hankel":
         check_stable(system)
         values = hsv(system, solver=solver)
@@ -98,13 +111,17 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None) -> Array:
         check_stable(system)
     else:
         check_boundary(system)
-    function = {"hinf": _hinf, "l2": _l2, "linf": _linf}[kind]
+    function = {"hinf": _hinf, "linf": _linf, "l2": lambda g, solver: (_l2(g, solver), np.nan)}[kind]
     A, B, C, D = (to_numpy(x) for x in _dense_leaves(system))
     batch = B.shape[:-2]
     members = int(np.prod(batch))
     flat = [x.reshape(members, *x.shape[-2:]) for x in (A, B, C, np.broadcast_to(D, (*batch, *D.shape[-2:])))]
     peaks = [function(DenseSystem(a, b, c, d, system.dt), solver) for a, b, c, d in zip(*flat, strict=True)]
-    return backend_of(system.B).from_numpy(np.array(peaks).reshape(batch), like=system.B, real=True)
+    values, where = (
+        backend_of(system.B).from_numpy(np.array(x).reshape(batch), like=system.B, real=True)
+        for x in zip(*peaks, strict=True)
+    )
+    return (values, where) if peak else values
 
 
 def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = None) -> Array:
@@ -124,8 +141,14 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
     ValueError
         Inputs, outputs or `dt` differ.
     UnstableError
-        The difference is unstable, and `kind` is neither "linf" nor "l2".  Unstable modes that the two share exactly are
-        not cancelled: use "linf" or "l2" there.
+        The two do not have the same unstable and marginal modes, and `kind` is neither "linf" nor "l2"; for these, they do
+        not have the same modes on the stability boundary.
+
+    Notes
+    -----
+    Unstable and marginal modes, an integrator say, that a single system shares with the other cancel, as far as rounding errors of
+    the entries of the two allow to tell (:func:`balred.measures.shared_modes.without_shared_modes`).  Such an error has
+    no gradient.
 
     Examples
     --------
@@ -133,11 +156,33 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
     >>> a, b = balred.ss([[-1.0]], [[1.0]], [[1.0]]), balred.ss([[-1.0]], [[1.0]], [[3.0]])
     >>> round(float(balred.error(a, b)), 6)
     2.0
+
+    The integrator in 1/s + 1/(s + 1) and 1/s + 2/(s + 3) is no error:
+
+    >>> a = balred.ss([[0.0, 0.0], [0.0, -1.0]], [[1.0], [1.0]], [[1.0, 1.0]])
+    >>> b = balred.ss([[0.0, 0.0], [0.0, -3.0]], [[1.0], [1.0]], [[1.0, 2.0]])
+    >>> round(float(balred.error(a, b, "h2")), 6)  # the root of 1/2 + 4/6 - 4/4
+    0.408248
     """
-    apart = difference(system_of(sys), system_of(reduced))
+    full, small = system_of(sys), system_of(reduced)
+    apart = difference(full, small)
+    if is_concrete(*apart.leaves) and not is_stable(apart):
+        cancelled = without_shared_modes(full, small, boundary_only=kind in ("linf", "l2"))
+        if cancelled is not None:
+            value = np.asarray(norm(cancelled, kind, solver=solver))
+            return backend_of(apart.B).from_numpy(value, like=apart.B, real=True)
     if kind == "h2" and isinstance(apart, DiagonalSystem) and not is_siso(apart):
         apart = apart.to_dense()  # whose factors keep the digits of a small difference; a root of a Gramian does not
     return norm(apart, kind, solver=solver)
+
+
+def is_stable(system: System) -> bool:
+    """Whether every pole lies inside the stable region, by more than rounding."""
+    try:
+        check_stable(system)
+    except UnstableError:
+        return False
+    return True
 
 
 def _dense_leaves(system: System) -> tuple[Array, Array, Array, Array]:
@@ -146,30 +191,38 @@ def _dense_leaves(system: System) -> tuple[Array, Array, Array, Array]:
     return g.A, g.B, g.C, g.D
 
 
-def _hinf(system: DenseSystem, solver: str | None) -> float:
-    """H-infinity norm of one stable system on the host.
+def _hinf(system: DenseSystem, solver: str | None) -> tuple[float, float]:
+    """H-infinity norm of one stable system on the host, and the frequency where it is attained.
 
     The difference of a system and its reduction is nearly non-minimal, and the imaginary eigenvalues of its Hamiltonian
     may not come out imaginary; those of its balanced minimal realisation do.  So both propose frequencies, and the
     whole system alone, in the coordinates where it was solved, says what the gain is there.
     """
     if system.order == 0:
-        return float(np.linalg.norm(system.D, 2))
+        return float(np.linalg.norm(system.D, 2)), 0.0
     with double_precision(*system.leaves):
         sp = spectrum(system, solver)
         # of a system whose inputs do not reach its outputs (G - G) all values are rounding errors of the product
         noise = system.order * np.finfo(np.float64).eps * np.linalg.norm(sp.Zp) * np.linalg.norm(sp.Zq)
         rank = int(numerical_rank(sp.sigma)) if sp.sigma[0] > noise else 0
         minimal = [projected(sp, rank)[0]] if 0 < rank < system.order else []
-    return hinf_peak(sp.system, *minimal)[0]
+    return _peak(sp.system, *minimal)
 
 
-def _linf(system: DenseSystem, solver: str | None) -> float:
-    """L-infinity norm of one system without poles on the boundary, on the host."""
+def _linf(system: DenseSystem, solver: str | None) -> tuple[float, float]:
+    """L-infinity norm of one system without poles on the boundary, on the host, and the frequency where it is attained."""
     if system.order == 0:
-        return float(np.linalg.norm(system.D, 2))
+        return float(np.linalg.norm(system.D, 2)), 0.0
     system, smaller = evened(system)[0], minimal_realisation(system)
-    return hinf_peak(system, *([smaller] if 0 < smaller.order < system.order else []))[0]
+    return _peak(system, *([smaller] if 0 < smaller.order < system.order else []))
+
+
+def _peak(system: DenseSystem, *others: DenseSystem) -> tuple[float, float]:
+    """The largest gain, and its frequency in rad per unit of time; of a real system the positive one."""
+    value, frequency = hinf_peak(system, *others)
+    if not any(np.iscomplexobj(x) for x in (system.A, system.B, system.C, system.D)):
+        frequency = abs(frequency)
+    return value, frequency / float(system.dt) if system.discrete else frequency
 
 
 def _l2(system: DenseSystem, solver: str | None) -> float:

@@ -1,0 +1,149 @@
+"""Errors between systems that share unstable or marginal modes, against closed forms; and those that do not share them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given
+from hypothesis import strategies as st
+
+import balred
+from balred.measures.shared_modes import without_shared_modes
+from balred.systems import DenseSystem
+from balred.systems.parts import join
+
+KINDS = ("hinf", "h2", "hankel", "linf", "l2")
+
+
+def rotated(g: DenseSystem, seed: int) -> DenseSystem:
+    Q = scipy.linalg.qr(np.random.default_rng(seed).standard_normal((g.order, g.order)))[0]
+    return DenseSystem(Q.T @ g.A @ Q, Q.T @ g.B, g.C @ Q, g.D, g.dt)
+
+
+def beside(modes: Any, B: Any, C: Any, other: DenseSystem) -> DenseSystem:
+    """`other` beside the modes with the matrix `modes`."""
+    return join(balred.ss(modes, B, C, dt=other.dt), other)  # type: ignore[return-value]
+
+
+def lag(pole: float, gain: float, dt: float = 0) -> DenseSystem:
+    return balred.ss([[pole]], [[1.0]], [[gain]], dt=dt)
+
+
+INTEGRATORS = {
+    "one": ([[0.0]], [[1.0]], [[1.0]]),
+    "double": ([[0.0, 1.0], [0.0, 0.0]], [[0.0], [1.0]], [[1.0, 0.0]]),
+    "triple": (np.diag([1.0, 1.0], 1), [[0.0], [0.0], [1.0]], [[1.0, 0.0, 0.0]]),
+    "undamped": ([[0.0, 2.0], [-2.0, 0.0]], [[0.0], [1.0]], [[1.0, 0.0]]),
+    "unstable": ([[3.0]], [[1.0]], [[1.0]]),
+    "spread": (np.diag([0.0, 1e-3, 50.0]), np.ones((3, 1)), [[1.0, 1.0, 1e-3]]),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", INTEGRATORS)
+def test_shared_modes_cancel(name: str, turned: bool) -> None:
+    """1/(s + 1) and 2/(s + 3): |1/(1 + iw) - 2/(3 + iw)| = |1 - iw|/|(1 + iw)(3 + iw)| = 1/|3 + iw|, at most 1/3; H2 norm
+    the root of 1/2 + 4/6 - 2*2/(1 + 3); Hankel norm from P = Q = [1/2, -1/4; -1/4, 1/6] scaled by C = (1, -2)."""
+    g, r = (beside(*INTEGRATORS[name], lag(*x)) for x in ((-1.0, 1.0), (-3.0, 2.0)))
+    if turned:
+        g, r = rotated(g, 1), rotated(r, 2)
+    P, Q = np.array([[1 / 2, 1 / 4], [1 / 4, 1 / 6]]), np.array([[1 / 2, -2 / 4], [-2 / 4, 4 / 6]])
+    hankel = np.sqrt(np.linalg.eigvals(P @ Q).real.max())
+    want = {"hinf": 1 / 3, "linf": 1 / 3, "h2": np.sqrt(1 / 6), "l2": np.sqrt(1 / 6), "hankel": hankel}
+    for kind in KINDS:
+        assert float(balred.error(g, r, kind)) == pytest.approx(want[kind], rel=1e-6), kind
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("double", [False, True])
+def test_discrete_poles_at_one(turned: bool, double: bool) -> None:
+    """1/(z - 1/2) and 2/(z - 1/2) beside poles at 1: the difference has the gain 2 at z = 1 and the H2 norm 1/sqrt(3/4)."""
+    modes = ([[1.0, 1.0], [0.0, 1.0]], [[0.0], [1.0]], [[1.0, 0.0]]) if double else ([[1.0]], [[1.0]], [[1.0]])
+    g, r = (beside(*modes, lag(0.5, gain, dt=0.1)) for gain in (1.0, 2.0))
+    if turned:
+        g, r = rotated(g, 3), rotated(r, 4)
+    assert float(balred.error(g, r)) == pytest.approx(2, rel=1e-6)
+    assert float(balred.error(g, r, "h2")) == pytest.approx(np.sqrt(4 / 3), rel=1e-6)
+
+
+@pytest.mark.parametrize("stiff", [1.0, 1e6])
+@pytest.mark.parametrize("moved", [1e-3, 1e-6, 1e-8, -1e-6])
+def test_modes_that_differ_do_not_cancel(moved: float, stiff: float) -> None:
+    """1/s - 1/(s + moved) is unbounded at zero, however little it moved, fast modes beside it or not."""
+    g, r = (beside([[p]], [[1.0]], [[1.0]], lag(-stiff, 1.0)) for p in (0.0, -moved))
+    for kind in KINDS:
+        with pytest.raises(balred.UnstableError, match="got a pole at"):
+            balred.error(g, r, kind)
+    with pytest.raises(balred.UnstableError, match="got a pole at"):
+        balred.error(rotated(beside([[0.0]], [[1.0]], [[1.0]], lag(-1.0, 1.0)), 5), r)
+
+
+def test_gains_of_an_integrator_that_differ_do_not_cancel() -> None:
+    g, r = (beside([[0.0]], [[1.0]], [[c]], lag(-1.0, 1.0)) for c in (1.0, 1.0 + 1e-9))
+    with pytest.raises(balred.UnstableError, match="got a pole at 0"):
+        balred.error(g, r)
+
+
+def test_an_integrator_in_one_of_two() -> None:
+    with pytest.raises(balred.UnstableError, match="got a pole at 0"):
+        balred.error(lag(0.0, 1.0), lag(-1.0, 1.0))
+    # one that no input reaches is none
+    hidden = balred.ss(np.diag([0.0, -1.0]), [[0.0], [1.0]], [[1.0, 1.0]])
+    assert float(balred.error(hidden, lag(-1.0, 2.0))) == pytest.approx(1, rel=1e-9)
+
+
+def test_marginal_modes_alone_cancel_for_linf() -> None:
+    """Beside an integrator 1/(s - 2) and 2/(s - 2): the unstable modes are not the same, the L-infinity norm is 1/2."""
+    g, r = (beside([[0.0]], [[1.0]], [[1.0]], lag(2.0, gain)) for gain in (1.0, 2.0))
+    assert float(balred.error(g, r, "linf")) == pytest.approx(0.5, rel=1e-9)
+    with pytest.raises(balred.UnstableError):
+        balred.error(g, r)
+
+
+def test_systems_that_are_the_same_are_not_apart() -> None:
+    g = beside(*INTEGRATORS["double"], lag(-1.0, 1.0))
+    assert float(balred.error(g, rotated(g, 6))) < 1e-6
+    assert float(balred.error(lag(0.0, 1.0), lag(0.0, 1.0))) == 0
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 12), rank=st.integers(1, 3), turned=st.booleans())
+def test_what_reduce_keeps_cancels(seed: int, n: int, rank: int, turned: bool) -> None:
+    """The error with an integrator and an unstable pair beside a system is that of the system."""
+    stable = balred.testing.random_system(n, seed=seed)
+    modes = np.array([[0.0, 0.0, 0.0], [0.0, 0.3, 2.0], [0.0, -2.0, 0.3]])
+    rng = np.random.default_rng(seed)
+    g = beside(modes, rng.standard_normal((3, 2)), rng.standard_normal((2, 3)), stable)
+    g = rotated(g, seed) if turned else g
+    r = balred.reduce(g, 3 + rank)
+    want = float(balred.error(stable, balred.reduce(stable, r.states - 3)))
+    got = float(balred.error(g, rotated(r, seed + 1) if turned else r))
+    assert got == pytest.approx(want, rel=1e-5, abs=1e-7 * float(balred.norm(stable, "hinf")))
+
+
+def test_units_of_state_do_not_decide() -> None:
+    g, r = (beside(*INTEGRATORS["one"], lag(*x)) for x in ((-1.0, 1.0), (-3.0, 2.0)))
+    d = np.array([1e9, 1e-9])
+    r = DenseSystem(r.A * d / d[:, None], r.B / d[:, None], r.C * d, r.D)
+    assert float(balred.error(g, r)) == pytest.approx(1 / 3, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_error_is_of_the_type_of_the_data(dtype: str) -> None:
+    """In float32 the rotated integrators agree to the digits that they have."""
+    g, r = (rotated(beside(*INTEGRATORS["one"], lag(*x)), k) for k, x in enumerate(((-1.0, 1.0), (-3.0, 2.0))))
+    g, r = (balred.ss(*(x.astype(dtype) for x in (s.A, s.B, s.C))) for s in (g, r))
+    got = balred.error(g, r)
+    assert got.dtype == dtype
+    assert float(got) == pytest.approx(1 / 3, rel=1e-9 if dtype == "float64" else 1e-4)
+
+
+def test_diagonal_systems() -> None:
+    g, r = (balred.diagonal([0.0, p], np.ones((2, 1)), [[1.0, c]]) for p, c in ((-1.0, 1.0), (-3.0, 2.0)))
+    assert float(balred.error(g, r)) == pytest.approx(1 / 3, rel=1e-9)
+
+
+def test_no_modes_in_common() -> None:
+    assert without_shared_modes(lag(-1.0, 1.0), lag(-2.0, 1.0)) is None
