@@ -247,6 +247,25 @@ def sparse_lu(M: Any, symmetric: bool = False) -> Any:
     return scipy.sparse.linalg.splu(M.tocsc(), permc_spec="MMD_AT_PLUS_A" if symmetric else "COLAMD")
 
 
+def sparse_blocks(blocks: list[list[Any]]) -> Any:
+    """A sparse matrix from blocks; None stands for zeros."""
+    return scipy.sparse.bmat(blocks, format="csc")
+
+
+def lowest_modes(K: Any, M: Any, k: int) -> tuple[Array, Array]:
+    """The k least eigenvalues of ``K x = w M x``, ascending, with M-orthonormal vectors; Hermitian, M positive definite."""
+    n = K.shape[0]
+    if k >= n - 1 or n < 50:
+        w, V = scipy.linalg.eigh(K.toarray(), M.toarray(), subset_by_index=(0, k - 1))
+        return w, V
+    # a little below zero, where K - shift M is definite also if K has modes at rest
+    shift = -1e-9 * abs(K).max() / abs(M).max()
+    start = np.random.default_rng(0).standard_normal(n)
+    w, V = scipy.sparse.linalg.eigsh(K, k, M, sigma=shift, which="LM", v0=start)
+    order = np.argsort(w)
+    return w[order], V[:, order]
+
+
 def riccati(A: Array, B: Array, Q: Array, R: Array, S: Array, discrete: bool) -> Array:
     """The stabilising solution of an algebraic Riccati equation; Q and R may be indefinite.
 

@@ -18,6 +18,7 @@ from balred.realisations.descriptor import descriptor
 from balred.realisations.era import era
 from balred.realisations.loewner import loewner
 from balred.realisations.minimal import minimal
+from balred.realisations.second_order import SecondOrderSystem, second_order
 from balred.realisations.sparse import sparse_system
 from balred.reduction.analysis import Analysis, analyze
 from balred.reduction.controllers import reduce_controller as controller_reduction
@@ -43,6 +44,7 @@ __all__ = [
     "Plan",
     "RankWarning",
     "Relative",
+    "SecondOrderSystem",
     "UnstableError",
     "__version__",
     "adapt",
@@ -69,6 +71,7 @@ __all__ = [
     "reduce",
     "register",
     "save",
+    "second_order",
     "sparse_system",
     "ss",
     "stability",

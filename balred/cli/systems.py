@@ -29,15 +29,18 @@ from balred.cli.options import (
     method_options,
     required,
 )
-from balred.cli.output import emit_json, number, print_table, reported, tell
+from balred.cli.output import emit_json, number, print_table, reported, say, tell
 from balred.cli.pictures import check_picture, draw
 from balred.files.stored import StoredSystem, check_suffix, load, save
 from balred.measures.comparison import compare as compared
-from balred.measures.comparison import dc_gain_change, is_stable, worst_pole
+from balred.measures.comparison import dc_gain_change, unstable_poles, worst_pole
+from balred.measures.norms import is_stable
 from balred.methods.method import Method, Of, no_bound
 from balred.methods.table import METHODS
+from balred.realisations.second_order import SecondOrderSystem
 from balred.realisations.sparse import SparseSystem
 from balred.reduction.analysis import Analysis
+from balred.systems.leaves import System
 
 
 def hsv(
@@ -89,7 +92,7 @@ def hsv(
         tell(f"inf: unstable modes ({fixed}), which are kept")
     if analysis.system.order > analysis.system.states:
         tell(f"two values for each of the {analysis.system.states} stored states")
-    if isinstance(stored.system, SparseSystem):
+    if isinstance(_first_order(stored.system), SparseSystem):
         tell("the others are too small to be found in double precision")
 
 
@@ -140,8 +143,9 @@ def reduce(
         system = analysis.reduction(chosen).system
         guaranteed = float(analysis.bound(chosen))
         kind, error = analysis.error(chosen) if measure else ("hinf", None)
-        dc = dc_gain_change(stored.system, system)
-        if output is not None:
+        dc = dc_gain_change(_first_order(stored.system), system)
+        problems = _problems(analysis, system, guaranteed, kind, error)
+        if output is not None and not problems:
             save(small, output)
         if plot is not None:
             from balred.adapters.matplotlib import plot_error
@@ -150,12 +154,14 @@ def reduce(
             known = guaranteed if analysis.method.bounds is Of.ERROR else None
             draw(plot_error(analysis.system, system, bound=known), plot)
     bounds = str(analysis.method.bounds)
+    written = None if output is None or problems else str(output)
     if as_json:
         emit_json({
             **_described(file, stored), "method": method, "order": system.states, "bound": guaranteed,
             "bounds": bounds, "error": error, "error_norm": kind, "stable": is_stable(system), "dc_gain_change": dc,
-            "output": None if output is None else str(output),
+            "output": written, "problems": problems,
         })  # fmt: skip
+        _end("reduce", problems, output)
         return
     tell(_headline(file, stored))
     steady = "infinite" if dc is None else "kept" if dc < 1e-8 else f"changed by {number(dc)} (relative)"
@@ -169,10 +175,32 @@ def reduce(
             ("error", unmeasured if error is None else f"{number(error)} ({_NORMS[kind]} norm)"),
             ("stable", "yes" if is_stable(system) else "no"),
             ("DC gain", steady),
-            *([] if output is None else [("written", str(output))]),
+            *([] if written is None else [("written", written)]),
         ],
         left=2,
     )
+    _end("reduce", problems, output)
+
+
+def _problems(analysis: Analysis, small: System, bound: float, kind: str, error: float | None) -> list[str]:
+    """What a reduction promises and this one does not keep."""
+    found = []
+    had, has = (unstable_poles(g) for g in (analysis.system, small))
+    if has > had:
+        found.append(f"the result has {has} unstable or marginal poles, the system {had}")
+    if analysis.method.bounds is Of.ERROR and kind == "hinf" and error is not None:
+        rounding = 1e-10 * float(np.max(analysis.sigma, initial=0.0))
+        if error > bound * (1 + 1e-6) + rounding:
+            found.append(f"the error is {number(error)}, above its bound {number(bound)}")
+    return found
+
+
+def _end(command: str, problems: list[str], output: Path | None) -> None:
+    """Say on standard error what is wrong with a result, and end with status 1 if anything is."""
+    for problem in problems:
+        say(command, f"{problem}{'' if output is None else f'; {output} is not written'}")
+    if problems:
+        raise typer.Exit(1)
 
 
 def compare(
@@ -186,7 +214,8 @@ def compare(
         check_picture(plot)
         full, small = load(file), load(reduced)
         result = compared(full, small)
-        poles = [None if isinstance(g.system, SparseSystem) else worst_pole(g.system) for g in (full, small)]
+        firsts = [_first_order(g.system) for g in (full, small)]
+        poles = [None if isinstance(g, SparseSystem) else worst_pole(g) for g in firsts]
         if plot is not None:
             from balred.adapters.matplotlib import plot_error
 
@@ -257,6 +286,10 @@ def _analysed(
         raise ValueError(f"{file}: one system is needed, got a batch of shape {stored.system.B.shape[:-2]}")
     analysis: Analysis = balred.analyze(stored, method=method, solver=solver, offset=offset, **options)
     return stored, analysis
+
+
+def _first_order(system: System | SparseSystem | SecondOrderSystem) -> System | SparseSystem:
+    return system.first_order if isinstance(system, SecondOrderSystem) else system
 
 
 def _described(file: Path, stored: StoredSystem) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from balred.systems.arrays import backend
 
 Entries = dict[str, Any]
 
-ARRAYS = ("A", "B", "C", "D", "E", "poles", "log_poles")
+SECOND_ORDER = ("M", "D", "K", "B", "Cp", "Cv")
+ARRAYS = ("A", "B", "C", "D", "E", "poles", "log_poles", "M", "K", "Cp", "Cv")
 NAMES = ("inputs", "outputs", "states")
 KEYS = (*ARRAYS, "dt", "Ts", "conjugate", "name", *NAMES)
 
@@ -150,6 +151,9 @@ def _from_json(data: bytes) -> Entries:
     unknown = [key for key in entries if key not in KEYS]
     if unknown:  # "DT" for "dt" would silently make a continuous system
         raise ValueError(f"the keys must be among {', '.join(KEYS)}, got {', '.join(unknown)}")
+    mixed = [key for key in ("M", "K", "Cp", "Cv") if key in entries]
+    if mixed and {"A", "poles", "log_poles"} & entries.keys():
+        raise ValueError(f"a system must be of first or of second order, got {', '.join(mixed)} beside A or poles")
     entries |= {key: _json_array(key, entries[key]) for key in ARRAYS if key in entries}
     if "A" in entries and entries["A"].size == 0 and entries.get("D", np.zeros(0)).ndim == 2:
         p, m = entries["D"].shape  # lists cannot tell a (0, m) array from a (0,) one

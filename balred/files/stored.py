@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from balred.files.formats import FORMATS, NAMES, Entries, Format
+from balred.files.formats import FORMATS, NAMES, SECOND_ORDER, Entries, Format
 from balred.files.replacing import replacing
 from balred.realisations.descriptor import descriptor
+from balred.realisations.second_order import SecondOrderSystem, second_order
 from balred.realisations.sparse import SparseSystem, sparse_system
-from balred.registry.entries import register
+from balred.registry.entries import Entry, register_entry
 from balred.registry.reading import adapt
 from balred.systems.arrays import mapped, to_numpy
 from balred.systems.dense_system import DenseSystem, ss
@@ -39,22 +40,30 @@ class StoredSystem:
 
     Attributes
     ----------
-    system : DenseSystem, DiagonalSystem or SparseSystem
+    system : DenseSystem, DiagonalSystem, SparseSystem or SecondOrderSystem
     name : str
     inputs, outputs, states : tuple of str
         Empty where there are none.  The states of a reduced system have none.
     """
 
-    system: System | SparseSystem
+    system: System | SparseSystem | SecondOrderSystem
     name: str = ""
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     states: tuple[str, ...] = ()
 
 
-@register(StoredSystem)
 def _adapt_stored(obj: StoredSystem) -> tuple[System, Callable[[System], StoredSystem]]:
     return adapt(obj.system)[0], lambda reduced: dataclasses.replace(obj, system=reduced, states=())
+
+
+def _second_order_stored(obj: StoredSystem) -> tuple[Any, Callable[[Any], StoredSystem]] | None:
+    if not isinstance(obj.system, SecondOrderSystem):
+        return None
+    return obj.system, lambda reduced: dataclasses.replace(obj, system=reduced, states=())
+
+
+register_entry(StoredSystem, Entry(_adapt_stored, second_order=_second_order_stored))
 
 
 def load(path: str | PathLike[str]) -> StoredSystem:
@@ -69,8 +78,9 @@ def load(path: str | PathLike[str]) -> StoredSystem:
     -------
     StoredSystem
         Of NumPy arrays; integers become float64.  It holds a dense system; a diagonal one where the file has
-        ``log_poles`` (or ``poles``) instead of A; a sparse one where A is sparse and larger than 2000.  An E is divided
-        out, or its algebraic equations are (:func:`balred.realisations.descriptor.descriptor`).
+        ``log_poles`` (or ``poles``) instead of A; a sparse one where A is sparse and larger than 2000; one of second order
+        where the file has ``M``, ``D``, ``K``, ``B`` and ``Cp`` or ``Cv``.  An E is divided out, or its algebraic equations are
+        (:func:`balred.descriptor`).
 
     Raises
     ------
@@ -123,8 +133,9 @@ def save(obj: Any, path: str | PathLike[str]) -> None:
     path = Path(path)
     _, encode = _format(path)
     if not isinstance(obj, StoredSystem):
-        obj = StoredSystem(obj if isinstance(obj, SparseSystem) else adapt(obj)[0])
-    if isinstance(obj.system, SparseSystem) and path.suffix.lower() != ".mat":
+        obj = StoredSystem(obj if isinstance(obj, SparseSystem | SecondOrderSystem) else adapt(obj)[0])
+    sparse = isinstance(obj.system, SparseSystem) or (isinstance(obj.system, SecondOrderSystem) and obj.system.sparse)
+    if sparse and path.suffix.lower() != ".mat":
         raise ValueError(f"{path}: sparse matrices must go into a .mat file, got {path.suffix!r}")
     data = encode(_entries(obj))
     with replacing(path, "wb") as file:
@@ -144,6 +155,8 @@ def check_suffix(path: str | PathLike[str]) -> None:
 
 def _stored(entries: Mapping[str, Any]) -> StoredSystem:
     """The system that the entries of a file describe."""
+    if not {"A", "poles", "log_poles"} & entries.keys() and {"M", "K"} & entries.keys():
+        return _stored_second_order(entries)
     poles = next((key for key in ("log_poles", "poles") if key in entries), "A")
     first = "A" if "A" in entries else poles
     missing = [key for key in (first, "B", "C") if key not in entries]
@@ -155,15 +168,33 @@ def _stored(entries: Mapping[str, Any]) -> StoredSystem:
     arrays = {key: _numbers(key, entries[key]) for key in (first, *"BCDE") if key in entries}
     arrays = {key: x for key, x in arrays.items() if key not in "DE" or 0 not in x.shape}  # D = [] and E = [] of MATLAB
     dt = _time_step(entries)
-    names = {key: _strings(key, entries[key]) for key in NAMES if key in entries}
     system = _system(arrays, dt, bool(np.all(entries.get("conjugate", False))))
     order = arrays[first].shape[-1]
-    for key, count in zip(NAMES, (system.B.shape[-1], system.C.shape[-2], order), strict=True):
-        if len(names.get(key, ())) not in (0, count):
-            raise ValueError(f"{key} must have {count} names, got {len(names[key])}")
+    names = _names(entries, system, order)
     if names.get("states") and system.states != order:
         del names["states"]  # the algebraic ones are gone
     return StoredSystem(system, "".join(_strings("name", entries.get("name", ""))), **names)
+
+
+def _stored_second_order(entries: Mapping[str, Any]) -> StoredSystem:
+    missing = [key for key in ("M", "D", "K", "B") if key not in entries] or ["Cp", "Cv"]
+    if missing != ["Cp", "Cv"] or not ("Cp" in entries or "Cv" in entries):
+        raise ValueError(
+            f"a second-order system must have M, D, K, B and Cp or Cv, got {', '.join(entries)}: {', '.join(missing)} missing"
+        )
+    if _time_step(entries) != 0:
+        raise ValueError(f"a second-order system must be continuous, got dt = {_time_step(entries)}")
+    system = second_order(**{key: _numbers(key, entries[key]) for key in SECOND_ORDER if key in entries})
+    names = _names(entries, system, system.states)
+    return StoredSystem(system, "".join(_strings("name", entries.get("name", ""))), **names)
+
+
+def _names(entries: Mapping[str, Any], system: Any, states: int) -> dict[str, tuple[str, ...]]:
+    names = {key: _strings(key, entries[key]) for key in NAMES if key in entries}
+    for key, count in zip(NAMES, (system.B.shape[-1], system.C.shape[-2], states), strict=True):
+        if len(names.get(key, ())) not in (0, count):
+            raise ValueError(f"{key} must have {count} names, got {len(names[key])}")
+    return names
 
 
 def _system(arrays: Mapping[str, Any], dt: float | bool, conjugate: bool) -> System | SparseSystem:
@@ -181,7 +212,9 @@ def _system(arrays: Mapping[str, Any], dt: float | bool, conjugate: bool) -> Sys
 def _entries(obj: StoredSystem) -> Entries:
     g = obj.system
     out: Entries
-    if isinstance(g, SparseSystem):
+    if isinstance(g, SecondOrderSystem):
+        out = {key: getattr(g, key) for key in SECOND_ORDER}
+    elif isinstance(g, SparseSystem):
         out = {"A": g.A, "B": g.B, "C": g.C, "D": g.D, **({} if g.E is None else {"E": g.E})}
     else:
         g = mapped(g, to_numpy)

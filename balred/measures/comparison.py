@@ -35,6 +35,11 @@ def worst_pole(system: System) -> float | None:
     return float(np.abs(pole_margin(system)[0]).max())
 
 
+def unstable_poles(system: System) -> int:
+    """How many poles do not lie inside the stable region by more than rounding."""
+    return int(np.sum(pole_margin(system)[1] <= marginal_tolerance(system)))
+
+
 def dc_gain_change(full: Any, small: Any) -> float | None:
     r""":math:`\|G(0)-G_r(0)\|_2 / \|G(0)\|_2` (at z = 1 in discrete time); None where one of them is infinite.
 

@@ -111,7 +111,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
         check_stable(system)
     else:
         check_boundary(system)
-    function = {"hinf": _hinf, "linf": _linf, "l2": lambda g, solver: (_l2(g, solver), np.nan)}[kind]
+    function = {"hinf": _hinf, "linf": _linf, "l2": _l2}[kind]
     A, B, C, D = (to_numpy(x) for x in _dense_leaves(system))
     batch = B.shape[:-2]
     members = int(np.prod(batch))
@@ -225,8 +225,8 @@ def _peak(system: DenseSystem, *others: DenseSystem) -> tuple[float, float]:
     return value, frequency / float(system.dt) if system.discrete else frequency
 
 
-def _l2(system: DenseSystem, solver: str | None) -> float:
-    r"""L2 norm of one system without poles on the boundary, on the host.
+def _l2(system: DenseSystem, solver: str | None) -> tuple[float, float]:
+    r"""L2 norm of one system without poles on the boundary, on the host; no frequency (NaN) is its own.
 
     The stable and the antistable part of :math:`G` are orthogonal.  The latter is the adjoint of a stable system: in
     continuous time that of :math:`(-A,\,B,\,C)`; in discrete time, as a series in z,
@@ -248,8 +248,8 @@ def _l2(system: DenseSystem, solver: str | None) -> float:
     if system.discrete:
         parts.append(float(_magnitude(D)))
     elif D.any():
-        return np.inf
-    return math.hypot(*parts)
+        return np.inf, np.nan
+    return math.hypot(*parts), np.nan
 
 
 def _h2(system: System, solver: str | None) -> Array:

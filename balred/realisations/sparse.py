@@ -28,8 +28,11 @@ from balred.systems.poles import UnstableError
 
 Matrix = NDArray[Any]
 
-_TRUSTED = 1e-12
+TRUSTED = 1e-12
 """Values below this fraction of the largest are left out: the factors do not hold them to any digit."""
+
+
+_ELIMINATE = ": eliminate the algebraic equations first (balred.descriptor does it for dense matrices)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -216,22 +219,20 @@ def gramian_factors_lr(
     """
     A, E, B, C = system.A, system._mass, system.B, system.C
     if system.E is not None:
-        _check_nonsingular(E)
+        check_nonsingular("E", E, _ELIMINATE)
     if system.discrete:
         A, E, B, C = (A - E).tocsc(), (A + E).tocsc(), 2**0.5 * B, 2**0.5 * C
     return low_rank_factors(A, E, B, C, tol=tol, max_steps=max_steps)
 
 
-def _check_nonsingular(E: Any) -> None:
+def check_nonsingular(name: str, E: Any, what: str) -> None:
+    """Raise unless a sparse matrix is nonsingular to working precision; `what` is to be done otherwise."""
     try:
         pivots = np.abs(backend("scipy").sparse_lu(E).U.diagonal())
     except RuntimeError:
         pivots = np.zeros(1)
     if not pivots.min() > len(pivots) * np.finfo(np.float64).eps * pivots.max():
-        raise ValueError(
-            "E must be nonsingular, got one that is singular to working precision: eliminate the algebraic equations "
-            "first (balred.realisations.descriptor.descriptor does it for dense matrices)"
-        )
+        raise ValueError(f"{name} must be nonsingular, got one that is singular to working precision{what}")
 
 
 def reduce_sparse(system: SparseSystem, rank: Any = None, *, tol: float = 1e-14, max_steps: int = 500) -> DenseSystem:
@@ -276,7 +277,7 @@ def reduce_sparse(system: SparseSystem, rank: Any = None, *, tol: float = 1e-14,
     Zp, Zq, _ = gramian_factors_lr(system, tol=tol, max_steps=max_steps)
     E = system._mass
     U, s, Vh = np.linalg.svd(Zq.conj().T @ (E @ Zp), full_matrices=False)
-    cap = min(int(numerical_rank(s)), int(np.sum(s > _TRUSTED * s[:1]))) if s.size else 0
+    cap = min(int(numerical_rank(s)), int(np.sum(s > TRUSTED * s[:1]))) if s.size else 0
     if cap == 0:
         raise ValueError(
             "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
@@ -305,7 +306,7 @@ def _most_accurate(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix
     of the result then differ from those of the factors; their difference and the tail are weighed against each other.
     """
     best, least = None, np.inf
-    for k in sorted({int(np.sum(s > t * s[0])) for t in _TRUSTED * 10.0 ** np.arange(7)}):
+    for k in sorted({int(np.sum(s > t * s[0])) for t in TRUSTED * 10.0 ** np.arange(7)}):
         small = _truncated(g, Zp, Zq, U, s, Vh, k)
         try:
             with backend("numpy").double_scope():

@@ -1,4 +1,7 @@
-"""Layers with an operator as candidates: ranked by Hankel singular values, cut by a method, written back exactly."""
+"""Layers with an operator as candidates: ranked by Hankel singular values, cut by a method, written back exactly.
+
+Second-order systems are cut by methods of their own, which keep their form.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.ranks.choosing import is_rule
+from balred.hankel.spectrum import pad
+from balred.methods.method import Method
+from balred.methods.truncation import truncate
+from balred.ranks.budget import tail
+from balred.ranks.choosing import choose_order, is_rule
+from balred.ranks.rules import ErrorBound, Order
+from balred.realisations.second_order_projection import Projected, balanced, modal
 from balred.reduction.analysis import Analysis, analyses
 from balred.reduction.candidates import Candidates, Failure, Smaller, attempted
 from balred.reduction.settings import Settings
@@ -77,3 +86,74 @@ def operator_candidates(read: Mapping[str, Read], settings: Settings) -> Iterato
             name: one if isinstance(one, Exception) else OperatorCandidate(one, read[name][1])
             for name, one in found.items()
         }
+
+
+_SECOND_ORDER: dict[str, Callable[..., Projected]] = {"truncate": balanced, "modal": modal}
+"""Methods that give a second-order system again."""
+
+
+@dataclass(frozen=True, eq=False)
+class SecondOrderCandidate:
+    """A second-order system that was looked at."""
+
+    looked: Projected
+    rebuild: Callable[[Any], Any]
+    tied = False
+    unit = "singular values of positions and velocities"
+
+    @property
+    def states(self) -> int:
+        """Positions."""
+        return self.looked.system.states
+
+    def tail(self) -> NDArray[np.float64] | None:
+        """Squares of sums of the values cut; None where there are none, or values that are no singular values."""
+        return tail(pad(self.looked.sigma, self.states), 1, 0) if self.looked.strict else None
+
+    def rank(self, wanted: Any) -> int:
+        """By the values; there is no error bound to choose by."""
+        if wanted is None:
+            return self.states
+        if not is_rule(wanted):
+            return int(wanted)
+        if isinstance(wanted, ErrorBound):
+            raise ValueError("ErrorBound needs a method with an a-priori error bound, got one for second-order systems")
+        if not self.looked.sigma.size and not isinstance(wanted, Order):
+            raise ValueError(f"modes of a sparse system are counted, so rank must be a number, got {wanted!r}")
+        values = self.looked.sigma if self.looked.sigma.size else np.ones(self.states)
+        return min(choose_order(wanted, pad(values, self.states)), self.looked.cap)
+
+    def cut(self, rank: int) -> Smaller:
+        """By projection of positions."""
+        k, sigma = min(rank, self.looked.cap), self.looked.sigma
+        energy = float(sigma[:k].sum() / sigma.sum()) if sigma.size else np.nan
+        small = self.rebuild(self.looked.reduced(k))
+        return Smaller(small, self.states, k, energy=energy, capped=k == self.looked.cap)
+
+
+def second_order_candidates(
+    layers: Mapping[str, tuple[Any, Callable[[Any], Any]]], settings: Settings, options: Mapping[str, Any]
+) -> Candidates:
+    """Second-order systems by name, looked at.
+
+    Raises
+    ------
+    ValueError
+        The method does not keep their form; an offset or a precision is given.
+    TypeError
+        The method does not have one of the options.
+    """
+    prepare = _SECOND_ORDER.get(settings.method)
+    if prepare is None:
+        raise ValueError(
+            f"a second-order system is reduced by method {' or '.join(map(repr, _SECOND_ORDER))}, which keep its form, got "
+            f"{settings.method!r}: take its first-order form, balred.adapt(system)[0], for others"
+        )
+    if settings.offset is not None or settings.precision != "float64":
+        raise ValueError("offset and precision must be left alone for second-order systems, got one of them")
+    Method(truncate, prepare).check_options(settings.method, options)
+    return {
+        name: one if isinstance(one, Exception) else SecondOrderCandidate(one, rebuild)
+        for name, (system, rebuild) in layers.items()
+        for one in [attempted(partial(prepare, system, settings.solver, **options))]
+    }

@@ -15,15 +15,13 @@ import numpy as np
 
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import is_rule
-from balred.reduction.analysis import Analysis
 from balred.reduction.candidates import Candidate, Candidates, Failure, Smaller, cut_each
 from balred.reduction.choosing import check_number, ranks_by_layer, shared_out, wanted_by_layer, worths
-from balred.reduction.operators import operator_candidates, read_operators
+from balred.reduction.operators import operator_candidates, read_operators, second_order_candidates
 from balred.reduction.selective import SelectiveLayers, check_wanted, selective_candidates
 from balred.reduction.settings import Settings
-from balred.reduction.solve import solve
 from balred.reduction.writing_back import warn_if_capped
-from balred.registry.reading import adapt, layers_of, replace_layers, selective_of
+from balred.registry.reading import adapt, layers_of, replace_layers, second_order_of, selective_of
 from balred.selection.calibration import Calibration
 from balred.systems.arrays import warn_caller
 
@@ -117,19 +115,28 @@ def plan(
         several layers, one that cannot be cut is skipped and the table says why.
     """
     choosing = {key: options.pop(key) for key in _CHOOSING if key in options}
-    settings, how = Settings(method, solver, offset, precision, options), Calibration(calibration, **choosing)
     layers = layers_of(model)
-    selective = selective_of(layers)
+    selective, second = selective_of(layers), second_order_of(layers)
+    if second and options and len(second) < len(layers):
+        raise TypeError(
+            f"options must go with systems of one kind, got {', '.join(options)} for second-order and other ones"
+        )
+    settings = Settings(method, solver, offset, precision, {} if second else options)
+    how = Calibration(calibration, **choosing)
     wanted = None if isinstance(ranks, Budget) else wanted_by_layer(ranks, layers)
     _check(layers, selective, settings, choosing, wanted)
 
-    read, failed = read_operators({name: layer for name, layer in layers.items() if name not in selective})
-    states = {name: system.states for name, (system, _) in read.items()}
+    others = {name: layer for name, layer in layers.items() if name not in selective and name not in second}
+    read, failed = read_operators(others)
+    states = {name: system.states for name, (system, _) in (read | second).items()}
     outcomes: dict[str, Smaller | Failure | str] = dict(failed)
     if wanted is not None:
         outcomes |= _spared(layers, wanted, states)
 
     groups: Iterable[Candidates] = operator_candidates({n: x for n, x in read.items() if n not in outcomes}, settings)
+    if second:
+        wanted_of_them = {name: one for name, one in second.items() if name not in outcomes}
+        groups = chain([second_order_candidates(wanted_of_them, settings, options)], groups)
     if selective:
         groups = chain([selective_candidates(model, selective, how)], groups)
     if wanted is None:
@@ -237,7 +244,9 @@ def reduce(
     precision : str, default "float64"
         As :func:`balred.analyze`.
     **options
-        Of the method, ``beta=1.0`` for "stochastic" say.
+        Of the method, ``beta=1.0`` for "stochastic" say.  A :class:`balred.SecondOrderSystem` stays one by "truncate"
+        (``balancing``, ``galerkin``) and "modal" (``dominance``), `rank` counts its positions, and there is no bound: see
+        :mod:`balred.realisations.second_order_projection`.
 
     Returns
     -------
@@ -271,13 +280,14 @@ def reduce(
     [2, 4, 8]
     """
     if isinstance(rank, (list, tuple, range)) or (isinstance(rank, np.ndarray) and rank.ndim == 1):
-        return _each(obj, list(rank), Settings(method, solver, offset, precision, options))
+        settings = Settings(method, solver, offset, precision, {} if second_order_of(layers_of(obj)) else options)
+        return _each(obj, list(rank), settings, options)
     return plan(
         obj, rank, calibration, method=method, solver=solver, offset=offset, precision=precision, **options
     ).apply()
 
 
-def _each(obj: Any, ranks: list[Any], settings: Settings) -> list[Any]:
+def _each(obj: Any, ranks: list[Any], settings: Settings, options: Mapping[str, Any]) -> list[Any]:
     """One system or layer reduced to each of several ranks, from one analysis."""
     layers = layers_of(obj)
     if len(layers) > 1 or selective_of(layers):
@@ -287,8 +297,16 @@ def _each(obj: Any, ranks: list[Any], settings: Settings) -> list[Any]:
             "call reduce for each rank, or give a dict of ranks by layer"
         )
     ((name, layer),) = layers.items()
-    system, rebuild = adapt(layer)
+    second = second_order_of(layers)
+    states = second[name][0].states if second else (read := {name: adapt(layer)})[name][0].states
     for one in ranks:
-        check_number(one, system.states)
-    analysis = Analysis(solve(system, settings), settings, rebuild)
-    return [replace_layers(obj, {name: analysis.reduce(one)}) for one in ranks]
+        check_number(one, states)
+    group = second_order_candidates(second, settings, options) if second else next(operator_candidates(read, settings))
+    looked = group[name]
+    if isinstance(looked, Exception):
+        raise looked
+    made = [looked.cut(looked.rank(one)) for one in ranks]
+    for wanted, smaller in zip(ranks, made, strict=True):
+        if not is_rule(wanted):
+            warn_if_capped(int(wanted), smaller.rank, smaller.capped)
+    return [replace_layers(obj, {name: smaller.layer}) for smaller in made]

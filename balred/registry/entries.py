@@ -75,6 +75,7 @@ class Entry:
 
     A selective layer has a :class:`balred.registry.Selective`, mostly in place of the operator that it is not.
     ``resize_model(model, layer)`` gives the new model around a replaced layer its size.
+    What is a second-order system, or holds one, is read and written back as such by ``second_order``.
     """
 
     adapter: Adapter | None
@@ -82,6 +83,7 @@ class Entry:
     carry: Carry | None = None
     selective: Selective | None = None
     resize_model: Callable[[Any, Any], None] | None = None
+    second_order: Callable[[Any], tuple[Any, Rebuild] | None] | None = None
 
 
 @dataclass(frozen=True)

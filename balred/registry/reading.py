@@ -166,6 +166,13 @@ def selective_of(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:
     return {n: (layers[n], e.selective) for n, e in entries.items() if e is not None and e.selective is not None}
 
 
+def second_order_of(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Rebuild]]:
+    """Those among `layers` that are second-order systems, as such, each with the way back."""
+    entries = {name: entry_of(layer) for name, layer in layers.items()}
+    found = {n: e.second_order(layers[n]) for n, e in entries.items() if e is not None and e.second_order is not None}
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def is_selective(layer: Any) -> bool:
     """Whether states of the layer can only be chosen along data."""
     entry = entry_of(layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+from chains import chain
 from commands import as_json, run
 from numpy.testing import assert_allclose
 
 import balred
 from balred.files import StoredSystem, load, save
+from balred.methods.method import Method
+from balred.methods.truncation import truncate
 from balred.realisations.sparse import sparse_system
 
 
@@ -180,6 +184,41 @@ def test_an_integrator_that_moved(integrator: Path) -> None:
     out = run("reduce", integrator, "--order", "2", "--method", "lqg")
     assert "infinite: a pole on the stability boundary moved" in out.stdout
     assert as_json("reduce", integrator, "--order", "2", "--method", "lqg")["error"] is None
+
+
+@pytest.mark.parametrize("as_data", [False, True])
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [(-1.0, "the result has 2 unstable or marginal poles, the system 0"), (3.0, "above its bound")],
+)
+def test_a_promise_that_is_not_kept(
+    plant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, message: str, as_data: bool
+) -> None:
+    """A method that spoils what it makes: status 1, a line that says why, and no file; what is known is printed all the same."""
+
+    def spoiled(state: Any, k: int) -> Any:
+        g, L, R = truncate(state, k)
+        return (dataclasses.replace(g, A=factor * g.A), L, R)
+
+    monkeypatch.setitem(balred.methods.METHODS, "spoiled", Method(spoiled))
+    small = tmp_path / "small.mat"
+    result = run("reduce", plant, "--order", "2", "--method", "spoiled", "-o", small, *["--json"] * as_data, code=1)
+    assert message in result.stderr
+    assert f"{small} is not written" in result.stderr
+    assert not small.exists()
+    if as_data:
+        out = json.loads(result.stdout)
+        assert any(message in problem for problem in out["problems"])
+        assert out["output"] is None
+    else:
+        assert "order" in result.stdout
+        assert "written" not in result.stdout
+
+
+def test_promises_that_are_kept(plant: Path, integrator: Path) -> None:
+    """Modes that the system had are no fault of the result."""
+    for path in (plant, integrator):
+        assert as_json("reduce", path, "--order", "2")["problems"] == []
 
 
 def test_whole_reduction_of_an_unstable_system(tmp_path: Path) -> None:
@@ -393,3 +432,16 @@ def test_as_a_program(plant: Path) -> None:
     usage = process("reduce", plant)
     assert (usage.returncode, usage.stdout) == (2, "")
     assert "Traceback" not in usage.stderr
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_second_order_systems(tmp_path: Path, sparse: bool) -> None:
+    """They are reduced in their first-order form here, 2 states for each position."""
+    g, path, small = chain(6, seed=1, sparse=sparse), tmp_path / "chain.mat", tmp_path / "small.mat"
+    save(g, path)
+    assert_allclose(as_json("hsv", path)["hsv"][:4], balred.hsv(g)[:4], rtol=1e-9)
+    out = as_json("reduce", path, "--order", "4", "-o", small)
+    assert (out["order"], out["problems"]) == (4, [])
+    out = as_json("compare", path, small)
+    assert out["error"]["hinf"] == pytest.approx(float(balred.error(g, load(small))), rel=1e-6)
+    assert (out["largest_real_part"][0] is None) == sparse

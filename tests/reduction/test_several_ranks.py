@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import balred
-from balred.reduction import plan
+from balred.reduction import operators
 from balred.testing import random_system
 
 
@@ -33,8 +33,8 @@ def test_rules_and_numbers_mix_and_keep_their_order() -> None:
 
 def test_one_analysis(monkeypatch: pytest.MonkeyPatch) -> None:
     solved = []
-    solve = plan.solve  # type: ignore[attr-defined]
-    monkeypatch.setattr(plan, "solve", lambda *given: solved.append(given) or solve(*given))
+    solve = operators.analyses
+    monkeypatch.setattr(operators, "analyses", lambda *given: solved.append(given) or solve(*given))
     balred.reduce(random_system(12, seed=3), [2, 4, 8])
     assert len(solved) == 1
 
@@ -53,7 +53,7 @@ def test_a_model_of_several_layers_takes_one_rank_at_a_time() -> None:
 
 
 def test_every_rank_is_checked_before_anything_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "solve", None)
+    monkeypatch.setattr(operators, "analyses", None)
     with pytest.raises(ValueError, match="rank must be between 1 and 6, got 7"):
         balred.reduce(random_system(6, seed=1), [2, 7])
 

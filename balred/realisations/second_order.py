@@ -1,0 +1,187 @@
+r"""Systems of second order, as mechanics writes them: mass, damping and stiffness, which a reduction is to keep.
+
+A :class:`SecondOrderSystem` is known to :func:`balred.adapt` by its first-order form, so that every question and every method
+takes it.  What keeps the form is in :mod:`balred.realisations.second_order_projection`, and :func:`balred.reduce` uses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.realisations.sparse import SparseSystem, adapt_sparse, check_nonsingular
+from balred.registry.entries import Entry, register_entry
+from balred.systems.arrays import backend
+from balred.systems.checks import check_finite
+from balred.systems.dense_system import DenseSystem, ss
+
+Matrix = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SecondOrderSystem:
+    r"""A system of second order; made by :func:`second_order`, which checks it.
+
+    .. math:: M\ddot q + D\dot q + Kq = Bu,\quad y = C_pq + C_v\dot q
+
+    Attributes
+    ----------
+    M, D, K : array or sparse matrix, shape (n, n)
+        Mass (nonsingular), damping, stiffness; all three sparse or none.
+    B : array, shape (n, m)
+    Cp, Cv : array, shape (p, n)
+    """
+
+    M: Any
+    D: Any
+    K: Any
+    B: Matrix
+    Cp: Matrix
+    Cv: Matrix
+    dt: float | bool = 0
+    """Always continuous."""
+
+    @property
+    def states(self) -> int:
+        """What ``rank`` counts: the positions n."""
+        return int(self.M.shape[0])
+
+    @property
+    def order(self) -> int:
+        """Positions and velocities: 2 n."""
+        return 2 * self.states
+
+    @property
+    def discrete(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def sparse(self) -> bool:
+        """Whether M, D and K are sparse matrices."""
+        return hasattr(self.M, "toarray")
+
+    @property
+    def C(self) -> Matrix:
+        """``[Cp, Cv]``, shape (p, 2 n)."""
+        return np.concatenate([self.Cp, self.Cv], axis=1)
+
+    @property
+    def hermitian(self) -> bool:
+        """Whether M, D and K are equal to their conjugate transposes, to the last digit."""
+        return all(_hermitian(x) for x in (self.M, self.D, self.K))
+
+    def to_dense(self) -> DenseSystem:
+        """The first-order system of the state (q, q'), with full matrices."""
+        M, D, K = (x.toarray() if self.sparse else x for x in (self.M, self.D, self.K))
+        n, eye = self.states, np.eye(self.states)
+        below = np.linalg.solve(M, np.concatenate([-K, -D, self.B], axis=1))
+        A = np.concatenate([np.concatenate([0 * eye, eye], axis=1), below[:, : 2 * n]])
+        return ss(A, np.concatenate([0 * self.B, below[:, 2 * n :]]), self.C)
+
+    @cached_property
+    def first_order(self) -> DenseSystem | SparseSystem:
+        """The same, or where M, D and K are sparse the sparse descriptor system ``[I, 0; 0, M] x' = [0, I; -K, -D] x + [0; B] u``."""
+        if not self.sparse:
+            return self.to_dense()
+        host = backend("scipy")
+        eye = host.sparse_eye(self.states)
+        A, E = host.sparse_blocks([[None, eye], [-self.K, -self.D]]), host.sparse_blocks([[eye, None], [None, self.M]])
+        B = np.concatenate([0 * self.B, self.B])
+        return SparseSystem(A, B, self.C, np.zeros((len(self.Cp), self.B.shape[1])), E)
+
+    def __call__(self, s: complex) -> Matrix:
+        """Transfer function ``(Cp + s Cv) (s^2 M + s D + K)^-1 B`` at the complex point `s`."""
+        s = complex(s)
+        P, B = s * s * self.M + s * self.D + self.K, self.B.astype(np.complex128)
+        X = backend("scipy").sparse_lu(P).solve(B) if self.sparse else np.linalg.solve(P, B)
+        out: Matrix = (self.Cp + s * self.Cv) @ X
+        return out
+
+    def __repr__(self) -> str:
+        kind = f", {self.M.nnz + self.D.nnz + self.K.nnz} nonzeros" if self.sparse else ""
+        return f"SecondOrderSystem(positions={self.states}, inputs={self.B.shape[1]}, outputs={len(self.Cp)}{kind})"
+
+
+def _hermitian(X: Any) -> bool:
+    return (X != X.conj().T).nnz == 0 if hasattr(X, "nnz") else bool(np.array_equal(X, X.conj().T))
+
+
+def second_order(M: Any, D: Any, K: Any, B: Any, Cp: Any = None, Cv: Any = None) -> SecondOrderSystem:
+    r"""Make a system of second order from its matrices, and check them.
+
+    .. math:: M\ddot q + D\dot q + Kq = Bu,\quad y = C_pq + C_v\dot q
+
+    Parameters
+    ----------
+    M, D, K : array_like or sparse matrix, shape (n, n)
+        Mass, damping, stiffness.  If one is sparse all become so.
+    B : array_like or sparse, shape (n, m)
+    Cp, Cv : array_like or sparse, shape (p, n), optional
+        What outputs see of positions and of velocities; one of them at least.
+
+    Returns
+    -------
+    SecondOrderSystem
+        Of NumPy arrays (or sparse matrices) in double precision.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, a dimension is empty, a value is NaN or infinite, M is singular, neither Cp nor Cv is given.
+
+    Examples
+    --------
+    A mass on a spring, q'' + q'/5 + q = u, whose peak is that of a resonance:
+
+    >>> import balred
+    >>> g = balred.second_order([[1.0]], [[0.2]], [[1.0]], [[1.0]], [[1.0]])
+    >>> g
+    SecondOrderSystem(positions=1, inputs=1, outputs=1)
+    >>> round(float(balred.norm(g, "hinf")), 4)
+    5.0252
+    """
+    if Cp is None and Cv is None:
+        raise ValueError("Cp or Cv must be given, got neither: outputs see positions, velocities or both")
+    sparse = any(hasattr(x, "toarray") for x in (M, D, K))
+    square = [backend("scipy").sparse_matrix(x) if sparse else _full(x) for x in (M, D, K)]
+    n = square[0].shape[0] if len(square[0].shape) == 2 else 0
+    for name, x in zip("MDK", square, strict=True):
+        if tuple(x.shape) != (n, n) or n == 0:
+            raise ValueError(f"{name} must have shape (n, n) with n of at least 1, that of M, got {tuple(x.shape)}")
+    B = _full(B)
+    Cp, Cv = (None if x is None else _full(x) for x in (Cp, Cv))
+    Cp = np.zeros_like(Cv) if Cp is None else Cp
+    Cv = np.zeros_like(Cp) if Cv is None else Cv
+    if B.ndim != 2 or len(B) != n or B.shape[1] == 0:
+        raise ValueError(f"B must have shape (n, m) with n = {n} and m of at least 1, got {B.shape}")
+    for name, x in (("Cp", Cp), ("Cv", Cv)):
+        if x.ndim != 2 or x.shape[1] != n or len(x) != len(Cp) or len(x) == 0:
+            raise ValueError(f"{name} must have shape (p, n) with n = {n} and p of at least 1, got {x.shape}")
+    g = SecondOrderSystem(square[0], square[1], square[2], B, Cp, Cv)
+    for name in ("M", "D", "K", "B", "Cp", "Cv"):
+        x = getattr(g, name)
+        check_finite(name, x.data if hasattr(x, "toarray") else x)
+    if sparse:
+        check_nonsingular("M", g.M, "")
+    elif not (cond := float(np.linalg.cond(g.M))) < 1 / (n * np.finfo(np.float64).eps):
+        raise ValueError(f"M must be nonsingular, got one of condition {cond:.3g}")
+    return g
+
+
+def _full(x: Any) -> Matrix:
+    full = np.asarray(x.toarray() if hasattr(x, "toarray") else x)
+    return full.astype(np.complex128 if np.iscomplexobj(full) else np.float64)
+
+
+def _adapt(g: SecondOrderSystem) -> tuple[DenseSystem, Any]:
+    """The first-order form, compressed where it is sparse; what is made of it is of first order."""
+    first = g.first_order
+    return (first, lambda reduced: reduced) if isinstance(first, DenseSystem) else adapt_sparse(first)
+
+
+register_entry(SecondOrderSystem, Entry(_adapt, second_order=lambda g: (g, lambda reduced: reduced)))

@@ -1,0 +1,234 @@
+r"""Reduction of second-order systems that gives mass, damping and stiffness again: one change of position coordinates.
+
+Velocities are derivatives of positions, so both must be projected alike: :math:`q \approx T\hat q`, and the equations are tested with W,
+
+.. math:: \hat M = W^HMT,\ \hat D = W^HDT,\ \hat K = W^HKT,\ \hat B = W^HB,\ \hat C_p = C_pT,\ \hat C_v = C_vT
+
+What differs is where T and W come from: the position and velocity blocks of the Gramians, or modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.ranks.bounds import numerical_rank
+from balred.realisations.second_order import SecondOrderSystem
+from balred.realisations.sparse import TRUSTED, SparseSystem, gramian_factors_lr
+from balred.solvers.gramians import factors
+from balred.systems.arrays import backend, warn_caller
+from balred.systems.poles import UnstableError, check_stable
+
+Matrix = NDArray[Any]
+
+BALANCINGS = ("position", "velocity", "position_velocity")
+DOMINANCES = ("frequency", "residue")
+
+
+class InstabilityWarning(UserWarning):
+    """A reduced system is unstable, and whether the given one is, is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """A second-order system looked at once, to be projected to any number of positions.
+
+    Attributes
+    ----------
+    system : SecondOrderSystem
+    sigma : array
+        What rules read, descending.
+    cap : int
+        The largest number of positions that can be had.
+    bases : callable
+        ``bases(k) -> (W, T)``; W is None where it is T, which keeps symmetry and definiteness.
+    strict : bool
+        Whether an unstable result is an error, since the given system is known to be stable.
+    """
+
+    system: SecondOrderSystem
+    sigma: NDArray[np.float64]
+    cap: int
+    bases: Callable[[int], tuple[Matrix | None, Matrix]]
+    strict: bool
+
+    def reduced(self, k: int) -> SecondOrderSystem:
+        """The system with `k` positions.
+
+        Raises
+        ------
+        UnstableError
+            It is unstable, though the given system is stable: balancing of second-order systems does not keep stability.
+        """
+        g = self.system
+        W, T = self.bases(k)
+        left = (T if W is None else W).conj().T
+        M, D, K = (left @ (X @ T) for X in (g.M, g.D, g.K))
+        if W is None and g.hermitian:
+            M, D, K = ((X + X.conj().T) / 2 for X in (M, D, K))
+        small = replace(g, M=M, D=D, K=K, B=left @ g.B, Cp=g.Cp @ T, Cv=g.Cv @ T)
+        try:
+            check_stable(small.to_dense())
+        except UnstableError as error:
+            why = f"the reduced second-order system with {k} positions must be stable, but {error}"
+            if self.strict:
+                raise UnstableError(
+                    f"{why}: balancing of second-order systems does not keep stability; try another number of positions or "
+                    "balancing, or galerkin=True where M, D and K are Hermitian"
+                ) from None
+            warn_caller(why.replace("must be stable, but", "is not stable:"), InstabilityWarning)
+        return small
+
+
+def balanced(
+    g: SecondOrderSystem, solver: str | None = None, *, balancing: str = "position", galerkin: bool = False
+) -> Projected:
+    r"""Second-order balanced truncation.
+
+    With the position and velocity blocks of the factors of the Gramians of the first-order form,
+    :math:`P = [R_p; R_v][R_p; R_v]^H` and :math:`Q = [L_p; L_v][L_p; L_v]^H`, of
+
+    .. math:: AP\mathcal E^H + \mathcal EPA^H + BB^H = 0,\quad A^HQ\mathcal E + \mathcal E^HQA + C^HC = 0,\quad
+        \mathcal E = \begin{bmatrix}I\\&M\end{bmatrix},\ A = \begin{bmatrix}&I\\-K&-D\end{bmatrix}
+
+    ===================  =====================================  ==========================  =================================
+    `balancing`          singular values :math:`U\Sigma V^H` of  :math:`T`                   :math:`W`
+    ===================  =====================================  ==========================  =================================
+    "position"           :math:`L_p^HR_p`                       :math:`R_pV\Sigma^{-1/2}`   :math:`M^{-H}L_pU\Sigma^{-1/2}`
+    "velocity"           :math:`L_v^HMR_v`                      :math:`R_vV\Sigma^{-1/2}`   :math:`L_vU\Sigma^{-1/2}`
+    "position_velocity"  :math:`L_v^HMR_p`                      :math:`R_pV\Sigma^{-1/2}`   :math:`L_vU\Sigma^{-1/2}`
+    ===================  =====================================  ==========================  =================================
+
+    so that :math:`W^HMT = I`.  With `galerkin`, :math:`W = T`.
+
+    Parameters
+    ----------
+    g : SecondOrderSystem
+        Stable, dense or sparse.
+    solver : str, optional
+        As :func:`balred.hsv`; of dense systems only.
+    balancing : {"position", "velocity", "position_velocity"}, default "position"
+    galerkin : bool, default False
+        Project with an orthonormal basis of the range of T on both sides.  For Hermitian M, D and K only: they stay Hermitian, and
+        definite where they are, which keeps the system stable.
+
+    Notes
+    -----
+    None of the variants has an error bound, and without `galerkin` none keeps stability in general [2]_: the result is checked.
+
+    References
+    ----------
+    .. [1] D. G. Meyer and S. Srinivasan, Balancing and model reduction for second-order form linear systems, IEEE Trans.
+       Automat. Control 41 (1996).
+    .. [2] T. Reis and T. Stykel, Balanced truncation model reduction of second-order systems, Math. Comput. Model. Dyn.
+       Syst. 14 (2008).
+    """
+    if balancing not in BALANCINGS:
+        raise ValueError(f"balancing must be one of {', '.join(BALANCINGS)}, got {balancing!r}")
+    if galerkin and not g.hermitian:
+        raise ValueError("galerkin must go with Hermitian M, D and K, of which it keeps the symmetry, got others")
+    first, n = g.first_order, g.states
+    if isinstance(first, SparseSystem):
+        if solver is not None:
+            raise ValueError(f"solver must be left alone for a sparse system, got {solver!r}")
+        R, L, _ = gramian_factors_lr(first)
+        lu = backend("scipy").sparse_lu(g.M)
+
+        def divided(X: Matrix) -> Matrix:
+            return np.asarray(lu.solve(X, "H"))
+    else:
+        with backend("numpy").double_scope():
+            R, L = factors(first, solver)
+
+        def divided(X: Matrix) -> Matrix:
+            return np.linalg.solve(g.M.conj().T, X)
+
+        L = np.concatenate([L[:n], divided(L[n:])])
+    right = R[n:] if balancing == "velocity" else R[:n]
+    left = divided(L[:n]) if balancing == "position" else L[n:]
+    U, s, Vh = np.linalg.svd(left.conj().T @ (g.M @ right), full_matrices=False)
+    s = s[:n]
+    cap = int(numerical_rank(np.concatenate([s, np.zeros(n - len(s))]))) if len(s) else 0
+    cap = min(cap, int(np.sum(s > TRUSTED * s[:1]))) if g.sparse else cap
+    if cap == 0:
+        raise ValueError(
+            f"a second-order system must have a nonzero {balancing.replace('_', '-')} singular value, got none"
+        )
+
+    def bases(k: int) -> tuple[Matrix | None, Matrix]:
+        T, W = right @ (Vh[:k].conj().T / np.sqrt(s[:k])), left @ (U[:, :k] / np.sqrt(s[:k]))
+        sign = _signs(W.conj().T @ g.B)
+        return (None, np.linalg.qr(T)[0]) if galerkin else (W * sign, T * sign)
+
+    return Projected(g, s, cap, bases, strict=True)
+
+
+def _signs(B: Matrix) -> Matrix:
+    """Phases that make the largest entry of each row positive, so that results repeat."""
+    largest = np.take_along_axis(B, np.argmax(np.abs(B), axis=1)[:, None], axis=1)[:, 0]
+    return np.where(largest != 0, largest / np.where(largest != 0, np.abs(largest), 1), 1.0)
+
+
+def modal(g: SecondOrderSystem, solver: str | None = None, *, dominance: str = "frequency") -> Projected:
+    r"""Modal truncation: some of the modes of the undamped system, :math:`K\phi = \omega^2M\phi`, as coordinates.
+
+    Modes are normalised, :math:`\phi^HM\phi = 1`, and :math:`W = T = [\phi_1 \dots \phi_k]`.  With damping of which they are modes
+    too (proportional, Caughey) the poles kept are those of the system, exactly; other damping couples them.
+
+    Parameters
+    ----------
+    g : SecondOrderSystem
+        M Hermitian and positive definite, K Hermitian.
+    dominance : {"frequency", "residue"}, default "frequency"
+        Keep the lowest frequencies (:math:`1/\omega_i` is what rules read), or those with the largest gain
+        :math:`\|(C_p+i\omega_iC_v)\phi_i\|\,\|\phi_i^HB\|/(\phi_i^HD\phi_i\,\omega_i)`, for which all modes are computed: of
+        dense systems only.
+
+    Raises
+    ------
+    ValueError
+        M or K is not as it must be; a mode does not satisfy its equation.
+    """
+    if dominance not in DOMINANCES:
+        raise ValueError(f"dominance must be one of {', '.join(DOMINANCES)}, got {dominance!r}")
+    if solver is not None:
+        raise ValueError(f"solver must be left alone for modal truncation, got {solver!r}")
+    if g.sparse and dominance != "frequency":
+        raise ValueError(f"dominance of a sparse system must be 'frequency', got {dominance!r}")
+    for name, X in (("M", g.M), ("K", g.K)):
+        if not replace(g, M=X, D=X, K=X).hermitian:
+            raise ValueError(f"{name} must be Hermitian for modal truncation, got another")
+    if g.sparse:
+        return Projected(g, np.zeros(0), g.states, lambda k: (None, _modes_of_sparse(g, k)), strict=False)
+    try:
+        inverse = np.linalg.inv(np.linalg.cholesky(g.M))
+    except np.linalg.LinAlgError:
+        raise ValueError("M must be positive definite for modal truncation, got another") from None
+    squares, V = np.linalg.eigh(inverse @ g.K @ inverse.conj().T)
+    T = inverse.conj().T @ V
+    w = np.sqrt(np.abs(squares))
+    tiny = float(np.finfo(np.float64).eps) * float(w.max(initial=0.0)) or 1.0
+    scores = 1 / np.maximum(w, tiny)
+    if dominance == "residue":
+        seen = np.linalg.norm(g.Cp @ T + 1j * w * (g.Cv @ T), axis=0)
+        driven = np.linalg.norm(T.conj().T @ g.B, axis=1)
+        damping = np.abs(np.sum(T.conj() * (g.D @ T), axis=0))
+        scores = seen * driven / np.maximum(damping * w, np.finfo(np.float64).tiny)
+    order = np.argsort(-scores, kind="stable")
+    T = T[:, order] * _signs(T[:, order].conj().T)
+    return Projected(g, scores[order], g.states, lambda k: (None, T[:, :k]), strict=False)
+
+
+def _modes_of_sparse(g: SecondOrderSystem, k: int) -> Matrix:
+    squares, T = backend("scipy").lowest_modes(g.K, g.M, k)
+    MT, KT = g.M @ T, g.K @ T
+    missed = np.linalg.norm(KT - MT * squares, axis=0)
+    size = np.linalg.norm(KT, axis=0) + np.abs(squares) * np.linalg.norm(MT, axis=0)
+    noise = 1e-12 * float(abs(g.K).max()) * np.linalg.norm(T, axis=0)
+    if not np.all(missed <= 1e-6 * size + noise):
+        raise ValueError(f"modes must satisfy K phi = w^2 M phi, got a residual of {float((missed / size).max()):.3g}")
+    return np.asarray(T * _signs(T.conj().T))
