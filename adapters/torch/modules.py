@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from balred.adapters.torch.attributes import take_data
+from balred.adapters.torch.obstacles import obstacles, references, seen, tie, unfit
 from balred.registry.entries import Container, entry_of, register_container
 
 
@@ -38,11 +40,16 @@ def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
     return new
 
 
-def _copied(module: nn.Module) -> Any:
-    """A deep copy that keeps the attributes of parameters, such as ``_optim``, which PyTorch's own copy drops."""
-    new = copy.deepcopy(module)
-    for old_parameter, parameter in zip(module.parameters(), new.parameters(), strict=True):
-        vars(parameter).update(copy.deepcopy(vars(old_parameter)))
+def _copied(module: nn.Module, others: Mapping[int, Any] | None = None) -> Any:
+    """A deep copy that keeps the attributes of parameters, such as ``_optim``, which PyTorch's own copy drops.
+
+    `others` stand in for objects, by their ids, wherever the module refers to them: by names, in lists, in bound methods.
+    """
+    copies = dict(others or {})
+    new = copy.deepcopy(module, copies)
+    for parameter in module.parameters():
+        if id(parameter) in copies and id(parameter) not in (others or {}):
+            vars(copies[id(parameter)]).update(copy.deepcopy(vars(parameter), copies))
     return new
 
 
@@ -61,6 +68,9 @@ def resize(parameter: nn.Parameter, data: torch.Tensor) -> None:
 def set_layer(old: nn.Module, new: nn.Module, assign: Callable[[nn.Parameter, torch.Tensor], None] = resize) -> None:
     """Make `old` equal `new`, a layer of the same type and other sizes, keeping the identity of its parameters.
 
+    Of attributes only data come over: numbers, texts, tensors, and what is made of them.  Functions, bound methods, modules
+    and hooks stay those of `old`, since those of `new` run `new`.
+
     ``assign(parameter, data)`` gives a parameter its data.
     """
     theirs = dict(new.named_modules())
@@ -70,9 +80,11 @@ def set_layer(old: nn.Module, new: nn.Module, assign: Callable[[nn.Parameter, to
             value = other._parameters[key]
             if parameter is not None and value is not None:
                 assign(parameter, value.data)
-        mine._buffers.update(other._buffers)
-        known = {"_parameters", "_buffers", "_modules"}
-        mine.__dict__.update({k: v for k, v in other.__dict__.items() if k not in known and "_hooks" not in k})
+        for key, buffer in other._buffers.items():
+            kept = mine._buffers.get(key)
+            if buffer is None or kept is None or kept.shape != buffer.shape or not torch.equal(kept, buffer):
+                mine._buffers[key] = buffer
+        take_data(vars(mine), vars(other))
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:
@@ -86,13 +98,12 @@ def _layers(model: nn.Module) -> dict[str, Any]:
 
 def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
     # a layer that is used in several places is replaced in all of them
-    by_id = {id(model.get_submodule(name)): layer for name, layer in new.items()}
-    places = {n: by_id[id(m)] for n, m in model.named_modules(remove_duplicate=False) if n and id(m) in by_id}
-    result: nn.Module = _copied(model)
-    for name, layer in places.items():
-        parent, _, last = name.rpartition(".")
-        setattr(result.get_submodule(parent), last, layer)
-    for layer in places.values():
+    standing: dict[int, Any] = {}
+    for name, layer in new.items():
+        standing |= references(model.get_submodule(name), layer)
+    result: nn.Module = _copied(model, standing)
+    tie(model, result)
+    for layer in new.values():
         entry = entry_of(layer)
         if entry is not None and entry.resize_model is not None:
             entry.resize_model(result, layer)
@@ -117,4 +128,4 @@ def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
     return copy.deepcopy(model, copies)  # takes these for what it has copied already, so that no old value is
 
 
-register_container("torch.nn.modules.module.Module", Container(_layers, _replaced, _tensors, _with_tensors))
+register_container("torch.nn.modules.module.Module", Container(_layers, _replaced, _tensors, _with_tensors, unfit, obstacles, seen))

@@ -9,8 +9,9 @@ arrives, so importing ``balred`` loads no framework.  Other distributions plug i
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, overload
 
@@ -84,6 +85,8 @@ class Entry:
     selective: Selective | None = None
     resize_model: Callable[[Any, Any], None] | None = None
     second_order: Callable[[Any], tuple[Any, Rebuild] | None] | None = None
+    accounts: frozenset[str] | None = None
+    """Arrays, and modules with arrays, that the adapter knows by name; None: all that do not look sized by the states."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,20 @@ class Container:
 
     Checkpoints need its arrays by name too, parameters and buffers (an array that it has in several places is the same
     object under several names), and a copy of it with other arrays, which may share the rest with the model.
+
+    ``unfit(layer)`` says why the arrays of a layer cannot be read or resized (they are computed from others, or not there),
+    or None.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest of
+    models, `roots` by their paths: what they share would go wrong.  ``seen(model)`` tells what modules that look like layers
+    lack to be known.
     """
 
     layers: Callable[[Any], Mapping[str, Any]]
     replace: Callable[[Any, Mapping[str, Any]], Any]
     tensors: Callable[[Any], Mapping[str, Any]] | None = None
     with_tensors: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    unfit: Callable[[Any], str | None] | None = None
+    obstacles: Callable[..., Mapping[str, str]] | None = None
+    seen: Callable[[Any], list[str]] | None = None
 
 
 _entries: dict[str, Entry] = {}
@@ -112,11 +123,20 @@ class AdapterNotFound(TypeError):
 
 @overload
 def register(
-    cls: type | str, *, carry: Carry | None = None, recognises: Recognises | None = None
+    cls: type | str,
+    *,
+    carry: Carry | None = None,
+    recognises: Recognises | None = None,
+    accounts: Iterable[str] | None = None,
 ) -> Callable[[A], A]: ...
 @overload
 def register(
-    cls: type | str, adapter: Adapter, *, carry: Carry | None = None, recognises: Recognises | None = None
+    cls: type | str,
+    adapter: Adapter,
+    *,
+    carry: Carry | None = None,
+    recognises: Recognises | None = None,
+    accounts: Iterable[str] | None = None,
 ) -> None: ...
 def register(
     cls: type | str,
@@ -124,6 +144,7 @@ def register(
     *,
     carry: Carry | None = None,
     recognises: Recognises | None = None,
+    accounts: Iterable[str] | None = None,
 ) -> Any:
     """Register how objects of `cls` become systems and back.
 
@@ -140,6 +161,10 @@ def register(
         Only those objects of `cls` are meant for which ``recognises(obj)`` is true: a layer that people copy from
         project to project is known by what it holds, ``register("torch.nn.modules.module.Module", ..., recognises=...)``.
         It must be quick and must not fail.  Entries for a class itself come first.
+    accounts : iterable of str, optional
+        The arrays, and modules with arrays, that the adapter knows.  A layer with another one that has an axis as long as what
+        a cut makes shorter is refused.  Without it only axes that are no width of the layer count, since an array of the
+        features may be as long by chance.
 
     Examples
     --------
@@ -156,8 +181,10 @@ def register(
     (2,)
     """
     if adapter is None:
-        return lambda function: (register(cls, function, carry=carry, recognises=recognises), function)[1]
-    register_entry(cls, Entry(adapter, carry), recognises)
+        again = partial(register, cls, carry=carry, recognises=recognises, accounts=accounts)
+        return lambda function: (again(function), function)[1]
+    known = None if accounts is None else frozenset(accounts)
+    register_entry(cls, Entry(adapter, carry, accounts=known), recognises)
     return None
 
 
@@ -177,6 +204,7 @@ def register_selective(
     recognises: Recognises | None = None,
     resize_model: Callable[[Any, Any], None] | None = None,
     adapter: Adapter | None = None,
+    accounts: Iterable[str] | None = None,
 ) -> None:
     """Register layers of which states can be selected only; mostly their dynamics depend on their input.
 
@@ -192,8 +220,11 @@ def register_selective(
         ``resize_model(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
     adapter : callable, optional
         As in :func:`balred.register`, for layers that are a linear operator all the same, to look at.
+    accounts : iterable of str, optional
+        As in :func:`balred.register`.
     """
-    entry = Entry(adapter, selective=selective, resize_model=resize_model)
+    known = None if accounts is None else frozenset(accounts)
+    entry = Entry(adapter, selective=selective, resize_model=resize_model, accounts=known)
     register_entry(cls, entry, recognises)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from balred.registry.entries import (
     AdapterNotFound,
+    Container,
     Rebuild,
     Selective,
     T,
@@ -18,6 +19,7 @@ from balred.registry.entries import (
     qualified,
 )
 from balred.registry.hints import hint_for
+from balred.registry.whole import check_whole
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
@@ -67,7 +69,49 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
             f"{qualified(type(obj))} is selective, its dynamics depend on its input, so it has no linear operator and no Hankel "
             "singular values: reduce it with balred.reduce(model, rank, calibration=data)"
         )
-    return entry.adapter(obj)
+    check_fit(obj)
+    system, rebuild = entry.adapter(obj)
+
+    def rebuilt(small: Any) -> Any:
+        new = rebuild(small)
+        if isinstance(small, (DenseSystem, DiagonalSystem)) and small.states != system.states:
+            sizes = {system.states, system.order} if isinstance(system, DiagonalSystem) else {system.states}
+            widths = {int(a) for a in (*system.B.shape[:-2], system.B.shape[-1], system.C.shape[-2])}
+            check_whole(obj, new, sizes - {1}, widths, entry.accounts)
+        return new
+
+    return system, rebuilt
+
+
+def check_fit(layer: Any) -> None:
+    """Raise if the arrays of a layer cannot be read or resized."""
+    container = container_of(layer)
+    reason = None if container is None or container.unfit is None else container.unfit(layer)
+    if reason is not None:
+        raise ValueError(f"the arrays of a layer must be plain ones, got a {type(layer).__name__} that is not so: {reason}")
+
+
+def obstacles_of(obj: Any, layers: Mapping[str, Any], *, copied: bool) -> dict[str, str]:
+    """By name why some of `layers`, of the model `obj`, cannot be cut among the rest of it.
+
+    With `copied` the smaller ones get into a copy of the model, else into the model itself.
+    """
+    found: dict[str, str] = {}
+    parts = _parts(obj, "")
+    for container in {id(c): c for c, _, _ in parts}.values():
+        if container.obstacles is not None:
+            roots = {path: part for c, path, part in parts if c is container}
+            found |= container.obstacles(roots, layers, copied=copied)
+    return found
+
+
+def _parts(obj: Any, path: str) -> list[tuple[Container, str, Any]]:
+    """The models in lists, tuples and dicts, with their containers and paths."""
+    container = container_of(obj)
+    if container is not None:
+        return [(container, path, obj)]
+    items = obj.items() if isinstance(obj, dict) else enumerate(obj) if isinstance(obj, (list, tuple)) else ()
+    return [found for key, value in items for found in _parts(value, f"{path}.{key}" if path else str(key))]
 
 
 def _instead(obj: Any) -> str:
@@ -135,9 +179,11 @@ def layers_of(obj: Any) -> dict[str, Any]:
             f"layer names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice"
         )
     if not found:
+        near = [told for container, _, part in _parts(obj, "") if container.seen is not None for told in container.seen(part)]
+        saw = f"; what looks like one: {'; '.join(near)}" if near else ""
         raise AdapterNotFound(
             f"no adapter knows {qualified(type(obj))} or any layer in it: {_instead(obj)}register the layer's class with "
-            "balred.register(cls, adapter)"
+            f"balred.register(cls, adapter){saw}"
         )
     return found
 
