@@ -85,7 +85,7 @@ def cut_linoss(layer: Any, selection: Selection, moments: Moments | None) -> Any
 
 def blank_linoss(layer: Any, states: int) -> Any:
     """The layer with the first oscillators."""
-    return cut_linoss(layer, first(states), None)
+    return cut_linoss(layer, first(states, _size(layer)), None)
 
 
 register_selective(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from balred.adapters.equinox.lru import LRU
+from balred.adapters.parameters import NAMES
 from balred.backends.jax import from_numpy
 from balred.layers.lru import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
 from balred.layers.lru_carry import lru_carry_split
@@ -53,7 +54,7 @@ register_container("equinox._module._module.Module", _CONTAINER)
 register_container(eqx.Module, _CONTAINER)
 
 
-@register(LRU, carry=lru_carry_split)
+@register(LRU, carry=lru_carry_split, accounts=NAMES)
 def adapt_lru(layer: LRU) -> tuple[System, Any]:
     """The conjugate system of an LRU layer, and the way back."""
     B, C = jax.lax.complex(layer.B_re, layer.B_im), jax.lax.complex(layer.C_re, layer.C_im)

@@ -194,7 +194,7 @@ def _gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str
 
 
 def _blank(layer: Any, states: int) -> Any:
-    return _cut(layer, first(states))
+    return _cut(layer, first(states, _states(layer)))
 
 
 def _cut(layer: Any, selection: Selection, moments: Moments | None = None) -> Any:

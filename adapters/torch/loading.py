@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from balred.adapters.torch.modules import set_layer
+from balred.adapters.torch.modules import put_layer
 from balred.registry.reading import layers_of
-from balred.registry.sizes import of_size, states_of
+from balred.registry.sizes import fitting
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -58,17 +58,13 @@ def _resize(model: nn.Module, stored: Mapping[str, Any], prefix: str, *_: Any) -
     for name, layer in layers_of(model).items():
         start = f"{prefix}{name}." if name else prefix
         mine, theirs = _shapes(layer.state_dict()), _shapes({k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)})  # fmt: skip
-        differ = [(mine[k], theirs[k]) for k in mine if k in theirs and mine[k] != theirs[k]]
-        if not differ:
+        want = {k: shape for k, shape in theirs.items() if k in mine}
+        if all(mine[k] == shape for k, shape in want.items()):
             continue
-        states = states_of(layer)
-        sizes = {states * b // a for x, y in differ for a, b in zip(x, y, strict=False) if a != b and a and b}
-        for size in sorted(sizes - {0}):
-            new = of_size(layer, size)
-            if all(theirs.get(k, shape) == shape for k, shape in _shapes(new.state_dict()).items()):
-                with torch.no_grad():
-                    set_layer(layer, new)
-                break  # if none fits, PyTorch's own error names the shapes
+        with torch.no_grad():
+            new = fitting(layer, want)
+            if new is not None:  # else PyTorch's own error names the shapes
+                put_layer(model, layer, new)
 
 
 def _shapes(tensors: Mapping[str, Any]) -> Shapes:

@@ -87,6 +87,14 @@ def set_layer(old: nn.Module, new: nn.Module, assign: Callable[[nn.Parameter, to
         take_data(vars(mine), vars(other))
 
 
+def put_layer(model: nn.Module, layer: nn.Module, new: nn.Module) -> None:
+    """Make `layer`, which is in `model`, equal `new`, and tell the model."""
+    set_layer(layer, new)
+    entry = entry_of(layer)
+    if entry is not None and entry.selective is not None and entry.resize_model is not None:
+        entry.resize_model(model, layer)  # others keep sizes of their own until the model is saved
+
+
 def _layers(model: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, module in model.named_modules():

@@ -13,7 +13,8 @@ from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
 from balred.reduction.selective import check_wanted
 from balred.registry.entries import Selective
-from balred.registry.reading import is_selective, layers_of, linear_layers_of, selective_of
+from balred.registry.reading import is_selective, layers_of, linear_layers_of, obstacles_of, selective_of
+from balred.registry.sizes import of_size, states_of
 from balred.selection.calibration import Calibration
 
 
@@ -32,6 +33,26 @@ def layers_in_training(model: Any, calibration: Calibration | None) -> dict[str,
             f"called with, or a function that returns it, got none for {', '.join(name or 'the layer' for name in layers)}"
         )
     return layers
+
+
+def check_cuttable(model: Any, layers: Mapping[str, Any]) -> None:
+    """Raise unless each of `layers` can be cut as a whole, in place, and nothing else of `model` with it.
+
+    A cut that cannot be made would show at the first attempt, hours into a training.
+
+    Raises
+    ------
+    ValueError
+        The message names the layer, and what is in the way.
+    """
+    refused = obstacles_of(model, layers, copied=False)
+    for name, reason in refused.items():
+        raise ValueError(f"layers must be such that a cut changes nothing else, got {name or 'the layer'}: {reason}")
+    for name, layer in layers.items():
+        try:
+            of_size(layer, max(1, states_of(layer) // 2))
+        except ValueError as error:
+            raise ValueError(f"layer {name or 'itself'}: {error}") from error
 
 
 def check_rule_for(rule: Rule | Budget, layers: Mapping[str, Any], calibration: Calibration | None) -> None:

@@ -21,7 +21,7 @@ from balred.reduction.operators import operator_candidates, read_operators, seco
 from balred.reduction.selective import SelectiveLayers, check_wanted, selective_candidates
 from balred.reduction.settings import Settings
 from balred.reduction.writing_back import warn_if_capped
-from balred.registry.reading import adapt, layers_of, replace_layers, second_order_of, selective_of
+from balred.registry.reading import adapt, layers_of, obstacles_of, replace_layers, second_order_of, selective_of
 from balred.selection.calibration import Calibration
 from balred.systems.arrays import warn_caller
 
@@ -125,11 +125,13 @@ def plan(
     how = Calibration(calibration, **choosing)
     wanted = None if isinstance(ranks, Budget) else wanted_by_layer(ranks, layers)
     _check(layers, selective, settings, choosing, wanted)
+    refused = _refused(model, layers if wanted is None else {n: layers[n] for n in layers if n in wanted}, selective)
 
     others = {name: layer for name, layer in layers.items() if name not in selective and name not in second}
     read, failed = read_operators(others)
     states = {name: system.states for name, (system, _) in (read | second).items()}
-    outcomes: dict[str, Smaller | Failure | str] = dict(failed)
+    read = {name: one for name, one in read.items() if name not in refused}
+    outcomes: dict[str, Smaller | Failure | str] = failed | refused
     if wanted is not None:
         outcomes |= _spared(layers, wanted, states)
 
@@ -175,6 +177,18 @@ def _check(
         for name in layers if len(layers) > 1 else ():
             if name in wanted and name not in selective:
                 check_number(wanted[name])
+
+
+def _refused(model: Any, layers: Mapping[str, Any], selective: SelectiveLayers) -> dict[str, Failure]:
+    """Layers that cannot be cut among the rest of the model; an error if nothing else is left, or if they must have one size."""
+    found = obstacles_of(model, layers, copied=True)
+    if any(name in selective for name in found) or (found and len(found) == len(layers)):
+        raise ValueError(f"layers must be such that a cut changes nothing else, got {_listed(found)}")
+    return {name: ValueError(reason) for name, reason in found.items()}
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name or 'the layer'}: {reason}" for name, reason in reasons.items())
 
 
 def _spared(layers: Mapping[str, Any], wanted: Mapping[str, Any], states: Mapping[str, int]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from balred.ranks.choosing import choose_order, is_rule
 from balred.ranks.rules import ErrorBound, Order
 from balred.reduction.candidates import Candidates, Smaller
 from balred.registry.entries import Selective
+from balred.registry.reading import check_fit
 from balred.selection.calibration import Calibration
 from balred.selection.elimination import spectrum
 from balred.selection.moments import Moments, Selection
@@ -101,6 +102,8 @@ def selective_candidates(model: Any, layers: SelectiveLayers, how: Calibration) 
             "noise: what real inputs select, and how they correlate over time, is lost; pass calibration=",
             CalibrationWarning,
         )
+    for layer, _ in layers.values():
+        check_fit(layer)
     data = how.now() if layers else None
     moments: dict[str, Moments] = {}
     for gather in {entry.gather for _, entry in layers.values()}:

@@ -163,8 +163,8 @@ def register(
         It must be quick and must not fail.  Entries for a class itself come first.
     accounts : iterable of str, optional
         The arrays, and modules with arrays, that the adapter knows.  A layer with another one that has an axis as long as what
-        a cut makes shorter is refused.  Without it only axes that are no width of the layer count, since an array of the
-        features may be as long by chance.
+        a cut makes shorter is refused.  Without it only arrays of the layer itself count, and axes that are no width of it, since
+        others may be as long by chance.
 
     Examples
     --------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from balred.registry.entries import (
     AdapterNotFound,
     Container,
+    Entry,
     Rebuild,
     Selective,
     T,
@@ -77,7 +79,7 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
         if isinstance(small, (DenseSystem, DiagonalSystem)) and small.states != system.states:
             sizes = {system.states, system.order} if isinstance(system, DiagonalSystem) else {system.states}
             widths = {int(a) for a in (*system.B.shape[:-2], system.B.shape[-1], system.C.shape[-2])}
-            check_whole(obj, new, sizes - {1}, widths, entry.accounts)
+            check_whole(obj, new, sizes, widths, entry.accounts)
         return new
 
     return system, rebuilt
@@ -209,7 +211,25 @@ def _walk(obj: Any, path: str) -> list[tuple[str, Any]]:
 def selective_of(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:
     """Those among `layers` of which states are selected, with what is known of them."""
     entries = {name: entry_of(layer) for name, layer in layers.items()}
-    return {n: (layers[n], e.selective) for n, e in entries.items() if e is not None and e.selective is not None}
+    return {n: (layers[n], _as_a_whole(e)) for n, e in entries.items() if e is not None and e.selective is not None}
+
+
+def _as_a_whole(entry: Entry) -> Selective:
+    """What is known of a selective layer, whose smaller ones are looked at as they are made."""
+    known = entry.selective
+    assert known is not None
+
+    def checked(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(layer: Any, *args: Any) -> Any:
+            check_fit(layer)
+            new, states = make(layer, *args), known.states(layer)
+            if known.states(new) != states:
+                check_whole(layer, new, {states}, set(), entry.accounts)
+            return new
+
+        return made
+
+    return replace(known, cut=checked(known.cut), blank=checked(known.blank))
 
 
 def second_order_of(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Rebuild]]:

@@ -6,14 +6,13 @@ What such a layer holds does not matter: it is about to be filled, by a checkpoi
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from balred.registry.entries import entry_of
-from balred.registry.reading import adapt, layers_of, replace_layers
+from balred.registry.reading import adapt, layers_of, replace_layers, selective_of
 from balred.registry.tensors import tensors_of
 from balred.systems.arrays import backend_of, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem
@@ -48,7 +47,7 @@ def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     for name, layer in layers_of(skeleton).items():
         prefix = f"{name}." if name else ""
         want = {n[len(prefix) :]: shape for n, shape in shapes.items() if n.startswith(prefix)}
-        own = {n: tuple(x.shape) for n, x in tensors_of(layer).items()}
+        own = _shapes(layer)
         want = {n: shape for n, shape in want.items() if n in own}
         if not want:
             raise ValueError(
@@ -61,18 +60,48 @@ def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
 
 
 def _of_shapes(name: str, layer: Any, want: Mapping[str, tuple[int, ...]]) -> Any:
-    """The layer with arrays of these shapes, whose sizes grow with the number of states: found by bisection."""
-    total, low, high = sum(map(math.prod, want.values())), 1, states_of(layer)
-    while low <= high:
-        middle = (low + high) // 2
-        found = of_size(layer, middle)
-        own = {n: tuple(x.shape) for n, x in tensors_of(found).items()}
-        if all(own.get(n) == shape for n, shape in want.items()):
-            return found
-        smaller = sum(math.prod(own.get(n, ())) for n in want) < total
-        low, high = (middle + 1, high) if smaller else (low, middle - 1)
-    got = ", ".join(f"{n} {shape}" for n, shape in want.items())
-    raise ValueError(f"layer {name or 'itself'} must have shapes of at most {states_of(layer)} states, got {got}")
+    """The layer with arrays of these shapes."""
+    found = fitting(layer, want)
+    if found is None or states_of(found) > states_of(layer):
+        got = ", ".join(f"{n} {shape}" for n, shape in want.items())
+        raise ValueError(f"layer {name or 'itself'} must have shapes of at most {states_of(layer)} states, got {got}")
+    return found
+
+
+def fitting(layer: Any, want: Mapping[str, tuple[int, ...]]) -> Any:
+    """A layer like `layer`, with fewer or more states, whose arrays have the shapes that `want` tells of some; None if none has.
+
+    Every axis is :math:`a + bn` long with n states.  Two layers, of n and 2n states, tell a and b, and each axis in `want`
+    that differs the number of states; there must be one number for all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from balred.layers.recurrence import lru_initial
+    >>> rng = np.random.default_rng(0)
+    >>> layer = lru_initial(2, 8, 0.5, 0.99, 3.0, rng.random, lambda *shape: rng.standard_normal(shape))
+    >>> fitting(layer, {"nu_log": (20,)})["C_re"].shape, fitting(layer, {"D": (3,)})
+    ((2, 20), None)
+    """
+    states = states_of(layer)
+    own, twice = (_shapes(x) for x in (layer, of_size(layer, 2 * states)))
+    pairs = [
+        (a, b, c)
+        for name, shape in want.items()
+        for a, b, c in zip(own.get(name, ()), twice.get(name, ()), shape, strict=False)
+        if a != c
+    ]
+    sizes = {states * (c - 2 * a + b) / (b - a) for a, b, c in pairs if b != a}
+    size = min(sizes, default=0)
+    if len(sizes) != 1 or size < 1 or size != int(size):
+        return None
+    found = of_size(layer, int(size))
+    made = _shapes(found)
+    return found if all(made.get(name) == shape for name, shape in want.items()) else None
+
+
+def _shapes(layer: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in tensors_of(layer).items()}
 
 
 def states_of(layer: Any) -> int:
@@ -106,12 +135,12 @@ def shrunk(layers: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any
 
 
 def of_size(layer: Any, states: int) -> Any:
-    """A layer like `layer` with so many states, whichever: what is in it is about to be replaced."""
-    entry = entry_of(layer)
-    if entry is None or entry.selective is None:
-        system, rebuild = adapt(layer)
-        return rebuild(_plain(system, states))
-    return entry.selective.blank(layer, states)
+    """A layer like `layer` with so many states, fewer or more, whichever: what is in it is about to be replaced."""
+    selective = selective_of({"": layer})
+    if selective:
+        return selective[""][1].blank(layer, states)
+    system, rebuild = adapt(layer)
+    return rebuild(_plain(system, states))
 
 
 def _plain(system: System, states: int) -> System:

@@ -47,12 +47,14 @@ class Selection:
     error: float
 
 
-def first(states: int, groups: int = 1) -> Selection:
-    """The first states of each group, where any will do.
+def first(states: int, of: int, groups: int = 1) -> Selection:
+    """The first of so many states of each group, where any will do; more than there are begin again.
 
     Examples
     --------
-    >>> first(2, groups=3).kept.tolist()
+    >>> first(2, 4, groups=3).kept.tolist()
     [[0, 1], [0, 1], [0, 1]]
+    >>> first(5, 3).kept.tolist()
+    [[0, 1, 2, 0, 1]]
     """
-    return Selection(np.tile(np.arange(states), (groups, 1)), None, 0.0)
+    return Selection(np.tile(np.arange(states) % of, (groups, 1)), None, 0.0)

@@ -21,6 +21,9 @@ from balred.systems.leaves import System
 Tensor = torch.Tensor
 
 
+NAMES = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
+
+
 class LRU(nn.Module):
     r"""Linear recurrent unit, :math:`x_k = \lambda x_{k-1} + e^\gamma Bu_k`, :math:`y_k = \mathrm{Re}(Cx_k) + D \odot u_k`.
 
@@ -101,7 +104,7 @@ class LRU(nn.Module):
         return f"features={self.features}, states={self.states}"
 
 
-@register(LRU, carry=lru_carry_split)
+@register(LRU, carry=lru_carry_split, accounts=NAMES)
 def adapt_lru(layer: LRU) -> tuple[System, Any]:
     """The conjugate system of an LRU layer, and the way back."""
     half = layer.D.dtype in (torch.bfloat16, torch.float16)  # which have no complex numbers

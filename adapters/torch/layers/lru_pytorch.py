@@ -22,7 +22,7 @@ def _carry(old: Any, new: Any, moments: Any, change: Any, power: int) -> dict[st
     return lru_carry(pick(old), pick(new), pick(moments), change, power)
 
 
-@register("LRU_pytorch.LRU.LRU", carry=_carry)
+@register("LRU_pytorch.LRU.LRU", carry=_carry, accounts=(*LRU_NAMES, "D"))
 def adapt_lru(layer: Any) -> tuple[System, Any]:
     """The conjugate system of the layer, and the way back; the attribute ``state`` shrinks too."""
     system = lru_system(layer.nu_log, layer.theta_log, layer.gamma_log, layer.B, layer.C, layer.D)

@@ -65,7 +65,7 @@ def _cut_mamba1(layer: Any, selection: Selection, moments: Moments) -> Any:
 
 def _blank_mamba1(layer: Any, states: int) -> Any:
     alike = np.ones(state_size(layer))
-    return _smaller1(layer, first(states), alike, alike)
+    return _smaller1(layer, first(states, state_size(layer)), alike, alike)
 
 
 def _smaller1(layer: Any, selection: Selection, B: FloatArray, C: FloatArray) -> Any:
@@ -152,7 +152,7 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
 
 
 def _blank_mamba2(layer: Any, states: int) -> Any:
-    return _cut_mamba2(layer, first(states, groups=_sizes2(layer)[1]))
+    return _cut_mamba2(layer, first(states, state_size(layer), groups=_sizes2(layer)[1]))
 
 
 def _cut_mamba2(layer: Any, selection: Selection, moments: Moments | None = None) -> Any:
@@ -211,15 +211,21 @@ def _normed(layer: Any, short: str, x: torch.Tensor) -> torch.Tensor:
 
 _MODULE = "torch.nn.modules.module.Module"
 _resize_model = model_resizer(state_size)
+_NORMS = [f"{x}_{norm}" for x in ("dt", "b", "c", "B", "C") for norm in ("layernorm", "norm")]
+_PARTS = ("A_log", "D", "in_proj", "conv1d", "out_proj", "norm")
+_MAMBA1 = (*_PARTS, "x_proj", "dt_proj", *_NORMS, "dt_rms", "b_c_rms")
+_MAMBA2 = (*_PARTS, "dt_bias", "mup_vector")
 register_selective(
     _MODULE,
     Selective(state_size, _gather, _cut_mamba1, _blank_mamba1),
     recognises=is_mamba1,
     resize_model=_resize_model,
+    accounts=_MAMBA1,
 )
 register_selective(
     _MODULE,
     Selective(state_size, _gather, _cut_mamba2, _blank_mamba2),
     recognises=is_mamba2,
     resize_model=_resize_model,
+    accounts=_MAMBA2,
 )

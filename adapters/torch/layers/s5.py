@@ -21,13 +21,16 @@ from balred.systems.arrays import to_numpy
 from balred.systems.leaves import System
 
 
-@register("s5.s5_model.S5")
+_NAMES = ("Lambda", "B", "C", "D", "log_step")
+
+
+@register("s5.s5_model.S5", accounts=["seq"])
 def adapt_s5(layer: Any) -> tuple[System, Rebuild]:
     """The system of ``layer.seq``, which holds all of the layer's parameters."""
     return _adapted(layer, layer.seq, "seq.")
 
 
-@register("s5.s5_model.S5SSM")
+@register("s5.s5_model.S5SSM", accounts=_NAMES)
 def adapt_s5_ssm(layer: Any) -> tuple[System, Rebuild]:
     """The conjugate system of an S5 layer; see :func:`balred.layers.s5.s5_system` for bidirectional ones."""
     return _adapted(layer, layer, "")

@@ -64,7 +64,7 @@ def _zamba(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
 
 
 def _blank_zamba(layer: Any, states: int) -> Any:
-    return _cut_zamba(layer, first(states, groups=len(layer.A_log)))
+    return _cut_zamba(layer, first(states, _state_size(layer), groups=len(layer.A_log)))
 
 
 def _cut_zamba(layer: Any, selection: Selection, moments: Moments | None = None) -> Any:
@@ -89,4 +89,5 @@ register_selective(
     Selective(_state_size, _gather, _cut_zamba, _blank_zamba),
     recognises=is_zamba,
     resize_model=model_resizer(_state_size),
+    accounts=("A_log", "D", "in_proj", "conv1d", "out_proj", "x_proj_weight", "dt_proj_weight", "dt_proj_bias"),
 )

@@ -12,11 +12,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from balred.adapters.torch.modules import set_layer
+from balred.adapters.torch.modules import put_layer
 from balred.adapters.torch.training.followers import forget_compiled
 from balred.intraining.exchange import Alone, Exchange
 from balred.intraining.reach import layers_in_training
-from balred.registry.entries import entry_of
 from balred.selection.calibration import Calibration
 
 
@@ -46,10 +45,7 @@ class Place:
 
     def put(self, layer: nn.Module, new: nn.Module) -> None:
         """Make the model's `layer` equal `new`, keeping the identity of its parameters."""
-        set_layer(layer, new)
-        entry = entry_of(layer)
-        if entry is not None and entry.selective is not None and entry.resize_model is not None:
-            entry.resize_model(self.model, layer)  # others keep sizes of their own until the model is saved
+        put_layer(self.model, layer, new)
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the optimizer's state as one process would have it."""

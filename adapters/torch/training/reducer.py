@@ -34,7 +34,7 @@ from balred.intraining.events import counts_of, rewind, sinks_of
 from balred.intraining.fitting import named
 from balred.intraining.moments import Hosts
 from balred.intraining.policy import Guard, PolicyState
-from balred.intraining.reach import check_rule_for, layers_in_training
+from balred.intraining.reach import check_cuttable, check_rule_for, layers_in_training
 from balred.intraining.report import Report
 from balred.intraining.settings import TrainingSettings, options_of
 from balred.intraining.state import Held, ReducerState
@@ -127,6 +127,8 @@ class InTrainingReducer:
             resize_on_load(one)
         layers = layers_in_training(self.model, self.calibration)
         check_rule_for(rule, layers, self.calibration)
+        with torch.no_grad():
+            check_cuttable(self.model, layers)
         check_holds(optimizer, layers)
         check_shapes(self.model, optimizer)
         self._place.check(optimizer)
