@@ -136,4 +136,6 @@ def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
     return copy.deepcopy(model, copies)  # takes these for what it has copied already, so that no old value is
 
 
-register_container("torch.nn.modules.module.Module", Container(_layers, _replaced, _tensors, _with_tensors, unfit, obstacles, seen))
+register_container(
+    "torch.nn.modules.module.Module", Container(_layers, _replaced, _tensors, _with_tensors, unfit, obstacles, seen)
+)

@@ -60,7 +60,11 @@ def _computed(module: nn.Module) -> Iterator[str]:
         if isinstance(value, torch.Tensor) and any(other.startswith(f"{name}_") for other in registered):
             yield name
     for name in ("weight", "bias"):
-        if name not in registered and name not in vars(module) and isinstance(getattr(module, name, None), torch.Tensor):
+        if (
+            name not in registered
+            and name not in vars(module)
+            and isinstance(getattr(module, name, None), torch.Tensor)
+        ):
             yield name
 
 
@@ -155,10 +159,9 @@ def _holds(value: Any, inside: set[int], met: set[int]) -> bool:
 
 def _is_filled(cell: types.CellType) -> bool:
     try:
-        cell.cell_contents
+        return cell.cell_contents is not cell
     except ValueError:
         return False
-    return True
 
 
 def references(old: nn.Module, new: nn.Module) -> dict[int, Any]:
@@ -193,7 +196,9 @@ def tie(model: nn.Module, result: nn.Module) -> None:
             if x is one:
                 continue
             if x.shape != one.shape or not torch.equal(x, one):
-                raise ValueError(f"tensors that a model shares must be alike in a smaller one, got two for {paths[0]} and {path}")
+                raise ValueError(
+                    f"tensors that a model shares must be alike in a smaller one, got two for {paths[0]} and {path}"
+                )
             held[key] = one
 
 

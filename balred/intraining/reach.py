@@ -11,7 +11,7 @@ from typing import Any
 
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
-from balred.reduction.selective import check_wanted
+from balred.reduction.selective import check_wanted, selective_candidates
 from balred.registry.entries import Selective
 from balred.registry.reading import is_selective, layers_of, linear_layers_of, obstacles_of, selective_of
 from balred.registry.sizes import of_size, states_of
@@ -59,6 +59,14 @@ def check_rule_for(rule: Rule | Budget, layers: Mapping[str, Any], calibration: 
     """Raise unless the selective ones among `layers` can meet the rule."""
     if calibration is not None and not isinstance(rule, Budget):
         check_wanted(measured_layers(layers), dict.fromkeys(layers, rule))
+
+
+def check_data(model: Any, layers: Mapping[str, Any], calibration: Calibration | None) -> None:
+    """Raise unless the model runs on the first batch of the data, through every selective one among `layers`."""
+    one = None if calibration is None else calibration.tried()
+    selective = {} if one is None else measured_layers(layers)
+    if one is not None and selective:
+        selective_candidates(model, selective, one)
 
 
 def measured_layers(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:

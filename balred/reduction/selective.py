@@ -85,7 +85,7 @@ class SelectiveCandidate:
             self.states,
             rank,
             energy=1 - chosen.error,
-            note=f"output changes by {np.sqrt(chosen.error):.2g} {source}",
+            note=f"what the states add to the output changes by {np.sqrt(chosen.error):.2g} {source}",
             again=again,
         )
 

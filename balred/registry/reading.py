@@ -90,7 +90,9 @@ def check_fit(layer: Any) -> None:
     container = container_of(layer)
     reason = None if container is None or container.unfit is None else container.unfit(layer)
     if reason is not None:
-        raise ValueError(f"the arrays of a layer must be plain ones, got a {type(layer).__name__} that is not so: {reason}")
+        raise ValueError(
+            f"the arrays of a layer must be plain ones, got a {type(layer).__name__} that is not so: {reason}"
+        )
 
 
 def obstacles_of(obj: Any, layers: Mapping[str, Any], *, copied: bool) -> dict[str, str]:
@@ -181,7 +183,12 @@ def layers_of(obj: Any) -> dict[str, Any]:
             f"layer names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice"
         )
     if not found:
-        near = [told for container, _, part in _parts(obj, "") if container.seen is not None for told in container.seen(part)]
+        near = [
+            told
+            for container, _, part in _parts(obj, "")
+            if container.seen is not None
+            for told in container.seen(part)
+        ]
         saw = f"; what looks like one: {'; '.join(near)}" if near else ""
         raise AdapterNotFound(
             f"no adapter knows {qualified(type(obj))} or any layer in it: {_instead(obj)}register the layer's class with "

@@ -13,9 +13,7 @@ from balred.registry.entries import container_of
 from balred.registry.tensors import tensors_of
 
 
-def check_whole(
-    layer: Any, new: Any, sizes: set[int], widths: set[int], accounts: frozenset[str] | None
-) -> None:
+def check_whole(layer: Any, new: Any, sizes: set[int], widths: set[int], accounts: frozenset[str] | None) -> None:
     """Raise unless all arrays of `layer` that depend on its states are of another size in `new`.
 
     Parameters

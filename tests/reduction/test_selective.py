@@ -338,10 +338,10 @@ def test_the_original_keeps_weights_modes_and_no_hooks(model: Any, data: Any) ->
 
 def test_hooks_and_modes_come_back_after_an_error(model: Any) -> None:
     model.train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="must run on the calibration data, got RuntimeError"):
         balred.reduce(model, 2, calibration=torch.zeros(1, 4, WIDTH + 1, dtype=torch.double))
     assert model.training
-    assert not model.layers[0]._forward_pre_hooks
+    assert not model.layers[0]._forward_hooks
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from balred.adapters.torch.layers.mamba_parts import (
+    bias_of,
     convolved,
     has_weights,
     kept_rows,
@@ -54,6 +55,8 @@ def _mamba1(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         B=B[:, :, None],
         C=masked(C, mask)[:, :, None],
         W=like(layer.out_proj.weight, x),
+        bias=bias_of(layer.out_proj, x),
+        skip=like(layer.D, x) * x,
         gain=lambda y, now: gate[:, now],
         mixes=_norm(layer, "c") is None,
     )
@@ -132,8 +135,10 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         """Gate and gated norm, the norm's divisor frozen at what it is."""
         if norm is None or getattr(norm, "weight", None) is None:
             return gate[:, now]
-        size = int(getattr(norm, "group_size", 0) or channels // groups)
-        signal = (y + skip[:, now]) * gate[:, now]
+        size = int(getattr(norm, "group_size", 0) or channels // int(getattr(norm, "n_groups", 1)))
+        signal = y + skip[:, now]
+        if not getattr(norm, "norm_before_gate", False):
+            signal = signal * gate[:, now]
         signal = signal.reshape(*signal.shape[:-1], -1, size)
         eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 1e-6)))
         rms = torch.rsqrt(signal.square().mean(-1, keepdim=True) + eps).expand_as(signal).flatten(-2)
@@ -146,6 +151,8 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         B=B.reshape(*B.shape[:-1], groups, states),
         C=C.reshape(*C.shape[:-1], groups, states),
         W=like(layer.out_proj.weight, x),
+        bias=bias_of(layer.out_proj, x),
+        skip=skip,
         gain=gain,
         mixes=False,
     )
@@ -211,10 +218,9 @@ def _normed(layer: Any, short: str, x: torch.Tensor) -> torch.Tensor:
 
 _MODULE = "torch.nn.modules.module.Module"
 _resize_model = model_resizer(state_size)
-_NORMS = [f"{x}_{norm}" for x in ("dt", "b", "c", "B", "C") for norm in ("layernorm", "norm")]
-_PARTS = ("A_log", "D", "in_proj", "conv1d", "out_proj", "norm")
-_MAMBA1 = (*_PARTS, "x_proj", "dt_proj", *_NORMS, "dt_rms", "b_c_rms")
-_MAMBA2 = (*_PARTS, "dt_bias", "mup_vector")
+_PARTS = ("A_log", "D", "in_proj", "conv1d", "out_proj")
+_MAMBA1 = (*_PARTS, "x_proj", "dt_proj", *(f"{x}_layernorm" for x in ("dt", "b", "c", "B", "C")))
+_MAMBA2 = (*_PARTS, "norm", "dt_bias", "mup_vector")
 register_selective(
     _MODULE,
     Selective(state_size, _gather, _cut_mamba1, _blank_mamba1),

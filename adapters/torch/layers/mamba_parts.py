@@ -5,7 +5,6 @@ The packages differ in where the state dimension is written (attributes, configu
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from balred.adapters.torch.configurations import SIZES, resize_configurations
 from balred.adapters.torch.modules import blank_copy
 
-_SIZES = ("ssm_state_size", "d_state", "state_size", "mamba_d_state")
-"""What the state dimension is called: in layers and in their configurations."""
-
 _CONFIGS = ("config", "args")
+"""Attributes in which layers and models share one."""
 
 
 def has_weights(module: Any, *parts: str, poles: int) -> bool:
@@ -39,8 +37,13 @@ def like(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def linear(module: Any, x: torch.Tensor) -> torch.Tensor:
     """What a linear module does, in the precision of `x`."""
+    return F.linear(x, like(module.weight, x), bias_of(module, x))
+
+
+def bias_of(module: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """The bias of a linear module, if it has one, in the precision of `x`."""
     bias = getattr(module, "bias", None)
-    return F.linear(x, like(module.weight, x), None if bias is None else like(bias, x))
+    return None if bias is None else like(bias, x)
 
 
 def masked(x: torch.Tensor, mask: Any) -> torch.Tensor:
@@ -71,12 +74,11 @@ def kept_rows(value: torch.Tensor, dt_rank: int, states: int, kept: torch.Tensor
 
 def sized(layer: Any, new: dict[str, Any], rank: int) -> Any:
     """A copy of `layer` with these tensors and attributes, and `rank` wherever it or its configuration names its states."""
-    new |= {name: rank for name in _SIZES if isinstance(getattr(layer, name, None), int)}
-    for attribute in _CONFIGS:
-        if hasattr(layer, attribute):
-            new[attribute] = copy.deepcopy(getattr(layer, attribute))
-            _resize_config(new[attribute], rank)
-    return blank_copy(layer, new)
+    new |= {name: rank for name in SIZES if isinstance(getattr(layer, name, None), int)}
+    small: nn.Module = blank_copy(layer, new)
+    for module in small.modules():
+        resize_configurations(module, rank)
+    return small
 
 
 def model_resizer(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any], None]:
@@ -85,17 +87,10 @@ def model_resizer(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any]
     def resize_model(model: nn.Module, layer: Any) -> None:
         """Write the layer's state dimension into every configuration of `model`, and give the layer the model's own."""
         for module in model.modules():
+            resize_configurations(module, state_size(layer))
             for attribute in _CONFIGS:
-                config = getattr(module, attribute, None)
-                if config is not None and not isinstance(config, nn.Module):
-                    _resize_config(config, state_size(layer))
-                    if type(getattr(layer, attribute, None)) is type(config):
-                        setattr(layer, attribute, config)
+                config = vars(module).get(attribute)
+                if config is not None and type(vars(layer).get(attribute)) is type(config):
+                    setattr(layer, attribute, config)
 
     return resize_model
-
-
-def _resize_config(config: Any, rank: int) -> None:
-    for name in _SIZES:
-        if isinstance(getattr(config, name, None), int):
-            setattr(config, name, rank)

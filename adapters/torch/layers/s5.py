@@ -20,7 +20,6 @@ from balred.registry.entries import Rebuild, register
 from balred.systems.arrays import to_numpy
 from balred.systems.leaves import System
 
-
 _NAMES = ("Lambda", "B", "C", "D", "log_step")
 
 

@@ -6,12 +6,14 @@ Sums are all that is kept: memory does not depend on the number of batches, and 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from balred.selection.calibration import batches
@@ -26,7 +28,7 @@ _MIXABLE = 32  # moments of order four grow with the fourth power of the states
 class Signals:
     """What drives a selective scan, for ``length`` tokens and ``channels`` in ``groups`` that share B and C.
 
-    ``h_t = exp(dt_t A) h_{t-1} + drive_t B_t``, ``y_t = C_t h_t``, output ``W (gain(y_t) y_t)``.
+    ``h_t = exp(dt_t A) h_{t-1} + drive_t B_t``, ``y_t = C_t h_t``, output ``W (gain(y_t) (y_t + skip_t)) + bias``.
     """
 
     dt: torch.Tensor  # (batch, length, channels)
@@ -35,6 +37,8 @@ class Signals:
     B: torch.Tensor  # (batch, length, groups, states)
     C: torch.Tensor  # (batch, length, groups, states)
     W: torch.Tensor  # (outputs, channels)
+    bias: torch.Tensor | None  # (outputs,)
+    skip: torch.Tensor  # (batch, length, channels): what reaches the output past the states
     gain: Callable[[torch.Tensor, slice], torch.Tensor]  # of y (batch, tokens, channels) at these tokens
     mixes: bool  # C may be multiplied by a matrix
 
@@ -55,8 +59,9 @@ class Accumulator:
         self.groups = 0
         self.mixes = False
 
-    def add(self, signals: Signals) -> None:
-        """Run the scan over one batch."""
+    def add(self, signals: Signals) -> torch.Tensor:
+        """Run the scan over one batch; returns the layer's output, (batch, length, outputs), as it follows from the signals."""
+        outputs = []
         batch, length, groups, states = signals.B.shape
         per_group = signals.dt.shape[-1] // groups
         A = signals.A.reshape(groups, per_group, -1)
@@ -74,9 +79,12 @@ class Accumulator:
                 path.append(h)
             hs = torch.stack(path, 1)
             y = torch.einsum("btgcn,btgn->btgc", hs, C)
-            gain = signals.gain(y.reshape(*y.shape[:2], -1), now).reshape(y.shape)
+            gain = signals.gain(y.flatten(2), now)
+            outputs.append(F.linear(gain * (y.flatten(2) + signals.skip[:, now]), signals.W, signals.bias))
+            gain = gain.reshape(y.shape)
             V = torch.einsum("ogc,btgcn->btogn", W, gain[..., None] * hs)
             self._count(V, B.double(), C.double())
+        return torch.cat(outputs, 1)
 
     def _count(self, V: torch.Tensor, B: torch.Tensor, C: torch.Tensor) -> None:
         batch, tokens, outputs, groups, states = V.shape
@@ -127,7 +135,7 @@ def gatherer(read: Callable[[Any], Read], width: Callable[[Any], int]) -> Callab
     def gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
         with torch.no_grad():
             if calibration is None:
-                return {name: surrogate(read(x)(x, _noise(x, width(x)), None)) for name, x in layers.items()}
+                return {name: _without_data(name, x, read(x), width(x)) for name, x in layers.items()}
             return _along_data(model, layers, calibration, read)
 
     return gather
@@ -140,22 +148,42 @@ def _along_data(
         raise ValueError(f"a model must be a torch.nn.Module to run on calibration data, got {type(model).__name__}")
     sums = {id(layer): Accumulator() for layer in layers.values()}
 
-    def see(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = args[0] if args else kwargs[next(k for k in ("hidden_states", "x", "u") if k in kwargs)]
+    names = {id(layer): name or "itself" for name, layer in layers.items()}
+    faults: list[str] = []
+
+    def see(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        named = [kwargs[k] for k in ("hidden_states", "x", "u", "input") if k in kwargs]
+        hidden = next((x for x in (*args, *named) if isinstance(x, torch.Tensor)), None)
+        if hidden is None or hidden.ndim != 3:
+            got = sorted(kwargs) or [type(x).__name__ for x in args]
+            faults.append(
+                f"layer {names[id(layer)]} must be called with (batch, length, features), got {', '.join(got)}"
+            )
+            return
         mask = kwargs.get("attention_mask")
-        signals = read(layer)(layer, _wide(hidden), mask if mask is not None and mask.ndim == 2 else None)
-        sums[id(layer)].add(signals)
+        mask = mask if mask is not None and mask.ndim == 2 else None
+        own = sums[id(layer)].add(read(layer)(layer, _wide(hidden), mask))
+        faults.extend(_differs(names[id(layer)], layer, output, own, mask))
 
     # in evaluation mode, as the model will be used; whatever mode each module was in comes back
     modes = [(module, module.training) for module in model.modules()]
     hooks = [
-        layer.register_forward_pre_hook(see, with_kwargs=True) for layer in {id(x): x for x in layers.values()}.values()
+        layer.register_forward_hook(see, with_kwargs=True, prepend=True)
+        for layer in {id(x): x for x in layers.values()}.values()
     ]
-    device = next(iter(model.parameters())).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         model.eval()
-        for args, kwargs in batches(calibration, (torch.Tensor,)):
-            model(*(_to(x, device) for x in args), **{k: _to(x, device) for k, x in kwargs.items()})
+        for args, kwargs in batches(calibration, (torch.Tensor,), inspect.signature(model.forward)):
+            try:
+                model(*(_to(x, device) for x in args), **{k: _to(x, device) for k, x in kwargs.items()})
+            except Exception as error:
+                raise ValueError(
+                    f"the model must run on the calibration data, got {type(error).__name__}: {error}, "
+                    f"called with {', '.join([*(_described(x) for x in args), *(f'{k}={_described(x)}' for k, x in kwargs.items())])}"
+                ) from error
+            if faults:
+                raise ValueError(faults[0])
     finally:
         for hook in hooks:
             hook.remove()
@@ -171,6 +199,53 @@ def _along_data(
     if bad:
         raise ValueError(f"the layers' signals on the calibration data must be finite, got others in {', '.join(bad)}")
     return moments
+
+
+def _without_data(name: str, layer: Any, read: Read, width: int) -> Moments:
+    """The surrogate, of a layer that computes what was read of it wherever it can be run alone."""
+    noise = _noise(layer, width)
+    signals = read(layer, _wide(noise), None)
+    was, result = [(m, m.training) for m in layer.modules()], None
+    try:
+        layer.eval()
+        result = layer(noise)
+    except Exception:  # some take more than their input, which a model alone can give
+        result = None
+    finally:
+        for module, training in was:
+            module.training = training
+    if result is not None:
+        for fault in _differs(name or "itself", layer, result, Accumulator().add(signals), None):
+            raise ValueError(fault)
+    return surrogate(signals)
+
+
+def _differs(name: str, layer: nn.Module, output: Any, own: torch.Tensor, mask: Any) -> list[str]:
+    """What is wrong where a layer's output is not what follows from the signals that were read of it."""
+    parts = output if isinstance(output, (tuple, list)) else [output]
+    found = next((x for x in parts if isinstance(x, torch.Tensor) and x.shape == own.shape), None)
+    if found is None:
+        return [f"layer {name} must have an output of shape {tuple(own.shape)}, as its weights have, got none"]
+    counted = torch.ones_like(own[..., :1]) if mask is None else mask[:, -own.shape[1] :, None].to(own.dtype)
+    want, got = (x.to(own.dtype) * counted for x in (found, own))
+    miss = float((got - want).norm() / want.norm().clamp_min(torch.finfo(want.dtype).tiny))
+    kinds = {found.dtype, *(p.dtype for p in layer.parameters() if p.is_floating_point())}
+    limit = max(max(torch.finfo(d).eps for d in kinds) ** 0.5, 1e-3 if found.device.type == "cpu" else 2e-2)
+    if miss <= limit:
+        return []
+    return [
+        f"layer {name} ({type(layer).__name__}) must compute what its weights stand for in a layer of its kind, got an output that is "
+        f"{miss:.2g} of itself away: something else in it or around it takes part, such as another norm, a hook, "
+        "a replaced forward, or a state carried over"
+    ]
+
+
+def _described(x: Any) -> str:
+    return (
+        f"{str(x.dtype).removeprefix('torch.')} of {tuple(x.shape)}"
+        if isinstance(x, torch.Tensor)
+        else type(x).__name__
+    )
 
 
 def _noise(layer: nn.Module, width: int) -> torch.Tensor:

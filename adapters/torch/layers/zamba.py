@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from balred.adapters.torch.layers.mamba_parts import (
+    bias_of,
     convolved,
     has_weights,
     kept_rows,
@@ -58,6 +59,8 @@ def _zamba(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         B=B,
         C=masked(C.flatten(-2), mask).reshape(C.shape),
         W=like(layer.out_proj.weight, x),
+        bias=bias_of(layer.out_proj, x),
+        skip=like(layer.D, x).flatten() * x,
         gain=lambda y, now: gate[:, now],
         mixes=True,  # a single head is a Mamba-1 layer; several are selected from only
     )

@@ -24,6 +24,7 @@ from balred.adapters.torch.training.followers import (
     forget,
     misfits,
     refuse_graphs,
+    unseen,
 )
 from balred.adapters.torch.training.moments import carried
 from balred.adapters.torch.training.placing import placed
@@ -34,7 +35,7 @@ from balred.intraining.events import counts_of, rewind, sinks_of
 from balred.intraining.fitting import named
 from balred.intraining.moments import Hosts
 from balred.intraining.policy import Guard, PolicyState
-from balred.intraining.reach import check_cuttable, check_rule_for, layers_in_training
+from balred.intraining.reach import check_cuttable, check_data, check_rule_for, layers_in_training
 from balred.intraining.report import Report
 from balred.intraining.settings import TrainingSettings, options_of
 from balred.intraining.state import Held, ReducerState
@@ -129,6 +130,8 @@ class InTrainingReducer:
         check_rule_for(rule, layers, self.calibration)
         with torch.no_grad():
             check_cuttable(self.model, layers)
+            with unseen():
+                check_data(self.model, layers, self.calibration)
         check_holds(optimizer, layers)
         check_shapes(self.model, optimizer)
         self._place.check(optimizer)
