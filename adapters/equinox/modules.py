@@ -49,7 +49,29 @@ def _with_tensors(model: Any, new: Mapping[str, Any]) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: new[_name(path)] if _is_tensor(leaf) else leaf, model)
 
 
-_CONTAINER = Container(_layers, _replaced, _tensors, _with_tensors)
+def _obstacles(roots: Mapping[str, Any], layers: Mapping[str, Any], *, copied: bool) -> dict[str, str]:
+    """Layers that have arrays in common by ``equinox.nn.Shared``: a cut of one would change the others."""
+    shared: set[int] = set()
+    for root in roots.values():
+        nodes = jax.tree.leaves(root, is_leaf=lambda x: x is not root and isinstance(x, eqx.nn.Shared))
+        for node in (x for x in (root, *nodes) if isinstance(x, eqx.nn.Shared)):
+            shared |= {id(x) for x in jax.tree.leaves(node.get(node.pytree)) if eqx.is_array(x)}
+    reason = (
+        "it has arrays in common with others by equinox.nn.Shared, which a cut would change as well: untie them first"
+    )
+    return {
+        name: reason
+        for name, layer in layers.items()
+        if any(id(x) in shared for x in jax.tree.leaves(layer)) or _unfit(layer)
+    }
+
+
+def _unfit(layer: Any) -> str | None:
+    placeholders = [x for x in vars(layer).values() if type(x).__name__ == "SharedNode"]
+    return "some of its arrays are placeholders of equinox.nn.Shared: untie them first" if placeholders else None
+
+
+_CONTAINER = Container(_layers, _replaced, _tensors, _with_tensors, _unfit, _obstacles)
 register_container("equinox._module._module.Module", _CONTAINER)
 register_container(eqx.Module, _CONTAINER)
 

@@ -60,7 +60,26 @@ def _with_tensors(model: Any, new: Mapping[str, Any]) -> Any:
     return result
 
 
-register_container("flax.nnx.module.Module", Container(_layers, _replaced, _tensors, _with_tensors))
+def _obstacles(roots: Mapping[str, Any], layers: Mapping[str, Any], *, copied: bool) -> dict[str, str]:
+    """Layers whose variables other modules have too: a cut of one would change the others."""
+    places: dict[int, set[tuple[int, str]]] = {}
+    for root in roots.values():
+        for _, module in _named(root):
+            for key, variable in _parameters(module).items():
+                places.setdefault(id(variable), set()).add((id(module), key))
+    found = {}
+    for name, layer in layers.items():
+        common = [key for key, x in _parameters(layer).items() if len(places.get(id(x), ())) > 1]
+        if common:
+            found[name] = (
+                f"its {common[0]} is shared with another module, which a cut would change as well: untie them first"
+            )
+    return found
+
+
+register_container(
+    "flax.nnx.module.Module", Container(_layers, _replaced, _tensors, _with_tensors, obstacles=_obstacles)
+)
 
 
 def _parameters(module: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from balred.adapters.jax.trees import placed
 from balred.intraining.decide import decide
 from balred.intraining.events import counts_of, rewind, sinks_of
 from balred.intraining.fitting import check_fit
+from balred.intraining.reach import check_cuttable
 from balred.intraining.report import Report
 from balred.intraining.settings import TrainingSettings, options_of
 from balred.intraining.state import Held, ReducerState
@@ -116,6 +117,7 @@ class TreeReducer:
             raise ValueError(
                 f"{_LINEAR}, got selective ones alone: {', '.join(name or 'the layer' for name in layers)}"
             )
+        check_cuttable(parts.model, linear_layers_of(parts.model))
         return ReducerState(self.policy.init(), ranks_of(linear_layers_of(parts.model)), counts_of(self._sinks))
 
     def _due(self, state: ReducerState, step: int) -> bool:

@@ -1,0 +1,247 @@
+"""What would go silently wrong about a layer is right or refused by name: functions on instances, ties, computed weights, ..."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import pytest
+
+import balred
+from balred.registry import AdapterNotFound
+
+torch = pytest.importorskip("torch")
+from mamba_models import build, logits, tokens  # noqa: E402
+
+from balred.adapters.torch import LRU, InTrainingReducer, resize_on_load  # noqa: E402
+
+
+def lru(states: int = 16) -> Any:
+    return LRU(3, states, generator=torch.Generator().manual_seed(0))
+
+
+def reducer(model: Any, rule: Any = None, **options: Any) -> Any:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    return InTrainingReducer(model, optimizer, rule or balred.Order(4), (0, 1), 1, **options)
+
+
+class Patched(LRU):
+    """Calls itself by what is bound when it is made."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 16)
+        self.run = functools.partial(LRU.forward, self)
+        self.sizes = [self.states]
+
+    def forward(self, u: Any) -> Any:
+        return self.run(u)
+
+
+def replaced() -> Any:
+    layer = lru()
+    layer.forward = types.MethodType(lambda self, u: LRU.forward(self, u), layer)
+    return layer
+
+
+@pytest.mark.parametrize("make", [replaced, Patched])
+def test_functions_bound_to_a_live_layer_stay_bound_to_it(make: Any) -> None:
+    """After a cut all parameters have gradients, and the layer computes what a fresh one with its weights does."""
+    layer = make()
+    reducer(layer).step()
+    u = torch.randn(2, 9, 3)
+    layer(u).square().mean().backward()
+    assert layer.states == 4
+    assert all(p.grad is not None for p in layer.parameters())
+    plain = LRU(3, 4)
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(u), plain(u))
+
+
+def test_a_copy_that_would_go_on_running_the_original_is_refused() -> None:
+    layer = lru()
+    own = layer.forward
+    layer.forward = lambda u: own(u)
+    with pytest.raises(ValueError, match="forward is a function that holds a module of the model"):
+        balred.reduce(torch.nn.Sequential(layer), 4)
+
+
+def test_what_refers_to_a_layer_refers_to_the_smaller_one() -> None:
+    model = torch.nn.Sequential(lru())
+    model.run, model.all = model[0].forward, [model[0]]
+    small = balred.reduce(model, 4)
+    assert small.all[0] is small[0] is small.run.__self__
+    assert model.all[0] is model[0]
+
+
+class Both(torch.nn.Module):
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.f, self.b = LRU(3, 16), LRU(3, 16)
+        for name in names:
+            setattr(self.b, name, getattr(self.f, name))
+
+
+def test_layers_that_share_states_are_refused_and_those_that_share_others_stay_tied() -> None:
+    """D has no states: a cut leaves it, and it stays one parameter."""
+    tied = Both("nu_log")
+    before = {n: p.clone() for n, p in tied.named_parameters()}
+    for cut in (balred.reduce, lambda model, rank: reducer(model)):
+        with pytest.raises(ValueError, match=r"f: its nu_log is shared with b\.nu_log"):
+            cut(tied, 4)
+    assert all(torch.equal(p, before[n]) for n, p in tied.named_parameters())
+    small = balred.reduce(Both("D"), 4)
+    assert small.f.D is small.b.D
+    assert small.f.states == small.b.states == 4
+
+
+@pytest.mark.parametrize("extra", [(16,), (16, 2), (3, 16)])
+def test_a_parameter_of_the_states_that_an_adapter_does_not_know_is_refused(extra: tuple[int, ...]) -> None:
+    class More(LRU):
+        def __init__(self) -> None:
+            super().__init__(3, 16)
+            self.start = torch.nn.Parameter(torch.zeros(extra))
+
+    for cut in (lambda: balred.reduce(More(), 4), lambda: reducer(More())):
+        with pytest.raises(ValueError, match="got start of shape .* in More"):
+            cut()
+
+
+def test_two_way_layers_of_mambapy_are_refused() -> None:
+    vim = pytest.importorskip("mambapy.vim")
+    model = vim.VMamba(vim.MambaConfig(d_model=16, n_layers=1, d_state=8, bidirectional=True))
+    x = torch.randn(2, 12, 16)
+    with pytest.raises(ValueError, match="must compute what its weights stand for"):
+        balred.reduce(model, 4, calibration=x)
+    with pytest.raises(ValueError, match="must be known to its adapter"):
+        balred.registry.sizes.of_size(model.layers[0].mixer, 4)
+
+
+class LoRA(torch.nn.Module):
+    """As peft wraps a projection: the weight is that of the layer inside."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.base_layer, self.lora_A = base, torch.nn.Linear(base.in_features, 2, bias=False)
+
+    @property
+    def weight(self) -> Any:
+        return self.base_layer.weight
+
+    def forward(self, x: Any) -> Any:
+        return self.base_layer(x)
+
+
+def old_weight_norm(module: Any) -> None:
+    with pytest.warns(FutureWarning):
+        torch.nn.utils.weight_norm(module)
+
+
+COMPUTED = {
+    "weight_norm": torch.nn.utils.parametrizations.weight_norm,
+    "old weight_norm": old_weight_norm,
+    "spectral_norm": torch.nn.utils.parametrizations.spectral_norm,
+    "old spectral_norm": torch.nn.utils.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("how", [*COMPUTED, "pruning", "LoRA"])
+@pytest.mark.parametrize("part", ["x_proj", "in_proj"])
+def test_computed_weights_are_refused(how: str, part: str) -> None:
+    model = build("Mamba")
+    for layer in model.backbone.layers:
+        module = getattr(layer.mixer, part)
+        if how == "LoRA":
+            setattr(layer.mixer, part, LoRA(module))
+        elif how == "pruning":
+            from torch.nn.utils import prune
+
+            prune.l1_unstructured(module, "weight", 0.3)
+        else:
+            COMPUTED[how](module)
+    with pytest.raises(ValueError, match=f"its {part}.weight is computed from other tensors.*merge_and_unload"):
+        balred.reduce(model, 4, calibration=tokens())
+    with pytest.raises(ValueError, match=f"its {part}.weight is computed"):
+        reducer(model, calibration=tokens())
+
+
+def test_weights_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ValueError, match="on the meta device"):
+        balred.reduce(LRU(3, 16).to("meta"), 4)
+
+
+@pytest.mark.parametrize(
+    "name", ["Mamba", "FalconMamba", "Jamba", "Zamba", "Mamba2", "Bamba", "Zamba2", "NemotronH", "FalconH1"]
+)
+def test_checkpoints_of_both_sizes_load(name: str) -> None:
+    full = build(name)
+    small = balred.reduce(full, 3, calibration=tokens())
+    model = build(name)
+    resize_on_load(model)
+    for stored in (small, full):
+        model.load_state_dict(stored.state_dict())
+        assert torch.equal(logits(model, tokens()), logits(stored, tokens()))
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gated_norms_are_read_as_the_layer_applies_them(before: bool, groups: int) -> None:
+    """An error would be one of the comparison with the layer's own output."""
+    model = build("FalconH1", mamba_rms_norm=True, mamba_norm_before_gate=before, mamba_n_groups=groups)
+    assert balred.plan(model, 4, calibration=tokens()).rows[0].after == 4
+
+
+def test_a_layer_that_computes_something_else_is_refused() -> None:
+    model = build("Mamba")
+    model.backbone.layers[1].mixer.dt_proj.register_forward_hook(lambda module, args, output: 0 * output)
+    model.backbone.layers[1].mixer.out_proj.register_forward_hook(lambda module, args, output: 2 * output)
+    with pytest.raises(ValueError, match=r"layers\.1\.mixer \(MambaMixer\) must compute what its weights stand for"):
+        balred.reduce(model, 4, calibration=tokens())
+
+
+def test_every_configuration_follows() -> None:
+    """Objects, dicts, nested ones, and arguments that left the layer's default."""
+    model = build("Mamba")
+    model.args = types.SimpleNamespace(ssm_cfg={"layer": "Mamba"}, mamba_config=types.SimpleNamespace(d_state=8))
+    model.hparams = {"model": {"ssm_cfg": {"d_state": 8}}, "width": 8}
+    small = balred.reduce(model, 3, calibration=tokens())
+    assert (small.args.ssm_cfg, small.args.mamba_config.d_state) == ({"layer": "Mamba", "d_state": 3}, 3)
+    assert small.hparams == {"model": {"ssm_cfg": {"d_state": 3}}, "width": 8}
+    assert (small.config.state_size, model.config.state_size, model.hparams["model"]["ssm_cfg"]["d_state"]) == (3, 8, 8)
+    assert {m.mixer.config.state_size for m in small.backbone.layers} == {3}
+
+
+def test_calibration_that_does_not_fit_is_an_error_when_the_reducer_is_made() -> None:
+    model = build("Mamba")
+    for data, match in (
+        ({"pixels": tokens()}, "must run on the calibration data"),
+        (torch.full((2, 5), 999), "must run on the calibration data"),
+        ([(tokens(), tokens())], "pass what the model is called with"),
+        ({"input_ids": tokens().tolist()}, "return_tensors"),
+        (iter([tokens()]), "every attempt"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            reducer(model, calibration=data)
+
+
+def test_loaders_with_labels_are_understood() -> None:
+    mamba = pytest.importorskip("mambapy.mamba")
+    torch.manual_seed(0)
+    model = mamba.Mamba(mamba.MambaConfig(d_model=16, n_layers=1, d_state=8))
+    x, y = torch.randn(4, 6, 16), torch.arange(4)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=2)
+    whole, pairs, named = (
+        balred.plan(model, 3, calibration=c) for c in ([x[:2], x[2:]], loader, {"x": x, "labels": y})
+    )
+    assert pairs.rows[0].energy == whole.rows[0].energy
+    assert named.rows[0].energy == pytest.approx(whole.rows[0].energy, rel=1e-5)
+    before = torch.get_rng_state()
+    reducer(model, calibration=loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_without_known_layers_says_what_it_saw() -> None:
+    near = torch.nn.Module()
+    near.A_log, near.in_proj = torch.nn.Parameter(torch.zeros(4, 2)), torch.nn.Linear(2, 8)
+    with pytest.raises(AdapterNotFound, match=r"0 \(Module\) lacks .*conv1d\.weight.* of Mamba"):
+        balred.reduce(torch.nn.Sequential(near), 1)
