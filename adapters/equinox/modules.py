@@ -53,8 +53,8 @@ def _obstacles(roots: Mapping[str, Any], layers: Mapping[str, Any], *, copied: b
     """Layers that have arrays in common by ``equinox.nn.Shared``: a cut of one would change the others."""
     shared: set[int] = set()
     for root in roots.values():
-        nodes = jax.tree.leaves(root, is_leaf=lambda x: x is not root and isinstance(x, eqx.nn.Shared))
-        for node in (x for x in (root, *nodes) if isinstance(x, eqx.nn.Shared)):
+        nodes = jax.tree.leaves(root, is_leaf=lambda x: isinstance(x, eqx.nn.Shared))
+        for node in (x for x in nodes if isinstance(x, eqx.nn.Shared)):
             shared |= {id(x) for x in jax.tree.leaves(node.get(node.pytree)) if eqx.is_array(x)}
     reason = (
         "it has arrays in common with others by equinox.nn.Shared, which a cut would change as well: untie them first"

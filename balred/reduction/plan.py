@@ -131,7 +131,7 @@ def plan(
     read, failed = read_operators(others)
     states = {name: system.states for name, (system, _) in (read | second).items()}
     read = {name: one for name, one in read.items() if name not in refused}
-    outcomes: dict[str, Smaller | Failure | str] = failed | refused
+    outcomes: dict[str, Smaller | Failure | str] = {**failed, **refused}
     if wanted is not None:
         outcomes |= _spared(layers, wanted, states)
 

@@ -103,7 +103,7 @@ def test_a_parameter_of_the_states_that_an_adapter_does_not_know_is_refused(extr
             self.start = torch.nn.Parameter(torch.zeros(extra))
 
     for cut in (lambda: balred.reduce(More(), 4), lambda: reducer(More())):
-        with pytest.raises(ValueError, match="got start of shape .* in More"):
+        with pytest.raises(ValueError, match=r"got start of shape .* in More"):
             cut()
 
 
