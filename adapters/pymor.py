@@ -37,7 +37,7 @@ from balred.realisations.sparse import SparseSystem, gramian_factors_lr, sparse_
 from balred.registry.entries import register
 from balred.registry.reading import adapt
 from balred.solvers.gramians import factors
-from balred.solvers.riccati import observability_factor, stabilising
+from balred.solvers.riccati import Equation, observability_factor, stabilising
 from balred.systems.arrays import backend
 from balred.systems.dense_system import DenseSystem, is_discrete, ss
 from balred.systems.leaves import System
@@ -338,7 +338,7 @@ def _riccati(equation: Any, sign: int) -> tuple[Matrix, Matrix, Matrix, Matrix, 
         S = np.linalg.solve(E.conj().T, S)
     R = np.eye(B.shape[1]) if equation.R is None else equation.R
     rule = "the Riccati equation must have a stabilising solution"
-    X = stabilising(A, B, C.conj().T @ C, sign * R, S, False, rule)
+    X = stabilising(Equation(A, B, C.conj().T @ C, sign * R, S, False), rule)
     return X, A, B, C, R, S
 
 

@@ -343,8 +343,3 @@ def sylvester(A: Array, B: Array, G: Array) -> Array:
 def pencil_eigenvalues(M: Array, N: Array) -> Array:
     """The eigenvalues w with ``M x = w N x`` (QZ)."""
     return np.asarray(scipy.linalg.eigvals(M, N))
-
-
-def balancing(A: Array) -> Array:
-    """Powers of two d for which ``diag(d)^-1 A diag(d)`` has rows and columns of one size."""
-    return np.asarray(scipy.linalg.matrix_balance(A, permute=False, separate=True)[1][0])

@@ -6,14 +6,19 @@ from typing import Any
 
 from balred.methods.coprime import coprime, left_coprime, right_coprime
 from balred.methods.h2_optimal import h2_spectrum, irka, tsia
-from balred.methods.hankel_norm import hankel_norm, hankel_norm_bound
+from balred.methods.hankel_norm import (
+    hankel_norm,
+    hankel_norm_bound,
+    weighted_hankel_bound,
+    weighted_hankel_norm,
+    weighted_hankel_reduction,
+)
 from balred.methods.limited import frequency_limited, limited_truncation, time_limited
 from balred.methods.method import Method, Of, no_bound
 from balred.methods.modal import modal, modal_bound, modes
 from balred.methods.riccati_balancing import bounded_real, lqg, lqg_bound, positive_real, stochastic, stochastic_bound
 from balred.methods.truncation import singular_perturbation, square_root, truncate, truncate_or_match
 from balred.methods.weighted import frequency_weighted, weighted_bound, weighted_truncation
-from balred.methods.weighted_hankel import weighted_hankel_bound, weighted_hankel_norm, weighted_hankel_reduction
 
 METHODS: dict[str, Method] = {
     "truncate": Method(truncate, takes="arrays"),

@@ -182,7 +182,7 @@ def _on_host(host: Backend, system: DenseSystem, solver: str) -> Solved:
     leaves = [to_numpy(x) for x in system.leaves]
     batch = leaves[0].shape[:-2]
     flat = zip(*(x.reshape(-1, *x.shape[-2:]) for x in leaves), strict=True)
-    parts = [_member(host, DenseSystem(*x, dt=system.dt), solver) for x in flat]
+    parts = [_member(host, DenseSystem(A, B, C, system.D, system.dt), solver) for A, B, C in flat]
 
     def joined(several: list[Any], real: bool = False) -> Array:
         return be.from_numpy(np.stack(several).reshape(*batch, *several[0].shape), like=system.B, real=real)

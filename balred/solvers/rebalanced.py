@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.solvers.long_products import transformed
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
+from balred.systems.long_products import transformed
 from balred.systems.units import Coordinates, rescaled
 
 Matrix = NDArray[Any]
@@ -41,9 +41,10 @@ def rebalanced(given: DenseSystem, at: Coordinates, Zp: Matrix, Zq: Matrix) -> t
         Factors of Gramians, or of parts of them.
     """
     n, m = given.B.shape
-    Zp, Zq = (_definite(Z, n) for Z in (Zp, Zq))
-    if Zp is None or Zq is None:
+    P, Q = _definite(Zp, n), _definite(Zq, n)
+    if P is None or Q is None:
         return None
+    Zp, Zq = P, Q
     U, s, Vh = np.linalg.svd(ct(Zq) @ Zp)
     if not s[-1] > 0:
         return None

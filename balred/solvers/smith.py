@@ -36,9 +36,9 @@ _ROUNDS = 8
 
 
 class Solved(NamedTuple):
-    """A dense system in the coordinates where its Gramian factors have their digits, and how these stand for the given."""
+    """A system in the coordinates where its Gramian factors have their digits, and how these stand for the given."""
 
-    system: DenseSystem
+    system: Any
     Zp: Array
     Zq: Array
     coordinates: Coordinates
@@ -140,11 +140,11 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: _Run) -
         right, left = (be.from_numpy(x, like=system.A) for x in seen[1][1:])
         paths = left @ system.A @ right, left @ system.B, system.C @ right
         # the values are exact to rounding; the way to them is only for derivatives
-        leaves = (
+        A, B, C = (
             be.from_numpy(x, like=system.A) + (path - be.stop_gradient(path))
             for x, path in zip(seen[0].leaves, paths, strict=True)
         )
-        small = DenseSystem(*leaves, system.D, system.dt)
+        small = DenseSystem(A, B, C, system.D, system.dt)
         run = _iterated(small)
         _check_run(small, run)
         found = Solved(small, run.Zp, run.Zq, Coordinates(None, right, left))
@@ -163,10 +163,8 @@ def _one_by_one(system: DenseSystem) -> Solved:
     """The same for a batch, each member by itself."""
     xp = namespace(*system.leaves)
     batch, n = tuple(system.B.shape[:-2]), system.order
-    flat = [xp.reshape(x, (-1, *x.shape[-2:])) for x in system.leaves]
-    parts = [
-        smith_solved(DenseSystem(*(x[i] for x in flat), system.D, system.dt)) for i in range(int(flat[0].shape[0]))
-    ]
+    A, B, C = (xp.reshape(x, (-1, *x.shape[-2:])) for x in system.leaves)
+    parts = [smith_solved(DenseSystem(A[i], B[i], C[i], system.D, system.dt)) for i in range(int(A.shape[0]))]
     identity = arrays.eye(system.A, n)
 
     def joined(several: list[Array], pad: bool = False) -> Array:
@@ -176,9 +174,9 @@ def _one_by_one(system: DenseSystem) -> Solved:
         stacked = xp.stack(several)
         return xp.reshape(stacked, (*batch, *stacked.shape[1:]))
 
-    leaves = (joined([getattr(part.system, name) for part in parts]) for name in ("A", "B", "C"))
+    A, B, C = (joined([getattr(part.system, name) for part in parts]) for name in ("A", "B", "C"))
     return Solved(
-        DenseSystem(*leaves, system.D, system.dt),
+        DenseSystem(A, B, C, system.D, system.dt),
         joined([part.Zp for part in parts], pad=True),
         joined([part.Zq for part in parts], pad=True),
         Coordinates(
@@ -195,12 +193,12 @@ def _wide(x: Any) -> Any:
 
 def _accuracy(system: DenseSystem, digits: float) -> float:
     """An error that leaves this share of the digits."""
-    return arrays.eps(arrays.real(system.B)) ** digits
+    return float(arrays.eps(arrays.real(system.B)) ** digits)
 
 
 def _limit(x: Array) -> float:
     """Where a power of the state matrix is so large that few digits are left: the iteration ends."""
-    return arrays.eps(arrays.real(x)) ** -0.4
+    return float(arrays.eps(arrays.real(x)) ** -0.4)
 
 
 def _reach(run: _Run) -> Array:

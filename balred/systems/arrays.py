@@ -99,7 +99,7 @@ def as_array(value: Any) -> Array:
 def is_complex(x: Array) -> bool:
     """Whether `x` has a complex dtype."""
     if isinstance(x, np.ndarray):
-        return x.dtype.kind == "c"
+        return bool(x.dtype.kind == "c")
     return bool(namespace(x).isdtype(x.dtype, "complex floating"))
 
 

@@ -54,12 +54,12 @@ def rounding(n: int, eps: float) -> float:
     matrices, times the condition of the pole); entries of a narrower kind are rounded independently of each other.
     """
     double = float(np.finfo(np.float64).eps)
-    return 10 * double * max(n, 1) ** 0.5 + (4 * eps / max(n, 1) ** 0.5 if eps > double else 0.0)
+    return float(10 * double * max(n, 1) ** 0.5 + (4 * eps / max(n, 1) ** 0.5 if eps > double else 0.0))
 
 
 def poles_of_form(schur: Any, discrete: bool, eps: float) -> Poles:
     """What is known of the poles of a block Schur form (of the SciPy backend), in the order of its diagonal."""
-    found = [_of_part(schur, *part, discrete, eps) for part in schur.parts]
+    found = [_of_part(schur, states, here, discrete, eps) for states, here in schur.parts]
     return Poles(*(np.concatenate(x) for x in zip(*found, strict=True)))
 
 

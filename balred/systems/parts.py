@@ -147,8 +147,8 @@ def _take(system: DiagonalSystem, mask: Mask) -> DiagonalSystem | None:
 def _split_dense(system: DenseSystem, first: Callable[[Any], Mask], names: str, boundary: str) -> Separation:
     """The two parts of one system, the poles `first` of its block Schur form in the first."""
     be, host = backend_of(*system.leaves), backend("scipy")
-    given = mapped(system, to_numpy)
-    even, units = in_even_units(given)
+    even, units = in_even_units(mapped(system, to_numpy))
+    assert isinstance(even, DenseSystem)
     form = host.block_schur(even.A)
     mask = first(form)
     made = host.separated(form, mask)
@@ -163,9 +163,9 @@ def _split_dense(system: DenseSystem, first: Callable[[Any], Mask], names: str, 
         if len(A) == len(B):
             parts[i] = system
         elif len(A):
-            leaves = (be.from_numpy(x, like=system.B) for x in (A, B[here], C[:, here]))
-            parts[i] = DenseSystem(*leaves, system.D, system.dt)
-    return Separation(*parts, d[:, None] * made.X, made.inverse / d)
+            A, b, c = (be.from_numpy(x, like=system.B) for x in (A, B[here], C[:, here]))
+            parts[i] = DenseSystem(A, b, c, system.D, system.dt)
+    return Separation(parts[0], parts[1], d[:, None] * made.X, made.inverse / d)
 
 
 def join(unstable: System | None, stable: System) -> System:

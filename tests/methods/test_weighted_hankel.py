@@ -8,8 +8,7 @@ from numpy.testing import assert_allclose
 from tables import frequencies
 
 import balred
-from balred.methods.hankel_norm import bilinear, hankel_norm, stable_part
-from balred.methods.weighted_hankel import weighted_hankel_norm
+from balred.methods.hankel_norm import bilinear, hankel_norm, stable_part, weighted_hankel_norm
 from balred.systems.arrays import ct
 from balred.systems.parts import difference
 
