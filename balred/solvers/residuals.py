@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import numpy as np
+
 from balred.systems import arrays
 from balred.systems.arrays import Array, ct, fro, namespace
+
+_ROOTS = 1.0, 2**0.5, 3**0.5, 5**0.5
 
 
 def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, *, discrete: bool) -> Array:
@@ -17,21 +24,36 @@ def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, *, discrete: bo
     :math:`A^H, C^H` and :math:`Z_q` where that is larger.
     """
     xp = namespace(A)
-    n = int(A.shape[-1])
-    at = xp.arange(n, dtype=arrays.real(A).dtype, device=arrays.device_of(A))
-    x = xp.astype(xp.cos(2**0.5 * at * at) / n**0.5, A.dtype)[:, None]
+    x = vectors(A, 2)[:, 1:] / int(A.shape[-1]) ** 0.5
     AH, size = ct(A), fro(A)
+    Ax, AHx = A @ x, AH @ x
 
-    def side(A: Array, AH: Array, B: Array, Z: Array) -> Array:
+    def side(A: Array, Ax: Array, AHx: Array, B: Array, Z: Array) -> tuple[Array, Array]:
         ZH = ct(Z)
-        P = Z @ (ZH @ x)
-        if discrete:
-            rest, weight = A @ (Z @ (ZH @ (AH @ x))) - P, 1 + size * size
-        else:
-            rest, weight = A @ P + Z @ (ZH @ (AH @ x)), 2 * size
-        rest = rest + B @ (ct(B) @ x)
+        P, other = Z @ (ZH @ x), Z @ (ZH @ AHx)
+        rest, weight = (A @ other - P, 1 + size * size) if discrete else (A @ P + other, 2 * size)
         square, right = fro(Z), fro(B)
-        scale = weight * square * square + right * right
-        return fro(rest) / xp.where(scale > 0, scale, xp.ones_like(scale))
+        return fro(rest + B @ (ct(B) @ x)), weight * square * square + right * right
 
-    return xp.maximum(side(A, AH, B, Zp), side(AH, A, ct(C), Zq))
+    sides = side(A, Ax, AHx, B, Zp), side(AH, AHx, Ax, ct(C), Zq)
+    if isinstance(A, np.ndarray) and A.ndim == 2:
+        return np.maximum(*(rest / (scale or 1.0) for rest, scale in sides))
+    return xp.maximum(*(rest / xp.where(scale > 0, scale, xp.ones_like(scale)) for rest, scale in sides))
+
+
+def vectors(A: Array, count: int) -> Array:
+    """Up to four vectors without pattern, the same every time, in the kind of `A`, shape (n, count)."""
+    n = int(A.shape[-1])
+    if isinstance(A, np.ndarray):
+        return _on_host(n, count, A.dtype)
+    xp = namespace(A)
+    at = xp.arange(n, dtype=arrays.real(A).dtype, device=arrays.device_of(A))
+    return xp.astype(xp.stack([xp.cos(root * at * at) for root in _ROOTS[:count]], axis=-1), A.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_host(n: int, count: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    at = np.arange(n, dtype=np.float64)
+    x = np.stack([np.cos(root * at * at) for root in _ROOTS[:count]], axis=-1).astype(dtype)
+    x.flags.writeable = False
+    return x

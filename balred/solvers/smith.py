@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from balred.solvers.rebalanced import rebalanced
-from balred.solvers.residuals import residual
+from balred.solvers.residuals import residual, vectors
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, eye, fro, is_concrete, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem
@@ -203,7 +203,7 @@ def _limit(x: Array) -> float:
 
 def _reach(run: _Run) -> Array:
     """The size of what is added up in a product of the factors, shape (...)."""
-    return _size(run.Zp) * _size(run.Zq)
+    return fro(run.Zp) * fro(run.Zq)
 
 
 def _doubt(run: _Run, given: Array | None = None) -> Array:
@@ -212,8 +212,13 @@ def _doubt(run: _Run, given: Array | None = None) -> Array:
     A first that is only rounding of the data counts as that: `given` is the size of the factors in the coordinates given.
     """
     xp, eps = namespace(run.Zp), arrays.eps(arrays.real(run.Zp))
-    reach, product = _reach(run), _size(ct(run.Zq) @ run.Zp)
+    reach, product = _reach(run), fro(ct(run.Zq) @ run.Zp)
     product = product if given is None else xp.maximum(product, eps * given)
+    if isinstance(run.Zp, np.ndarray) and run.Zp.ndim == 2:
+        if not run.growth < _limit(run.Zp):
+            return np.float64(np.inf)
+        fold = reach / product if product > 0 else 1.0
+        return np.maximum(eps * run.growth**2 * len(run.Zp) ** -0.5 * fold, run.residual)
     fold = xp.where(product > 0, reach / xp.where(product > 0, product, xp.ones_like(product)), xp.ones_like(product))
     doubt = xp.maximum(eps * run.growth**2 * int(run.Zp.shape[-2]) ** -0.5 * fold, run.residual)
     return xp.where(run.growth < _limit(run.Zp), doubt, xp.inf)
@@ -241,7 +246,8 @@ def _iterated(system: DenseSystem) -> _Run:
     if not system.discrete:
         try:
             shift = cayley_shift(A)
-            nearest = be.stop_gradient(xp.min(shift / xp.where(shift > 0, fro(A, keepdims=True), xp.ones_like(shift))))
+            size = xp.where(shift > 0, fro(A, keepdims=True), xp.ones_like(shift))
+            nearest = be.stop_gradient(xp.min(shift / size))
             A, B, C = cayley(A, B, C, shift)
         except (np.linalg.LinAlgError, RuntimeError):  # a pole equals the shift, hence it is unstable
             check_stable(system)
@@ -251,6 +257,7 @@ def _iterated(system: DenseSystem) -> _Run:
     M, Fp, Fq = xp.astype(A, dtype), ct(xp.astype(B, dtype)), xp.astype(C, dtype)
     concrete = is_concrete(M, Fp, Fq)
     shed = be.DYNAMIC_SHAPES and M.ndim == 2 and concrete
+    single = isinstance(M, np.ndarray) and M.ndim == 2
     n = int(M.shape[-1])
     eps, limit = arrays.eps(arrays.real(M)), _limit(M)
 
@@ -258,7 +265,15 @@ def _iterated(system: DenseSystem) -> _Run:
         M, Fp, Fq, Wp, Wq, growth, count, _ = state
         Fp, Fq = _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed)
         M = M @ M
-        size = _size(M)
+        size = fro(M)
+        if single:  # the same in ordinary numbers: for a few states most of the time would go into arrays of one entry
+            growth = max(growth, size)
+            if not size < limit:
+                M, size = np.zeros_like(M), 0.0
+            Wp, Wq = _times(be, Fp, ct(M)), _times(be, Fq, M)
+            reach = min(size, 1.0)
+            small = bool(reach * fro(Wp) <= eps * fro(Fp) and reach * fro(Wq) <= eps * fro(Fq))
+            return M, Fp, Fq, Wp, Wq, growth, count + 1, not small and count < _MAX_DOUBLINGS
         growth = xp.maximum(growth, be.stop_gradient(size))
         if not concrete or not bool(xp.all(size < limit)):  # what grows too large stops growing, whatever else goes on
             M = xp.where((size < limit)[..., None, None], M, xp.zeros_like(M))
@@ -266,12 +281,12 @@ def _iterated(system: DenseSystem) -> _Run:
         Wp, Wq = _times(be, Fp, ct(M)), _times(be, Fq, M)
         # W is appended after the loop, and what would follow it is less than |M||W|
         reach = xp.where(size < 1, size, xp.ones_like(size))
-        small = xp.all(reach * _size(Wp) <= eps * _size(Fp)) & xp.all(reach * _size(Wq) <= eps * _size(Fq))
+        small = xp.all(reach * fro(Wp) <= eps * fro(Fp)) & xp.all(reach * fro(Wq) <= eps * fro(Fq))
         return M, Fp, Fq, Wp, Wq, growth, count + 1, ~small & (count < _MAX_DOUBLINGS)
 
     Fp, Fq = (be.triangular_factor(F) if F.shape[-2] >= n else F for F in (Fp, Fq))
     counter, going = (0, True) if concrete else (xp.asarray(0), xp.asarray(True))
-    growth = be.stop_gradient(_size(M))
+    growth = be.stop_gradient(fro(M))
     state: tuple[Any, ...] = (M, Fp, Fq, _times(be, Fp, ct(M)), _times(be, Fq, M), growth, counter, going)
     if not shed:  # a fixed number of doublings until both factors are square; their shapes change no more
         for _ in range(math.ceil(math.log2(n / min(Fp.shape[-2], Fq.shape[-2])))):
@@ -311,11 +326,6 @@ def _times(be: Backend, F: Array, M: Array) -> Array:
     return be.triangle_times(F, M) if F.shape[-2] == F.shape[-1] else F @ M
 
 
-def _size(x: Array) -> Array:
-    """Frobenius norms (NumPy's routine for a single matrix makes no copies)."""
-    return np.linalg.norm(x) if isinstance(x, np.ndarray) and x.ndim == 2 else arrays.fro(x)
-
-
 def cayley_shift(A: Array) -> Array:
     r"""The shift of :func:`cayley`, shape (..., 1, 1): :math:`a = \sqrt{\|A\|/\|A^{-1}\|}` centres the spectrum.
 
@@ -323,15 +333,14 @@ def cayley_shift(A: Array) -> Array:
     """
     xp = namespace(A)
     n = int(A.shape[-1])
-    at = xp.arange(n, dtype=arrays.real(A).dtype, device=arrays.device_of(A))
-    probes = xp.stack([xp.cos(root * at * at) for root in (1.0, 2**0.5, 3**0.5, 5**0.5)], axis=-1)
-    probes = xp.broadcast_to(xp.astype(probes, A.dtype), (*A.shape[:-1], 4))
+    probes = vectors(A, 4)
+    length = fro(probes, keepdims=True)
+    probes = xp.broadcast_to(probes, (*A.shape[:-1], 4)) if A.ndim > 2 else probes
+    size = fro(A, keepdims=True)
     try:
-        a = xp.sqrt(
-            fro(A, keepdims=True) * fro(probes, keepdims=True) / fro(xp.linalg.solve(A, probes), keepdims=True) / n**0.5
-        )
+        a = xp.sqrt(size * length / fro(xp.linalg.solve(A, probes), keepdims=True) / n**0.5)
     except (np.linalg.LinAlgError, RuntimeError):  # a singular A has a pole at zero
-        a = 0 * fro(A, keepdims=True)
+        a = 0 * size
     return a
 
 
@@ -344,8 +353,17 @@ def cayley(A: Array, B: Array, C: Array, shift: Array | None = None) -> tuple[Ar
     """
     xp = namespace(A)
     n = int(A.shape[-1])
-    I = eye(A, n)
     a = cayley_shift(A) if shift is None else shift
+    if isinstance(A, np.ndarray) and A.ndim == 2:  # the same in ordinary numbers and in place
+        at = float(a[0, 0])
+        at = at if 0 < at < math.inf else float(fro(A)) + 1.0
+        shifted = -A
+        shifted.flat[:: n + 1] += at
+        shifted = backend_of(A).inverse(shifted)
+        M = shifted * (2 * at)
+        M.flat[:: n + 1] -= 1.0
+        return M, (shifted * math.sqrt(2 * at)) @ B, C @ (shifted * math.sqrt(2 * at))
+    I = eye(A, n)
     a = xp.where(xp.isfinite(a) & (a > 0), a, fro(A, keepdims=True) + 1.0)  # a pole at zero: it will not converge
     shifted = backend_of(A).inverse(_scaled(I, a) - A)
     root = xp.sqrt(2 * a)
