@@ -95,13 +95,13 @@ def balanced(
     .. math:: AP\mathcal E^H + \mathcal EPA^H + BB^H = 0,\quad A^HQ\mathcal E + \mathcal E^HQA + C^HC = 0,\quad
         \mathcal E = \begin{bmatrix}I\\&M\end{bmatrix},\ A = \begin{bmatrix}&I\\-K&-D\end{bmatrix}
 
-    ===================  =====================================  ==========================  =================================
-    `balancing`          singular values :math:`U\Sigma V^H` of  :math:`T`                   :math:`W`
-    ===================  =====================================  ==========================  =================================
-    "position"           :math:`L_p^HR_p`                       :math:`R_pV\Sigma^{-1/2}`   :math:`M^{-H}L_pU\Sigma^{-1/2}`
-    "velocity"           :math:`L_v^HMR_v`                      :math:`R_vV\Sigma^{-1/2}`   :math:`L_vU\Sigma^{-1/2}`
-    "position_velocity"  :math:`L_v^HMR_p`                      :math:`R_pV\Sigma^{-1/2}`   :math:`L_vU\Sigma^{-1/2}`
-    ===================  =====================================  ==========================  =================================
+    ===================  ======================================  =========================  ===============================
+    `balancing`          singular values :math:`U\Sigma V^H` of  :math:`T`                  :math:`W`
+    ===================  ======================================  =========================  ===============================
+    "position"           :math:`L_p^HR_p`                        :math:`R_pV\Sigma^{-1/2}`  :math:`M^{-H}L_pU\Sigma^{-1/2}`
+    "velocity"           :math:`L_v^HMR_v`                       :math:`R_vV\Sigma^{-1/2}`  :math:`L_vU\Sigma^{-1/2}`
+    "position_velocity"  :math:`L_v^HMR_p`                       :math:`R_pV\Sigma^{-1/2}`  :math:`L_vU\Sigma^{-1/2}`
+    ===================  ======================================  =========================  ===============================
 
     so that :math:`W^HMT = I`.  With `galerkin`, :math:`W = T`.
 
