@@ -79,7 +79,7 @@ def reduce_controller(
     -----
     If K and :math:`K_r` have equally many unstable poles (they have, up to a reduction that is itself unstable) and
     :math:`\|SG(K-K_r)\|_\infty < 1` or :math:`\|(K-K_r)SG\|_\infty < 1`, then :math:`K_r` stabilises the plant.
-    :func:`loop_weights` gives the weights, to look at the weighted singular values before a rank is chosen.
+    :func:`balred.reduction.controllers.loop_weights` gives the weights, to look at the weighted singular values before a rank is chosen.
 
     References
     ----------
