@@ -275,6 +275,8 @@ def moderate(system: DenseSystem) -> tuple[DenseSystem, Ports | None]:
 def unit_of(x: Array, axis: int | tuple[int, ...] = (-2, -1), step: int = 1) -> Array:
     """A power of 2 ** step near the largest entry along `axis`, which stays with length 1; one where all are zero."""
     xp, be = namespace(x), backend_of(x)
+    if 0 in x.shape:  # no inputs, or no outputs
+        return xp.sum(xp.abs(x), axis=axis, keepdims=True) + 1.0
     largest = xp.max(xp.abs(be.stop_gradient(x)), axis=axis, keepdims=True)
     largest = xp.where(largest > 0, largest, xp.ones_like(largest))
     power: Array = 2.0 ** (step * xp.round(xp.log2(largest) / step))
