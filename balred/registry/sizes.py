@@ -152,7 +152,8 @@ def _plain(system: System, states: int) -> System:
         leaves = np.broadcast_to(poles, (*A.shape[:-1], states)).astype(A.dtype), B, C
         kind = "log_poles"
     else:
-        values = np.linspace(0.1, 0.9, states) * (1 if system.discrete else -1)
+        # a layer without dynamics can hold none
+        values = np.linspace(0.1, 0.9, states) * (1 if system.discrete else -1) * bool(A.any())
         leaves = np.broadcast_to(np.diag(values), (*A.shape[:-2], states, states)).astype(A.dtype), B, C
         kind = "A"
     be = backend_of(system.B)
