@@ -35,10 +35,11 @@ def layers_in_training(model: Any, calibration: Calibration | None) -> dict[str,
     return layers
 
 
-def check_cuttable(model: Any, layers: Mapping[str, Any]) -> None:
+def check_cuttable(model: Any, layers: Mapping[str, Any], whole: Mapping[str, Any] | None = None) -> None:
     """Raise unless each of `layers` can be cut as a whole, in place, and nothing else of `model` with it.
 
-    A cut that cannot be made would show at the first attempt, hours into a training.
+    A cut that cannot be made would show at the first attempt, hours into a training.  `whole` are the layers as one process
+    would have them, where the model has parts of them.
 
     Raises
     ------
@@ -48,7 +49,7 @@ def check_cuttable(model: Any, layers: Mapping[str, Any]) -> None:
     refused = obstacles_of(model, layers, copied=False)
     for name, reason in refused.items():
         raise ValueError(f"layers must be such that a cut changes nothing else, got {name or 'the layer'}: {reason}")
-    for name, layer in layers.items():
+    for name, layer in (layers if whole is None else whole).items():
         try:
             of_size(layer, max(1, states_of(layer) // 2))
         except ValueError as error:

@@ -128,13 +128,13 @@ class InTrainingReducer:
             resize_on_load(one)
         layers = layers_in_training(self.model, self.calibration)
         check_rule_for(rule, layers, self.calibration)
+        self._place.check(optimizer)
         with torch.no_grad():
-            check_cuttable(self.model, layers)
+            check_cuttable(self.model, layers, self._place.layers())
             with unseen():
                 check_data(self.model, layers, self.calibration)
         check_holds(optimizer, layers)
         check_shapes(self.model, optimizer)
-        self._place.check(optimizer)
 
     def step(self, loss: Callable[[], Any] | None = None) -> Report | None:
         """Count a training step; call it after ``optimizer.step()``.
