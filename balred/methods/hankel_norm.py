@@ -228,7 +228,7 @@ def _antistable(name: str, obj: Any, system: DenseSystem, size: int, ports: str)
     poles = known_poles(w)
     stable, antistable = poles.inside(), poles.margin < -poles.doubt
     if not (np.all(stable) or np.all(antistable)):
-        found = ", ".join(f"{complex(z):.4g}" for z in poles.at)
+        found = ", ".join(f"{complex(z):.4g}" for z in sorted(poles.at, key=lambda z: (z.real, z.imag)))
         raise ValueError(f"the poles of the {name} must be all stable or all antistable, got {found}")
     flip = bool(np.all(stable)) and w.order > 0
     if w.discrete:
