@@ -105,7 +105,9 @@ def test_a_function_is_asked_at_every_attempt_and_random_states_are_those_of_red
         return data(len(asked))
 
     *_, reports = trained(4, calibration=now, attempts=2, rule=balred.Energy(0.999999, squared=True), min_cut=0.9)
-    assert len(asked) == 2
+    assert (
+        len(asked) == 3
+    )  # for the two attempts, and when the reducer is made, to see at once whether the model runs on it
     assert not any(r.cuts for r in reports)
     model, optimizer, reducer = made(calibration=Calibration(data(), "random", compensate=False, seed=3), window=(0, 1))
     one_step(model, optimizer, 0)
@@ -200,7 +202,10 @@ def test_what_cannot_be() -> None:
     assert [r.cuts for r in reports] == [()]
     with pytest.raises(ValueError, match="selection must be one of joint, separate, random, got 'best'"):
         made(calibration=Calibration(data(), "best"))
-    model, optimizer, reducer = made(window=(0, 1), calibration=data() * float("nan"))
+    with pytest.raises(ValueError, match="must be finite, got others in body.layers.0.mixer"):
+        made(window=(0, 1), calibration=data() * float("nan"))
+    given = iter([data(), data() * float("nan")])
+    model, optimizer, reducer = made(window=(0, 1), calibration=lambda: next(given))
     before = one_step(model, optimizer, 0)
     report = reducer.step()
     assert np.isfinite(before)
