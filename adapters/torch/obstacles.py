@@ -73,7 +73,8 @@ def obstacles(roots: Mapping[str, nn.Module], layers: Mapping[str, nn.Module], *
 
     With `copied` the cut ones get into a copy of the model, else into the model itself.
     """
-    found = {name: reason for name, layer in layers.items() if (reason := _shared(roots, layer)) is not None}
+    places = _places(roots)
+    found = {name: reason for name, layer in layers.items() if (reason := _shared(places, layer)) is not None}
     for path, root in roots.items() if copied else ():
         held = _held_by_functions(root, path)
         inside = {id(m) for m in root.modules()}
@@ -94,8 +95,8 @@ def _places(roots: Mapping[str, nn.Module]) -> dict[int, dict[tuple[int, str], s
     return found
 
 
-def _shared(roots: Mapping[str, nn.Module], layer: nn.Module) -> str | None:
-    places = _places(roots)
+def _shared(places: Mapping[int, Mapping[tuple[int, str], str]], layer: nn.Module) -> str | None:
+    """Which tensor of a layer, of those that a cut changes, has other `places` in the models too."""
     own = _places({"": layer})
     several = {
         next(iter(names.values())): [path for place, path in places[key].items() if place not in names]

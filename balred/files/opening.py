@@ -99,11 +99,11 @@ def _from_folder(folder: Path) -> Checkpoint:
         )
     opened = open_checkpoint(found[0])
     config = folder / "config.json"
-    return Checkpoint(opened.tensors, _json(config) if config.is_file() else {}, opened.layers)
+    return Checkpoint(opened.tensors, read_json(config) if config.is_file() else {}, opened.layers)
 
 
 def _from_index(path: Path) -> Checkpoint:
-    places = _json(path).get("weight_map")
+    places = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{path}: an index must have a weight_map of files in its folder by tensor, got none")
     for name in places.values():
@@ -125,7 +125,16 @@ def _is_shard(name: str) -> bool:
     return not set(name) & set("/\\\0") and Path(name).suffix.lower() in _SHARDS and not name.endswith(_INDEX)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        There is none in it.
+    """
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

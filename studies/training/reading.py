@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -120,22 +119,3 @@ def check_lines(path: Path, lines: list[dict[str, Any]], kinds: Mapping[str, Map
         if not is_text(line["event"]):
             raise ValueError(f"{path}, line {number}: event must be text, got {line['event']!r:.60}")
         check(f"{path}, line {number} ({line['event']:.20})", line, kinds.get(line["event"], _STEP))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of JSON.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        There is none in it.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: the file must be valid JSON, got: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: the file must hold a JSON object, got {type(found).__name__}")
-    return found

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from balred.files.opening import read_json
 from balred.files.replacing import replacing
 from balred.files.sealing import damaged, earlier
 from balred.files.stored import load, save
 from balred.intraining import Cut, EventLog, Report
 from balred.studies.settings.records import Point, RunRecord, Schedule, Snapshot
-from balred.studies.training.reading import EVENTS, METRICS, RESULT, check, check_lines, read_json
+from balred.studies.training.reading import EVENTS, METRICS, RESULT, check, check_lines
 from balred.systems import DiagonalSystem
 
 
