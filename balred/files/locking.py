@@ -1,25 +1,52 @@
 """One process at a time writes to a folder: two trainings in one mix their lines, and neither is what it says.
 
-The lock is a folder with a file in it that says who holds it: a folder takes a name only where there is none, on every file
-system.  The lock of a process that has ended, by a kill or with its machine, is taken over.
+The lock is a folder with one file in it, whose *name* says who holds it.  A folder takes a name only where there is none, on
+every file system, so one of many that come at once gets it.  The lock of a process that has ended, by a kill or with its
+machine, is taken over by renaming that file: the name of a dead owner is there once, so one of many gets it here too, and no
+step lies between two owners in which a third could come in.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import re
 import secrets
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 LOCK = ".in-use"
 """The name of the lock in a folder."""
-_OWNER = "owner.json"
+_NAME = re.compile(r"([0-9]+),([^,]*),([^,]*),([0-9a-f]+)\.owner")
+
+
+class Owner(NamedTuple):
+    """A process that holds a lock; no two are alike, also where one process takes it twice."""
+
+    pid: int
+    host: str
+    started: str | None
+    """When it began; None where the platform does not tell."""
+    token: str
+
+    @property
+    def name(self) -> str:
+        """The name of its file, at most 255 characters with a host's name of 63."""
+        return f"{self.pid},{quote(self.host, safe='')},{quote(self.started or '', safe='')},{self.token}.owner"
+
+    @classmethod
+    def of(cls, name: str) -> Owner | None:
+        """Whose file has that name; None where it is nobody's."""
+        found = _NAME.fullmatch(name)
+        if found is None:
+            return None
+        pid, host, started, token = found.groups()
+        return cls(int(pid), unquote(host), unquote(started) or None, token)
 
 
 @contextmanager
@@ -47,20 +74,23 @@ def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock, mine = folder / LOCK, _myself()
-    _take(lock, mine)
+    lock, me = folder / LOCK, _myself()
+    _take(lock, me)
     try:
         yield
     finally:
-        _bury(lock, mine)
+        if (lock / me.name).exists():  # else somebody took it for a dead one's, by hand
+            made = _beside(lock)
+            lock.rename(made)  # in one go: nobody sees half a lock
+            shutil.rmtree(made, ignore_errors=True)
 
 
-def _take(lock: Path, mine: dict[str, Any]) -> None:
+def _take(lock: Path, me: Owner) -> None:
     made = _beside(lock)
     made.mkdir()
     try:
-        (made / _OWNER).write_text(json.dumps(mine), encoding="utf-8")
-        for _ in range(10):
+        (made / me.name).touch()
+        for _ in range(100):  # each time that another was quicker
             try:
                 made.rename(lock)
                 return
@@ -68,67 +98,54 @@ def _take(lock: Path, mine: dict[str, Any]) -> None:
                 if not lock.exists():  # gone meanwhile, or nothing can be written here
                     continue
             owner = _owner(lock)
-            if owner is None and lock.exists():
-                raise ValueError(
-                    f"{lock}: a lock must say whose it is, got one that does not: delete it if nothing runs there"
-                )
-            if owner is not None and _alive(owner):
+            if owner is None:
+                if lock.exists():
+                    raise ValueError(
+                        f"{lock}: a lock must say whose it is, got one that does not: delete it if nothing runs there"
+                    )
+            elif _alive(owner):
                 raise ValueError(
                     f"{lock.parent}: a folder must be written to by one process at a time, got one in use by process "
-                    f"{owner['pid']} of {owner['host']}: {_advice(owner, lock)}"
+                    f"{owner.pid} of {owner.host}: {_advice(owner, lock)}"
                 )
-            if owner is not None:
-                _bury(lock, owner)
+            else:
+                with contextlib.suppress(FileNotFoundError):  # another took it over
+                    (lock / owner.name).rename(lock / me.name)
+                    return
         made.rename(lock)  # the error that it ends with
     finally:
-        _remove(made)
-
-
-def _bury(lock: Path, dead: dict[str, Any]) -> None:
-    """Take away the lock of `dead`, or one's own at the end, unless another process has taken it over meanwhile."""
-    old = _beside(lock)
-    with contextlib.suppress(OSError):
-        lock.rename(old)  # in one go: nobody sees half a lock
-        if _owner(old) != dead:
-            old.rename(lock)
-        else:
-            _remove(old)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _beside(lock: Path) -> Path:
     return lock.with_name(f"{lock.name}.{secrets.token_hex(6)}.part")
 
 
-def _remove(lock: Path) -> None:
-    shutil.rmtree(lock, ignore_errors=True)
-
-
-def _owner(lock: Path) -> dict[str, Any] | None:
+def _owner(lock: Path) -> Owner | None:
     """Who holds a lock; None where that cannot be told."""
     try:
-        found = json.loads((lock / _OWNER).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = [Owner.of(name) for name in os.listdir(lock)]
+    except OSError:
         return None
-    good = isinstance(found, dict) and type(found.get("pid")) is int and isinstance(found.get("host"), str)
-    return found if good else None
+    return found[0] if len(found) == 1 else None
 
 
-def _myself() -> dict[str, Any]:
+def _myself() -> Owner:
     pid = os.getpid()
-    return {"pid": pid, "host": socket.gethostname(), "started": _started(pid), "token": secrets.token_hex(6)}
+    return Owner(pid, socket.gethostname(), _started(pid), secrets.token_hex(6))
 
 
-def _advice(owner: dict[str, Any], lock: Path) -> str:
-    if owner["host"] == socket.gethostname() and os.name != "nt":
+def _advice(owner: Owner, lock: Path) -> str:
+    if owner.host == socket.gethostname() and os.name != "nt":
         return "wait until it ends, or choose another folder"
     return f"if it has ended, delete {lock}"
 
 
-def _alive(owner: dict[str, Any]) -> bool:
+def _alive(owner: Owner) -> bool:
     """Whether the process that took a lock still runs, as far as is known: one with its number may be another."""
-    if owner["host"] != socket.gethostname() or os.name == "nt":  # a signal, even none, would end a process of Windows
+    if owner.host != socket.gethostname() or os.name == "nt":  # a signal, even none, would end a process of Windows
         return True
-    pid = owner["pid"]
+    pid = owner.pid
     if pid < 1:
         return False
     try:
@@ -138,7 +155,7 @@ def _alive(owner: dict[str, Any]) -> bool:
     except PermissionError:
         pass  # somebody else's
     now = _started(pid)
-    return now is None or owner.get("started") is None or now == owner["started"]
+    return now is None or owner.started is None or now == owner.started
 
 
 def _started(pid: int) -> str | None:
