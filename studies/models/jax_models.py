@@ -51,7 +51,7 @@ class Classifier(eqx.Module):
     Examples
     --------
     >>> import jax, jax.numpy as jnp
-    >>> Classifier(width=4, states=[8], key=jax.random.key(0))(jnp.zeros((2, 64))).shape
+    >>> jax.eval_shape(Classifier(width=4, states=[8], key=jax.random.key(0)), jnp.zeros((2, 64))).shape
     (2, 10)
     """
 

@@ -104,6 +104,7 @@ def same(a: Any, b: Any) -> bool:
     return all(torch.equal(mine[key], theirs[key]) for key in mine | theirs)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("kind", [Model, Plain])
 def test_a_training_is_the_plain_loop_with_the_plain_reducer(kind: Any, parts: int, tmp_path: Any) -> None:
@@ -141,6 +142,7 @@ def reduction(guarded: bool = False, **kw: Any) -> Any:
     return InTrainingReduction(RULE, (0, 8), 2, guard=guard, **kw)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("kind", [Model, Plain])
 def test_resumed_from_a_checkpoint_a_training_ends_in_the_same_weights(kind: Any, guarded: bool, tmp_path: Any) -> None:
@@ -197,6 +199,7 @@ def test_the_best_model_may_be_that_before_a_cut(tmp_path: Any) -> None:
     assert ranks(model) == model.config.states == [16, 16]
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("added", [False, True])
 def test_ranks_and_energies_are_logged(added: bool, tmp_path: Any) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -225,6 +228,7 @@ def torch_writer(tmp_path: Any) -> Any:
     return SummaryWriter(str(tmp_path / "board"))
 
 
+@pytest.mark.full
 def test_a_model_made_anew_resumes_if_it_resizes(tmp_path: Any) -> None:
     """A Trainer with model_init= makes its model after its callbacks were told of one."""
 

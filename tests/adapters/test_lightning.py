@@ -82,6 +82,7 @@ def same(a: Any, b: Any) -> bool:
     return all(torch.equal(mine[key], theirs[key]) for key in mine | theirs)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("parts", [1, 3])
 def test_a_fit_is_the_plain_loop_with_the_plain_reducer(parts: int, tmp_path: Any) -> None:
     """`parts` batches are accumulated to a step."""
@@ -114,6 +115,7 @@ def callbacks(folder: Any, *, guarded: bool = False, averaging: bool = False) ->
     return [InTrainingReduction(RULE, (0, 6), 2, guard=guard), saving] + [EMAWeightAveraging(decay=0.8)] * averaging
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("averaging", [False, True])
 def test_resumed_from_a_checkpoint_a_fit_ends_in_the_same_weights(

@@ -199,6 +199,7 @@ def test_an_algebraic_equation_is_solved() -> None:
     assert_allclose(system(0.7j), 1.5 * 1.5 / (0.7j + 0.5) + 0.5, rtol=1e-12)
 
 
+@pytest.mark.full
 def test_a_large_sparse_model_is_not_made_full() -> None:
     n = 3000
     A, E = convection_diffusion(n, True, False)

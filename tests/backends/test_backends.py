@@ -24,6 +24,7 @@ def test_array_backends_supply_the_same_names(name):
     assert [f for f in FUNCTIONS if not hasattr(module, f)] == []
 
 
+@pytest.mark.alike
 @skip_without("jax")
 @each_single
 def test_jit_equals_eager(case):

@@ -65,6 +65,7 @@ print("sharded")
 """
 
 
+@pytest.mark.full
 def test_sharded_batches_stay_sharded():
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM)], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]

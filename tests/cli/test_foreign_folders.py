@@ -137,6 +137,7 @@ def fuzz_report(good: Path, folder: Path, seed: int) -> int:
     return ends_well("report", folder)
 
 
+@pytest.mark.full
 def test_damaged_runs(good_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from balred.studies.reports import plots
 
@@ -215,6 +216,7 @@ def fuzz_inspect(good: Path, folder: Path, place: str, seed: int) -> int:
     return ends_well("inspect", folder / place)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("place", PLACES)
 def test_damaged_checkpoints(place: str, good_files: Path, tmp_path: Path) -> None:
     assert ends_well("inspect", good_files / place) == 0

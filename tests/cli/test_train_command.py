@@ -251,6 +251,7 @@ class TestStudy:
         assert accuracy == last["accuracy"]
         assert nats == pytest.approx(last["test_loss"], rel=1e-6)
 
+    @pytest.mark.full
     def test_the_regulariser_shrinks_the_norm(self, study: tuple[Path, Any], tmp_path: Path) -> None:
         spectra = {}
         for name, strength in (("weak", 1e-9), ("strong", 1.0)):
@@ -285,6 +286,7 @@ class TestStudy:
         assert "ranks_from must be the folder of a finished run with layers blocks.0.lru" in result.stderr
 
 
+@pytest.mark.full
 @needs_torch
 def test_a_study_of_mamba(tmp_path: Path) -> None:
     pytest.importorskip("mambapy")
@@ -304,6 +306,7 @@ def test_a_study_of_mamba(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.full
 @needs_torch
 def test_a_guard_goes_back_to_the_step_of_the_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric that always falls: after the delay all is as before the cut, and the batches since then come again."""
@@ -360,7 +363,7 @@ app()
 """
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @needs_torch
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize(("mode", "kills"), [("guarded", (3, 9, 10)), ("nuclear", (13,))])
@@ -402,6 +405,7 @@ def test_a_killed_study_goes_on_to_the_same_weights(tmp_path: Path, mode: str, k
     assert not (two / "checkpoint.pt").exists()
 
 
+@pytest.mark.full
 @needs_torch
 def test_damage_and_company_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any flipped byte of a checkpoint is found, the one before serves, and ends with the same weights; nobody works beside another."""
@@ -454,6 +458,7 @@ def untimed(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
+@pytest.mark.full
 @needs_torch
 def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from balred.studies.training.run_torch import TorchRun
@@ -476,6 +481,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path, monkeypatch: pytest.
     assert json.loads((tmp_path / "out" / "results.json").read_text())[0]["finished"]
 
 
+@pytest.mark.full
 @needs_torch
 def test_wall_time_is_that_of_the_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that moves by 1 in a step, and by 100 in an evaluation: 30 steps take 30."""
@@ -502,6 +508,7 @@ def test_wall_time_is_that_of_the_training_alone(tmp_path: Path, monkeypatch: py
     assert json.loads((out / "results.json").read_text())[0]["seconds"] == 30.0
 
 
+@pytest.mark.full
 @needs_torch
 def test_more_seeds_may_be_added(tmp_path: Path) -> None:
     path, out = (

@@ -250,6 +250,7 @@ def test_mambapy(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ JAX
 
 
+@pytest.mark.full
 def test_equinox(tmp_path: Path) -> None:
     jax, eqx = pytest.importorskip("jax"), pytest.importorskip("equinox")
     from lru_copies import Equinox, parameters

@@ -38,6 +38,7 @@ def test_torch_equals_finite_differences(case, power, copies):
         assert_allclose(got, want, rtol=1e-7, atol=1e-8 * float(f(system)))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("copies", [1, 2], ids=["distinct", "repeated"])
 @each_function
 @each_single
@@ -71,6 +72,7 @@ def test_torch_gradcheck(case):
     torch.autograd.gradcheck(lambda *x: balred.hsv(with_leaves(g, x))[0], g.leaves)
 
 
+@pytest.mark.full
 @skip_without("jax")
 @pytest.mark.parametrize("case", [c for c in SINGLE if c.name in ("dense-continuous", "conjugate-discrete")], ids=str)
 def test_jax_check_grads(case):
@@ -144,6 +146,7 @@ def test_no_gradient_through_unstable_poles():
         s[1].backward()
 
 
+@pytest.mark.full
 @skip_without("jax")
 def test_vmap_of_the_gradient():
     import jax
@@ -158,6 +161,7 @@ def test_vmap_of_the_gradient():
             assert_allclose(np.asarray(x), np.asarray(y), rtol=0, atol=1e-12 * float(np.abs(y).max()))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("kind", ["dense", "diagonal", "conjugate"])
 @pytest.mark.parametrize("dt", [0, 1])
 def test_h2_norm_has_a_gradient(kind, dt):

@@ -122,6 +122,7 @@ def test_leading_axes_broadcast():
     assert_allclose(s, np.array([1, 2, 3])[:, None] * balred.hsv(g), rtol=1e-12)
 
 
+@pytest.mark.alike
 @skip_without("jax")
 @each_single
 def test_vmap_equals_the_batch(case):

@@ -46,6 +46,7 @@ def test_torch_equals_finite_differences(case, copies):
         assert_allclose(got, want, rtol=1e-7, atol=1e-8 * float(total(system)))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("copies", [1, 2], ids=["distinct", "repeated"])
 @pytest.mark.parametrize("case", [c for c in SINGLE if c.kind != "dense"], ids=str)
 def test_jax_equals_finite_differences(case, copies):
@@ -70,6 +71,7 @@ def test_torch_gradcheck(case):
     assert torch.autograd.gradcheck(lambda *x: balred.hankel_nuclear_norm(with_leaves(g, x)), g.leaves)
 
 
+@pytest.mark.full
 @skip_without("jax")
 @pytest.mark.parametrize("case", [c for c in SINGLE if c.kind != "dense" and c.dt], ids=str)
 def test_jax_check_grads(case):
@@ -120,6 +122,7 @@ def test_torch_transforms(case, bound):
             assert_allclose(x[i].numpy(), y.grad.numpy(), rtol=1e-7, atol=1e-8 * float(y.grad.abs().max()))
 
 
+@pytest.mark.full
 @skip_without("torch")
 @pytest.mark.filterwarnings("ignore")  # of Dynamo, about its own calls
 @pytest.mark.parametrize("bound", [False, True], ids=["norm", "bound"])
@@ -183,6 +186,7 @@ def test_gradients_reach_the_parameters_of_a_torch_model():
     assert_allclose(float_of(balred.hankel_nuclear_norm(model)), (1 - 1e-3) * before, rtol=2e-4)
 
 
+@pytest.mark.full
 def test_under_filter_jit_with_weights_as_data():
     model, jax = lru_model("jax")
     import equinox as eqx

@@ -45,6 +45,7 @@ def work(lib):
     return [lib.numpy(x) for x in out]
 
 
+@pytest.mark.alike
 def test_threads_give_what_one_gives(lib):
     want = work(lib)
     with ThreadPoolExecutor(4) as pool:
@@ -93,6 +94,7 @@ def state_of_modules():
     return found
 
 
+@pytest.mark.alike
 def test_an_analysis_leaves_no_trace_in_the_modules(lib):
     work(lib)  # adapters and backends are loaded at first use
     before, numbers, threads = state_of_modules(), np.random.get_state()[1].copy(), np.geterr()  # noqa: NPY002

@@ -28,6 +28,7 @@ def blocks(title: str, kind: str) -> list[str]:
     return [text for found, text in BLOCK.findall(SECTIONS[title]) if found == kind]
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("package", EXAMPLES)
 def test_an_example_runs_and_prints_what_the_guide_says(package: str) -> None:
     pytest.importorskip(package)
@@ -107,6 +108,7 @@ print(float(balred.error(balred.adapt(small)[0], balred.reduce(own, 3))) < 1e-9 
 """
 
 
+@pytest.mark.full
 def test_an_installed_distribution_brings_the_adapter_of_its_layers(installed: Path) -> None:
     out = fresh(USE.replace("{WANTED}", "layer, 3"), installed)
     assert out.splitlines() == ["[]", "mylayers Modes (3, 2) (6, 2) ['adapter']", "True"]

@@ -55,6 +55,7 @@ def test_nothing_pollutes_the_top_level():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     ("package", "code", "extra"),
     [
@@ -88,6 +89,7 @@ def test_a_missing_dependency_names_the_extra(package, code, extra):
     assert f"pip install 'balred[{extra}]'" in last
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     "package", ["torch", "jax", "slycot", "control", "pymor", "equinox", "matplotlib", "safetensors"]
 )

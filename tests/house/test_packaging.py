@@ -61,6 +61,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+@pytest.mark.full
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(tree: Path, built: dict[str, Path]) -> None:
     """A folder without its __init__.py is no package, and would be left out."""
     walked = os.walk(tree / "balred", followlinks=True)
@@ -69,6 +70,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(tree: Path, 
     assert {name for name in contents(built["wheel"]) if ".dist-info/" not in name} == want
 
 
+@pytest.mark.full
 def test_what_the_wheel_says_of_itself(built: dict[str, Path]) -> None:
     found = contents(built["wheel"])
     metadata = next(text.decode() for name, text in found.items() if name.endswith("METADATA"))

@@ -15,6 +15,7 @@ RULE = balred.Energy(0.95, multiple_of=8)
 STEPS = 60
 
 
+@pytest.mark.full
 def test_traces_in_jax() -> None:
     eqx, optax = pytest.importorskip("equinox"), pytest.importorskip("optax")
     import jax
@@ -45,7 +46,7 @@ def test_traces_in_jax() -> None:
     assert len(traces) == 1 + len(ranks) <= 3  # one for every cut, and none besides
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["equinox", "linen", "nnx"])
 def test_traces_in_every_jax_framework(kind: str) -> None:
     pytest.importorskip("flax")

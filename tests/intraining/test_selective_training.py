@@ -252,6 +252,7 @@ def test_under_the_trainer_of_transformers() -> None:
         assert torch.allclose(again(input_ids=tokens).logits, model.eval()(input_ids=tokens).logits, atol=1e-6)
 
 
+@pytest.mark.full
 def test_jax_says_that_it_cuts_layers_with_an_operator_only() -> None:
     mamba2_jax = pytest.importorskip("mamba2_jax")
     from flax import nnx

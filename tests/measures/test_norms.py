@@ -200,6 +200,7 @@ def test_hinf_refuses_a_trace():
         jax.jit(lambda A: balred.norm(balred.ss(A, A, A), "hinf"))(np.float32([[-1.0]]))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     ("name", "shape", "rank", "method"),
     [
@@ -235,6 +236,7 @@ def unstable(case, n=6, seed=3, shift=0.7):
     return balred.ss(A if np.iscomplexobj(g.A) else A.real, g.B, g.C, g.D, g.dt)
 
 
+@pytest.mark.alike
 @each_single
 def test_l2_of_unstable_systems_by_quadrature(case):
     """The integral of ||G||_F^2 along the boundary, by the trapezoidal rule on the circle (after s = i tan(t/2))."""
@@ -250,6 +252,7 @@ def test_l2_of_unstable_systems_by_quadrature(case):
     assert_allclose(float(balred.norm(g, "l2")) ** 2, square, rtol=1e-6)
 
 
+@pytest.mark.alike
 @each_single
 def test_linf_of_unstable_systems_is_a_supremum(case):
     g = unstable(case)

@@ -171,6 +171,7 @@ def lqg_values(g: Any) -> Any:
         return np.sort([float(mpmath.sqrt(abs(x))) for x in squares])[::-1]
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("decade", [-12, -9, 9, 12])
 def test_gains_far_from_the_unit_of_the_controller(name, decade):

@@ -74,6 +74,7 @@ def test_conditions_of_optimality(case, method, k):
     assert violation(g, balred.reduce(g, k)) > 1e-3  # truncation does not satisfy them
 
 
+@pytest.mark.alike
 @each_h2
 @pytest.mark.parametrize("dt", [0, 1])
 @pytest.mark.parametrize("seed", range(8))
@@ -87,6 +88,7 @@ def test_never_worse_than_truncation_and_both_converge(method, dt, seed):
         assert h2_error(g, small) <= h2_error(g, truncation.reduce(k)) * (1 + 1e-9)
 
 
+@pytest.mark.alike
 @each_single
 def test_the_two_reach_the_same_optimum(case):
     g = case.make(n=8, seed=2)
@@ -237,6 +239,7 @@ def test_a_start_near_an_integrator():
         assert h2_error(g, small) < h2_error(g, balred.reduce(g, k))
 
 
+@pytest.mark.alike
 @each_h2
 def test_down_to_the_last_digits(method):
     """A heat equation, whose errors fall by decades: never worse than truncation where squares of errors are all noise."""
@@ -306,6 +309,7 @@ def test_sylvester_equations_with_a_defective_reduced_system(dt):
     assert np.abs(two).max() < 1e-12 * np.abs(Y).max() * np.abs(full.A).max()
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("kind", ["diagonal", "conjugate"])
 def test_diagonal_systems_are_iterated_pole_by_pole(kind, monkeypatch):
     """No factorisation, inverse or eigenvalue problem of the system's size; the optimum is that of its dense form."""

@@ -80,6 +80,7 @@ def anywhere(g: Any, k: int, rng: np.random.Generator) -> Any:
     return balred.ss(scipy.linalg.block_diag(*blocks, real), rng.standard_normal((k, m)), rng.standard_normal((p, k)))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     ("g", "k"),
     [(penzl(30), 2), (penzl(30), 4), (mass_spring(20), 4), (light(0), 3), (light(1), 4), (light(2, ports=2), 3)],
@@ -131,6 +132,7 @@ def test_starts_of_every_structure(case, k):
         assert balred.systems.poles.pole_margin(start)[1].min() > 0
 
 
+@pytest.mark.full
 def test_truncation_in_place_of_an_optimum_is_told():
     """A heat equation, down to orders at which squares of errors are all noise: what is returned is truncation or told."""
     n = 60

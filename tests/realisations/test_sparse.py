@@ -122,6 +122,7 @@ def test_random_systems_against_dense_solvers(seed, n, m, p, mass, dt, complex):
         assert_allclose(g(s), g.to_dense()(s), rtol=1e-10)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     "make", [lambda: plate(18), lambda: plate(18, wind=300.0), penzl], ids=["plate", "wind", "penzl"]
 )
@@ -132,6 +133,7 @@ def test_hankel_singular_values_against_dense(make):
     assert_allclose(values, want[: len(values)], atol=1e-10 * want[0])
 
 
+@pytest.mark.full
 def test_two_thousand_states_against_dense():
     g = rod(2000)
     values, want = balred.hsv(g), balred.hsv(g.to_dense())
@@ -146,6 +148,7 @@ def test_hankel_singular_values_against_modes_in_closed_form(n):
     assert_allclose(values, want[: len(values)], atol=1e-9 * want[0])
 
 
+@pytest.mark.full
 def test_slow_modes_are_reached_although_the_residual_is_small_without_them():
     """Heat enters at one cell of 20,000: the residual falls below 1e-10 long before anything has reached the other end.
 

@@ -205,6 +205,7 @@ def test_the_weights_are_what_they_are_called(seed, dt, sign, complex):
         assert_allclose(input["right"](z), S @ g(z), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.alike
 @SEEDS
 @TIMES
 @WEIGHTS

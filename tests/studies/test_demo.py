@@ -24,7 +24,7 @@ from balred.studies.settings.records import DemoConfig, DemoResult, MissingExtra
 TINY = DemoConfig(
     steps=20, states=(24,), fraction=0.8
 )  # 24 states hold little to spare: a coarse rule, so that it cuts
-FRAMEWORKS = [pytest.param(name, marks=pytest.mark.xdist_group("demo")) for name in ("torch", "jax")]
+FRAMEWORKS = ["torch", pytest.param("jax", marks=pytest.mark.full)]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,7 @@ class TestTiny:
         assert np.all(metrics.change <= metrics.weyl * (1 + 1e-6))
 
 
+@pytest.mark.full
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     rows = [[r.row() for r in run_demo("torch", (seed,), tmp_path, TINY).records] for seed in (5, 5, 6)]
@@ -95,6 +96,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path: Pat
     assert first != other
 
 
+@pytest.mark.full
 def test_several_seeds_give_mean_and_deviation(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     result = run_demo("torch", (0, 1), tmp_path, TINY)
@@ -107,6 +109,7 @@ def test_several_seeds_give_mean_and_deviation(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("steps", [0, 13, 27])
 def test_interrupted(steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")

@@ -4,6 +4,9 @@ A property that is asserted for every library, precision and structure is assert
 shows in most of its combinations.  So the quick run takes few combinations, in which every value of every parameter occurs.
 Of a test that is marked ``alike``, whose values all go the same way through the library, it takes one.  Which ones differs
 from test to test, so that together they meet in most pairs.
+
+What is written for every array library goes the same way in all of them, and JAX takes seconds to compile for it what others
+do at once: so the quick run takes JAX once from a file.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Any
 
 import pytest
 
+COMPILED = "jax"
+"""What the name of a value begins with that takes long to compile."""
 APART = ("full", "slow", "gpu", "skip", "xfail")
 """Marks of what does not run in the quick run, or does not pass in it: nothing is covered by these."""
 
@@ -24,8 +29,21 @@ def repeated(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
     for item in items:
         if values(item) and not any(item.get_closest_marker(name) for name in APART):
             tests.setdefault((item.parent, getattr(item, "originalname", "")), []).append(item)
-    for several in tests.values():
-        yield from set(several) - set(taken(several))
+    shown = set()
+    for several in sorted(tests.values(), key=lambda t: zlib.crc32(t[0].nodeid.encode())):
+        others = [item for item in several if not _compiled(item)]
+        chosen = set(taken(others or several))
+        alike = several[0].get_closest_marker("alike")
+        if others and len(others) < len(several) and not alike and several[0].path not in shown:
+            shown.add(several[0].path)
+            chosen.add(
+                min((item for item in several if _compiled(item)), key=lambda item: zlib.crc32(item.nodeid.encode()))
+            )
+        yield from set(several) - chosen
+
+
+def _compiled(item: pytest.Item) -> bool:
+    return any(name.split("-")[0] == COMPILED for _, name in values(item))
 
 
 def values(item: pytest.Item) -> set[tuple[int, str]]:

@@ -49,7 +49,7 @@ def run_their_tests(tmp_path: Path, names: str, hide: bool) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("hide", [False, True], ids=["with slycot", "slycot hidden"])
 def test_their_own_tests_pass(tmp_path: Path, hide: bool) -> None:
     names = f"({' or '.join(NAMES)})"

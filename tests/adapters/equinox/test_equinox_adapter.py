@@ -73,7 +73,7 @@ def same(a: Any, b: Any) -> bool:
 # ------------------------------------------------------------------------------------------------ the layer
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("length", [1, 7, 64])
 def test_layer_is_the_plain_recurrence(length: int) -> None:
     layer, u = lru(3, 12), data(length, 3)
@@ -82,6 +82,7 @@ def test_layer_is_the_plain_recurrence(length: int) -> None:
     assert np.abs(got - want).max() < 2e-5 * np.abs(want).max()
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 def test_layer_is_the_plain_recurrence_in_double_precision() -> None:
     layer, u = lru(3, 12), data(50, 3)
@@ -115,6 +116,7 @@ def applied(layer: Any, u: Any) -> Any:
     return np.asarray(run(layer, jnp.asarray(u, layer.D.dtype)))
 
 
+@pytest.mark.full
 def test_check_adapter() -> None:
     check_adapter(lru(3, 12), applied, length=16)
 
@@ -147,7 +149,7 @@ POLES: dict[str, list[complex]] = {
 }
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("poles", POLES.values(), ids=POLES)
 def test_poles_written_back_survive_with_finite_gradients(poles: list[complex]) -> None:
@@ -183,6 +185,7 @@ def test_singular_perturbation_is_refused() -> None:
         balred.reduce(lru(), 3, method="singular_perturbation")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 def test_hsv_of_a_layer_is_differentiable() -> None:
     layer = lru(2, 4)
@@ -245,6 +248,7 @@ def test_a_model_is_walked_by_name() -> None:
         assert states(balred.reduce(m, {"lru": 3})) == [3, 8]
 
 
+@pytest.mark.full
 def test_pytrees_of_layers() -> None:
     small = balred.reduce({"a": [lru(2, 6)], "b": (lru(2, 5, seed=1), jnp.ones(3))}, 3)
     assert [small["a"][0].states, small["b"][0].states] == [3, 3]
@@ -332,7 +336,7 @@ def cut(make: Callable[[], Any], moments: str = "reset", steps: int = 3, m: Any 
     return optimizer, m, opt_state, report, *old
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("moments", ["reset", "carry"])
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_the_state_is_that_of_an_optimizer_of_the_small_model(make: Callable[[], Any], moments: str) -> None:
@@ -387,6 +391,7 @@ def test_with_the_optimizer_at_hand_such_a_state_starts_afresh_and_trains_on(mak
         np.testing.assert_allclose(a, b)
 
 
+@pytest.mark.full
 def test_the_other_layers_state_is_left_alone() -> None:
     m = model(sizes=(8, 8))
     optimizer = optax.adam(1e-3)
@@ -403,6 +408,7 @@ def test_the_other_layers_state_is_left_alone() -> None:
     assert new_state[0].mu.lru.B_re.shape == small.lru.B_re.shape
 
 
+@pytest.mark.full
 def test_layers_in_a_list_are_told_apart() -> None:
     m = [lru(2, 8), [lru(2, 8, seed=1), lru(2, 6, seed=2)]]
     optimizer = optax.adam(1e-3)
@@ -437,6 +443,7 @@ def test_reset_forgets_cut_moments_only_and_old_values_stay() -> None:
     assert same(opt_state[0].mu.head, old_state[0].mu.head)
 
 
+@pytest.mark.full
 def test_a_reset_does_not_multiply_the_learning_rate() -> None:
     # adam's first steps with zero moments and a large count would be several times the learning rate
     optimizer, m, opt_state, *_ = cut(OPTIMIZERS["adamw"], steps=40)
@@ -458,6 +465,7 @@ def test_init_needs_a_layer() -> None:
         InTrainingReducer(RULE, (0, 3)).init(eqx.nn.Linear(2, 2, key=jax.random.key(0)))
 
 
+@pytest.mark.full
 def test_a_model_that_is_itself_a_layer() -> None:
     optimizer, m, opt_state, report, *_ = cut(OPTIMIZERS["adamw"], m=lru(2, 10))
     assert report.cuts[0].layer == ""
@@ -493,7 +501,7 @@ def doubled(half: Any) -> Any:
     return eqx.tree_at(lambda m: [getattr(m, k) for k in values], half, list(values.values()))
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["adam", "sgd", "lion"])
 def test_carried_first_moments_are_the_gradients_of_the_cut_layer(name: str) -> None:

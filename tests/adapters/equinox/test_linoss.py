@@ -32,6 +32,7 @@ KINDS = ("damped", "implicit", "undamped")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
+@pytest.mark.alike
 @each_kind
 def test_the_system_is_the_layer(kind: str) -> None:
     layer = linoss(kind)
@@ -69,6 +70,7 @@ def test_the_error_under_white_noise_is_the_one_announced(kind: str, rank: int, 
     assert "white noise" in p.rows[0].note
 
 
+@pytest.mark.full
 def test_the_error_announced_is_the_H2_error_of_the_systems() -> None:
     layer = eqx.tree_at(lambda m: m.D, linoss("damped"), jnp.zeros(H))
     p = balred.plan(layer, 4)
@@ -78,6 +80,7 @@ def test_the_error_announced_is_the_H2_error_of_the_systems() -> None:
     assert share == pytest.approx(1 - p.rows[0].energy, rel=1e-5)
 
 
+@pytest.mark.alike
 @each_kind
 def test_refitting_beats_the_best_C_for_the_kept_oscillators(kind: str) -> None:
     layer, rank, length = linoss(kind), 4, 300
@@ -146,6 +149,7 @@ def test_a_rule_keeps_what_it_says_and_a_budget_is_shared() -> None:
     assert sum(row.after for row in p.rows) == 10
 
 
+@pytest.mark.full
 def test_beside_layers_of_other_kinds_in_a_model() -> None:
     lru = balred.adapters.equinox.LRU(H, 6, key=jax.random.key(0))
     model = {"osc": linoss("damped"), "lru": lru, "head": eqx.nn.Linear(H, 2, key=jax.random.key(1))}

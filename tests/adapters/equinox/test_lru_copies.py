@@ -26,6 +26,7 @@ def equinox_layer(n: int = 8) -> Any:
     return Equinox(**parameters(n), state_dim=n)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", [equinox_layer, lambda: Nnx(8)], ids=["equinox", "nnx"])
 def test_check_adapter(make: Any) -> None:
     check_adapter(make())
@@ -40,6 +41,7 @@ def test_the_equinox_layer_changes_its_size_field_and_nothing_else() -> None:
     assert eqx.filter_jit(small)(U).shape == (30, 3)
 
 
+@pytest.mark.full
 def test_an_nnx_model_is_walked_cloned_and_keeps_what_is_shared() -> None:
     model = Model()
     assert set(layers_of(model)) == {next(iter(layers_of(model))), "rest.0"}

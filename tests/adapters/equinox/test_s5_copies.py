@@ -35,12 +35,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 each_framework = pytest.mark.parametrize("make", FRAMEWORKS.values(), ids=FRAMEWORKS)
 
 
+@pytest.mark.alike
 @each_framework
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_check_adapter(make: Callable[..., Any], variant: dict[str, Any]) -> None:
     check_adapter(make(**variant))
 
 
+@pytest.mark.alike
 @each_framework
 @pytest.mark.parametrize("halves", ["C1 C2", "wide"])
 @pytest.mark.parametrize("rank", [5, None])
@@ -61,6 +63,7 @@ def test_a_layer_of_both_ways_is_its_system_run_forward_and_backward(
     assert np.abs(small(u) - want).max() < 1e-5 * np.abs(want).max()
 
 
+@pytest.mark.alike
 @each_framework
 @pytest.mark.parametrize("rank", [2, 5])
 def test_the_error_on_data_is_within_the_bound(make: Callable[..., Any], rank: int) -> None:

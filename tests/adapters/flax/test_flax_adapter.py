@@ -34,11 +34,13 @@ KINDS: dict[str, Callable[[], Any]] = {
 U = np.random.default_rng(0).standard_normal((40, 3))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("kind", [k for k in KINDS if "both" not in k])
 def test_check_adapter(kind: str) -> None:
     check_adapter(KINDS[kind](), apply)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rank", [5, None])
 def test_outputs_are_those_of_the_reduced_system(kind: str, rank: int | None) -> None:
@@ -50,6 +52,7 @@ def test_outputs_are_those_of_the_reduced_system(kind: str, rank: int | None) ->
     assert np.abs(apply(small, U) - want).max() < 1e-5 * np.abs(want).max()
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_returned_is_a_bound_module_of_the_smaller_size(kind: str) -> None:
     full = KINDS[kind]()
@@ -63,6 +66,7 @@ def test_what_is_returned_is_a_bound_module_of_the_smaller_size(kind: str) -> No
     jax.tree.map(np.testing.assert_array_equal, before, full.variables)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("rank", [2, 5])
 def test_the_error_of_both_ways_on_data_is_within_the_bound(rank: int) -> None:
     full = bound_s5(bidirectional=True)
@@ -104,6 +108,7 @@ class Stack(nn.Module):
         return u
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_tree_of_a_model_goes_into_the_smaller_model(frozen: bool) -> None:
     variables = Stack(8).init(jax.random.key(0), jnp.zeros((4, 3)))

@@ -64,7 +64,7 @@ def test_a_smaller_model_of_the_same_classes() -> None:
     np.testing.assert_allclose(np.stack(steps, 1), want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_states_that_are_never_read_are_given_up_exactly(calibrated: bool) -> None:
     model, data = build(), tokens()
@@ -87,6 +87,7 @@ def test_states_that_are_never_read_are_given_up_exactly(calibrated: bool) -> No
     np.testing.assert_allclose(logits(small, data), want, rtol=0, atol=1e-6 * np.abs(want).max())
 
 
+@pytest.mark.full
 def test_the_error_that_is_promised_is_the_error_that_is_made() -> None:
     """Of one layer, its norm's divisors as they were: what the moments give, against the replayed scan of the kept states."""
     layer = mixer(build())
@@ -108,6 +109,7 @@ def test_the_error_that_is_promised_is_the_error_that_is_made() -> None:
     assert 1 - p.rows[0].energy == pytest.approx(lost / whole, rel=1e-4)
 
 
+@pytest.mark.full
 def test_layers_in_a_list_and_layers_that_are_shared_are_seen() -> None:
     class Pile(nnx.Module):
         def __init__(self) -> None:

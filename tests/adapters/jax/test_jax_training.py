@@ -97,6 +97,7 @@ def test_the_three_frameworks_do_the_same() -> None:
             np.testing.assert_allclose(other[name], x, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.full
 @every
 def test_a_dry_run_changes_nothing_and_tells(make: Any, tmp_path: Any) -> None:
     log = tmp_path / "run" / "events.jsonl"
@@ -111,6 +112,7 @@ def test_a_dry_run_changes_nothing_and_tells(make: Any, tmp_path: Any) -> None:
     assert first["to"] < first["from"] == STATES
 
 
+@pytest.mark.full
 @every
 def test_the_log_has_the_loss_of_the_last_batch_before_and_after(make: Any, tmp_path: Any) -> None:
     seen: list[Any] = []
@@ -126,6 +128,7 @@ def test_the_log_has_the_loss_of_the_last_batch_before_and_after(make: Any, tmp_
     assert [(e["layer"], e["loss_after"]) for e in events] == [(name, report.loss[1]) for name in LAYERS]
 
 
+@pytest.mark.full
 @every
 def test_a_budget_is_shared_out(make: Any) -> None:
     trainer = make(**{**POLICY, "rule": balred.Budget(states=9)})
@@ -133,6 +136,7 @@ def test_a_budget_is_shared_out(make: Any) -> None:
     assert sum(trainer.ranks().values()) == 9
 
 
+@pytest.mark.full
 @every
 @pytest.mark.parametrize("moments", ["reset", "carry"])
 def test_the_state_is_that_of_an_optimizer_of_the_small_model(make: Any, moments: str) -> None:
@@ -148,6 +152,7 @@ def test_the_state_is_that_of_an_optimizer_of_the_small_model(make: Any, moments
     assert np.any(state["0.nu.second.C_im"])
 
 
+@pytest.mark.full
 def test_moments_are_carried_alike() -> None:
     trainers = [make(**POLICY, moments="carry") for make in TRAINERS.values()]
     for trainer in trainers:
@@ -161,6 +166,7 @@ def test_moments_are_carried_alike() -> None:
 # ------------------------------------------------------------------------------------------------ averages
 
 
+@pytest.mark.full
 @every
 def test_an_average_is_cut_by_the_transformation_of_the_model(make: Any) -> None:
     trainer = make(**POLICY, decay=0.5)
@@ -179,6 +185,7 @@ def test_an_average_is_cut_by_the_transformation_of_the_model(make: Any) -> None
     assert all(np.isfinite(x).all() for x in leaves(average_of(trainer)))
 
 
+@pytest.mark.full
 def test_states_of_optax_ema_are_averages_that_start_at_zero() -> None:
     params, ema = initial(), optax.ema(0.9)
     state = ema.init(params)
@@ -282,7 +289,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(kind: str, at: int, t
     assert same(whole, kept(again))
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("kind", TRAINERS)
 @pytest.mark.parametrize("falls", [True, False])
 def test_a_run_resumed_between_a_cut_and_its_judgement(kind: str, falls: bool) -> None:
@@ -381,7 +388,7 @@ def moved(a: Any, b: Any) -> float:
     return max(float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_states_of_optax_after_a_cut(name: str) -> None:
     tx, params = OPTIMIZERS[name](), initial()
@@ -418,7 +425,7 @@ def test_states_of_optax_after_a_cut(name: str) -> None:
         assert all(np.isfinite(x).all() for x in leaves(state))
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["multi_transform", "adafactor, factored", "MultiSteps", "inject_hyperparams"])
 def test_states_of_nnx_optimizers_after_a_cut(name: str) -> None:
     trainer = TRAINERS["nnx"](OPTIMIZERS[name](), **POLICY)
@@ -428,6 +435,7 @@ def test_states_of_nnx_optimizers_after_a_cut(name: str) -> None:
     assert {n: x.shape for n, x in by_name(trainer.opt_state).items()} == {n: x.shape for n, x in fresh.items()}
 
 
+@pytest.mark.full
 def test_a_state_of_a_part_of_the_model_is_refused() -> None:
     params, tx = initial(), optax.adam(1e-3)
     opt_state = tx.init(params["first"])  # names the reducer cannot know
@@ -470,6 +478,7 @@ def test_sizes_in_static_fields_of_a_layer_are_the_new_ones_in_the_state_too() -
     assert jax.tree.structure(average) == jax.tree.structure(small)
 
 
+@pytest.mark.full
 def test_low_precision_stays() -> None:
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), initial())
     tx = optax.adam(1e-3, mu_dtype=jnp.float32)

@@ -40,6 +40,7 @@ def restored(path: Any, skeleton: Any) -> Any:
         return checkpointer.restore(path, skeleton)
 
 
+@pytest.mark.full
 def test_a_tree_with_the_state_of_its_optimizer(tmp_path: Any) -> None:
     tx, small = optax.adamw(1e-3), balred.reduce(initial(), RANKS)
     opt_state = jax.tree.map(lambda x: x + 1, tx.init(small))
@@ -62,6 +63,7 @@ def test_an_equinox_model(tmp_path: Any) -> None:
     assert (got.first.states, got.second.states) == (5, 3)
 
 
+@pytest.mark.full
 def test_an_nnx_model(tmp_path: Any) -> None:
     small, full = balred.reduce(NnxModel(initial()), RANKS), NnxModel(initial(seed=5))
     metadata = saved(nnx.state(small, nnx.Param), tmp_path / "run")
@@ -71,6 +73,7 @@ def test_an_nnx_model(tmp_path: Any) -> None:
     np.testing.assert_array_equal(model(batch(0)), small(batch(0)))
 
 
+@pytest.mark.full
 def test_shapes_that_do_not_fit_are_refused() -> None:
     shapes = jax.eval_shape(lambda: initial(20))
     with pytest.raises(ValueError, match=r"layer first must have shapes of at most 12 states, got .*B_im \(20, 2\)"):

@@ -103,6 +103,7 @@ def test_step_by_step_with_a_smaller_memory() -> None:
     assert states[1][0].shape == (2, 4, 16, 32)
 
 
+@pytest.mark.alike
 @BIAS
 def test_a_model_generates_and_is_saved(bias: bool, tmp_path: Path) -> None:
     full = model(bias=bias)

@@ -49,9 +49,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], lis
 DEATHS = [("step", "2"), ("cut", "4"), ("save", "6"), ("cut", "8"), ("restore", "13"), ("step", "16")]
 
 
-@pytest.mark.parametrize(
-    "deaths", [[("cut", "4")], pytest.param(DEATHS, marks=pytest.mark.full)], ids=["once", "often"]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("deaths", [[("cut", "4")], DEATHS], ids=["once", "often"])
 def test_killed_at_several_places_a_run_ends_the_same(deaths: Any, tmp_path: Path, whole: Any) -> None:
     saved, events = whole
     kinds = [e["event"] for e in events]

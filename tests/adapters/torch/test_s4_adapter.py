@@ -208,6 +208,7 @@ def test_a_kernel_on_its_own() -> None:
         assert 0 < float((small(64)[0] - full(64)[0]).abs().max()) <= bound
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("kw", [{}, {"kind": LowRank}, {"channels": 4, "copies": 2}])
 def test_in_training(kw: Any) -> None:
     torch.manual_seed(0)

@@ -530,6 +530,7 @@ def test_a_layer_gone_nan_is_skipped_with_a_reason() -> None:
     assert states(model)[1] == 8
 
 
+@pytest.mark.full
 def test_training_after_a_cut_goes_on_to_a_lower_loss_and_the_layer_stays_small() -> None:
     model, optimizer, reducer = setup(window=(0, 10), attempts=2)
     losses, _ = train(model, optimizer, reducer, 80)
@@ -654,6 +655,7 @@ def check_whole(model: Any, optimizer: Any, want: tuple[Any, Any]) -> None:
             assert torch.equal(got["state"][i][k], v), (i, k)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("moments", ["reset", "carry"])
 @pytest.mark.parametrize("after", [0.4, math.nan])
 def test_a_guard_restores_at_once_and_for_good(after: float, moments: str) -> None:

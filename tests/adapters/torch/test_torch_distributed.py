@@ -67,7 +67,7 @@ def agree(runs: list[Run], alone: Run) -> None:
     torch.testing.assert_close(first["outputs"], alone["outputs"], rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("name", WRAPPINGS)
 def test_replicas_train_on_as_one_process_does(name: str, replicated: list[dict[str, Run]], alone: Run) -> None:
     if name == "a part":

@@ -170,6 +170,7 @@ def test_weights_that_are_not_there_are_refused() -> None:
         balred.reduce(LRU(3, 16).to("meta"), 4)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     "name", ["Mamba", "FalconMamba", "Jamba", "Zamba", "Mamba2", "Bamba", "Zamba2", "NemotronH", "FalconH1"]
 )

@@ -143,6 +143,7 @@ def test_ema_pytorch() -> None:
 # --------------------------------------------------------------------------------------------------------- guards
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("delay", [0, 2])
 def test_a_rollback_brings_everything_back(delay: int) -> None:
     """Model, buffers, optimizer, average, scheduler, generators and step are those from before the (last) cut."""
@@ -420,6 +421,7 @@ def test_a_log_that_is_none_is_refused() -> None:
 # ------------------------------------------------------------------------------------------- precision, accumulation
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("scaled", [False, True])
 def test_autocast_scaler_clipping_and_accumulation(scaled: bool) -> None:
     model, optimizer, reducer = made()
@@ -446,6 +448,7 @@ def test_autocast_scaler_clipping_and_accumulation(scaled: bool) -> None:
 # ------------------------------------------------------------------------------------------------- compiled, graphs
 
 
+@pytest.mark.full
 def test_a_compiled_model_is_cut_through_its_wrapper() -> None:
     torch._dynamo.reset()
     model, optimizer, _ = made()
