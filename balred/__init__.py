@@ -12,6 +12,7 @@ from balred.measures.covariance import covar
 from balred.measures.norms import error, norm
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import RankWarning
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Energy, ErrorBound, Order, Relative
 from balred.realisations.balanced import Balanced, balance
 from balred.realisations.descriptor import descriptor
@@ -38,6 +39,7 @@ __all__ = [
     "Budget",
     "DenseSystem",
     "DiagonalSystem",
+    "Divergence",
     "Energy",
     "ErrorBound",
     "Order",

@@ -15,6 +15,7 @@ from torch import nn
 
 from balred.adapters.torch.attributes import take_data
 from balred.adapters.torch.obstacles import obstacles, references, seen, tie, unfit
+from balred.adapters.torch.running import RUNNING
 from balred.registry.entries import Container, entry_of, register_container
 
 
@@ -137,5 +138,8 @@ def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
 
 
 register_container(
-    "torch.nn.modules.module.Module", Container(_layers, _replaced, _tensors, _with_tensors, unfit, obstacles, seen)
+    "torch.nn.modules.module.Module",
+    Container(
+        _layers, _replaced, _tensors, _with_tensors, unfit=unfit, obstacles=obstacles, seen=seen, running=RUNNING
+    ),
 )

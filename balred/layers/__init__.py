@@ -1,1 +1,1 @@
-"""Systems as parameters of published layers: the formulas, both ways, of no framework."""
+"""Systems as parameters of published layers, and what they do along data: the formulas, both ways, of no framework."""

@@ -23,6 +23,8 @@ LRU_NAMES = ("nu_log", "theta_log", "gamma_log", "B", "C")
 FASTEST = 30.0
 """Poles of modulus below exp(-30) are written as exp(-30): exp(-exp(nu)) has a finite gradient there."""
 
+_ROUNDING = 1e-12
+
 
 def lru_system(nu_log: Array, theta_log: Array, gamma_log: Array, B: Array, C: Array, D: Array) -> DiagonalSystem:
     """The operator of an LRU layer; `B` (N, H) and `C` (P, N) complex, `D` (P, H) real, the rest (N,)."""
@@ -43,7 +45,7 @@ def lru_parameters(system: DiagonalSystem, row_norm: float | None = None) -> dic
     if not (getattr(system, "conjugate", False) and system.discrete):
         raise ValueError(f"an LRU layer holds a discrete conjugate system, got {system!r}")
     logs, b, c = (to_numpy(x).astype(np.complex128) for x in system.leaves)
-    decay = np.clip(-logs.real, np.finfo(np.float64).tiny, FASTEST)
+    decay = decays(logs.real)
     angle = np.mod(logs.imag, 2 * np.pi)
     # an angle within rounding of zero came from a real pole, seen from either side
     angle = np.where((angle < 1e-12) | (angle > 2 * np.pi - 1e-12), 2 * np.pi, angle)
@@ -52,6 +54,27 @@ def lru_parameters(system: DiagonalSystem, row_norm: float | None = None) -> dic
     if row_norm is not None:
         B, C = scaled_rows(B, C, row_norm)
     return {"nu_log": np.log(decay), "theta_log": np.log(angle), "gamma_log": np.log(gamma), "B": B, "C": C}
+
+
+def decays(rates: Host, *, grows: bool = False) -> Host:
+    """How fast modes decay, from the real parts of their logarithms: within what can be written and has a gradient.
+
+    Rounding may leave a decay of zero, or a growth as small.
+
+    Raises
+    ------
+    ValueError
+        A mode grows by more, and the layer cannot hold it (`grows` is not set).
+
+    Examples
+    --------
+    >>> decays(np.array([-0.5, -40.0]))
+    array([ 0.5, 30. ])
+    """
+    growing = rates > _ROUNDING
+    if growing.any() and not grows:
+        raise ValueError(f"the layer can hold stable poles only, got one that grows by exp({rates.max():.3g}) a step")
+    return np.where(growing, -rates, np.clip(-rates, np.finfo(np.float64).tiny, FASTEST))
 
 
 def lru_rows(B: Host) -> float:

@@ -85,7 +85,7 @@ def s5_parameters(
     """
     check_sampled(system, "S5")
     steps = np.broadcast_to(np.asarray(step, dtype=np.float64), (system.states,))
-    poles = continuous_poles(system.log_poles, steps, rule)
+    poles = continuous_poles(system.log_poles, steps, rule, grows=True)
     g = layer_gain(poles, steps, rule, gain)
     b, c = (to_numpy(x).astype(np.complex128) for x in (system.B, system.C))
     B, C = scaled_rows(b / g[:, None], c, row_norm)

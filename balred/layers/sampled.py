@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.layers.lru import FASTEST
+from balred.layers.lru import decays
 from balred.systems.arrays import Array, namespace, to_complex, to_numpy
 
 Host = NDArray[Any]
@@ -58,11 +58,16 @@ def input_gain(poles: Array, step: Array, rule: str = "zoh") -> Array:
     return xp.where(zero, step * xp.ones_like(poles), xp.expm1(poles * step) / divisor)
 
 
-def continuous_poles(log_poles: Array, step: Host, rule: str = "zoh") -> Host:
+def continuous_poles(log_poles: Array, step: Host, rule: str = "zoh", *, grows: bool = False) -> Host:
     """The poles whose samples with `step` have the logarithms `log_poles`, on the host in double precision.
 
     Poles of modulus below exp(-30) are written as exp(-30), which has a gradient in single precision; a decay of zero,
-    which rounding may leave, as the least positive one.
+    which rounding may leave, as the least positive one.  Growing poles stay as they are in layers that can hold them.
+
+    Raises
+    ------
+    ValueError
+        There is one in a layer that cannot (`grows` is not set).
 
     Examples
     --------
@@ -71,7 +76,7 @@ def continuous_poles(log_poles: Array, step: Host, rule: str = "zoh") -> Host:
     """
     _check_rule(rule)
     logs = to_numpy(log_poles).astype(np.complex128)
-    logs = -np.clip(-logs.real, np.finfo(np.float64).tiny, FASTEST) + 1j * logs.imag
+    logs = -decays(logs.real, grows=grows) + 1j * logs.imag
     return np.asarray((logs if rule == "zoh" else 2 * np.tanh(logs / 2)) / step)
 
 

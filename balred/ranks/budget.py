@@ -130,17 +130,20 @@ class Budget:
         return {name: found[name] for name in tails}
 
 
-def tail(values: Any, unit: int = 1, fixed: int = 0) -> FloatArray:
+def tail(values: Any, unit: int = 1, fixed: int = 0, *, measured: bool = False) -> FloatArray:
     """The squared sums of the last of descending `values` (..., order), at each rank, of which `unit` belong to a state.
+
+    What is `measured` along data is no bound: there errors add up like independent ones, and so it is the sum of squares.
 
     Examples
     --------
-    >>> tail([3.0, 1.0]).tolist()
-    [16.0, 1.0, 0.0]
+    >>> tail([3.0, 1.0]).tolist(), tail([3.0, 1.0], measured=True).tolist()
+    ([16.0, 1.0, 0.0], [10.0, 1.0, 0.0])
     """
     s = np.asarray(values, dtype=np.float64)
-    sums = np.cumsum(s[..., ::-1], axis=-1)[..., ::-1]
-    squares = (sums**2).reshape(-1, s.shape[-1]).sum(0)
+    power = 2 if measured else 1
+    sums = np.cumsum(s[..., ::-1] ** power, axis=-1)[..., ::-1]
+    squares = (sums ** (2 // power)).reshape(-1, s.shape[-1]).sum(0)
     at = np.concatenate([squares, [0.0]])[::unit]
     return np.concatenate([np.full(fixed, np.inf), [np.inf if fixed else at[0]], at[1:]])
 

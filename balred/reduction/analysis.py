@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.layers.along_data import DataSums, horizon_sums
 from balred.measures import norms
 from balred.methods.method import Method, State
 from balred.methods.table import method_name
@@ -21,15 +22,18 @@ from balred.ranks.budget import tail
 from balred.ranks.choosing import check_rank, is_rule
 from balred.ranks.rules import Rule
 from balred.reduction.ranking import rank_for
-from balred.reduction.settings import Settings
-from balred.reduction.solve import Solved, solve, solve_together
-from balred.reduction.writing_back import Reduction, reduced, warn_if_capped
-from balred.registry.reading import per_layer
-from balred.systems.arrays import Array
+from balred.reduction.settings import DataSettings, Settings
+from balred.reduction.solve import Solved, solve, solve_for, solve_together
+from balred.reduction.writing_back import Reduction, reduced_or_mended, warn_if_capped
+from balred.registry.entries import container_of, qualified
+from balred.registry.reading import linear_layers_of, per_layer
+from balred.selection.calibration import Calibration
+from balred.solvers.gramians import factors
+from balred.systems.arrays import Array, ct, double_precision, mapped, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System
-from balred.systems.poles import UnstableError
+from balred.systems.leaves import System, with_leaves
+from balred.systems.poles import UnstableError, pole_margin
 
 
 class Analysis:
@@ -123,7 +127,7 @@ class Analysis:
         one = self.by(method)
         key = check_rank(rank, self.system.states)
         if key not in one._made:
-            one._made[key] = reduced(one.solved, one.settings, key)
+            one._made[key] = reduced_or_mended(one.solved, one.settings, key)
         return one._made[key]
 
     def reduce(self, rank: int | Rule, *, method: str | None = None) -> Any:
@@ -162,7 +166,8 @@ class Analysis:
         if self.stable is None or self.state is None:
             return np.concatenate([np.full(fixed, np.inf), [0.0]])
         real = np.arange(self.sigma.shape[-1]) < self.state.cap
-        return tail(np.where(real, self.sigma, 0.0), self.stable.order // self.stable.states, fixed)
+        values, unit = np.where(real, self.sigma, 0.0), self.stable.order // self.stable.states
+        return tail(values, unit, fixed, measured=self.settings.on_data)
 
     def error(self, rank: int) -> tuple[str, float | None]:
         """The measured error of the reduction to `rank`, and which norm that is.
@@ -209,6 +214,10 @@ def _without_first(g: System, k: int) -> System:
 def analyze(
     obj: Any,
     *,
+    calibration: Any = None,
+    balanced_on: str | None = None,
+    scalar: Any = "outputs",
+    seed: int = 0,
     method: str = "truncate",
     solver: str | None = None,
     offset: float | None = None,
@@ -220,6 +229,8 @@ def analyze(
     Parameters
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
+    calibration, balanced_on, scalar, seed
+        As :func:`balred.reduce`: with data the values are those of the states along them.
     method : str, default "truncate"
         As :func:`balred.reduce`; ``hsv`` then holds the values that the method ranks states by.
     solver : str, optional
@@ -244,11 +255,24 @@ def analyze(
     True
     """
     settings = Settings(method, solver, offset, precision, options)
+    how = Calibration(calibration, balanced_on=balanced_on, scalar=scalar, seed=seed)
     read = per_layer(obj, lambda system, rebuild: (system, rebuild))
-    if not isinstance(read, dict):
-        system, rebuild = read
+    alone = not isinstance(read, dict)
+    several = {"": read} if not isinstance(read, dict) else read
+    sums: Mapping[str, DataSums | str] = {}
+    if how.basis != "noise":
+        layers = linear_layers_of(obj)
+        sums = sums_along(obj, {n: (layers[n], several[n][0]) for n in several}, how)
+        if unseen := [f"{name or 'the layer'}: {one}" for name, one in sums.items() if isinstance(one, str)]:
+            raise ValueError(f"an analysis on data needs layers that can be seen, got others ({'; '.join(unseen)})")
+    if alone:
+        system, rebuild = several[""]
+        if sums:
+            return analysed_on_data(system, rebuild, sums[""], settings)  # type: ignore[arg-type]
         return Analysis(solve(system, settings), settings, rebuild)
-    found: dict[str, Any] = analyses(read, settings)
+    if sums:
+        return {n: analysed_on_data(*several[n], one, settings) for n, one in sums.items() if isinstance(one, DataSums)}
+    found: dict[str, Any] = analyses(several, settings)
     for one in found.values():
         if isinstance(one, Exception):
             raise one
@@ -264,3 +288,65 @@ def analyses(
         name: one if isinstance(one, Exception) else Analysis(one, settings, read[name][1])
         for name, one in solved.items()
     }
+
+
+def sums_along(model: Any, layers: Mapping[str, tuple[Any, System]], how: Calibration) -> dict[str, DataSums | str]:
+    """What the states of `layers` (objects and systems by name) do while data run through `model`, or why it cannot be seen.
+
+    Raises
+    ------
+    ValueError
+        A layer cannot be seen, and was to be balanced on nothing else.
+    """
+    if not layers or how.basis == "noise":
+        return {}
+    container = container_of(model)
+    running = None if container is None else container.running
+    found: dict[str, DataSums | str]
+    if running is None:
+        found = dict.fromkeys(layers, f"balred runs no data through a {qualified(type(model))}")
+    else:
+        found = dict(running.sums(model, layers, running.batches(model, how.now()), how))
+    unseen = [f"{name or 'the layer'} ({reason})" for name, reason in found.items() if isinstance(reason, str)]
+    if unseen and how.balanced_on is not None:
+        raise ValueError(
+            f"balanced_on={how.balanced_on!r} needs layers that can be seen on the calibration data, got {'; '.join(unseen)}"
+        )
+    return found
+
+
+def analysed_on_data(system: System, rebuild: Callable[[System], Any], sums: DataSums, settings: Settings) -> Analysis:
+    r"""The analysis of a system with its states along data in place of its Gramians.
+
+    With the mean of :math:`xx^T` over positions and the sum of :math:`gg^T` over those that belong to a prediction, the sum of
+    the squared values that are cut foretells the squared change of the scalar for a prediction.  Without gradients Q is that
+    of white noise, over the length of the data where the system is unstable.
+    """
+    options = {f: getattr(settings, f) for f in ("method", "solver", "offset", "precision", "options")}
+    P = sums.P / sums.positions
+    Q = _white(system, sums.length)[1] if sums.Q is None else sums.Q / sums.predictions
+
+    def mixed(share: float) -> Solved:
+        white = _white(system, sums.length)
+        return solve_for(system, _plus(P, white[0], share), _plus(Q, white[1], share))
+
+    return Analysis(dataclasses.replace(solve_for(system, P, Q), mixed=mixed), DataSettings(**options), rebuild)
+
+
+def _plus(P: NDArray[Any], white: NDArray[Any], share: float) -> NDArray[Any]:
+    """The sum, the second in a size that is a share of that of the first."""
+    sizes = [np.trace(x, axis1=-2, axis2=-1).real[..., None, None] for x in (P, white)]
+    return np.asarray(P + share * sizes[0] / np.where(sizes[1] > 0, sizes[1], 1.0) * white)
+
+
+def _white(system: System, horizon: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Gramians, of an unstable system those over a horizon."""
+    work = mapped(system, to_numpy)
+    with double_precision(*work.leaves) as leaves:
+        precise = with_leaves(work, leaves)
+        if pole_margin(precise)[1].min(initial=1.0) > 0:
+            Zp, Zq = factors(precise, None)
+            return Zp @ ct(Zp), Zq @ ct(Zq)
+    sums = horizon_sums(precise, horizon)
+    assert sums.Q is not None
+    return sums.P, sums.Q

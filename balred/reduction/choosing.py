@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +12,11 @@ from numpy.typing import NDArray
 
 from balred.ranks.budget import Budget, relative
 from balred.ranks.choosing import check_rank, is_rule
-from balred.reduction.candidates import Candidate, Candidates, Failure, attempted
+from balred.ranks.divergence import Divergence, Measured, least
+from balred.reduction.candidates import Candidate, Candidates, Failure, Smaller, attempted, cut_each
+from balred.registry.entries import Running, container_of, qualified
+from balred.registry.reading import replace_layers
+from balred.selection.calibration import Batch, Calibration, as_given, kept_out
 
 
 def wanted_by_layer(ranks: Any, layers: Collection[str]) -> dict[str, Any]:
@@ -32,9 +37,11 @@ def wanted_by_layer(ranks: Any, layers: Collection[str]) -> dict[str, Any]:
         raise ValueError(
             f"the keys of ranks must be layers of the model ({', '.join(layers)}), got {', '.join(unknown)}"
         )
-    budgets = [key for key, value in wanted.items() if isinstance(value, Budget)]
-    if budgets:
-        raise ValueError(f"a budget is shared by all layers of a model, got one for {', '.join(budgets)}")
+    shared = [key for key, value in wanted.items() if isinstance(value, (Budget, Divergence))]
+    if shared:
+        raise ValueError(
+            f"a budget or a divergence is shared by all layers of a model, got one for {', '.join(shared)}"
+        )
     return {key: value for key, value in wanted.items() if value is not None}
 
 
@@ -68,6 +75,103 @@ def shared_out(budget: Budget, layers: Mapping[str, Worth]) -> dict[str, int]:
     own = budget.relative or len({one.unit for one in layers.values()}) > 1
     tails = {name: relative(one.tail) if own else one.tail for name, one in layers.items()}
     return budget.shared(tails, [[name for name, one in layers.items() if one.tied]])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Ranks within a divergence, what was measured there, and what the values foretold, where they have one unit."""
+
+    rule: Divergence
+    ranks: dict[str, int]
+    measured: Measured
+    foretold: float | None
+    tries: int
+
+    @property
+    def told(self) -> str:
+        """What a plan says of it."""
+        value, error, count = self.measured
+        foretold = "" if self.foretold is None else f"; foretold, the squared change of the scalar: {self.foretold:.3g}"
+        return (
+            f"divergence {value:.3g} +- {error:.2g} {self.rule.unit} on {count} sequences kept out, asked "
+            f"{self.rule.tolerance:g}, {self.tries} tries{foretold}"
+        )
+
+
+def _running(model: Any) -> Running:
+    container = container_of(model)
+    if container is None or container.running is None:
+        raise ValueError(f"a divergence is measured on a model that balred can run, got {qualified(type(model))}")
+    return container.running
+
+
+def kept_apart(model: Any, how: Calibration) -> tuple[Calibration, list[Batch]]:
+    """What to choose states on, and the batches that are kept out of it, on which a divergence is measured.
+
+    Raises
+    ------
+    ValueError
+        There are no data, or too few; `model` is not one that runs on them.
+    """
+    if how.data is None:
+        raise ValueError("a divergence is measured on data, so calibration must be given, got none")
+    choose, kept = kept_out(_running(model).batches(model, how.now()))
+    return replace(how, data=as_given(choose)), kept
+
+
+def _measured(model: Any, new: Mapping[str, Any], kept: list[Batch], rule: Divergence) -> Measured:
+    run, small = _running(model).outputs, replace_layers(model, new)
+
+    def answers(batch: Batch) -> tuple[Any, Any, Any]:
+        full, mask = run(model, batch)
+        return full, run(small, batch)[0], mask
+
+    return rule.measure(answers(batch) for batch in kept)
+
+
+def within_divergence(rule: Divergence, candidates: Candidates, model: Any, kept: list[Batch]) -> Outcome:
+    """The least states of all layers together for which the model stays within the rule, of those tried.
+
+    Parameters
+    ----------
+    rule : Divergence
+    candidates : dict by layer name
+    model : Any
+    kept : list of batches
+        What the divergence from it is measured on.
+
+    Raises
+    ------
+    ValueError
+        There is nothing to cut, or the model is not within the rule even with all that can be kept.
+    """
+    layers = worths(candidates)
+    if not layers:
+        failed = "; ".join(f"{name or 'the layer'} ({one})" for name, one in candidates.items())
+        raise ValueError(f"a divergence needs layers that can be cut, got {failed or 'none'}")
+    most = sum(len(one.tail) - 1 for one in layers.values())
+    found: dict[int, tuple[dict[str, int], Measured]] = {}
+
+    def holds(states: int) -> bool:
+        try:
+            ranks = shared_out(Budget(states=states, multiple_of=rule.multiple_of), layers)
+        except ValueError:  # not a state for every layer
+            return False
+        made = cut_each(candidates, ranks)
+        new = {name: one.layer for name, one in made.items() if isinstance(one, Smaller)}
+        found[states] = ranks, _measured(model, new, kept, rule)
+        # a layer that cannot be cut to its rank stays as it is, which is not what was asked
+        whole = not any(isinstance(one, Exception) for one in made.values())
+        return whole and rule.holds(found[states][1])
+
+    states = least(holds, len(layers), most)
+    if states is None:
+        tried = f"{min(one.value for _, one in found.values()):.3g} at best" if found else "no states that can be tried"
+        raise ValueError(f"the divergence must be reachable with states that can be kept, {rule}, got {tried}")
+    ranks, reached = found[states]
+    one_unit = {one.unit for one in layers.values()} == {"change of the output"}
+    foretold = sum(float(layers[name].tail[rank]) for name, rank in ranks.items()) if one_unit else None
+    return Outcome(rule, ranks, reached, foretold, len(found))
 
 
 def ranks_by_layer(candidates: Candidates, wanted: Mapping[str, Any]) -> dict[str, int | Failure]:

@@ -31,20 +31,22 @@ def diagonalised(
     order: int,
     states: int,
     original: System,
-    stable: bool,
-) -> tuple[DiagonalSystem, NDArray[np.int64], Change | None]:
+    margin: float | None,
+) -> tuple[DiagonalSystem, NDArray[np.int64], Change | None, str]:
     """Reduce in dense coordinates, then diagonalise on the host, one round trip for the whole batch.
 
-    Each member gets the largest order, also returned, whose poles fit into `states` stored states, are stable where they
-    must be, and whose eigenvectors are well enough conditioned for the dtype of `original`, and for that of the computation.
+    Each member gets the largest order, also returned, whose poles fit into `states` stored states, lie further than `margin`
+    inside the stable region where there is one, and whose eigenvectors are well enough conditioned for the dtype of `original`, and for that of the computation.
+    The last value tells if that cost more states than real poles do, which fill a stored state each.
     """
     be = backend_of(*template.leaves)
     limit = float(max(arrays.eps(arrays.real(g.B)) for g in (original, template)) ** -0.5)
     made = reduce(state, order)
-    found = _attempt(made, template, states, limit, stable)
+    found = _attempt(made, template, states, limit, margin)
     batch, D = tuple(template.B.shape[:-2]), made[0].D
     orders = np.full(len(found), order)
     wrong = [i for i, (_, modes) in enumerate(found) if modes is None]
+    unfit = any(found[i][0] <= 0 for i in wrong)
     if wrong:
         if not be.on_host(template.B):  # what remains is a search, in steps too small for a device
             state = each_array(state, to_numpy)
@@ -54,7 +56,7 @@ def diagonalised(
 
             def attempt(k: int, one: Any = one) -> tuple[int, tuple[_Modes | None, Any]]:
                 reduced = reduce(one, k)
-                [(excess, modes)] = _attempt(reduced, template, states, limit, stable)
+                [(excess, modes)] = _attempt(reduced, template, states, limit, margin)
                 return excess, (modes, reduced[0].D)
 
             orders[i], modes, feedthrough[i] = _largest(attempt, order, found[i][0], states)
@@ -66,7 +68,8 @@ def diagonalised(
     log_poles, b, c, *maps = (np.stack(x).reshape(*batch, *x[0].shape) for x in several)
     log_poles, b, c = (be.from_numpy(x, like=template.B) for x in (log_poles, b, c))
     small = DiagonalSystem(log_poles, b, c, D, template.dt, template.conjugate)
-    return small, orders.reshape(batch), None if made[1] is None else Change(*maps)
+    note = f"order {order} is {int(orders.min())}: poles outside or nearly parallel eigenvectors" if unfit else ""
+    return small, orders.reshape(batch), None if made[1] is None else Change(*maps), note
 
 
 def _largest(
@@ -86,13 +89,13 @@ def _largest(
         k, best = k + 1, better
     if best[0] is None:
         raise ValueError(
-            f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors at every order"
+            f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors or poles outside at every order"
         )
     return k, best[0], best[1]
 
 
 def _attempt(
-    reduced: Reduced, template: DiagonalSystem, states: int, limit: float, stable: bool
+    reduced: Reduced, template: DiagonalSystem, states: int, limit: float, least: float | None
 ) -> list[tuple[int, _Modes | None]]:
     """For each member: how many stored states too many it takes, and its modes if it is none and well conditioned."""
     g, L, R = reduced
@@ -107,8 +110,8 @@ def _attempt(
     picked = _picked(poles, b, c, template.conjugate)
     margin = (1 - np.abs(poles)) if template.discrete else -poles.real
     good = condition < limit
-    if stable:
-        good &= np.all(margin > 0, axis=-1)
+    if least is not None:
+        good &= np.all(margin > least, axis=-1)
     if L is None or R is None:  # no projection: there are no coordinates to carry over
         V, W = (
             np.zeros((*b.shape[:-2], *shape))

@@ -1,5 +1,7 @@
-"""Layers with an operator as candidates: ranked by Hankel singular values, cut by a method, written back exactly.
+"""Layers with an operator as candidates: ranked by values, cut by a method, written back exactly.
 
+The values are Hankel singular values, of white inputs and outputs that matter alike, or those of the states along data
+(:mod:`balred.layers.along_data`), which have one unit for all layers of a model: that of a scalar of the model's output.
 Second-order systems are cut by methods of their own, which keep their form.
 """
 
@@ -14,18 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.hankel.spectrum import pad
+from balred.layers.along_data import DataSums
 from balred.methods.method import Method
 from balred.methods.truncation import truncate
 from balred.ranks.budget import tail
 from balred.ranks.choosing import choose_order, is_rule
 from balred.ranks.rules import ErrorBound, Order
 from balred.realisations.second_order_projection import Projected, balanced, modal
-from balred.reduction.analysis import Analysis, analyses
+from balred.reduction.analysis import Analysis, analysed_on_data, analyses
 from balred.reduction.candidates import Candidates, Failure, Smaller, attempted
 from balred.reduction.settings import Settings
 from balred.registry.reading import adapt
+from balred.selection.calibration import Calibration
+from balred.systems.arrays import mapped, to_numpy
 from balred.systems.batches import alike
 from balred.systems.leaves import System
+from balred.systems.poles import pole_margin
 
 Read: TypeAlias = tuple[System, Callable[[System], Any]]
 """The operator of a layer, and the way back."""
@@ -37,8 +43,13 @@ class OperatorCandidate:
 
     analysis: Analysis
     rebuild: Callable[[System], Any]
+    note: str = ""
     tied = False
-    unit = "Hankel singular values"
+
+    @property
+    def unit(self) -> str:
+        """That of the model's output where the layer was seen on data."""
+        return "change of the output" if self.analysis.settings.on_data else "Hankel singular values"
 
     @property
     def states(self) -> int:
@@ -64,7 +75,8 @@ class OperatorCandidate:
             self.states,
             made.system.states,
             energy=float(np.min(self.analysis.energy(rank))),
-            bound=float(np.max(made.bound, initial=0.0)),
+            bound=None if self.analysis.settings.on_data else float(np.max(made.bound, initial=0.0)),
+            note="; ".join(filter(None, [self.note, made.note])),
             system=made.system,
             change=made.change,
             capped=made.capped,
@@ -78,14 +90,34 @@ def read_operators(layers: Mapping[str, Any]) -> tuple[dict[str, Read], dict[str
     return read, {name: one for name, one in found.items() if isinstance(one, Exception)}
 
 
-def operator_candidates(read: Mapping[str, Read], settings: Settings) -> Iterator[Candidates]:
-    """The layers analysed, those alike together; a group at a time, since large ones need much memory while they last."""
-    for names in alike({name: system for name, (system, _) in read.items()}):
+def operator_candidates(
+    read: Mapping[str, Read], settings: Settings, sums: Mapping[str, DataSums | str] | None = None
+) -> Iterator[Candidates]:
+    """The layers analysed, those alike together; a group at a time, since large ones need much memory while they last.
+
+    Those in `sums` were seen on data, or could not be, and why.
+    """
+    sums = sums or {}
+    seen = {name: one for name, one in sums.items() if isinstance(one, DataSums) and name in read}
+    if seen:
+        yield {name: attempted(partial(_seen, *read[name], one, settings)) for name, one in seen.items()}
+    blind = {name: one for name, one in read.items() if name not in seen}
+    for names in alike({name: system for name, (system, _) in blind.items()}):
         found = analyses({name: read[name] for name in names}, settings)
         yield {
-            name: one if isinstance(one, Exception) else OperatorCandidate(one, read[name][1])
+            name: one if isinstance(one, Exception) else OperatorCandidate(one, read[name][1], _unseen(sums.get(name)))
             for name, one in found.items()
         }
+
+
+def _unseen(reason: Any) -> str:
+    return f"balanced on white noise: {reason}" if reason else ""
+
+
+def _seen(system: System, rebuild: Callable[[System], Any], sums: DataSums, settings: Settings) -> OperatorCandidate:
+    outside = int((pole_margin(mapped(system, to_numpy))[1] <= 0).sum())
+    note = f"{outside} of {system.states} poles unstable" if outside else ""
+    return OperatorCandidate(analysed_on_data(system, rebuild, sums, settings), rebuild, note)
 
 
 _SECOND_ORDER: dict[str, Callable[..., Projected]] = {"truncate": balanced, "modal": modal}
@@ -132,14 +164,17 @@ class SecondOrderCandidate:
 
 
 def second_order_candidates(
-    layers: Mapping[str, tuple[Any, Callable[[Any], Any]]], settings: Settings, options: Mapping[str, Any]
+    layers: Mapping[str, tuple[Any, Callable[[Any], Any]]],
+    settings: Settings,
+    options: Mapping[str, Any],
+    how: Calibration,
 ) -> Candidates:
     """Second-order systems by name, looked at.
 
     Raises
     ------
     ValueError
-        The method does not keep their form; an offset or a precision is given.
+        The method does not keep their form; an offset, a precision or data are given.
     TypeError
         The method does not have one of the options.
     """
@@ -151,6 +186,8 @@ def second_order_candidates(
         )
     if settings.offset is not None or settings.precision != "float64":
         raise ValueError("offset and precision must be left alone for second-order systems, got one of them")
+    if how.basis != "noise":
+        raise ValueError(f"second-order systems are balanced on white noise, got balanced_on={how.basis!r}")
     Method(truncate, prepare).check_options(settings.method, options)
     return {
         name: one if isinstance(one, Exception) else SecondOrderCandidate(one, rebuild)

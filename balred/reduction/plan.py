@@ -13,20 +13,31 @@ from typing import Any
 
 import numpy as np
 
+from balred.layers.along_data import DataSums
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import is_rule
+from balred.ranks.divergence import Divergence, Measured
+from balred.reduction.analysis import sums_along
 from balred.reduction.candidates import Candidate, Candidates, Failure, Smaller, cut_each
-from balred.reduction.choosing import check_number, ranks_by_layer, shared_out, wanted_by_layer, worths
-from balred.reduction.operators import operator_candidates, read_operators, second_order_candidates
-from balred.reduction.selective import SelectiveLayers, check_wanted, selective_candidates
+from balred.reduction.choosing import (
+    check_number,
+    kept_apart,
+    ranks_by_layer,
+    shared_out,
+    wanted_by_layer,
+    within_divergence,
+    worths,
+)
+from balred.reduction.operators import Read, operator_candidates, read_operators, second_order_candidates
+from balred.reduction.selective import CalibrationWarning, SelectiveLayers, check_wanted, selective_candidates
 from balred.reduction.settings import Settings
 from balred.reduction.writing_back import warn_if_capped
 from balred.registry.reading import adapt, layers_of, obstacles_of, replace_layers, second_order_of, selective_of
-from balred.selection.calibration import Calibration
+from balred.selection.calibration import Batch, Calibration
 from balred.systems.arrays import warn_caller
 
-_CHOOSING = ("selection", "compensate", "seed")
-"""Options that say how states of selective layers are chosen; all others are the method's."""
+_CHOOSING = ("selection", "compensate", "seed", "balanced_on", "scalar")
+"""Options that say how states are chosen on data; all others are the method's."""
 
 
 class SkippedWarning(UserWarning):
@@ -61,6 +72,9 @@ class Plan:
     model: Any
     rows: tuple[Row, ...]
     _new: Mapping[str, Any] = field(default_factory=dict)
+    divergence: Measured | None = None
+    """Of the reduced model, measured, where a :class:`balred.Divergence` was asked for."""
+    _told: str = ""
 
     def apply(self) -> Any:
         """The model with the planned layers replaced; the original is untouched."""
@@ -77,7 +91,8 @@ class Plan:
                 "" if r.bound is None else f"{r.bound:.3g}", "" if r.energy is None else f"{r.energy:.4f}", r.note,
             ))  # fmt: skip
         widths = [max(len(line[i]) for line in lines) for i in range(7)]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+        table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        return "\n".join([*table, *filter(None, [self._told])])
 
 
 def plan(
@@ -96,11 +111,11 @@ def plan(
     Parameters
     ----------
     model : system, layer, model
-    ranks : int, rule, dict by layer name of either, or Budget
-        In a dict, layers without a key are left alone.  A :class:`balred.Budget` is shared out over the layers.
+    ranks : int, rule, dict by layer name of either, Budget, or Divergence
+        In a dict, layers without a key are left alone.  A :class:`balred.Budget` is shared out over the layers, a
+        :class:`balred.Divergence` measured on the calibration data.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
-        Data for layers whose dynamics depend on their input (docs, guide to selective layers); time-invariant layers
-        need none.
+        Data that the layers are balanced on (docs, guide to balancing on data) or selected on (guide to selective layers).
     method, solver, offset, precision, **options
         As :func:`balred.reduce`.
 
@@ -123,28 +138,37 @@ def plan(
         )
     settings = Settings(method, solver, offset, precision, {} if second else options)
     how = Calibration(calibration, **choosing)
-    wanted = None if isinstance(ranks, Budget) else wanted_by_layer(ranks, layers)
+    wanted = None if isinstance(ranks, (Budget, Divergence)) else wanted_by_layer(ranks, layers)
     _check(layers, selective, settings, choosing, wanted)
     refused = _refused(model, layers if wanted is None else {n: layers[n] for n in layers if n in wanted}, selective)
+
+    kept: list[Batch] = []
+    if isinstance(ranks, Divergence):
+        how, kept = kept_apart(model, how)
 
     others = {name: layer for name, layer in layers.items() if name not in selective and name not in second}
     read, failed = read_operators(others)
     states = {name: system.states for name, (system, _) in (read | second).items()}
-    read = {name: one for name, one in read.items() if name not in refused}
     outcomes: dict[str, Smaller | Failure | str] = {**failed, **refused}
+    reached, told = None, ""
     if wanted is not None:
         outcomes |= _spared(layers, wanted, states)
 
-    groups: Iterable[Candidates] = operator_candidates({n: x for n, x in read.items() if n not in outcomes}, settings)
+    read = {name: one for name, one in read.items() if name not in outcomes}
+    groups: Iterable[Candidates] = operator_candidates(read, settings, _sums(model, layers, read, how))
     if second:
         wanted_of_them = {name: one for name, one in second.items() if name not in outcomes}
-        groups = chain([second_order_candidates(wanted_of_them, settings, options)], groups)
+        groups = chain([second_order_candidates(wanted_of_them, settings, options, how)], groups)
     if selective:
         groups = chain([selective_candidates(model, selective, how)], groups)
     if wanted is None:
         looked = {name: one for group in groups for name, one in group.items()}
         groups = [{name: looked[name] for name in layers if name in looked}]
-        wanted = shared_out(ranks, worths(groups[0]))
+        if isinstance(ranks, Divergence):
+            found = within_divergence(ranks, groups[0], model, kept)
+            wanted, reached, told = found.ranks, found.measured, found.told
+        else:
+            wanted = shared_out(ranks, worths(groups[0]))
     for candidates in groups:
         chosen = ranks_by_layer(candidates, wanted)
         states |= {name: one.states for name, one in candidates.items() if not isinstance(one, Exception)}
@@ -155,7 +179,17 @@ def plan(
         raise error
     rows = [_row(name, layer, states.get(name), outcomes[name]) for name, layer in layers.items()]
     new = {name: one.layer for name, one in outcomes.items() if isinstance(one, Smaller)}
-    return Plan(model, tuple(rows), new)
+    return Plan(model, tuple(rows), new, reached, told)
+
+
+def _sums(
+    model: Any, layers: Mapping[str, Any], read: Mapping[str, Read], how: Calibration
+) -> Mapping[str, DataSums | str]:
+    """What the states of layers do along the data; of those that cannot be seen the reader is told."""
+    sums = sums_along(model, {name: (layers[name], system) for name, (system, _) in read.items()}, how)
+    if unseen := [f"{name or 'the layer'} ({why})" for name, why in sums.items() if isinstance(why, str)]:
+        warn_caller(f"layers balanced on white noise, not on the data: {'; '.join(unseen)}", CalibrationWarning)
+    return sums
 
 
 def _check(
@@ -166,8 +200,9 @@ def _check(
     wanted: Mapping[str, Any] | None,
 ) -> None:
     """Raise if something cannot be meant, before anything is looked at."""
-    if choosing and not selective:
-        raise TypeError(f"{', '.join(choosing)} must go with selective layers, got a model that has none")
+    alone = [key for key in choosing if key in ("selection", "compensate")]
+    if alone and not selective:
+        raise TypeError(f"{', '.join(alone)} must go with selective layers, got a model that has none")
     if selective and settings.method != "truncate":
         raise ValueError(
             f"selective layers are reduced by selection, so method must be left alone, got {settings.method!r}"
@@ -241,16 +276,18 @@ def reduce(
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
         Never changed.
-    rank : int, rule, Budget, or a list of ints and rules
+    rank : int, rule, Budget, Divergence, or a list of ints and rules
         The number of states to keep, as the object counts them (stored states of a conjugate system; unstable
-        modes included), or a rule such as ``balred.Energy(0.99)``.  For a model also a dict by layer name, or a
-        :class:`balred.Budget` of states that its layers share.  A list (tuple, range, array) of ranks of one system or layer
-        gives a list of reduced objects, all from one analysis.
+        modes included), or a rule such as ``balred.Energy(0.99)``.  For a model also a dict by layer name, a
+        :class:`balred.Budget` of states that its layers share, or a :class:`balred.Divergence` of its answers.  A list
+        (tuple, range, array) of ranks of one system or layer gives a list of reduced objects, all from one analysis.
     method : str, default "truncate"
         A name in ``balred.methods.METHODS``, or "matchdc" for "singular_perturbation"; the guide to the methods says
         which for what.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
-        Data for layers whose dynamics depend on their input, as :func:`balred.plan`.
+        What the model is called with: its layers are then balanced on what they do on these data, not on white noise.
+        ``balanced_on="inputs"`` asks for the inputs alone, ``"noise"`` for neither; `scalar` ("outputs", "tempered",
+        "fisher" or a function of the model's output) says what the gradients are of, `seed` draws its directions.
     solver : str, optional
         As :func:`balred.hsv`.
     offset : float, optional
@@ -275,6 +312,8 @@ def reduce(
 
     Warns
     -----
+    CalibrationWarning
+        A layer cannot be seen on the data, and is balanced on white noise.
     RankWarning
         An integer `rank` is beyond the numerical rank, which is used instead.
 
@@ -294,14 +333,15 @@ def reduce(
     [2, 4, 8]
     """
     if isinstance(rank, (list, tuple, range)) or (isinstance(rank, np.ndarray) and rank.ndim == 1):
+        how = Calibration(calibration, **{key: options.pop(key) for key in _CHOOSING if key in options})
         settings = Settings(method, solver, offset, precision, {} if second_order_of(layers_of(obj)) else options)
-        return _each(obj, list(rank), settings, options)
+        return _each(obj, list(rank), settings, options, how)
     return plan(
         obj, rank, calibration, method=method, solver=solver, offset=offset, precision=precision, **options
     ).apply()
 
 
-def _each(obj: Any, ranks: list[Any], settings: Settings, options: Mapping[str, Any]) -> list[Any]:
+def _each(obj: Any, ranks: list[Any], settings: Settings, options: Mapping[str, Any], how: Calibration) -> list[Any]:
     """One system or layer reduced to each of several ranks, from one analysis."""
     layers = layers_of(obj)
     if len(layers) > 1 or selective_of(layers):
@@ -315,7 +355,11 @@ def _each(obj: Any, ranks: list[Any], settings: Settings, options: Mapping[str, 
     states = second[name][0].states if second else (read := {name: adapt(layer)})[name][0].states
     for one in ranks:
         check_number(one, states)
-    group = second_order_candidates(second, settings, options) if second else next(operator_candidates(read, settings))
+    group = (
+        second_order_candidates(second, settings, options, how)
+        if second
+        else next(operator_candidates(read, settings, _sums(obj, layers, read, how)))
+    )
     looked = group[name]
     if isinstance(looked, Exception):
         raise looked

@@ -69,7 +69,7 @@ def _chosen(solved: Solved, state: State, settings: Settings, rule: Rule) -> int
     for k in range(1, cap + 1):
         value = float(method.bound(state, k))
         if np.isnan(value):
-            raise ValueError(f"ErrorBound needs a method with an a-priori error bound, got {settings.method!r}")
+            raise ValueError(f"ErrorBound needs a method with an a-priori error bound, got {settings.told}")
         if value <= limit:
             return min(_rounded(k, rule), cap)
     raise ValueError(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from balred.methods.method import Method
+from balred.hankel.spectrum import spectrum
+from balred.methods.method import Method, no_bound
 from balred.methods.table import method_called, method_name
 from balred.solvers.gramians import check_precision
 
@@ -63,6 +64,16 @@ class Settings:
         """The method."""
         return method_called(self.method)
 
+    @property
+    def on_data(self) -> bool:
+        """Whether the values are those of states along data, not of Gramians."""
+        return False
+
+    @property
+    def told(self) -> str:
+        """The method, in an error."""
+        return repr(self.method)
+
     def by(self, method: str) -> Settings:
         """The settings for another method, which has the same options only if it prepares a system in the same way."""
         shared = method_called(method).prepare is self.row.prepare
@@ -72,3 +83,45 @@ class Settings:
         """Whether a system solved with one is solved for the other too."""
         mine, theirs = ((s.row.prepare, s.row.takes, s.row.takes_unstable) for s in (self, other))
         return mine == theirs and replace(self, method=other.method) == other
+
+
+@dataclass(frozen=True)
+class DataSettings(Settings):
+    """The same where matrices measured along data take the places of the Gramians: there is no a-priori bound then.
+
+    Raises
+    ------
+    ValueError
+        The method needs more of a system than a pair of Gramians.
+
+    Examples
+    --------
+    >>> DataSettings("hankel_norm")
+    Traceback (most recent call last):
+        ...
+    ValueError: on data a method must be truncate, square_root or singular_perturbation, got 'hankel_norm'; balanced_on='noise' has the others
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        row = super().row
+        if row.prepare is not spectrum or row.takes != "arrays":
+            raise ValueError(
+                f"on data a method must be truncate, square_root or singular_perturbation, got {self.method!r}; "
+                "balanced_on='noise' has the others"
+            )
+
+    @property
+    def row(self) -> Method:
+        """The method, without its bound."""
+        return replace(super().row, bound=no_bound)
+
+    @property
+    def on_data(self) -> bool:
+        """That they are."""
+        return True
+
+    @property
+    def told(self) -> str:
+        """The method, in an error."""
+        return f"{self.method!r} on data"

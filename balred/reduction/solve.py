@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.hankel.spectrum import spectrum_of
+from balred.layers.along_data import factor_of
 from balred.methods.method import State
 from balred.reduction.settings import Settings
 from balred.systems import arrays
@@ -16,7 +18,7 @@ from balred.systems.arrays import Array, backend_of, in_precision, is_concrete, 
 from balred.systems.batches import alike, member, stacked
 from balred.systems.leaves import System, where_fastest, with_leaves
 from balred.systems.parts import separated
-from balred.systems.poles import entry_rounding
+from balred.systems.poles import entry_rounding, pole_margin
 from balred.systems.units import in_even_units
 
 
@@ -36,6 +38,11 @@ class Solved:
         The stable part's values on the host, descending, in the precision of the computation.
     hsv : array, shape (..., order)
         All values, infinite for unstable modes, in the array library and dtype of the system.
+    margin : float or None
+        How far inside the stable region the poles of a reduction must be at least; below 0 where the system has poles
+        outside that it may keep; None where they may be anywhere.
+    mixed : callable, optional
+        ``mixed(share)`` is the system solved with so much white noise among the data, for reductions that fail without.
     """
 
     system: System
@@ -44,6 +51,8 @@ class Solved:
     state: State | None
     sigma: NDArray[Any]
     hsv: Array
+    margin: float | None = 0.0
+    mixed: Callable[[float], Solved] | None = None
 
     @property
     def fixed(self) -> int:
@@ -100,7 +109,25 @@ def solve(system: System, settings: Settings) -> Solved:
     infinite = np.full((*batch, 0 if unstable is None else unstable.order), np.inf, sigma.dtype)
     values = np.concatenate([infinite, sigma], axis=-1)
     hsv = backend_of(*system.leaves).from_numpy(values, like=system.B, real=True)
-    return Solved(system, unstable, stable, state, sigma, hsv)
+    return Solved(system, unstable, stable, state, sigma, hsv, None if method.takes_unstable else 0.0)
+
+
+def solve_for(system: System, P: NDArray[Any], Q: NDArray[Any]) -> Solved:
+    """A system with matrices that take the places of its Gramians, in the coordinates of ``system.to_dense()``.
+
+    All of it is reduced, unstable modes too; a reduction grows no faster than the system does.  Values below 1e-7 of the
+    first are rounding errors, since matrices hold half of the digits of factors.
+    """
+    work = arrays.mapped(system, to_numpy)
+    with in_precision("float64", *work.leaves) as wide:
+        precise = with_leaves(work, wide)
+    found = spectrum_of(precise.to_dense(), factor_of(P), factor_of(Q))
+    s = np.where(found.s > 1e-7 * found.s[..., :1], found.s, 0.0)
+    state = found._replace(s=s)
+    poles, _ = pole_margin(precise)
+    worst = float(((1 - np.abs(poles)) if precise.discrete else -poles.real).min(initial=0.0))
+    hsv = backend_of(*system.leaves).from_numpy(state.sigma, like=system.B, real=True)
+    return Solved(system, None, precise, state, state.sigma, hsv, worst * (1 + 1e-9))
 
 
 def _prepared(part: System, settings: Settings) -> State:

@@ -5,7 +5,7 @@ Unstable modes were kept aside where the method cannot take them; here they come
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,12 @@ from balred.reduction.diagonalisation import diagonalised
 from balred.reduction.settings import Settings
 from balred.reduction.solve import Solved
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, in_precision, namespace, warn_caller
+from balred.systems.arrays import Array, backend_of, in_precision, namespace, to_numpy, warn_caller
 from balred.systems.coordinates import Change
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, with_leaves
 from balred.systems.parts import join
+from balred.systems.poles import pole_margin
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,6 +35,8 @@ class Reduction:
     """None where nothing was diagonalised: a dense system, an unstable part, or nothing cut."""
     capped: bool = False
     """Whether the numerical rank leaves no more states than these."""
+    note: str = ""
+    """What a reader must know of how it was made."""
 
     @property
     def stable_order(self) -> int:
@@ -80,11 +83,20 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
         precise = with_leaves(stable, leaves)
         small: System
         if isinstance(precise, DiagonalSystem):
-            small, orders, change = diagonalised(
-                precise, method.reduce, state, order, rank - fixed, system, stable=not method.takes_unstable
+            small, orders, change, note = diagonalised(
+                precise, method.reduce, state, order, rank - fixed, system, solved.margin
             )
         else:
-            small, change = method.reduce(state, order)[0], None
+            (small, _, _), change = method.reduce(state, order), None
+            full = order
+            while settings.on_data and order > 1 and not _within(small, solved.margin):
+                order -= 1
+                small = method.reduce(state, order)[0]
+            if settings.on_data and not _within(small, solved.margin):
+                raise ValueError(
+                    "the reduced system must grow no faster than the system does, got one that does at every order"
+                )
+            note = "" if order == full else f"order {full} is {order}: poles outside"
             orders = np.full(batch, min(order, small.order))
         joined = join(kept, small)
     if backend_of(joined.B) is be:
@@ -94,7 +106,52 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
     bounds = {int(k): method.bound(state, int(k)) for k in np.unique(orders)}
     bound = np.select([orders == k for k in bounds], list(bounds.values()))
     capped = int(orders.min()) == state.cap
-    return Reduction(narrow, orders, np.asarray(bound), None if kept is not None else change, capped)
+    return Reduction(narrow, orders, np.asarray(bound), None if kept is not None else change, capped, note)
+
+
+def _within(g: System, margin: float | None) -> bool:
+    """Whether the poles lie so far inside the stable region."""
+    poles = pole_margin(arrays.mapped(g, to_numpy))[0]
+    return margin is None or bool(np.all(((1 - np.abs(poles)) if g.discrete else -poles.real) > margin))
+
+
+_SHARES = (1e-3, 1e-2, 1e-1, 1.0, 1e2)
+_ENOUGH = 0.75
+"""An order that was lowered by less is left so."""
+
+
+def reduced_or_mended(solved: Solved, settings: Settings, rank: int) -> Reduction:
+    """The reduction; where data leave it no stable form of nearly that order, with the least share of white noise that does.
+
+    Raises
+    ------
+    ValueError
+        As :func:`reduced`, if no share helps.
+    """
+    made: Reduction | ValueError
+    try:
+        made = reduced(solved, settings, rank)
+    except ValueError as error:
+        made = error
+    if solved.mixed is None or not 1 <= rank <= solved.system.states or _fits(made, rank * solved.unit):
+        if isinstance(made, ValueError):
+            raise made
+        return made
+    for share in _SHARES:
+        try:
+            other = reduced(solved.mixed(share), settings, rank)
+        except ValueError:
+            continue
+        if _fits(other, rank * solved.unit):
+            note = f"balanced on data and {share:g} of white noise, since data alone left poles outside"
+            return replace(other, note="; ".join(filter(None, [note, other.note])))
+    if isinstance(made, ValueError):
+        raise made
+    return made
+
+
+def _fits(made: Reduction | ValueError, order: int) -> bool:
+    return isinstance(made, Reduction) and (not made.note or made.stable_order >= _ENOUGH * order)
 
 
 def warn_if_capped(rank: int, states: int, capped: bool) -> None:

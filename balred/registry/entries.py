@@ -90,6 +90,27 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Running:
+    """How models of a framework run along data.
+
+    Parameters
+    ----------
+    batches : callable
+        ``batches(model, data)``: what `model` is called with, batch by batch (:func:`balred.selection.calibration.batches`).
+    outputs : callable
+        ``outputs(model, batch)``: what the model answers to a batch (positional and keyword arguments), on the host, and
+        which of its predictions count: (..., values), and (...) or None.
+    sums : callable
+        ``sums(model, layers, batches, calibration)``: of each of `layers`, by name its object and its system, the
+        :class:`balred.layers.along_data.DataSums`, or why there are none.
+    """
+
+    batches: Callable[[Any, Any], Iterable[Any]]
+    outputs: Callable[[Any, Any], tuple[Any, Any]]
+    sums: Callable[[Any, Mapping[str, tuple[Any, System]], Any, Any], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Container:
     """How to look into a model: its layers by name, and a copy of it with some of them replaced.
 
@@ -109,6 +130,7 @@ class Container:
     unfit: Callable[[Any], str | None] | None = None
     obstacles: Callable[..., Mapping[str, str]] | None = None
     seen: Callable[[Any], list[str]] | None = None
+    running: Running | None = None
 
 
 _entries: dict[str, Entry] = {}

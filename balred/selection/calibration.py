@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from balred.selection.directions import check_scalar
 from balred.selection.selecting import SELECTIONS
 
 _LABELS = ("label", "labels", "label_ids", "target", "targets", "y")
 _HOW = "pass what the model is called with, such as [x for x, y in loader]"
+BALANCED_ON = ("data", "inputs", "noise")
 _RULE = "calibration must be an array, a dict of keyword inputs, or an iterable of either"
 
 
@@ -103,9 +105,62 @@ def _inputs(takes: inspect.Signature | None) -> int | None:
     return sum(k in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for k in kinds)
 
 
+Batch = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a model."""
+
+
+def kept_out(given: Iterable[Batch], share: int = 4) -> tuple[list[Batch], list[Batch]]:
+    """Batches in two: to choose on, and to measure on, which is one sequence of `share`.
+
+    Every batch is cut where it has so many sequences in its first axis; of smaller ones every so many-th goes whole.
+
+    Raises
+    ------
+    ValueError
+        There are too few for both.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [[len(args[0]) for args, _ in part] for part in kept_out([((np.ones((8, 2)),), {}), ((np.ones((4, 2)),), {})])]
+    [[6, 3], [2, 1]]
+    """
+    choose: list[Batch] = []
+    measure: list[Batch] = []
+    whole = 0
+    for args, kwargs in given:
+        arrays = [x for x in (*args, *kwargs.values()) if getattr(x, "ndim", 0) > 0]
+        count = len(arrays[0]) if arrays else 0
+        if count >= share:
+            cut = count - count // share
+            choose.append(_sliced(args, kwargs, count, slice(0, cut)))
+            measure.append(_sliced(args, kwargs, count, slice(cut, count)))
+        else:
+            whole += 1
+            (choose if whole % share else measure).append((args, kwargs))
+    if not choose or not measure:
+        raise ValueError(
+            f"a divergence is measured on calibration data that are kept out of the rest, so there must be {share} sequences at "
+            "least, got fewer"
+        )
+    return choose, measure
+
+
+def as_given(given: Iterable[Batch]) -> list[Any]:
+    """Batches as :func:`batches` takes them."""
+    return [args[0] if args else kwargs for args, kwargs in given]
+
+
+def _sliced(args: tuple[Any, ...], kwargs: dict[str, Any], count: int, now: slice) -> Batch:
+    def part(x: Any) -> Any:
+        return x[now] if getattr(x, "ndim", 0) > 0 and len(x) == count else x
+
+    return tuple(part(x) for x in args), {k: part(x) for k, x in kwargs.items()}
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """Data for selective layers, and how their states are chosen.
+    """Data for the layers of a model, and how their states are chosen on them.
 
     Parameters
     ----------
@@ -116,12 +171,19 @@ class Calibration:
     compensate : bool, default True
         Refit C where the layer allows it.
     seed : int, default 0
-        Of "random".
+        Of "random", and of the directions that `scalar` draws.
+    balanced_on : {"data", "inputs", "noise"}, optional
+        What the states of layers with an operator are ranked by: their inputs and the gradients of a scalar of the model's
+        outputs, their inputs alone, or white noise, as without data.  By default data where there are any; a layer where
+        they cannot be seen is then balanced on noise, with a note.
+    scalar : {"outputs", "tempered", "fisher"} or callable, default "outputs"
+        Of which the gradients are: see :func:`balred.selection.directions.direction`; a function is given what the model
+        returns, and returns a scalar.
 
     Raises
     ------
     ValueError
-        There is no such selection.
+        There is no such choice, or no data to balance on.
 
     Examples
     --------
@@ -133,10 +195,22 @@ class Calibration:
     selection: str = "joint"
     compensate: bool = True
     seed: int = 0
+    balanced_on: str | None = None
+    scalar: Any = "outputs"
 
     def __post_init__(self) -> None:
+        check_scalar(self.scalar)
+        if self.balanced_on not in (None, *BALANCED_ON):
+            raise ValueError(f"balanced_on must be one of {', '.join(BALANCED_ON)}, got {self.balanced_on!r}")
+        if self.data is None and self.balanced_on in ("data", "inputs"):
+            raise ValueError(f"balanced_on={self.balanced_on!r} needs calibration data, got none")
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection!r}")
+
+    @property
+    def basis(self) -> str:
+        """What layers with an operator are balanced on."""
+        return self.balanced_on or ("noise" if self.data is None else "data")
 
     def now(self) -> Any:
         """The data."""

@@ -1,0 +1,273 @@
+"""PyTorch models balanced on data: what is seen of each layer against autograd, what is told, and what it is good for."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import s4_layers  # noqa: E402
+import s4d_layers  # noqa: E402
+
+import balred  # noqa: E402
+from balred.adapters.torch import LRU, running  # noqa: E402
+from balred.selection import Calibration  # noqa: E402
+from balred.selection.calibration import batches  # noqa: E402
+
+nn = torch.nn
+WIDTH = 3
+
+
+def lru() -> Any:
+    return LRU(WIDTH, 6, generator=torch.Generator().manual_seed(1))
+
+
+def package_lru() -> Any:
+    torch.manual_seed(1)
+    return pytest.importorskip("LRU_pytorch").LRU(WIDTH, WIDTH, 4)
+
+
+def s5(**kw: Any) -> Any:
+    from s5_pytorch_layers import layer
+
+    return layer(WIDTH, **kw)
+
+
+LAYERS = {
+    "LRU": lru,
+    "lru-pytorch": package_lru,
+    "S5": s5,
+    "S5, both ways": lambda: s5(bidir=True),
+    "S4D": lambda: s4d_layers.mixer(torch.float32),
+    "S4": lambda: s4_layers.conv(double=False),
+    "S4, both ways": lambda: s4_layers.conv(double=False, bidirectional=True),
+}
+
+
+class Model(nn.Module):
+    """A layer between what makes its inputs coloured and what makes its outputs matter unlike."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.channels_first = hasattr(layer, "kernel")
+        self.before, self.layer, self.after = nn.Linear(1, WIDTH), layer, nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Any, attention_mask: Any = None) -> Any:
+        z = torch.tanh(self.before(x).cumsum(1))
+        z = self.layer(z.mT) if self.channels_first else self.layer(z)
+        z = z[0] if isinstance(z, tuple) else z
+        return self.after((z.mT if self.channels_first else z)[:, ::2].mean(1))
+
+
+def data(count: int = 5, length: int = 12) -> Any:
+    return torch.randn(count, length, 1, generator=torch.Generator().manual_seed(3))
+
+
+def recurrence(system: Any, u: Any) -> Any:
+    """The output, differentiable, a position at a time: (batch, sequences, length, outputs)."""
+    poles, B, C = (x.to(torch.complex128) for x in system.leaves)
+    x, found = 0.0, []
+    for t in range(u.shape[-2]):
+        x = torch.exp(poles)[..., None, :] * x + u[..., t, :].to(B.dtype) @ B.mT
+        found.append(2 * (x @ C.mT).real + u[..., t, :].double() @ system.D.double().mT)
+    return torch.stack(found, -2)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_signals_of_an_operator_are_those_that_its_parameters_learn_from(name: str, monkeypatch: Any) -> None:
+    """Gradients of the model's scalar, by autograd through the layer itself, are those of sum(w y) with the w and u that are seen."""
+    model = Model(LAYERS[name]())
+    seen: list[Any] = []
+    plain = running.data_sums
+    monkeypatch.setattr(running, "data_sums", lambda *a: (seen.append(a[:3]), plain(*a))[1])
+    system = balred.adapt(model.layer)[0]
+    how = Calibration(data(), scalar=lambda z: (z**3).sum())
+    found = running.sums(model, {"layer": (model.layer, system)}, batches(how.now(), (torch.Tensor,)), how)
+    assert not isinstance(found["layer"], str), found
+
+    parts = [(w[0].double() * recurrence(s, u)).sum() for s, u, w in seen]
+    mine = dict(model.layer.named_parameters())
+    got = torch.autograd.grad(sum(parts), list(mine.values()), allow_unused=True)
+    want = torch.autograd.grad((model(data()) ** 3).sum(), list(mine.values()), allow_unused=True)
+    compared = 0
+    for key, have, expected in zip(mine, got, want, strict=True):
+        if have is not None:  # the rest is not the operator's
+            scale = float(expected.abs().max())
+            np.testing.assert_allclose(have.numpy(), expected.numpy(), rtol=5e-3, atol=2e-3 * scale, err_msg=key)
+            compared += 1
+    assert compared >= 4
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_at_equal_states_data_are_nearer_than_noise_and_all_states_change_nothing(name: str) -> None:
+    model, x, fresh = Model(LAYERS[name]()), data(64, 40), torch.randn(64, 40, 1)
+    states = balred.adapt(model.layer)[0].states
+    with torch.no_grad():
+        want = model(fresh)
+        errors = {}
+        for basis in ("data", "noise"):
+            plan = balred.plan(model, {"layer": max(1, states // 4)}, x, balanced_on=basis)
+            assert not plan.rows[0].note.startswith("balanced on white")
+            errors[basis] = float((plan.apply()(fresh) - want).square().mean())
+        whole = balred.reduce(model, states, calibration=x)(fresh)
+    assert errors["data"] < errors["noise"]
+    np.testing.assert_allclose(whole.numpy(), want.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_values_foretell_the_squared_change_of_the_outputs() -> None:
+    """In order of magnitude: what states that are cut do at different times adds up as if it were independent, and is not."""
+    model, x = Model(lru()), data(256, 30)
+    plan = balred.plan(model, balred.Divergence(1e-3, of="values"), x, seed=1)
+    foretold = float(repr(plan).rpartition(" ")[2])
+    with torch.no_grad():
+        change = float((plan.apply()(x) - model(x)).square().sum(-1).mean())
+    assert foretold / 10 < change < foretold * 10
+
+
+def test_padding_counts_in_no_sum_and_frozen_models_are_seen() -> None:
+    model = Model(lru())
+    system = balred.adapt(model.layer)[0]
+
+    def sums(batch: Any) -> Any:
+        how = Calibration(batch)
+        return running.sums(model, {"layer": (model.layer, system)}, batches(batch, (torch.Tensor,)), how)["layer"]
+
+    x, mask = data(), torch.ones(5, 12)
+    mask[:, 7:] = 0
+    padded = sums({"x": x, "attention_mask": mask})
+    assert padded.positions == 35
+    np.testing.assert_allclose(padded.P, sums(x[:, :7]).P, rtol=1e-5)
+
+    full = sums(x)
+    for p in model.parameters():
+        p.requires_grad_(False)
+    np.testing.assert_allclose(sums(x).Q, full.Q, rtol=1e-5)
+    assert model.training
+    assert "forward" not in vars(model.layer)
+    assert full.P.dtype == full.Q.dtype == np.float64
+
+
+def test_a_layer_in_two_places_is_summed_over_both() -> None:
+    class Twice(Model):
+        def forward(self, x: Any) -> Any:
+            return self.after(self.layer(self.layer(self.before(x))).mean(1))
+
+    model = Twice(lru())
+    system = balred.adapt(model.layer)[0]
+    found = running.sums(model, {"layer": (model.layer, system)}, batches(data(), (torch.Tensor,)), Calibration(data()))
+    assert found["layer"].positions == 2 * 5 * 12
+    assert balred.plan(model, {"layer": 2}, data()).apply().layer.states == 2
+
+
+class Scaled(LRU):
+    """Computes something else than its parameters say."""
+
+    def forward(self, u: Any) -> Any:
+        return torch.tanh(u) * super().forward(2 * u)
+
+
+def test_what_cannot_be_seen_is_balanced_on_noise_and_told() -> None:
+    model = Model(Scaled(WIDTH, 6))
+    with pytest.warns(balred.reduction.CalibrationWarning, match="layer .no tensor in it"):
+        plan = balred.plan(model, {"layer": 3}, data())
+    assert plan.rows[0].note == "balanced on white noise: no tensor in it is what its operator answers to its input"
+    with pytest.raises(ValueError, match="balanced_on='data' needs layers that can be seen"):
+        balred.plan(model, {"layer": 3}, data(), balanced_on="data")
+    with pytest.raises(ValueError, match="needs calibration data, got none"):
+        balred.plan(model, {"layer": 3}, balanced_on="inputs")
+    with pytest.raises(ValueError, match="on data a method must be"):
+        balred.reduce(Model(lru()).layer, 3, calibration=torch.randn(4, 9, WIDTH), method="hankel_norm")
+
+
+def test_several_ranks_and_batches_with_labels_are_on_data_too() -> None:
+    model, x = Model(lru()), data(16, 20)
+    loader = [(x[:8], torch.zeros(8)), (x[8:], torch.zeros(8))]
+    plain = nn.Sequential(model.before, model.layer, model.after)
+    several = balred.reduce(plain, [2, 4], calibration=loader)
+    for rank, small in zip((2, 4), several, strict=True):
+        again = balred.reduce(plain, rank, calibration=[x[:8], x[8:]])
+        for mine, other in zip(small.parameters(), again.parameters(), strict=True):
+            assert torch.equal(mine, other)
+    white = balred.reduce(plain, 2)
+    assert float((white[1].state_dict()["nu_log"] - several[0][1].state_dict()["nu_log"]).detach().abs().max()) > 1e-3
+
+
+def test_second_order_systems_have_no_data() -> None:
+    one = np.ones((3, 1))
+    system = balred.second_order(np.eye(3), np.eye(3) / 10, np.diag([1.0, 2.0, 3.0]), one, one.T)
+    for rank in (2, [1, 2]):
+        with pytest.raises(
+            ValueError, match="second-order systems are balanced on white noise, got balanced_on='data'"
+        ):
+            balred.reduce(system, rank, calibration=data())
+
+
+def test_an_analysis_on_data_has_rules_reductions_and_no_bound() -> None:
+    one = balred.analyze(Model(lru()), calibration=data())["layer"]
+    assert one.sigma.shape == (12,)
+    assert np.isnan(one.bound(2))
+    assert one.reduce(2).states == 2
+    assert 1 <= one.rank(balred.Relative(0.1)) <= 6
+    with pytest.raises(
+        ValueError, match="ErrorBound needs a method with an a-priori error bound, got 'truncate' on data"
+    ):
+        one.rank(balred.ErrorBound(1.0))
+
+
+def test_growing_poles_are_kept_or_refused_never_clipped() -> None:
+    layer = s5()
+    with torch.no_grad():
+        layer.seq.Lambda.real[:2] = 1.0
+        layer.seq.Lambda.real[2:] = -0.5
+    model, x = Model(layer), data(64, 40)
+    plan = balred.plan(model, {"layer": 8}, x)
+    assert plan.rows[0].note == "2 of 10 poles unstable"
+    with torch.no_grad():
+        want, got = model(x), plan.apply()(x)
+        poles = [np.abs(np.asarray(balred.adapt(m.layer)[0].poles)).max() for m in (model, plan.apply())]
+    assert float((got - want).square().mean()) < 1e-4 * float(want.square().mean())
+    assert 1 < poles[1] <= poles[0] * (1 + 1e-6)
+    # without data the two are kept whole, as they are
+    with torch.no_grad(), warnings.catch_warnings():
+        white = balred.reduce(layer, 9)
+        u = torch.randn(2, 40, WIDTH)
+        assert float((white(u) - layer(u)).abs().max()) < 0.05 * float(layer(u).abs().max())
+    system = balred.adapt(layer)[0]
+    with pytest.raises(ValueError, match="can hold stable poles only"):
+        balred.adapt(lru())[1](balred.diagonal(log_poles=system.log_poles, B=system.B, C=system.C, D=balred.adapt(lru())[0].D, dt=True, conjugate=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("scalar", ["outputs", "fisher", "tempered"])
+def test_a_divergence_is_measured_on_what_was_kept_out_and_holds(scalar: str) -> None:
+    model, x = Model(lru()), data(128, 20)
+    plan = balred.plan(model, balred.Divergence(1e-4), x, scalar=scalar)
+    small, kept = plan.apply(), x[96:]
+    with torch.no_grad():
+        a, b = (torch.log_softmax(m(kept).double(), -1) for m in (model, small))
+    kl = (a.exp() * (a - b)).sum(-1)
+    assert plan.divergence is not None
+    assert plan.divergence.value == pytest.approx(float(kl.mean()), rel=1e-4, abs=1e-9)
+    assert plan.divergence.error == pytest.approx(float(kl.std() / 32**0.5), rel=1e-4, abs=1e-9)
+    assert plan.divergence.value + plan.divergence.error <= 1e-4
+    assert small.layer.states < 6
+    assert "on 32 sequences kept out, asked 0.0001" in repr(plan)
+    relative = balred.plan(model, balred.Divergence(0.01, of="values"), x)
+    with torch.no_grad():
+        want = (relative.apply()(kept) - model(kept)).square().sum() / model(kept).square().sum()
+    assert relative.divergence is not None
+    assert relative.divergence.value == pytest.approx(float(want), rel=1e-3)
+
+
+def test_a_divergence_needs_data_and_is_of_the_whole_model() -> None:
+    model = Model(lru())
+    with pytest.raises(ValueError, match="a divergence is measured on data"):
+        balred.reduce(model, balred.Divergence(0.1))
+    with pytest.raises(ValueError, match="shared by all layers of a model"):
+        balred.plan(nn.ModuleList([model]), {"0.layer": balred.Divergence(0.1)}, data())
+    with pytest.raises(ValueError, match="there must be 4 sequences"):
+        balred.reduce(model, balred.Divergence(0.1), calibration=data(3))
