@@ -55,12 +55,12 @@ def train(
     with reported("train", None):
         from balred.studies.settings.records import require_packages
 
+        path = config_path(config)
         require_packages("torch")
         from balred.studies.reports.run_report import table, write_run_report
         from balred.studies.settings.train_config import read_config
         from balred.studies.training.study import Interrupted, run_study
 
-        path = config_path(config)
         read = read_config(path, scale.value, settings or ())
         folder = out or Path("runs") / f"{path.stem}-{scale.value}"
         try:

@@ -150,7 +150,7 @@ def test_a_small_gain_at_full_order_keeps_its_dc_gain() -> None:
         signal.TransferFunction([2.0], [1.0]),
         signal.TransferFunction([4.0], [2.0], dt=0.1),
         signal.ZerosPolesGain([], [], 2.0),
-        signal.StateSpace([], [], [], [[2.0]]),
+        signal.StateSpace(np.zeros((0, 0)), np.zeros((0, 1)), np.zeros((1, 0)), [[2.0]]),
         signal.TransferFunction([2.0], [1.0]).to_ss(),
     ],
 )
