@@ -11,6 +11,7 @@ from balred.hankel.spectrum import Spectrum
 from balred.systems import arrays
 from balred.systems.arrays import Array, ct, namespace
 from balred.systems.dense_system import DenseSystem
+from balred.systems.units import even_factors
 
 
 def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
@@ -26,8 +27,12 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     A. Varga, Balancing-free square-root algorithm for computing singular perturbation approximations, CDC 1991.
     """
     xp = namespace(sp.Zp)
-    Tr, Rr = xp.linalg.qr(sp.Zp @ sp.V[..., :, :k], mode="reduced")
-    Tl, _ = xp.linalg.qr(sp.Zq @ sp.U[..., :, :k], mode="reduced")
+    right, left = sp.Zp @ sp.V[..., :, :k], sp.Zq @ sp.U[..., :, :k]
+    # orthonormal bases mix states, so each state has the unit in which both directions are alike
+    d = even_factors(*(xp.linalg.vector_norm(x, axis=-1) for x in (right, left)))
+    d = xp.astype(d, right.dtype)
+    Tr, Rr = xp.linalg.qr(right / d[..., :, None], mode="reduced")
+    Tl, _ = xp.linalg.qr(left * d[..., :, None], mode="reduced")
     s = sp.s[..., :k]
     n = sp.system.order
     alive = s > n * arrays.eps(s) * sp.s[..., :1]
@@ -37,8 +42,8 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     cross = both * (ct(Tl) @ Tr) + dead
     root = xp.astype(xp.sqrt(xp.where(alive, s, xp.ones_like(s))), Tr.dtype)
     X = both * Rr / root[..., None, :] + dead
-    L = xp.linalg.solve(X, xp.linalg.solve(cross, ct(Tl)))
-    R = Tr @ X
+    L = xp.linalg.solve(X, xp.linalg.solve(cross, ct(Tl))) / d[..., None, :]
+    R = d[..., :, None] * (Tr @ X)
     return signed(mask[..., :, None] * L, mask[..., None, :] * R, sp.system.B)
 
 

@@ -27,6 +27,7 @@ from balred.registry.reading import system_of
 from balred.systems.arrays import backend, ct, double_precision, mapped, to_numpy
 from balred.systems.leaves import with_leaves
 from balred.systems.parts import difference
+from balred.systems.units import Coordinates
 
 Floats = NDArray[np.float64]
 
@@ -169,9 +170,13 @@ def weyl_bound(a: Any, b: Any, kind: str = "hankel") -> float:
 
 
 def _spectrum(obj: Any) -> Spectrum:
+    """The spectrum in the coordinates that were given: those of two checkpoints are compared, whatever units each was solved in."""
     system = mapped(system_of(obj), to_numpy)  # small questions, answered on the host
     with double_precision(*system.leaves) as leaves:
-        return spectrum(with_leaves(system, leaves), None)
+        given = with_leaves(system, leaves)
+        sp = spectrum(given, None)
+        Zp, Zq = sp.coordinates.factors(sp.Zp, sp.Zq)
+        return sp._replace(system=given.to_dense(), Zp=Zp, Zq=Zq, coordinates=Coordinates(None))
 
 
 def _geometric(sp: Spectrum) -> NDArray[Any]:

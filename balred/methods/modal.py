@@ -103,11 +103,10 @@ def modes(
     Numer. Anal. 16 (1979) (SLICOT MB03RD).
     """
     _check_measure(dominance, target)
+    check_stable(system)  # a pole by itself would be known better than it is
     L, R, A, sizes = _block_diagonal(system)
     B, C = L @ system.B, system.C @ R
-    check_stable(
-        DenseSystem(A, B, C, system.D, system.dt)
-    )  # in coordinates that show what rounding can do to the poles
+    check_stable(DenseSystem(A, B, C, system.D, system.dt))  # in coordinates that show what rounding can do to groups
     ends = np.cumsum(sizes)
     blocks = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     groups = [_Group(A[g, g], B[g], C[:, g], system.dt) for g in blocks]

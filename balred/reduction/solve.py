@@ -43,6 +43,8 @@ class Solved:
         outside that it may keep; None where they may be anywhere.
     mixed : callable, optional
         ``mixed(share)`` is the system solved with so much white noise among the data, for reductions that fail without.
+    units : array, shape (n,), or None
+        Those that the parts are in, where they are others than those of the system (x = units x_part).
     """
 
     system: System
@@ -53,6 +55,7 @@ class Solved:
     hsv: Array
     margin: float | None = 0.0
     mixed: Callable[[float], Solved] | None = None
+    units: NDArray[Any] | None = None
 
     @property
     def fixed(self) -> int:
@@ -95,7 +98,7 @@ def solve(system: System, settings: Settings) -> Solved:
     stable: System | None = None
     state: State | None = None
     with in_precision(settings.precision, *work.leaves) as wide:
-        precise, _ = in_even_units(with_leaves(work, wide))
+        precise, units = in_even_units(with_leaves(work, wide))
         if system.order == 0:
             pass  # a static gain
         elif method.takes_unstable:
@@ -109,7 +112,8 @@ def solve(system: System, settings: Settings) -> Solved:
     infinite = np.full((*batch, 0 if unstable is None else unstable.order), np.inf, sigma.dtype)
     values = np.concatenate([infinite, sigma], axis=-1)
     hsv = backend_of(*system.leaves).from_numpy(values, like=system.B, real=True)
-    return Solved(system, unstable, stable, state, sigma, hsv, None if method.takes_unstable else 0.0)
+    margin = None if method.takes_unstable else 0.0
+    return Solved(system, unstable, stable, state, sigma, hsv, margin, units=units)
 
 
 def solve_for(system: System, P: NDArray[Any], Q: NDArray[Any]) -> Solved:

@@ -106,7 +106,8 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
     bounds = {int(k): method.bound(state, int(k)) for k in np.unique(orders)}
     bound = np.select([orders == k for k in bounds], list(bounds.values()))
     capped = int(orders.min()) == state.cap
-    return Reduction(narrow, orders, np.asarray(bound), None if kept is not None else change, capped, note)
+    change = None if kept is not None or change is None else change.within(solved.units)
+    return Reduction(narrow, orders, np.asarray(bound), change, capped, note)
 
 
 def _within(g: System, margin: float | None) -> bool:

@@ -8,6 +8,7 @@ told from, until the mean of the group is known.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,3 +151,49 @@ def _closed_group(T: Matrix, i: int, size: float) -> Mask:
         if s > 0 and size / s < gap:
             return group
         k = min(n, max(k + 1, k * 4 // 3))
+
+
+def put_on_boundary(A: Matrix, marginal: Sequence[tuple[complex, float]], discrete: bool) -> tuple[Matrix, Matrix]:
+    r"""A matrix with poles on the stability boundary, off which rounding had moved them, as (Q^H A Q, Q), Q unitary.
+
+    Beside poles of its own kind alone such a pole would be known better than it is: at -1e-17 it would be stable.  A
+    multiple one must not be put there pole by poles either, which would be a change as large as its ring, but by what rounding
+    moved it by: vector after vector of the null space of :math:`A-\mu I`, or :math:`(A-\mu I)(A-\bar\mu I)` of a real
+    matrix, is split off, and what is left below it, which is no more than rounding, becomes zero.
+
+    Parameters
+    ----------
+    A : array, shape (n, n)
+    marginal : sequence of (pole, doubt)
+        The poles that are on the boundary, as often as they are poles.
+    discrete : bool
+    """
+    given, n, real, start = A, len(A), not np.iscomplexobj(A), 0
+    A, Q = A.copy(), np.eye(n, dtype=A.dtype)
+    for pole, doubt in marginal:
+        at = complex(pole / abs(pole) if discrete else 1j * pole.imag)
+        if real and abs(at.imag) <= doubt:
+            at = complex(np.sign(at.real))
+        if real and at.imag < 0:
+            continue  # with its twin
+        d = 1 + (real and at.imag > 0)
+        M, I = A[start:, start:], np.eye(n - start)
+        if len(M) < d:
+            return given, np.eye(n)
+        P = M @ M - 2 * at.real * M + abs(at) ** 2 * I if d == 2 else M - (at.real if real else at) * I
+        V = np.linalg.svd(P)[2].conj().T[:, ::-1]
+        A[start:] = V.conj().T @ A[start:]
+        A[:, start:], Q[:, start:] = A[:, start:] @ V, Q[:, start:] @ V
+        here, below = slice(start, start + d), slice(start + d, None)
+        if not np.linalg.norm(A[below, here]) <= doubt:
+            return given, np.eye(n)
+        A[below, here] = 0
+        block = A[here, here]
+        if d == 1:
+            A[start, start] = at.real if real else at
+        elif discrete:
+            A[here, here] = block / np.sqrt(np.linalg.det(block))
+        else:
+            A[here, here] = block - np.trace(block) / 2 * np.eye(2)
+        start += d
+    return A, Q

@@ -24,6 +24,12 @@ class Change:
     W1: Complex
     W2: Complex
 
+    def within(self, d: NDArray[Any] | None) -> Change:
+        """The same for states d x in place of x."""
+        if d is None:
+            return self
+        return Change(d[:, None] * self.V1, d[:, None] * self.V2, self.W1 / d, self.W2 / d)
+
 
 def coefficients(poles: NDArray[Any], vectors: Complex, x: NDArray[Any]) -> NDArray[Any]:
     """Coefficients of the columns of `x` in eigenvectors; for a real matrix and real `x` conjugate to the last digit.

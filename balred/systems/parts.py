@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from balred.systems import arrays
 from balred.systems.arrays import backend, backend_of, is_concrete, mapped, namespace, to_numpy
-from balred.systems.clusters import poles_of_form
+from balred.systems.clusters import poles_of_form, put_on_boundary
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
@@ -77,10 +77,19 @@ def separation(system: DenseSystem, offset: float = 0.0, eps: float = 0.0) -> Se
         poles = poles_of_form(form, system.discrete, eps)
         inside = poles.inside(offset)
         known.extend((poles.margin[inside], poles.doubt[inside]))
+        on = poles.on_boundary & ~inside
+        marginal.extend(zip(poles.at[on], poles.doubt[on], strict=True))
         return ~inside
 
     known: list[NDArray[Any]] = []
-    made = _split_dense(system, first, "stable and unstable poles", "offset")
+    marginal: list[tuple[complex, float]] = []
+    made = _split_dense(
+        system,
+        first,
+        "stable and unstable poles",
+        "offset",
+        lambda A: put_on_boundary(A, marginal, system.discrete),
+    )
     if made.stable is not None and made.unstable is not None:
         margin, doubt = known
         slowest = int(np.argmin(margin))
@@ -144,8 +153,17 @@ def _take(system: DiagonalSystem, mask: Mask) -> DiagonalSystem | None:
     )
 
 
-def _split_dense(system: DenseSystem, first: Callable[[Any], Mask], names: str, boundary: str) -> Separation:
-    """The two parts of one system, the poles `first` of its block Schur form in the first."""
+def _split_dense(
+    system: DenseSystem,
+    first: Callable[[Any], Mask],
+    names: str,
+    boundary: str,
+    settled: Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]] | None = None,
+) -> Separation:
+    """The two parts of one system, the poles `first` of its block Schur form in the first.
+
+    ``settled(A) -> (Q^H A Q, Q)`` says in which coordinates, and with which matrix, the first part is to be.
+    """
     be, host = backend_of(*system.leaves), backend("scipy")
     even, units = in_even_units(mapped(system, to_numpy))
     assert isinstance(even, DenseSystem)
@@ -156,16 +174,20 @@ def _split_dense(system: DenseSystem, first: Callable[[Any], Mask], names: str, 
         raise ValueError(
             f"{names} must be separable, got a transformation of condition {made.condition:.3g}: choose another {boundary}"
         )
-    B, C, k = made.inverse @ even.B, even.C @ made.X, int(np.sum(mask))
+    A1, X, inverse, k = made.A1, made.X, made.inverse, int(np.sum(mask))
+    if settled is not None and 0 < k < len(X):
+        A1, Q = settled(A1)
+        X, inverse = np.hstack([X[:, :k] @ Q, X[:, k:]]), np.vstack([Q.conj().T @ inverse[:k], inverse[k:]])
+    B, C = inverse @ even.B, even.C @ X
     d = np.ones(len(B)) if units is None else units
     parts: list[DenseSystem | None] = [None, None]
-    for i, (A, here) in enumerate(((made.A1, slice(None, k)), (made.A2, slice(k, None)))):
+    for i, (A, here) in enumerate(((A1, slice(None, k)), (made.A2, slice(k, None)))):
         if len(A) == len(B):
             parts[i] = system
         elif len(A):
             A, b, c = (be.from_numpy(x, like=system.B) for x in (A, B[here], C[:, here]))
             parts[i] = DenseSystem(A, b, c, system.D, system.dt)
-    return Separation(parts[0], parts[1], d[:, None] * made.X, made.inverse / d)
+    return Separation(parts[0], parts[1], d[:, None] * X, inverse / d)
 
 
 def join(unstable: System | None, stable: System) -> System:

@@ -184,15 +184,37 @@ def _inverse_size(x: Matrix) -> float:
     return float(np.ldexp(1.0, -int(np.frexp(largest)[1]))) if largest else 1.0
 
 
+def even_factors(b: Array, c: Array) -> Array:
+    """Powers of two d, shape (..., n), with b / d and c d of one size for each state; what inputs do not reach, or outputs
+    do not see, is as large as the largest of the others."""
+    if b.shape[-1] == 0:
+        return b
+    xp = namespace(b, c)
+    one = xp.ones_like(b)
+    root = xp.sqrt(b) * xp.sqrt(c)
+    most = xp.max(root, axis=-1, keepdims=True)
+    most = xp.where(most > 0, most, xp.ones_like(most)) * one
+    d = xp.where(b > 0, b, most) / xp.where(root > 0, root, most)
+    d = xp.where((b > 0) | (c <= 0), d, most / xp.where(c > 0, c, one))
+    d = xp.where((b > 0) | (c > 0), d, one)
+    power: Array = 2.0 ** xp.round(xp.log2(d))
+    return power
+
+
 def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
-    """A single dense system on the host in other units of state, and d (x = d x_new), where its own lie far apart.
+    """A single system on the host in other units of state, and d (x = d x_new), where its own lie far apart.
 
     Other systems as they are, and None: what some methods make depends a little on the coordinates (frequency-weighted
     balancing with definite parts, say), and those given are the ones to use where they do no harm.
     """
-    if not (isinstance(system, DenseSystem) and isinstance(system.A, np.ndarray) and system.A.ndim == 2):
+    if not (isinstance(system.B, np.ndarray) and system.B.ndim == 2):
         return system, None
-    *leaves, d = rescaled(*system.leaves)
+    if isinstance(system, DenseSystem):
+        *leaves, d = rescaled(*system.leaves)
+    else:
+        poles, B, C = system.leaves
+        d = even_factors(np.linalg.norm(B, axis=1), np.linalg.norm(C, axis=0))
+        leaves = [poles, B / d[:, None], C * d]
     if d.size == 0 or d.max() <= _UNEVEN * d.min():
         return system, None
     return with_leaves(system, tuple(leaves)), d

@@ -91,6 +91,28 @@ def test_angles_equal_scipy(case, size):
         assert np.all(np.diff(mine) >= -1e-15)
 
 
+@pytest.mark.parametrize("dt", [0, 1])
+def test_what_is_compared_is_compared_in_one_set_of_coordinates(dt):
+    """States in units of which each checkpoint alone would be solved in others: angles are those of the given ones."""
+    t = np.array([1e-5, 1.0, 1e4, 1e-2, 1e3])
+    first = balred.testing.random_system(5, dt=dt, seed=1)
+    a, b = (balred.ss(t[:, None] * g.A / t, t[:, None] * g.B, g.C / t, g.D, dt) for g in (first, near(first, 1e-2)))
+    b = balred.ss(b.A, b.B * np.logspace(0, 2, 5)[:, None], b.C, b.D, dt)
+    A, B = balred.balance(a), balred.balance(b)
+    for mine, x, y in zip(principal_angles(a, b, 2), (A.Tinv, A.T.T), (B.Tinv, B.T.T), strict=True):
+        assert_allclose(mine, scipy.linalg.subspace_angles(x[:, :2], y[:, :2])[::-1], rtol=1e-6, atol=1e-9)
+    one, other = first, near(first, 1e-2)
+    assert_allclose(track([a, balred.ss(t[:, None] * other.A / t, t[:, None] * other.B, other.C / t, dt=dt)]),
+                    track([one, other]), rtol=1e-7)  # fmt: skip
+    # P^1/2 Q P^1/2 from Gramians that SciPy makes, in the given coordinates, of units for which matrix roots have digits
+    roots, t = [], np.array([0.05, 1.0, 20.0, 0.5, 4.0])
+    a, b = (balred.ss(t[:, None] * g.A / t, t[:, None] * g.B, g.C / t, dt=dt) for g in (one, other))
+    for g in (a, b):
+        P, Q = (scipy.linalg.sqrtm(x) for x in balred.gramians(g, solver="scipy"))
+        roots.append(scipy.linalg.sqrtm(P @ Q @ Q @ P))
+    assert_allclose(weyl_bound(a, b, "gramian"), np.linalg.norm(roots[0] - roots[1], 2), rtol=1e-4)
+
+
 def test_angles_of_orthogonal_states():
     """Two decoupled states that swap: the dominant subspace turns by a right angle."""
     a, b = (balred.ss(-np.eye(2), np.diag(v), np.diag(v)) for v in ([2.0, 1.0], [1.0, 2.0]))
