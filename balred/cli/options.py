@@ -15,6 +15,7 @@ import typer
 from balred.methods.method import Method
 from balred.methods.table import METHODS, method_name
 from balred.ranks.rules import Energy, ErrorBound, Relative
+from balred.reduction.operators import SECOND_ORDER
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A system: .mat, .npz or .json.", show_default=False)]
 MethodName = Annotated[str, typer.Option("--method", metavar="NAME", help="How; 'balred methods' lists them.")]
@@ -47,7 +48,10 @@ def method_options(method: str, given: list[str] | None, left: Path | None, righ
     try:
         row.check_options(method, options)
     except TypeError as error:
-        raise typer.BadParameter(str(error), param_hint="--option") from None
+        # only the file will say whether a system is of second order, whose methods have options of their own
+        second = SECOND_ORDER.get(method_name(method))
+        if second is None or not options.keys() <= second.options.keys():
+            raise typer.BadParameter(str(error), param_hint="--option") from None
     missing = [key for key in required(row) if key not in options]
     if missing:
         raise typer.BadParameter(f"method {method!r} needs {', '.join(missing)}, got none", param_hint="--option")

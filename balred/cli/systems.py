@@ -31,16 +31,17 @@ from balred.cli.options import (
 )
 from balred.cli.output import emit_json, number, print_table, reported, say, tell
 from balred.cli.pictures import check_picture, draw
+from balred.cli.results import first_order, result_of
 from balred.files.stored import StoredSystem, check_suffix, load, save
 from balred.measures.comparison import compare as compared
-from balred.measures.comparison import dc_gain_change, unstable_poles, worst_pole
+from balred.measures.comparison import dc_gain_change, worst_pole
 from balred.measures.norms import is_stable
 from balred.methods.method import Method, Of, no_bound
 from balred.methods.table import METHODS
 from balred.realisations.second_order import SecondOrderSystem
 from balred.realisations.sparse import SparseSystem
 from balred.reduction.analysis import Analysis
-from balred.systems.leaves import System
+from balred.reduction.operators import SECOND_ORDER
 
 
 def hsv(
@@ -92,7 +93,9 @@ def hsv(
         tell(f"inf: unstable modes ({fixed}), which are kept")
     if analysis.system.order > analysis.system.states:
         tell(f"two values for each of the {analysis.system.states} stored states")
-    if isinstance(_first_order(stored.system), SparseSystem):
+    if isinstance(stored.system, SecondOrderSystem):
+        tell("of its first-order form, of two states for each position: what reduce --first-order cuts")
+    if isinstance(first_order(stored.system), SparseSystem):
         tell("the others are too small to be found in double precision")
 
 
@@ -115,6 +118,9 @@ def reduce(
     right: Right = None,
     offset: Offset = None,
     solver: Solver = None,
+    as_first: Annotated[
+        bool, typer.Option("--first-order", help="Do not keep the form of a second-order system.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to: .mat, .npz or .json.")
     ] = None,
@@ -137,29 +143,25 @@ def reduce(
                 raise ValueError(f"{output}: no such folder")
             if output.exists() and not force:
                 raise ValueError(f"{output}: exists already (--force replaces it)")
-        stored, analysis = _analysed(file, method, options, offset, solver)
-        chosen = rank if isinstance(rank, int) else analysis.rank(rank)
-        small: StoredSystem = analysis.reduce(chosen)
-        system = analysis.reduction(chosen).system
-        guaranteed = float(analysis.bound(chosen))
-        kind, error = analysis.error(chosen) if measure else ("hinf", None)
-        dc = dc_gain_change(_first_order(stored.system), system)
-        problems = _problems(analysis, system, guaranteed, kind, error)
+        stored, options = _loaded(file, options)
+        made = result_of(stored, rank, measure, as_first, method=method, solver=solver, offset=offset, **options)
+        dc = dc_gain_change(first_order(stored.system), made.system)
+        problems = made.problems
         if output is not None and not problems:
-            save(small, output)
+            save(made.small, output)
         if plot is not None:
             from balred.adapters.matplotlib import plot_error
 
-            # a bound of something else than the error does not belong into its picture
-            known = guaranteed if analysis.method.bounds is Of.ERROR else None
-            draw(plot_error(analysis.system, system, bound=known), plot)
-    bounds = str(analysis.method.bounds)
+            # a bound of something else than the error does not belong into its picture, nor one that there is not
+            known = made.bound if made.bounds is Of.ERROR and not np.isnan(made.bound) else None
+            draw(plot_error(made.full, made.system, bound=known), plot)
+    stable = is_stable(made.system)
     written = None if output is None or problems else str(output)
     if as_json:
         emit_json({
-            **_described(file, stored), "method": method, "order": system.states, "bound": guaranteed,
-            "bounds": bounds, "error": error, "error_norm": kind, "stable": is_stable(system), "dc_gain_change": dc,
-            "output": written, "problems": problems,
+            **_described(file, stored), "method": method, "order": made.after, "bound": made.bound,
+            "bounds": str(made.bounds), "error": made.error, "error_norm": made.kind, "stable": stable,
+            "dc_gain_change": dc, "output": written, "problems": problems,
         })  # fmt: skip
         _end("reduce", problems, output)
         return
@@ -169,30 +171,17 @@ def reduce(
     print_table(
         ("", ""),
         [
-            ("order", f"{stored.system.states} to {system.states}"),
+            ("order", f"{made.before} to {made.after}"),
             ("method", method),
-            ("bound", "none" if np.isnan(guaranteed) else f"{number(guaranteed)} ({bounds})"),
-            ("error", unmeasured if error is None else f"{number(error)} ({_NORMS[kind]} norm)"),
-            ("stable", "yes" if is_stable(system) else "no"),
+            ("bound", "none" if np.isnan(made.bound) else f"{number(made.bound)} ({made.bounds})"),
+            ("error", unmeasured if made.error is None else f"{number(made.error)} ({_NORMS[made.kind]} norm)"),
+            ("stable", "yes" if stable else "no"),
             ("DC gain", steady),
             *([] if written is None else [("written", written)]),
         ],
         left=2,
     )
     _end("reduce", problems, output)
-
-
-def _problems(analysis: Analysis, small: System, bound: float, kind: str, error: float | None) -> list[str]:
-    """What a reduction promises and this one does not keep."""
-    found = []
-    had, has = (unstable_poles(g) for g in (analysis.system, small))
-    if has > had:
-        found.append(f"the result has {has} unstable or marginal poles, the system {had}")
-    if analysis.method.bounds is Of.ERROR and kind == "hinf" and error is not None:
-        rounding = 1e-10 * float(np.max(analysis.sigma, initial=0.0))
-        if error > bound * (1 + 1e-6) + rounding:
-            found.append(f"the error is {number(error)}, above its bound {number(bound)}")
-    return found
 
 
 def _end(command: str, problems: list[str], output: Path | None) -> None:
@@ -214,7 +203,7 @@ def compare(
         check_picture(plot)
         full, small = load(file), load(reduced)
         result = compared(full, small)
-        firsts = [_first_order(g.system) for g in (full, small)]
+        firsts = [first_order(g.system) for g in (full, small)]
         poles = [None if isinstance(g, SparseSystem) else worst_pole(g) for g in firsts]
         if plot is not None:
             from balred.adapters.matplotlib import plot_error
@@ -247,6 +236,7 @@ def methods(as_json: Json = False) -> None:
             "summary": _summary(row),
             "bounds": None if row.bound is no_bound else str(row.bounds),
             "options": {key: value for key, value in row.options.items() if value is not inspect.Parameter.empty},
+            "second_order": SECOND_ORDER[name].options if name in SECOND_ORDER else None,
             "required": required(row),
             "unstable": "reduced" if row.takes_unstable else "kept",
         }
@@ -260,6 +250,9 @@ def methods(as_json: Json = False) -> None:
         known = [f"{key}=... (required)" for key in row["required"]]
         known += [f"{key}={json.dumps(value)}" for key, value in row["options"].items()]
         details = f"bounds: {row['bounds'] or 'none'}\noptions: {', '.join(known) or 'none'}\nunstable modes are {row['unstable']}\n"
+        if row["second_order"] is not None:
+            of_second = ", ".join(f"{key}={json.dumps(value)}" for key, value in row["second_order"].items())
+            details += f"second-order systems stay such; options: {of_second}\n"
         rows.append((name, f"{row['summary']}\n{details}"))
     print_table(("method", "what it does"), rows, left=2)
 
@@ -278,25 +271,27 @@ _TEX = {"infty": "inf", "le": "<=", "ge": ">="}
 def _analysed(
     file: Path, method: str, options: dict[str, Any], offset: float | None, solver: str | None
 ) -> tuple[StoredSystem, Analysis]:
+    stored, options = _loaded(file, options)
+    analysis: Analysis = balred.analyze(stored, method=method, solver=solver, offset=offset, **options)
+    return stored, analysis
+
+
+def _loaded(file: Path, options: dict[str, Any]) -> tuple[StoredSystem, dict[str, Any]]:
+    """The one system of a file, and the options with systems in place of files."""
     options = {
         key: balred.adapt(load(value))[0] if isinstance(value, Path) else value for key, value in options.items()
     }
     stored = load(file)
     if stored.system.B.ndim > 2:
         raise ValueError(f"{file}: one system is needed, got a batch of shape {stored.system.B.shape[:-2]}")
-    analysis: Analysis = balred.analyze(stored, method=method, solver=solver, offset=offset, **options)
-    return stored, analysis
-
-
-def _first_order(system: System | SparseSystem | SecondOrderSystem) -> System | SparseSystem:
-    return system.first_order if isinstance(system, SecondOrderSystem) else system
+    return stored, options
 
 
 def _described(file: Path, stored: StoredSystem) -> dict[str, Any]:
     g = stored.system
     return {
         "file": str(file), "name": stored.name, "states": g.states, "inputs": g.B.shape[-1],
-        "outputs": g.C.shape[-2], "dt": g.dt,
+        "outputs": g.C.shape[-2], "dt": g.dt, "second_order": isinstance(g, SecondOrderSystem),
     }  # fmt: skip
 
 
@@ -304,4 +299,5 @@ def _headline(file: Path, stored: StoredSystem) -> str:
     d = _described(file, stored)
     time = "continuous" if not stored.system.discrete else "discrete" if d["dt"] is True else f"dt = {d['dt']:.6g}"
     name = f" ({stored.name})" if stored.name else ""
-    return f"{file}{name}: {d['states']} states, {d['inputs']} inputs, {d['outputs']} outputs, {time}"
+    counted = "positions" if isinstance(stored.system, SecondOrderSystem) else "states"
+    return f"{file}{name}: {d['states']} {counted}, {d['inputs']} inputs, {d['outputs']} outputs, {time}"

@@ -120,8 +120,8 @@ def _seen(system: System, rebuild: Callable[[System], Any], sums: DataSums, sett
     return OperatorCandidate(analysed_on_data(system, rebuild, sums, settings), rebuild, note)
 
 
-_SECOND_ORDER: dict[str, Callable[..., Projected]] = {"truncate": balanced, "modal": modal}
-"""Methods that give a second-order system again."""
+SECOND_ORDER = {"truncate": Method(truncate, balanced), "modal": Method(truncate, modal)}
+"""Methods that give a second-order system again: how they look at one, and their options."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,19 +178,19 @@ def second_order_candidates(
     TypeError
         The method does not have one of the options.
     """
-    prepare = _SECOND_ORDER.get(settings.method)
-    if prepare is None:
+    row = SECOND_ORDER.get(settings.method)
+    if row is None:
         raise ValueError(
-            f"a second-order system is reduced by method {' or '.join(map(repr, _SECOND_ORDER))}, which keep its form, got "
+            f"a second-order system is reduced by method {' or '.join(map(repr, SECOND_ORDER))}, which keep its form, got "
             f"{settings.method!r}: take its first-order form, balred.adapt(system)[0], for others"
         )
     if settings.offset is not None or settings.precision != "float64":
         raise ValueError("offset and precision must be left alone for second-order systems, got one of them")
     if how.basis != "noise":
         raise ValueError(f"second-order systems are balanced on white noise, got balanced_on={how.basis!r}")
-    Method(truncate, prepare).check_options(settings.method, options)
+    row.check_options(settings.method, options)
     return {
         name: one if isinstance(one, Exception) else SecondOrderCandidate(one, rebuild)
         for name, (system, rebuild) in layers.items()
-        for one in [attempted(partial(prepare, system, settings.solver, **options))]
+        for one in [attempted(partial(row.prepare, system, settings.solver, **options))]
     }

@@ -44,6 +44,7 @@ from balred.adapters.pymor import (  # noqa: E402
     BalredRiccatiSolverLR,
     lti_model,
     matrix_equation_solvers,
+    second_order_model,
 )
 from balred.realisations.sparse import sparse_system  # noqa: E402
 from balred.testing import random_system  # noqa: E402
@@ -368,9 +369,69 @@ def test_a_second_order_model_is_read_by_its_states(sparse: bool) -> None:
     M, E, K, B, C, *_ = (x.toarray() if sps.issparse(x) else x for x in model.to_matrices())
     for s in (0.1j, 1j, 3j):
         assert_allclose(system(s), C @ np.linalg.solve(s**2 * M + s * E + K, B), rtol=1e-10)
-    small = balred.reduce(model, 4)
+    small = balred.analyze(model).reduce(4)  # of its first-order form
     assert type(small) is LTIModel
     assert balred.error(model, small) <= 2 * balred.hsv(model)[4:].sum() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("balancing", ["position", "velocity", "position_velocity"])
+def test_a_second_order_model_stays_one(balancing: str, sparse: bool) -> None:
+    """What the library makes of its matrices; SOBTvReductor and SOBTpvReductor with pyMOR's own solvers make the same."""
+    direct = np.array([[0.5]])
+    model = chain(sparse=sparse, D=direct, name="chain", matrix_equation_solvers=matrix_equation_solvers())
+    small = balred.reduce(model, 3, balancing=balancing)
+    assert type(small) is SecondOrderModel
+    assert (small.order, small.name, small.sampling_time) == (3, "chain", 0)
+    assert small.matrix_equation_solvers is model.matrix_equation_solvers
+    M, E, K, B, Cp, *_ = model.to_matrices()
+    ours = balred.reduce(balred.second_order(M, E, K, B, Cp), 3, balancing=balancing)
+    theirs = {"velocity": SOBTvReductor, "position_velocity": SOBTpvReductor}.get(balancing)
+    for s in (0.0, 0.1j, 1j, 3j):
+        mine = small.transfer_function.eval_tf(s)
+        assert_allclose(mine, ours(s) + direct, rtol=1e-6)
+        if theirs is not None:
+            assert_allclose(mine, theirs(chain()).reduce(3).transfer_function.eval_tf(s) + direct, rtol=1e-6)
+    assert float(balred.error(model, small)) < 0.5 * float(balred.norm(chain(), "hinf"))
+    assert [g.order for g in balred.reduce(model, [2, 4], method="modal")] == [2, 4]
+
+
+def test_large_sparse_second_order_models_are_not_made_full() -> None:
+    model = chain(1200, sparse=True)
+    small = balred.reduce(model, 3, method="modal")
+    assert type(small) is SecondOrderModel
+    system = balred.registry.reading.second_order_of({"": model})[""][0]
+    assert system.sparse
+    # the lowest frequencies of the chain by SciPy
+    M, _, K, *_ = model.to_matrices()
+    squares = sps.linalg.eigsh(K, 3, M, sigma=0, return_eigenvectors=False)
+    M, _, K, *_ = small.to_matrices()
+    assert_allclose(np.sort(np.linalg.eigvals(np.linalg.solve(M, K)).real), np.sort(squares), rtol=1e-8)
+
+
+def test_second_order_models_that_cannot_stay() -> None:
+    """Discrete ones become an LTIModel; other methods, parameters and a singular mass are refused."""
+    M, E, K = 4 * np.eye(3), -2 * np.eye(3), 0.3 * np.diag([1.0, 2.0, 3.0])
+    discrete = SecondOrderModel.from_matrices(M, E, K, np.ones((3, 1)), np.ones((1, 3)), sampling_time=0.1)
+    assert type(balred.reduce(discrete, 2)) is LTIModel
+    with pytest.raises(ValueError, match="'truncate' or 'modal', which keep its form, got 'irka'"):
+        balred.reduce(chain(), 2, method="irka")
+    singular = SecondOrderModel.from_matrices(0 * M, M, K, np.ones((3, 1)), np.ones((1, 3)))
+    with pytest.raises(ValueError, match="M must be nonsingular"):
+        balred.reduce(singular, 2)
+    mu = pymor.parameters.functionals.ProjectionParameterFunctional("mu")
+    with pytest.raises(ValueError, match="a SecondOrderModel must not depend on parameters"):
+        balred.reduce(chain().with_(K=chain().K * mu), 2)
+
+
+def test_our_second_order_systems_become_models() -> None:
+    M, E, K, B, Cp, *_ = chain(sparse=True).to_matrices()
+    g = balred.second_order(M, E, K, B, Cp, 2 * Cp)
+    model = second_order_model(g, name="ours")
+    assert sps.issparse(model.to_matrices()[0])
+    assert_allclose(model.transfer_function.eval_tf(0.7j), g(0.7j), rtol=1e-12)
+    with pytest.raises(TypeError, match="g must be a SecondOrderSystem, got DenseSystem: lti_model takes others"):
+        second_order_model(random_system(3))
 
 
 @pytest.mark.parametrize(

@@ -445,12 +445,60 @@ def test_as_a_program(plant: Path) -> None:
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_second_order_systems(tmp_path: Path, sparse: bool) -> None:
-    """They are reduced in their first-order form here, 2 states for each position."""
+    """They stay such: what the library makes, with its own options and no bound."""
     g, path, small = chain(6, seed=1, sparse=sparse), tmp_path / "chain.mat", tmp_path / "small.mat"
-    save(g, path)
+    save(StoredSystem(g, "chain", ("a", "b"), ("end",)), path)
     assert_allclose(as_json("hsv", path)["hsv"][:4], balred.hsv(g)[:4], rtol=1e-9)
-    out = as_json("reduce", path, "--order", "4", "-o", small)
-    assert (out["order"], out["problems"]) == (4, [])
+    assert "6 positions, 2 inputs" in run("hsv", path).stdout
+    options = ("--order", "3", "--option", "balancing=velocity", "-o", small)
+    out = as_json("reduce", path, *options)
+    assert [out[key] for key in ("states", "second_order", "order", "bound", "stable")] == [6, True, 3, None, True]
+    back = load(small)
+    assert isinstance(back.system, balred.SecondOrderSystem)
+    assert (back.name, back.inputs, back.outputs) == ("chain", ("a", "b"), ("end",))
+    want = balred.reduce(g, 3, balancing="velocity")
+    for key in ("M", "D", "K", "B", "Cp"):
+        assert_allclose(getattr(back.system, key), getattr(want, key), atol=1e-12)
+    assert out["error"] == pytest.approx(float(balred.error(g, want)), rel=1e-6)
+    text = run("reduce", path, *options, "--force").stdout
+    assert re.search(r"order +6 to 3\n", text)
+    assert re.search(r"bound +none\n", text)
     out = as_json("compare", path, small)
-    assert out["error"]["hinf"] == pytest.approx(float(balred.error(g, load(small))), rel=1e-6)
+    assert out["error"]["hinf"] == pytest.approx(float(balred.error(g, back)), rel=1e-6)
     assert (out["largest_real_part"][0] is None) == sparse
+
+
+def test_second_order_systems_in_first_order_form(tmp_path: Path) -> None:
+    """Which takes every method, 2 states for each position."""
+    g, path, small = chain(6, seed=1), tmp_path / "chain.mat", tmp_path / "small.mat"
+    save(g, path)
+    out = as_json("reduce", path, "--first-order", "--order", "4", "-o", small)
+    assert (out["order"], out["problems"]) == (4, [])
+    assert out["bound"] == pytest.approx(balred.analyze(g).bound(4))
+    assert_allclose(load(small).system.A, balred.reduce(g.to_dense(), 4).A, atol=1e-12)
+    assert "12 to 4" in run("reduce", path, "--first-order", "--order", "4", "--method", "irka").stdout
+    assert "--first-order takes them all" in run("reduce", path, "--order", "4", "--method", "irka", code=1).stderr
+    assert "needs a method with an a-priori error bound" in run("reduce", path, "--bound", "1", code=1).stderr
+
+
+def test_options_of_second_order_systems_go_with_them(tmp_path: Path, plant: Path) -> None:
+    path = tmp_path / "chain.mat"
+    save(chain(6, seed=1), path)
+    run("reduce", path, "--order", "2", "--method", "modal", "--option", "dominance=residue")
+    assert "balancing must be one of" in run("reduce", path, "--order=2", "--option=balancing=x", code=1).stderr
+    run("reduce", path, "--order", "2", "--option", "balance=velocity", code=2)
+    told = run("reduce", plant, "--order", "2", "--option", "balancing=velocity", code=1).stderr
+    assert "the options of method 'truncate' are none, got 'balancing'" in told
+    known = as_json("methods")
+    assert known["truncate"]["second_order"] == {"balancing": "position", "galerkin": False}
+    assert known["irka"]["second_order"] is None
+    assert 'second-order systems stay such; options: dominance="frequency"' in run("methods").stdout
+
+
+def test_a_second_order_system_that_was_unstable_before_is_no_error(tmp_path: Path) -> None:
+    """Negative damping: modal truncation notes it, and the command does not call it a fault of the result."""
+    g = chain(4, seed=1)
+    save(balred.second_order(g.M, -g.D, g.K, g.B, g.Cp), tmp_path / "x.mat")
+    out = run("reduce", tmp_path / "x.mat", "--order", "2", "--method", "modal")
+    assert "is not stable" in out.stderr
+    assert re.search(r"stable +no", out.stdout)
