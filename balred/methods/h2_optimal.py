@@ -29,6 +29,9 @@ from balred.systems.leaves import System
 from balred.systems.parts import difference
 from balred.systems.poles import check_stable
 
+_UNSEEN = 1e-10
+"""The target, a minimal realisation, lacks less than this part of the norm of the whole."""
+
 
 class ConvergenceWarning(UserWarning):
     """An iteration did not reach its tolerance; the message says how far it came and what is returned."""
@@ -213,7 +216,7 @@ def _optimal(state: H2Spectrum, k: int, modes: Modes, name: str) -> Reduced:
     plain = evaluated(state.target, truncated[0], modes)
     # differences of squares do not tell which of two is better where they are this near
     if plain is None or runs[0].error > plain.error - 10 * NOISE * state.target.square:
-        found, simple = (distance(state.system, g[0]) for g in (result, truncated))
+        found, simple = _apart(state, result[0], truncated[0])
         if found > simple * (1 + 1e-9):
             result, kept = truncated, "balanced truncation"
             if not told:
@@ -221,6 +224,16 @@ def _optimal(state: H2Spectrum, k: int, modes: Modes, name: str) -> Reduced:
     if told:
         warn_caller(f"{name} at order {k} must {told[0]}: {kept} is returned", ConvergenceWarning)
     return result if result is truncated else _finished(state, *result)
+
+
+def _apart(state: H2Spectrum, result: System, truncated: System) -> tuple[float, float]:
+    """How far two reduced systems are from the whole, if their distances from the (much smaller) target do not tell."""
+    slack = _UNSEEN * state.target.square**0.5
+    for g in (state.target.full, state.system) if state.maps is not None else (state.system,):
+        found, simple = distance(result.to_dense(), g), distance(truncated.to_dense(), g)
+        if found + slack < simple:
+            break
+    return found, simple
 
 
 def _finished(state: H2Spectrum, g: System, L: Matrix | None, R: Matrix | None) -> Reduced:

@@ -7,8 +7,8 @@ largest gain, the largest output energy, the steady state, the modes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from balred.methods.method import OfSpectrum, Reduced
 from balred.methods.modal import modal, modes
 from balred.methods.riccati_balancing import bounded_real
 from balred.methods.truncation import singular_perturbation, truncate
-from balred.solvers.resolvents import Matrix
+from balred.solvers.resolvents import Matrix, resolvent
 from balred.solvers.smith import smith_factors
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System
@@ -46,6 +46,8 @@ _NEAR = 0.01
 """Steps of this part of the error change it by the square of that: enough is known to compare it with others."""
 _AFAR, _LOOK = 30.0, 10
 """A step that is so many times larger than asked for is measured only every so many steps."""
+_SAME = 0.1
+"""Iterations that are apart by less than this part of the error lead to one optimum."""
 _SCOUTED = 25
 """After so many steps a start is compared with the others wherever it is."""
 
@@ -85,12 +87,16 @@ def runs_of(state: H2Spectrum, k: int, modes: Modes) -> list[Run]:
     Near a fixed point the error changes by the square of what the system does, so that it is known long before.
     """
     noise = 10 * NOISE * state.target.square  # differences of squares do not tell which of two is better
-    runs = []
+    scouts = _scouting(state, k)
+    runs: list[Run] = []
     for name, start in _given(state, k) or starts(state.spectrum, k):
-        begin = evaluated(state.target, start, modes)
+        begin = evaluated(scouts.target, start, modes)
         if begin is not None:
             first = Run(name, (begin.g, None, None), begin.error, np.inf, 0, begin)
-            runs.append(iterated(state, first, modes, near=_NEAR, limit=min(_SCOUTED, state.max_iterations)))
+            limit = min(_SCOUTED, state.max_iterations)
+            runs.append(iterated(scouts, first, modes, near=_NEAR, limit=limit, others=runs))
+    if scouts is not state:
+        runs = [run for run in (_of_all(state, scout, modes) for scout in runs) if run is not None]
     runs.sort(key=lambda run: run.error)
     for i, run in enumerate(runs):
         if run.error > runs[0].error + noise:
@@ -102,25 +108,58 @@ def runs_of(state: H2Spectrum, k: int, modes: Modes) -> list[Run]:
     return sorted(runs, key=lambda run: (max(run.error, limit), run.change))
 
 
+def _scouting(state: H2Spectrum, k: int) -> H2Spectrum:
+    """What starts are tried on: where there are many more states than matter at the order k, a system without the rest.
+
+    A step costs the square of their number (of a diagonal system only their number).  What is found is judged, and gone on
+    with, on the whole system.
+    """
+    most = 4 * k + _ROOM
+    if state.init is not None or state.maps is None or state.target.full.order <= most:
+        return state
+    g = projected(state.spectrum, most)[0]
+    try:
+        return replace(state, target=Target(g, resolvent(g), size(g) ** 2))
+    except (ValueError, ArithmeticError):  # a cut between equal values may leave a pole on the boundary
+        return state
+
+
+def _of_all(state: H2Spectrum, run: Run, modes: Modes) -> Run | None:
+    """Where a scout ended, seen with the whole system."""
+    now = evaluated(state.target, run.now.g, modes)
+    if now is None:
+        return None
+    return Run(run.start, (now.g, None, None), now.error, _remaining(state, now, None), run.iterations, now)
+
+
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a start that leads nowhere ends there
-def iterated(state: H2Spectrum, run: Run, modes: Modes, near: float = 0.0, limit: int | None = None) -> Run:
-    """The iteration from where `run` is, to the tolerance, or to where a step is less than the part `near` of the error."""
+def iterated(
+    state: H2Spectrum,
+    run: Run,
+    modes: Modes,
+    near: float = 0.0,
+    limit: int | None = None,
+    others: Sequence[Run] = (),
+) -> Run:
+    """The iteration from where `run` is, to the tolerance, to where a step is less than the part `near` of the error, or
+    to where one of the `others` came."""
     past: list[tuple[Leaves, Leaves]] = []
     now, count, moved = run.now, run.iterations, None
     most = state.max_iterations if limit is None else limit
     while count < most:
+        error = (max(now.error, 0.0) / state.target.square) ** 0.5
+        if any(_apart(now.g.leaves, other.now.g.leaves) <= _SAME * error for other in others):
+            break
         count += 1
         try:
             moved = projection(state.target, now)
         except np.linalg.LinAlgError:  # the two subspaces are orthogonal in some direction
             moved = None
             break
-        enough = max(state.tol, near * (max(now.error, 0.0) / state.target.square) ** 0.5)
+        enough = max(state.tol, near * error)
         x, new = now.g.leaves, moved[0].leaves
         step = (new[0] - x[0], new[1] - x[1], new[2] - x[2])
-        # matrices in balanced coordinates tell from afar that it has not ended, for less than a norm costs
-        seems = max(float(np.linalg.norm(d) / np.linalg.norm(y)) for d, y in zip(step, x, strict=True))
-        if not seems > _AFAR * enough or count % _LOOK == 0:
+        if not _apart(x, new) > _AFAR * enough or count % _LOOK == 0:
             change = relative_change(moved[0], now)
             if change <= enough:
                 return Run(run.start, moved, now.error, change, count, now)
@@ -131,6 +170,11 @@ def iterated(state: H2Spectrum, run: Run, modes: Modes, near: float = 0.0, limit
         now, moved = following, None
         past = [(seen(x, *now.change), seen(d, *now.change)) for x, d in past]
     return Run(run.start, (now.g, None, None), now.error, _remaining(state, now, moved), count, now)
+
+
+def _apart(x: Leaves, y: Leaves) -> float:
+    """What matrices in balanced coordinates tell of how far systems are apart, for less than a norm costs."""
+    return max(float(np.linalg.norm(a - b) / np.linalg.norm(a)) for a, b in zip(x, y, strict=True))
 
 
 def _remaining(state: H2Spectrum, now: Iterate, moved: Projection | None) -> float:

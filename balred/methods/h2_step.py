@@ -69,8 +69,9 @@ def evaluated(target: Target, g: DenseSystem, modes: Modes) -> Iterate | None:
     full = target.full
     flip = slice(None, None, -1)
     b, c = inverse @ g.B, g.C @ E
-    X = _columns(target, full.B @ ct(b)[:, flip], ct(T)[flip, flip], adjoint=False)[:, flip] @ ct(E)
-    Y = _columns(target, ct(full.C) @ c, T, adjoint=True) @ inverse
+    real = not any(np.iscomplexobj(x) for x in (*g.leaves, *full.leaves))
+    X = _columns(target, full.B @ ct(b)[:, flip], ct(T)[flip, flip], real, adjoint=False)[:, flip] @ ct(E)
+    Y = _columns(target, ct(full.C) @ c, T, real, adjoint=True) @ inverse
     if not np.iscomplexobj(g.A):
         X, Y = X.real, Y.real
     inner = float(np.sum((full.C @ X) * g.C.conj()).real)
@@ -78,19 +79,31 @@ def evaluated(target: Target, g: DenseSystem, modes: Modes) -> Iterate | None:
     return Iterate(g, sp.sigma, X, Y, target.square - 2 * inner + square, (l, r))
 
 
-def _columns(target: Target, right: Matrix, T: Matrix, *, adjoint: bool) -> Matrix:
+def _columns(target: Target, right: Matrix, T: Matrix, real: bool, *, adjoint: bool) -> Matrix:
     """X of ``A X + X T + right = 0``, or ``X = A X T + right`` in discrete time, for an upper triangular T."""
     R, discrete = target.resolvent, target.full.discrete
     d = T.diagonal()
     a, b = (np.ones_like(d), d) if discrete else (-d, np.ones_like(d))
     if not np.triu(T, 1).any():
-        return R.solve(a, b, right, adjoint=adjoint)
+        first = _first_of_pairs(d, right) if real else np.ones(len(d), bool)
+        X = R.solve(a[first], b[first], right[:, first], adjoint=adjoint)[:, np.cumsum(first) - 1]
+        return np.where(first, X, X.conj())
     X = right.astype(np.complex128)
     for j in range(len(d)):
         rest = X[:, :j] @ T[:j, j : j + 1]
         rest = R.times(rest, adjoint=adjoint) if discrete else rest
         X[:, j : j + 1] = R.solve(a[j : j + 1], b[j : j + 1], X[:, j : j + 1] + rest, adjoint=adjoint)
     return X
+
+
+def _first_of_pairs(d: Matrix, right: Matrix) -> NDArray[np.bool_]:
+    """Which columns stand for their neighbours too, which are their conjugates as the poles are; all where not all are in pairs."""
+    first = d.imag >= 0
+    second = np.flatnonzero(~first)
+    gap = right[:, second] - right[:, second - 1].conj()
+    if np.array_equal(d[second], d[second - 1].conj()) and np.linalg.norm(gap) <= 1e-10 * np.linalg.norm(right):
+        return first
+    return np.ones(len(d), bool)
 
 
 def projection(target: Target, now: Iterate) -> Projection:
