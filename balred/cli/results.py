@@ -65,9 +65,9 @@ class Result:
         had, has = (unstable_poles(g) for g in (self.full, self.system))
         if has > had:
             found.append(f"the result has {has} unstable or marginal poles, the system {had}")
-        known = self.bounds is Of.ERROR and self.kind == "hinf" and self.error is not None
-        if known and self.error > self.bound * (1 + 1e-6) + self.rounding:
-            found.append(f"the error is {number(self.error)}, above its bound {number(self.bound)}")
+        error = self.error if self.bounds is Of.ERROR and self.kind == "hinf" else None
+        if error is not None and error > self.bound * (1 + 1e-6) + self.rounding:
+            found.append(f"the error is {number(error)}, above its bound {number(self.bound)}")
         return found
 
 

@@ -93,8 +93,8 @@ def runs_of(state: H2Spectrum, k: int, modes: Modes) -> list[Run]:
         begin = evaluated(scouts.target, start, modes)
         if begin is not None:
             first = Run(name, (begin.g, None, None), begin.error, np.inf, 0, begin)
-            limit = min(_SCOUTED, state.max_iterations)
-            runs.append(iterated(scouts, first, modes, near=_NEAR, limit=limit, others=runs))
+            most = min(_SCOUTED, state.max_iterations)
+            runs.append(iterated(scouts, first, modes, near=_NEAR, limit=most, others=runs))
     if scouts is not state:
         runs = [run for run in (_of_all(state, scout, modes) for scout in runs) if run is not None]
     runs.sort(key=lambda run: run.error)

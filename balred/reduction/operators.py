@@ -189,8 +189,11 @@ def second_order_candidates(
     if how.basis != "noise":
         raise ValueError(f"second-order systems are balanced on white noise, got balanced_on={how.basis!r}")
     row.check_options(settings.method, options)
+    looked: dict[str, Projected | Failure] = {
+        name: attempted(partial(row.prepare, system, settings.solver, **options))
+        for name, (system, _) in layers.items()
+    }
     return {
-        name: one if isinstance(one, Exception) else SecondOrderCandidate(one, rebuild)
-        for name, (system, rebuild) in layers.items()
-        for one in [attempted(partial(row.prepare, system, settings.solver, **options))]
+        name: one if isinstance(one, Exception) else SecondOrderCandidate(one, layers[name][1])
+        for name, one in looked.items()
     }

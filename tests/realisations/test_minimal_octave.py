@@ -88,7 +88,7 @@ PRINTED_C = np.array([[0.0, 0, 0, 0, 0, 0, 4.0], [0.0, 0, 0, 0, 0, 3.1524, -1.75
 def test_a_descriptor_system_with_an_improper_response():
     """Ours takes the proper part: of its four states two are left, beside a polynomial.
 
-    What is printed has seven, with the polynomial -[s, 2 s; s, s^2]; the whole is refused here, and the message says why.
+    What is printed has seven, with the polynomial [s, 2 s; s, s^2]; the whole is refused here, and the message says why.
     """
     with pytest.raises(ValueError, match=r"grows like s\^2"):
         balred.descriptor(E, A, B, C)
@@ -98,8 +98,9 @@ def test_a_descriptor_system_with_an_improper_response():
     for s in POINTS:
         whole = C @ np.linalg.solve(s * E - A, B)
         assert_allclose(small(s) + np.array([[s, 2 * s], [s, s**2]]), whole, rtol=1e-8)
-        printed = PRINTED_C @ np.linalg.solve(s * PRINTED_E - PRINTED_A, PRINTED_B)
-        assert np.linalg.norm(printed - whole) <= 1e-2 * np.linalg.norm(whole)
+        if abs(s) < 3:  # farther out four decimals do not tell a polynomial
+            printed = PRINTED_C @ np.linalg.solve(s * PRINTED_E - PRINTED_A, PRINTED_B)
+            assert np.linalg.norm(printed - whole) <= 5e-3 * np.linalg.norm(whole)
 
 
 def test_transfer_functions():
