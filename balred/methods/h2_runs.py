@@ -43,11 +43,10 @@ _ROOM = 16
 _DEPTH = 5
 """How many of the last steps predict the next."""
 _NEAR = 0.01
-"""Steps of this part of the error change it by the square of that: enough is known to compare it with others."""
+"""Steps of this part of the error change it by the square of that: enough is known to compare it with others.  So is where
+another that is as near has come."""
 _AFAR, _LOOK = 30.0, 10
 """A step that is so many times larger than asked for is measured only every so many steps."""
-_SAME = 0.1
-"""Iterations that are apart by less than this part of the error lead to one optimum."""
 _SCOUTED = 25
 """After so many steps a start is compared with the others wherever it is."""
 
@@ -147,8 +146,10 @@ def iterated(
     now, count, moved = run.now, run.iterations, None
     most = state.max_iterations if limit is None else limit
     while count < most:
-        error = (max(now.error, 0.0) / state.target.square) ** 0.5
-        if any(_apart(now.g.leaves, other.now.g.leaves) <= _SAME * error for other in others):
+        square = max(now.error, 0.0) / state.target.square
+        error = square**0.5
+        # errors that are all noise say nothing of what is near
+        if square > 10 * NOISE and any(_apart(now.g.leaves, r.now.g.leaves) <= _NEAR * error for r in others):
             break
         count += 1
         try:
