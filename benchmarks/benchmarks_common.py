@@ -18,7 +18,7 @@ T = TypeVar("T")
 def describe_machine() -> dict[str, Any]:
     """Date, processor, cores, threads and versions: what a figure needs beside it."""
     packages = {}
-    for name in ("balred", "numpy", "scipy", "slycot", "control", "torch", "jax", "equinox", "optax"):
+    for name in ("balred", "numpy", "scipy", "slycot", "control", "pymor", "torch", "jax", "equinox", "optax"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -1,6 +1,7 @@
 """How often the answer is right on what engineers type first: filters, integrators, uneven units, stiff chains, what cancels.
 
-    python benchmarks/right.py [--out benchmarks/results]
+    python benchmarks/right.py [--out benchmarks/results] [--kinds filters rotated ...]
+    python benchmarks/tables.py
 
 A row is a kind of system, a column a library; a cell says in how many of the systems the answer is right, refused (an
 error, or a value that is no number) and, worst of all, wrong without a word.  Right means: all Hankel singular values within
@@ -254,12 +255,16 @@ def main() -> None:
     """Try every library on every kind, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    out = parser.parse_args().out
+    parser.add_argument("--kinds", nargs="+", metavar="WORD", help="only kinds whose name has one of these words in it")
+    arguments = parser.parse_args()
+    kinds = {k: v for k, v in KINDS.items() if arguments.kinds is None or any(word in k for word in arguments.kinds)}
+    if not kinds:
+        parser.error(f"--kinds must be part of one of: {'; '.join(KINDS)}; got {' '.join(arguments.kinds)}")
     logging.disable()
     warnings.simplefilter("ignore")
     result: dict[str, Any] = {"machine": describe_machine(), "right": RIGHT, "kinds": {}}
     rows = []
-    for kind, plants in KINDS.items():
+    for kind, plants in kinds.items():
         several = list(plants())
         counts = {}
         for name, call in LIBRARIES.items():
@@ -269,7 +274,19 @@ def main() -> None:
         rows.append([kind, str(len(several)), *(cell(c) for c in counts.values())])
         print(" | ".join(rows[-1]), flush=True)
     mpmath.mp.dps = 15
-    write(out, "right", result, markdown(["kind", "systems", *LIBRARIES], rows))
+    table = markdown(["kind", "systems", *LIBRARIES], rows)
+    write(arguments.out, "right", result, f"{table}\n{better(result['kinds'])}\n")
+
+
+def better(kinds: dict[str, dict[str, Any]]) -> str:
+    """The sentence that says where another library is right more often."""
+    ahead = []
+    for kind, counts in kinds.items():
+        right = {name: counts[name]["right"] for name in LIBRARIES}
+        most = max(right.values())
+        if right["balred"] < most:
+            ahead.append(f"{kind} ({', '.join(name for name, n in right.items() if n == most)})")
+    return f"Another is right more often on: {'; '.join(ahead) or 'none of these kinds'}."
 
 
 def cell(count: dict[str, int]) -> str:

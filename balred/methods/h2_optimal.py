@@ -29,8 +29,8 @@ from balred.systems.leaves import System
 from balred.systems.parts import difference
 from balred.systems.poles import check_stable
 
-_UNSEEN = 1e-10
-"""The target, a minimal realisation, lacks less than this part of the norm of the whole."""
+_UNSEEN = 1e-8
+"""The target, a minimal realisation, lacks much less than this part of the norm of the whole, fast states that hardly count."""
 
 
 class ConvergenceWarning(UserWarning):
