@@ -193,7 +193,8 @@ def slicot(equil: str) -> Callable[[Plant], Any]:
             return slycot.tb01pd(n, m, q, A, B, C, equil=equil)[3]
         time = "D" if p.dt else "C"
         if np.isinf(p.truth).any():
-            *_, ns, values = slycot.ab09md(time, "B", equil, n, m, q, A, B, C, 1.0 if p.dt else 0.0, 1)
+            # asked for the unstable part alone it returns before it has any values
+            *_, ns, values = slycot.ab09md(time, "B", equil, n, m, q, A, B, C, 1.0 if p.dt else 0.0, n)
             return np.concatenate([np.full(n - ns, np.inf), values[:ns]])
         return slycot.ab09ad(time, "B", equil, n, m, q, A, B, C, 1)[-1]
 
