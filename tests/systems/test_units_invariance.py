@@ -201,7 +201,7 @@ def test_what_every_method_makes(method, case, u, seed):
             other = balred.analyze(there, method=method, **options(method, g, u))
         except ValueError as error:
             # states that are uneven by less than is evened out may be too much for a Riccati solver, which says so
-            if method not in SEEN_ALIKE or "Riccati" not in str(error) or np.ptp(np.log2(u.states)) > 10:
+            if method not in SEEN_ALIKE or "Riccati" not in str(error) or np.ptp(np.log2(u.states)) > 12:
                 raise
             return
         k = one.state.closed(2) if method == "modal" else 2
