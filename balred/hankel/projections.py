@@ -7,11 +7,21 @@ fixed signs, so that results repeat.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from balred.hankel.spectrum import Spectrum
 from balred.systems import arrays
 from balred.systems.arrays import Array, ct, namespace
 from balred.systems.dense_system import DenseSystem
+from balred.systems.long_products import seen_through
 from balred.systems.units import even_factors
+
+_SEEN, _FINE = 1e-6, 1e-7
+"""Rounding counts above this part of the error, of which less than a part of the first value does not."""
+_LITTLE = 1e-6
+"""A change of coordinates of which the square need not be known."""
 
 
 def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
@@ -51,7 +61,56 @@ def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
     """Balanced truncation to order k with its projections, from the coordinates given; masked states of a batch become
     stable and unused."""
     g, L, R = projected_by(sp.system, *projections(sp, k))
+    if rounding_counts(sp, g, L, R):
+        g, L, R = _rounded_once(sp.system, L, R)
     return g, sp.coordinates.after(L), sp.coordinates.before(R)
+
+
+def rounding_counts(sp: Spectrum, g: DenseSystem, L: Array, R: Array) -> bool:
+    """Whether rounding errors of the product L A R may be seen beside the error that the reduction itself makes.
+
+    They move a pole that is near the boundary of the stable region by as much as others, which counts more.
+    """
+    if not (isinstance(L, np.ndarray) and L.ndim == 2 and sp.s.dtype == np.float64):
+        return False
+    if not np.abs(L).sum(axis=1).all():
+        return False
+    own = g.A.diagonal()
+    size = ((np.abs(L) @ np.abs(sp.system.A)) * np.abs(R).T).sum(1)
+    margin = np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)
+    k, eps = len(own), float(np.finfo(np.float64).eps)
+    tail = max(float(sp.s[k:].sum()), _FINE * float(sp.s[0]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return bool(np.max(eps * sp.s[:k] * size / margin, initial=0.0) > _SEEN * tail)
+
+
+def _rounded_once(g: DenseSystem, L: Any, R: Any) -> tuple[DenseSystem, Any, Any]:
+    """`g` seen through the projection R (L R)^-1 L, computed with twice the digits."""
+    (A, B, C), (dA, dB, dC) = seen_through(L, g.A, g.B, g.C, R)
+    if g.discrete:
+        _exact_diagonal((A, B, C), (dA, dB, dC))
+    return DenseSystem(A + dA, B + dB, C + dC, g.D, g.dt), L, R
+
+
+def _exact_diagonal(high: Any, low: Any) -> None:
+    r"""Change `low`, what rounding leaves of A, B and C, so that none is left on A's diagonal but where it counts least.
+
+    Poles near one are the difference between a diagonal and one, of which rounding the diagonal leaves few digits; small entries
+    beside it have all of theirs.  The coordinates :math:`I + t e_ie_j^T`, with the fastest state j,
+    move the rounding error of state i there.
+    """
+    (A, B, C), (dA, dB, dC) = high, low
+    j = int(np.argmin(np.abs(A.diagonal())))
+    for i in range(len(A)):
+        if i == j or A[j, i] == 0 or dA[i, i] == 0:
+            continue
+        t = dA[i, i] / A[j, i]
+        if not abs(t) < _LITTLE:
+            continue
+        dA[:, j] += t * A[:, i]
+        dA[i, :] -= t * (A[j, :] + dA[j, :])
+        dB[i] -= t * B[j]
+        dC[:, j] += t * C[:, i]
 
 
 def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array, Array]:

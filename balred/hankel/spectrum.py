@@ -30,6 +30,8 @@ class Spectrum(NamedTuple):
     V: Array
     match_dc: bool = False
     """Whether singular perturbation, not truncation, is to follow."""
+    bounding: bool = False
+    """Whether the Gramians are the system's own, so that twice the tail bounds the error."""
     coordinates: Coordinates = Coordinates(None)
     """How the states of `system` stand for those of the system that was given."""
 
@@ -63,7 +65,9 @@ def hankel_matrix(Zp: Array, Zq: Array) -> Array:
 def spectrum(system: System, solver: str | None) -> Spectrum:
     """Solve for the factors of `system` (in its own precision) and decompose their product, in the solver's coordinates."""
     found = solved(system, solver)
-    return spectrum_of(found.system.to_dense(), found.Zp, found.Zq)._replace(coordinates=found.coordinates)
+    return spectrum_of(found.system.to_dense(), found.Zp, found.Zq)._replace(
+        bounding=True, coordinates=found.coordinates
+    )
 
 
 def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False) -> Spectrum:

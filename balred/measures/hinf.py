@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems.dense_system import DenseSystem
+from balred.systems.long_products import response
+
+_TOLD = 1e-8
+"""Relative error of a peak that may be rounding."""
 
 
 def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> tuple[float, float]:
@@ -50,13 +54,45 @@ def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> 
         peak, at = max((gain(float(w)), float(w)) for w in np.concatenate([*middles, [where]]))
         if peak <= best * (1 + tol):
             # just below a peak the two crossings merge and may leave the axis: climb the rest of the way
-            peak, at = _climb(gain, where, float(np.abs(poles).max()))
+            peak, at = _climb(gain, where, float(size.min()))
         if peak <= best * (1 + tol):
             break
         best, where = peak, at
-    if system.discrete:
-        where = float(np.angle(np.exp(2j * np.arctan(where)) * turn))
-    return best, where
+    if not system.discrete:
+        return _sure(system, best, where, starts)
+    return _sure(system, best, *(np.angle(np.exp(2j * np.arctan(w)) * turn) for w in (where, starts)))
+
+
+def _sure(system: DenseSystem, found: float, where: float, starts: NDArray[np.float64]) -> tuple[float, float]:
+    """The peak that was `found`, or where rounding errors are a part of it, the same with digits that they leave alone.
+
+    Errors of reduced systems are small differences of large numbers, near poles that are close to the boundary.
+    """
+    where = float(where)
+    if np.isinf(where) or not found > 0 or _rounding(system, where) <= _TOLD * found:
+        return found, where
+
+    def gain(w: float) -> float:
+        if np.isinf(w):
+            return float(np.linalg.norm(system.D, 2))
+        s = complex(np.exp(1j * w)) if system.discrete else 1j * w
+        return float(np.linalg.norm(response(*system.leaves, system.D, s, system.discrete), 2))
+
+    value = gain(where)
+    if abs(value - found) <= _TOLD * value:
+        return value, where
+    value, where = max((gain(float(w)), float(w)) for w in np.unique(np.append(starts, where)))
+    sizes = np.abs(starts[np.isfinite(starts) & (starts != 0)])
+    return _climb(gain, where, float(sizes.min(initial=np.inf)) if len(sizes) else 1.0)
+
+
+def _rounding(system: DenseSystem, w: float) -> float:
+    """What rounding errors of entries may change of the gain at w, to first order."""
+    A, B, C, D = system.A, system.B, system.C, system.D
+    M = (np.exp(1j * w) if system.discrete else 1j * w) * np.eye(len(A)) - A
+    X, Y = np.abs(np.linalg.solve(M, B)), np.abs(np.linalg.solve(M.T, C.T)).T
+    size = Y @ (np.abs(A) @ X + (X if system.discrete else abs(w) * X)) + np.abs(C) @ X + np.abs(D)
+    return float(np.finfo(np.float64).eps * np.linalg.norm(size))
 
 
 def _turn(poles: NDArray[Any]) -> complex:
@@ -108,7 +144,7 @@ def _climb(gain: Callable[[float], float], w: float, scale: float) -> tuple[floa
     best = gain(w)
     if np.isinf(w):
         return best, w
-    for h in (abs(w) + 1e-3 * scale) * 10.0 ** -np.arange(1, 11):
+    for h in (abs(w) + scale) * 10.0 ** -np.arange(1, 11):
         left, right = gain(w - h), gain(w + h)
         bend = left - 2 * best + right
         vertex = w + (0.5 * h * (left - right) / bend if bend < 0 else 0.0)

@@ -7,10 +7,19 @@ import numpy as np
 from balred.hankel.projections import projected, projected_by, signed
 from balred.hankel.spectrum import Spectrum
 from balred.methods.method import Reduced
-from balred.ranks.bounds import numerical_rank
+from balred.ranks.bounds import a_priori_bound, numerical_rank
 from balred.systems import arrays
-from balred.systems.arrays import ct, namespace
+from balred.systems.arrays import ct, namespace, warn_caller
 from balred.systems.dense_system import DenseSystem
+from balred.systems.long_products import response
+
+_SLACK, _FLOOR, _DIGITS = 1e-6, 1e-8, 1e-6
+"""Parts of the bound, and of the first value, by which an error may exceed the bound; beyond the last it is no result."""
+_LOOKED_AT = 6
+
+
+class RoundingWarning(UserWarning):
+    """A result is as good as its precision allows, and that is less than its bound promises."""
 
 
 def truncate(sp: Spectrum, k: int) -> Reduced:
@@ -22,7 +31,7 @@ def truncate(sp: Spectrum, k: int) -> Reduced:
     ----------
     B. C. Moore (1981); A. Varga, Efficient minimal realization procedure based on balancing, IMACS 1991 (SLICOT AB09AD).
     """
-    return projected(sp, k)
+    return promised(sp, k, projected(sp, k))
 
 
 def singular_perturbation(sp: Spectrum, k: int) -> Reduced:
@@ -50,7 +59,7 @@ def singular_perturbation(sp: Spectrum, k: int) -> Reduced:
         E = arrays.eye(A22, n - k) - A22 if g.discrete else -A22
         XA, XB = xp.linalg.solve(E, A21), xp.linalg.solve(E, B2)
         g = DenseSystem(A11 + A12 @ XA, B1 + A12 @ XB, C1 + C2 @ XA, g.D + C2 @ XB, g.dt)
-    return g, L[..., :k, :], R[..., :, :k]
+    return promised(sp, k, (g, L[..., :k, :], R[..., :, :k]))
 
 
 def square_root(sp: Spectrum, k: int) -> Reduced:
@@ -72,7 +81,61 @@ def square_root(sp: Spectrum, k: int) -> Reduced:
     scale = xp.astype(xp.where(alive, 1 / xp.sqrt(xp.where(alive, s, xp.ones_like(s))), xp.zeros_like(s)), sp.Zp.dtype)
     L = scale[..., :, None] * ct(sp.Zq @ sp.U[..., :, :k])
     R = sp.Zp @ sp.V[..., :, :k] * scale[..., None, :]
-    return projected_by(g, *signed(L, R, g.B))
+    return promised(sp, k, projected_by(g, *signed(L, R, g.B)))
+
+
+def promised(sp: Spectrum, k: int, made: Reduced) -> Reduced:
+    """What was `made` of order k, where rounding may count compared with what the bound promises, near its poles.
+
+    Raises
+    ------
+    ArithmeticError
+        Rounding leaves less than six digits of the response.
+
+    Warns
+    -----
+    RoundingWarning
+        The error is larger than the bound, because no system of that order with entries of that precision has a smaller one.
+    """
+    g = made[0]
+    if not (sp.bounding and isinstance(g, DenseSystem) and _rounding_counts(sp, g)):
+        return made
+    bound, first = float(a_priori_bound(sp.sigma, k)), float(sp.s[0])
+    poles = np.linalg.eigvals(g.A)
+    near = poles[np.argsort(np.abs(1 - np.abs(poles)) if g.discrete else np.abs(poles.real))[:_LOOKED_AT]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        w = np.abs(np.log(near)) if g.discrete else np.abs(near)
+    points = np.unique(np.concatenate([[0.0], w[np.isfinite(w)], np.abs(np.angle(near) if g.discrete else near.imag)]))
+    for s in np.exp(1j * points[points <= np.pi]) if g.discrete else 1j * points:
+        full, small = (response(*x.leaves, x.D, complex(s), g.discrete) for x in (sp.system, g))
+        error = float(np.linalg.norm(full - small, 2))
+        if error > bound + _DIGITS * first:
+            raise ArithmeticError(
+                f"a reduced system must keep the response to {_DIGITS:g} of the first Hankel singular value beyond its bound, got "
+                f"an error of {error:.3g} with a bound of {bound:.3g}: its poles are close to the boundary of the stable region, "
+                f"and rounding errors in double precision count for more there{'; use a longer time step' if g.discrete else ''}"
+            )
+        if error > bound * (1 + _SLACK) + _FLOOR * first:
+            warn_caller(
+                f"the error of order {k}, {error:.3g}, is larger than the bound, {bound:.3g}, by rounding errors of the "
+                f"entries of the reduced system, whose poles are close to the boundary of the stable region",
+                RoundingWarning,
+            )
+            break
+    return made
+
+
+def _rounding_counts(sp: Spectrum, g: DenseSystem) -> bool:
+    """Whether rounding errors may be seen beside the error that a reduction makes: a look that costs nothing."""
+    if not (isinstance(g.A, np.ndarray) and g.A.ndim == 2 and sp.s.dtype == np.float64):
+        return False
+    own, k, eps = g.A.diagonal(), g.order, float(np.finfo(np.float64).eps)
+    margin, size = (
+        (np.abs(1 - np.abs(own)), 1.0) if g.discrete else (np.abs(own.real), float(np.linalg.norm(sp.system.A)))
+    )
+    seen = max(_SLACK * float(sp.s[k:].sum()), 1e-2 * _FLOOR * float(sp.s[0]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return bool(np.max(eps * sp.s[:k] * size / margin, initial=0.0) > seen)
 
 
 def truncate_or_match(sp: Spectrum, k: int) -> Reduced:

@@ -9,6 +9,7 @@ compared with the state space at frequencies around its poles and zeros: what a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import MAX_EMAX, MIN_EMIN, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from balred.systems.arrays import backend
 from balred.systems.dense_system import DenseSystem
+from balred.systems.long_products import response as long_response
 
 Matrix = NDArray[Any]
 
@@ -132,6 +134,14 @@ def _sized(g: DenseSystem, s: Any) -> tuple[Any, float]:
     return (g.C @ x + g.D)[0, 0], float((np.abs(g.C) @ np.abs(x) + np.abs(g.D))[0, 0])
 
 
+def _exactly(g: DenseSystem, s: Any) -> tuple[Any, float]:
+    """:func:`_sized`, with more digits where terms cancel."""
+    value, terms = _sized(g, s)
+    if np.isfinite(terms) and terms * np.finfo(np.float64).eps * (g.order + 1) > 1e-2 * HELD * abs(value):
+        value = long_response(*g.leaves, g.D, complex(s), False)[0, 0]
+    return value, terms
+
+
 def _without_noise(g: DenseSystem, zeros: Matrix, poles: Matrix, gain: Any) -> tuple[Matrix, Any]:
     """Without the far zeros that rounding puts in the place of infinite ones: together they change nothing around the poles."""
     far = zeros[np.argsort(-np.abs(zeros))]
@@ -185,9 +195,11 @@ def check_held(system: DenseSystem, response: Callable[[Matrix], Matrix], poles:
     s = around(poles, system.discrete)
     with np.errstate(all="ignore"):
         got = np.asarray(response(s))
-    want, terms = (np.asarray(x) for x in zip(*(_sized(system, x) for x in s), strict=True))
+    want, terms = (np.asarray(x) for x in zip(*(_exactly(system, x) for x in s), strict=True))
     size = np.abs(want)
-    # beside the largest value nearby, since at a zero nothing is left to compare with; and beside the rounding of the terms
+    # beside the largest value nearby, since at a zero nothing is left to compare with; and beside the rounding of the terms,
+    # which may be large because of the coordinates only
+    terms = np.minimum(terms, np.max(size[np.isfinite(size)], initial=0.0))
     size = np.maximum(size, np.maximum(np.append(size[1:], 0), np.append(0, size[:-1])))
     allowed = HELD * size + 100 * np.finfo(np.float64).eps * terms
     with np.errstate(all="ignore"):
@@ -241,8 +253,34 @@ def fraction(system: DenseSystem, form: str, way_out: str) -> tuple[Matrix, Matr
         num, den = coefficients(zeros, gain), coefficients(poles)
     except OverflowError:
         raise ValueError(f"{form} must have coefficients below 1.8e308, got larger ones: {way_out}") from None
-    check_held(system, lambda s: np.polyval(num, s) / np.polyval(den, s), poles, form, way_out)
+    check_held(system, lambda s: _quotients(num, den, s), poles, form, way_out)
     return num, den
+
+
+def _quotients(num: Matrix, den: Matrix, s: Matrix) -> Matrix:
+    """The values of a fraction at the points s, with more digits where terms of its polynomials cancel."""
+    over, under = np.polyval(num, s), np.polyval(den, s)
+    lost = sum(np.polyval(np.abs(x), np.abs(s)) / np.abs(y) for x, y in ((num, over), (den, under)))
+    out = over / under
+    for i in np.flatnonzero(~(lost * np.finfo(np.float64).eps * len(den) <= 1e-2 * HELD)):
+        out[i] = _quotient(num, den, complex(s[i]))
+    return np.asarray(out)
+
+
+def _quotient(num: Matrix, den: Matrix, s: complex) -> complex:
+    """The value of a fraction at s, in so many digits that those which cancel in the polynomials are not missed."""
+    with localcontext() as context:
+        context.prec, context.Emin, context.Emax = 60, MIN_EMIN, MAX_EMAX
+        (a, b), (c, d) = _polynomial(num, s), _polynomial(den, s)
+        size = c * c + d * d
+        return complex((a * c + b * d) / size, (b * c - a * d) / size) if size else complex(np.nan)
+
+
+def _polynomial(x: Matrix, s: complex) -> tuple[Decimal, Decimal]:
+    re, im, a, b = Decimal(0), Decimal(0), Decimal(s.real), Decimal(s.imag)
+    for coefficient in np.asarray(x, np.complex128):
+        re, im = re * a - im * b + Decimal(coefficient.real), re * b + im * a + Decimal(coefficient.imag)
+    return re, im
 
 
 def balanced_units(A: Matrix, B: Matrix, C: Matrix) -> tuple[Matrix, Matrix, Matrix]:

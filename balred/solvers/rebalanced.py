@@ -62,6 +62,23 @@ def rebalanced(given: DenseSystem, at: Coordinates, Zp: Matrix, Zq: Matrix) -> t
     return DenseSystem(A, B, C, given.D, given.dt), Coordinates(None, R * d, L / d[:, None])
 
 
+def continuous_image(g: DenseSystem) -> DenseSystem | None:
+    r"""The continuous system with the Gramians of one discrete system (NumPy) that was sampled often; None of another.
+
+    .. math:: \Delta = A - I,\quad A_c = (2I+\Delta)^{-1}\Delta,\quad B_c = \sqrt2\,(2I+\Delta)^{-1}B,\quad
+        C_c = \sqrt2\,C\,(2I+\Delta)^{-1}
+
+    Poles near one are what is left of a diagonal when one is taken away: powers of A lose what :math:`\Delta` has of them.
+    """
+    n = g.order
+    delta = g.A - np.eye(n, dtype=g.A.dtype)
+    if not float(np.linalg.norm(delta)) < 1:
+        return None
+    inverse = np.linalg.inv(delta + 2 * np.eye(n, dtype=g.A.dtype))
+    root = float(np.sqrt(2))
+    return DenseSystem(inverse @ delta, root * (inverse @ g.B), root * (g.C @ inverse), g.D)
+
+
 def _definite(Z: Matrix, n: int) -> Matrix | None:
     """A square factor of the Gramian and a little more, so that no direction is left out."""
     size = float(np.linalg.norm(Z))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from balred.solvers.rebalanced import rebalanced
+from balred.solvers.rebalanced import continuous_image, rebalanced
 from balred.solvers.residuals import residual, vectors
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, eye, fro, is_concrete, namespace, to_numpy
@@ -31,6 +31,8 @@ _LONG, _LONGEST = 25, 52
 """So many are needed for a pole that rounding has moved off the boundary, at zero and anywhere."""
 _SUSPECT_SHIFT = 1e-5
 """The shift of a matrix of condition 1e10, as a part of its norm: it may be singular but for rounding."""
+_SAMPLED_OFTEN = 16
+"""Doublings of a discrete system that may be slow beside its step."""
 _ROUNDS = 8
 """How often other coordinates are tried; each makes the powers grow about a million times less."""
 
@@ -98,14 +100,18 @@ def _solved(system: DenseSystem, d: Array | None) -> Solved:
     """The same for a system in even units d."""
     be, xp = backend_of(*system.leaves), namespace(*system.leaves)
     run = _iterated(system)
-    found = Solved(system, run.Zp, run.Zq, Coordinates(None))
     if not is_concrete(*system.leaves):
         # nobody can look at the poles: one that rounding may have moved off the boundary makes no numbers either
         singular = run.nearest**2 < 10 * system.order**0.5 * arrays.eps(arrays.real(run.Zp))
         unknown = (run.count > _LONGEST) | ((run.count > _LONG) & singular)
         bad = (unknown | (_doubt(run) > _accuracy(system, 0.25)))[..., None, None]
-        return found._replace(Zp=xp.where(bad, xp.nan, run.Zp), Zq=xp.where(bad, xp.nan, run.Zq))
+        return Solved(system, *(xp.where(bad, xp.nan, Z) for Z in run[:2]), Coordinates(None))
     _check_run(system, run)
+    if system.discrete and run.count > _SAMPLED_OFTEN and isinstance(run.Zp, np.ndarray) and run.Zp.ndim == 2:
+        image = continuous_image(system)
+        other = run if image is None else _iterated(image)
+        run = other if other.count < run.count else run  # each doubling leaves half of what is known of slow poles
+    found = Solved(system, run.Zp, run.Zq, Coordinates(None))
     doubt = be.to_numpy(_doubt(run))
     if (doubt <= _accuracy(system, 0.6)).all():
         return found
@@ -124,7 +130,7 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: _Run) -
     for units in [whole] if d is None else [whole, 1 / d]:  # the last are those that were given
         other = in_units(system, units)
         again = _iterated(other)
-        _check_run(other, again)
+        _check_run(system, again)
         runs.append((Solved(other, again.Zp, again.Zq, Coordinates(units)), again))
     # what rounding of the data leaves of a first value that is nothing; a window of time does not tell
     reach = min((_reach(run) for _, run in runs if bool(run.growth < _limit(run.Zp))), default=0 * _reach(run))
@@ -146,7 +152,7 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: _Run) -
         )
         small = DenseSystem(A, B, C, system.D, system.dt)
         run = _iterated(small)
-        _check_run(small, run)
+        _check_run(system, run)  # whose poles no change of coordinates has rounded
         found = Solved(small, run.Zp, run.Zq, Coordinates(None, right, left))
         doubt = float(be.to_numpy(_doubt(run, reach)))
         if doubt < least:

@@ -7,6 +7,8 @@ factor is cut into slices of so few bits that products of slices are exact, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ Matrix = NDArray[Any]
 
 _SLICES = 5
 """Of more than 20 bits each: more than the 106 bits of two words."""
+_REFINEMENTS = 30
 
 
 def product(X: Matrix, Y: Matrix) -> tuple[Matrix, Matrix]:
@@ -48,6 +51,95 @@ def transformed(L: Matrix, A: Matrix, R: Matrix) -> Matrix:
     lost = 2.0**-98 * len(A) ** 2 * np.outer(np.abs(L).max(axis=1), np.abs(R).max(axis=0)) * np.abs(A).max(initial=0.0)
     enough = float(np.linalg.norm(lost)) <= 1e-15 * float(np.linalg.norm(found))
     return found if enough else np.full_like(found, np.nan)
+
+
+def seen_through(L: Matrix, A: Matrix, B: Matrix, C: Matrix, R: Matrix) -> tuple[list[Matrix], list[Matrix]]:
+    """A, B and C seen through the projection R (L R)^-1 L, where L R is about the identity, and what rounding leaves of them.
+
+    Each is the sum of the two that are returned.
+    """
+    if any(np.iscomplexobj(x) for x in (L, A, B, C, R)):
+        k, m, p = len(L), B.shape[1], len(C)
+        found = seen_through(*(_real(x) for x in (L, A, B, C, R)))
+        sizes = (k, k), (k, m), (p, k)
+        high, low = ([x[:i, :j] + 1j * x[i:, :j] for x, (i, j) in zip(part, sizes, strict=True)] for part in found)
+        return high, low
+    eye = np.eye(len(L))
+    E = _added([*_terms(L, R), -eye])
+    gap = E[0] + E[1]
+
+    def from_left(X: Matrix, below: Matrix) -> tuple[Matrix, Matrix]:
+        high, low = _added([*_terms(L, X), L @ below])
+        return _added([high, low - np.linalg.solve(eye + gap, gap @ high)])
+
+    made = [from_left(*product(A, R)), from_left(B, np.zeros_like(B)), product(C, R)]
+    return [x for x, _ in made], [x for _, x in made]
+
+
+def response(
+    A: Matrix,
+    B: Matrix,
+    C: Matrix,
+    D: Matrix,
+    at: complex,
+    discrete: bool,
+    near: Callable[[Matrix], Matrix] | None = None,
+) -> Matrix:
+    r"""``D + C (sI - A)^-1 B`` to some ten digits, however much cancels in it, at a point on the boundary of the stable region.
+
+    A solution with ordinary digits is refined, its residual computed with twice as many.
+
+    Parameters
+    ----------
+    A, B, C, D : arrays
+    at : complex
+        s = i w, or in discrete time z on the unit circle but for rounding, which is taken out.
+    near : callable, optional
+        ``near(X)`` is about :math:`(sI-A)^{-1}X`, by which the solution is found; by default from A itself.
+
+    Raises
+    ------
+    ArithmeticError
+        The refinement does not converge, because nothing near the solution is known.
+    """
+    n = len(A)
+    dtype = np.complex128
+    # Re(z) - 1 is exact near one, where small distances count
+    words = [np.full(n, at, dtype), -np.diag(A).astype(dtype)]
+    if discrete:
+        x, y = Fraction(at.real), Fraction(at.imag)
+        words.append(np.full(n, float(1 - x * x - y * y) / 2 * at, dtype))
+    parts = [_added([w.real for w in words]), _added([w.imag for w in words])]
+    M, below = -A.astype(dtype), parts[0][1] + 1j * parts[1][1]
+    M[np.arange(n), np.arange(n)] = parts[0][0] + 1j * parts[1][0]
+    near = near or (lambda X: np.linalg.solve(M, X))
+    wide, right = _real(M), _stacked(B.astype(dtype))
+    X = np.asarray(near(B.astype(dtype)), dtype)
+    low, last = np.zeros_like(X), np.inf
+    outer = _real(C.astype(dtype))
+    for _ in range(_REFINEMENTS):
+        value = _added([*_terms(outer, _stacked(X)), outer @ _stacked(low), _stacked(D.astype(dtype))])[0]
+        rest = _added([right, *(-t for t in _terms(wide, _stacked(X))), -_stacked(M @ low + below[:, None] * X)])[0]
+        step = near(rest[:n] + 1j * rest[n:])
+        size = float(np.linalg.norm(step)) / (float(np.linalg.norm(X)) or 1.0)
+        if not size <= last / 2:
+            break
+        # what the step changes of the value, beside it
+        change, found = C @ step, value[: len(C)] + 1j * value[len(C) :]
+        # what is less than a part of the terms by two dozen decades is nothing
+        least = 1e-10 * np.linalg.norm(found) + 1e-24 * np.linalg.norm(np.abs(C) @ np.abs(X) + np.abs(D))
+        if np.linalg.norm(np.abs(C) @ np.abs(step)) <= least:
+            return np.asarray(found + change)
+        last = size
+        re, im = _added([X.real, low.real, step.real]), _added([X.imag, low.imag, step.imag])
+        X, low = re[0] + 1j * im[0], re[1] + 1j * im[1]
+    raise ArithmeticError(
+        f"the response at {at:.6g} must be known to some digits, got equations of which rounding leaves none"
+    )
+
+
+def _stacked(X: Matrix) -> Matrix:
+    return np.concatenate([X.real, X.imag])
 
 
 def _real(X: Matrix) -> Matrix:

@@ -111,7 +111,7 @@ def even_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
     within = np.where(apart, 0.0, W)
     d = np.ones(n) if _alike(within) else balanced(within)
     b, c = (np.linalg.norm(x * _inverse_size(x), axis=axis) for x, axis in ((B, 1), (C, 0)))
-    return np.asarray(d * _between(W * d / d[:, None], b / d, c * d, groups))
+    return np.asarray(d * _between(W * d / d[:, None], b / d, c * d, groups, by_rate=True))
 
 
 def whole_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
@@ -151,7 +151,7 @@ def _groups(edges: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.asarray(np.unique(first, return_inverse=True)[1]) if first.any() else first
 
 
-def _between(W: Matrix, b: Matrix, c: Matrix, groups: NDArray[np.int64]) -> Matrix:
+def _between(W: Matrix, b: Matrix, c: Matrix, groups: NDArray[np.int64], by_rate: bool = False) -> Matrix:
     """The units of whole groups of states, which balancing state by state would take for ever to find."""
     if not groups.any():  # one group: inputs and outputs alike
         size = float(np.linalg.norm(c)) / (float(np.linalg.norm(b)) or 1.0)
@@ -162,8 +162,13 @@ def _between(W: Matrix, b: Matrix, c: Matrix, groups: NDArray[np.int64]) -> Matr
     M = np.zeros((count + 1, count + 1))
     W = W * _inverse_size(W)
     between, b, c = np.sqrt(member.T @ W**2 @ member), np.sqrt(b**2 @ member), np.sqrt(c**2 @ member)
-    inside = float(np.linalg.norm(between.diagonal()))
+    own = between.diagonal().copy()
+    inside = float(np.linalg.norm(own))
     np.fill_diagonal(between, 0.0)
+    if by_rate and inside:
+        # what a group passes on it has for as long as it lasts: beside slow states that is more
+        rate = np.sqrt(np.where(own > 0, own, inside))
+        between, b, c, inside = between / rate / rate[:, None], b / rate, c / rate, count**0.5
     d = np.ones(count)
     for _ in range(4):
         M[:-1, :-1] = between * d / d[:, None]
@@ -210,14 +215,15 @@ def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
     if not (isinstance(system.B, np.ndarray) and system.B.ndim == 2):
         return system, None
     if isinstance(system, DenseSystem):
-        *leaves, d = rescaled(*system.leaves)
+        d = even_units(_change(system.A, system.discrete), system.B, system.C).astype(system.A.real.dtype)
     else:
-        poles, B, C = system.leaves
-        d = even_factors(np.linalg.norm(B, axis=1), np.linalg.norm(C, axis=0))
-        leaves = [poles, B / d[:, None], C * d]
+        d = even_factors(np.linalg.norm(system.B, axis=1), np.linalg.norm(system.C, axis=0))
     if d.size == 0 or d.max() <= _UNEVEN * d.min():
         return system, None
-    return with_leaves(system, tuple(leaves)), d
+    if not isinstance(system, DenseSystem):
+        poles, B, C = system.leaves
+        return with_leaves(system, (poles, B / d[:, None], C * d)), d
+    return in_units(system, d), d
 
 
 def evened(system: DenseSystem) -> tuple[DenseSystem, Array | None]:
@@ -231,6 +237,7 @@ def evened(system: DenseSystem) -> tuple[DenseSystem, Array | None]:
     be = backend_of(A, B, C)
     if is_concrete(A, B, C):
         host = [to_numpy(be.stop_gradient(x)) for x in (A, B, C)]
+        host[0] = _change(host[0], system.discrete)
         batch = host[0].shape[:-2]
         if not batch:
             units = even_units(*host)
@@ -243,6 +250,15 @@ def evened(system: DenseSystem) -> tuple[DenseSystem, Array | None]:
     else:
         d = _swept(*(be.stop_gradient(x) for x in (A, B, C)))
     return in_units(system, d), d
+
+
+def _change(A: Matrix, discrete: bool) -> Matrix:
+    """What a step of time changes of the states, where that is little; of other systems A itself."""
+    if not discrete:
+        return A
+    change = A - np.eye(A.shape[-1], dtype=A.dtype)
+    small = np.linalg.norm(change, axis=(-2, -1)) < 1
+    return np.asarray(np.where(small[..., None, None], change, A))
 
 
 def in_units(system: DenseSystem, d: Array) -> DenseSystem:
