@@ -10,6 +10,7 @@ from balred.hankel.values import hsv
 from balred.measures import stability
 from balred.measures.covariance import covar
 from balred.measures.norms import error, norm
+from balred.methods.truncation import RoundingWarning
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import RankWarning
 from balred.ranks.divergence import Divergence
@@ -46,6 +47,7 @@ __all__ = [
     "Plan",
     "RankWarning",
     "Relative",
+    "RoundingWarning",
     "SecondOrderSystem",
     "UnstableError",
     "__version__",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.signal as signal
@@ -188,3 +189,27 @@ def test_what_polynomials_cannot_hold_is_refused() -> None:
     g = balred.ss(pairs + turn, np.ones((40, 1)), np.ones((1, 40)))
     with pytest.raises(ValueError, match=r"TransferFunction must hold .* reduce its ZerosPolesGain or StateSpace form"):
         back(signal.TransferFunction, None)(g)
+
+
+@pytest.mark.filterwarnings("ignore::scipy.signal.BadCoefficients")
+@pytest.mark.parametrize("n", [4, 6, 8])
+@pytest.mark.parametrize("cutoff", [0.2, 0.05, 0.02, 0.01, 0.005, 0.002])
+def test_a_low_pass_in_coefficients_is_right_or_refused(n, cutoff):
+    # the response of the coefficients themselves, in 60 digits
+    given = signal.TransferFunction(*signal.butter(n, cutoff), dt=1.0)
+    made, refusal = None, ""
+    try:
+        made = balred.reduce(given, n)
+    except ValueError as error:
+        refusal = str(error)
+    if made is None:
+        assert "must hold the frequency response to a relative 1e-08" in refusal
+        return
+    with mpmath.workdps(60):
+
+        def value(f, w):
+            num, den = ([mpmath.mpf(float(c)) for c in x] for x in (f.num, f.den))
+            return mpmath.polyval(num, mpmath.expj(w)) / mpmath.polyval(den, mpmath.expj(w))
+
+        for w in (0.0, *np.pi * cutoff * np.geomspace(0.1, 3, 20)):
+            assert abs(value(given, w) - value(made, w)) < 3e-8

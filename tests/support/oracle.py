@@ -76,3 +76,34 @@ def _oracle_lyapunov(A: Any, W: Any, discrete: bool) -> Any:
                 K[row, row] -= 1
     x = mpmath.lu_solve(K, rhs)
     return mpmath.matrix([[x[i * n + j] for j in range(n)] for i in range(n)])
+
+
+def oracle_gain(*systems: Any, digits: int = 60) -> float:
+    """The largest gain of the first system, or of its difference from the second, with one input and one output each.
+
+    Residues in so many digits, a grid of frequencies about every pole, and golden sections about the best of it.
+    """
+    with mpmath.workdps(digits):
+        discrete, terms, through = systems[0].discrete, [], mpmath.mpf(0)
+        for sign, g in zip((1, -1), systems, strict=False):
+            A, B, C = (mpmath.matrix(np.asarray(x, dtype=complex).tolist()) for x in (g.A, g.B, g.C))
+            poles, V = mpmath.eig(A) if g.order > 1 else ([A[0, 0]], mpmath.eye(1))
+            b, c = mpmath.inverse(V) * B, C * V
+            terms += [(p, sign * c[0, i] * b[i, 0]) for i, p in enumerate(poles)]
+            through += sign * mpmath.mpf(float(np.real(g.D[0, 0])))
+
+        def gain(w: Any) -> Any:
+            s = mpmath.expj(w) if discrete else mpmath.mpc(0, w)
+            return abs(through + mpmath.fsum(r / (s - p) for p, r in terms))
+
+        top = mpmath.pi if discrete else mpmath.inf
+        sizes = {abs(mpmath.log(p)) if discrete else abs(p) for p, _ in terms}
+        grid = sorted({mpmath.mpf(0), *(w * mpmath.mpf(f) for w in sizes for f in np.geomspace(0.03, 30, 25))})
+        grid = [w for w in grid if w < top]
+        values = [gain(w) for w in grid]
+        k = max(range(len(grid)), key=values.__getitem__)
+        low, high = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
+        for _ in range(40):
+            a, b = low + (high - low) * mpmath.mpf("0.382"), low + (high - low) * mpmath.mpf("0.618")
+            low, high = (a, high) if gain(a) < gain(b) else (low, b)
+        return float(max(values[k], gain((low + high) / 2)))

@@ -1,0 +1,112 @@
+"""Poles that spread over many decades: reductions keep their bounds, or say that rounding errors do not let them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import oracle_gain, oracle_hsv
+from stiff import KINDS, sampled, stiff_chain
+
+import balred
+from balred.hankel.projections import _exact_diagonal
+
+REASONS = ("rounding", "must be known", "nonzero Hankel singular value")
+"""What a refusal may say of a stable system."""
+
+chains = st.builds(
+    stiff_chain, st.sampled_from(KINDS), st.lists(st.floats(-14, 3), min_size=2, max_size=4, unique=True)
+)
+plants = st.builds(
+    lambda kind, exponents, step: sampled(stiff_chain(kind, exponents), 10.0**step),
+    st.sampled_from(KINDS[:3]),
+    st.lists(st.floats(-6, 2), min_size=2, max_size=3, unique=True),
+    st.floats(-6, 0),
+)
+
+
+def check_reductions(g: Any) -> None:
+    """Each is as far from the system as theory allows (mpmath), but for half the digits of the first value, or not made."""
+    want = oracle_hsv(g, 120)
+    for rank in range(1, g.order):
+        small, refusal = None, ""
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                small = balred.reduce(g, rank)
+                measured = float(balred.error(g, small))
+            except (ValueError, ArithmeticError) as error:
+                small, refusal = None, str(error)
+        assert small is not None or any(reason in refusal for reason in REASONS), refusal
+        if small is None:
+            continue
+        order, little = small.order, 2e-8 * want[0]
+        if any(w.category is balred.RoundingWarning for w in told):
+            little = 2e-6 * want[0]
+        true = oracle_gain(g, small)
+        assert measured == pytest.approx(true, rel=1e-6, abs=1e-12 * want[0])
+        assert want[order] * (1 - 1e-6) - little <= true
+        assert true <= 2 * want[order:].sum() * (1 + 1e-6) + little
+
+
+@given(chains)
+def test_chains_of_rates_over_seventeen_decades(g: Any) -> None:
+    check_reductions(g)
+
+
+@given(plants)
+def test_plants_sampled_much_faster_than_they_move(g: Any) -> None:
+    check_reductions(g)
+
+
+@pytest.mark.parametrize("dt", [1e-6, 1e-4, 1e-2])
+def test_what_one_slow_state_cannot_hold_two_can(dt: float) -> None:
+    # the slow pole is the difference of one and a number next to it: only beside a fast one do other entries hold it
+    g = sampled(stiff_chain("parallel", [-3.0, 0.0, 2.0]), dt)
+    want = oracle_hsv(g)
+    true = oracle_gain(g, balred.reduce(g, 2))
+    assert want[2] * (1 - 1e-6) <= true <= 2 * want[2] * (1 + 1e-6)
+
+
+def test_what_no_entry_holds_is_told() -> None:
+    g = sampled(stiff_chain("parallel", [-6.0, 2.0]), 1e-3)
+    with pytest.warns(balred.RoundingWarning, match="is larger than the bound, 0.0105, by rounding errors"):
+        small = balred.reduce(g, 1)
+    assert oracle_gain(g, small) > 2 * oracle_hsv(g)[1]
+    with pytest.raises(ArithmeticError, match="use a longer time step"):
+        balred.reduce(sampled(stiff_chain("parallel", [-7.5, 2.0]), 1e-6), 1)
+
+
+def test_every_function_knows_the_same_of_a_slow_pole() -> None:
+    # a cascade that no coordinates in double precision hold: one reason, and a pole that is stable is not blamed
+    g = stiff_chain("cascade", [-14.0, 3.0, -13.0, -12.0, -11.0])
+    said = set()
+    for function in (balred.hsv, balred.norm, balred.gramians, balred.balance, lambda x: balred.reduce(x, 2)):
+        try:
+            function(g)
+        except (ValueError, ArithmeticError) as error:
+            said.add(str(error).partition(",")[0])
+    assert len(said) <= 1
+    assert not any("negative real part" in text for text in said)
+
+
+def test_a_rounded_diagonal_is_moved_not_lost() -> None:
+    """I + t e_i e_j^T changes no transfer function: the matrices before and after have the same poles (mpmath)."""
+    rng = np.random.default_rng(0)
+    A = np.array([[1 - 1e-10, 1e-5, 3e-6], [2e-5, 0.5, 0.1], [1e-6, 0.2, 0.7]])
+    high = [A, rng.standard_normal((3, 1)), rng.standard_normal((1, 3))]
+    low = [np.diag([5e-17, 2e-17, -3e-17]), np.zeros((3, 1)), np.zeros((1, 3))]
+    with mpmath.workdps(50):
+
+        def slow(low: Any) -> Any:
+            return max(mpmath.eig(mpmath.matrix(A.tolist()) + mpmath.matrix(low.tolist()))[0], key=mpmath.re)
+
+        before = slow(low[0])
+        _exact_diagonal(high, low)
+        assert abs(low[0][0, 0]) < 1e-30
+        assert abs(slow(low[0]) - before) < 1e-12 * abs(1 - before)
