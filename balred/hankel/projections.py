@@ -20,8 +20,8 @@ from balred.systems.units import even_factors
 
 _SEEN, _FINE = 1e-6, 1e-7
 """Rounding counts above this part of the error, of which less than a part of the first value does not."""
-_LITTLE = 1e-6
-"""A change of coordinates of which the square need not be known."""
+_LITTLE = 1e-5
+"""A change of coordinates that leaves them about as they were."""
 
 
 def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
@@ -88,29 +88,32 @@ def _rounded_once(g: DenseSystem, L: Any, R: Any) -> tuple[DenseSystem, Any, Any
     """`g` seen through the projection R (L R)^-1 L, computed with twice the digits."""
     (A, B, C), (dA, dB, dC) = seen_through(L, g.A, g.B, g.C, R)
     if g.discrete:
-        _exact_diagonal((A, B, C), (dA, dB, dC))
+        L, R = L.copy(), R.copy()
+        _exact_diagonal((A, B, C), (dA, dB, dC), L, R)
     return DenseSystem(A + dA, B + dB, C + dC, g.D, g.dt), L, R
 
 
-def _exact_diagonal(high: Any, low: Any) -> None:
+def _exact_diagonal(high: Any, low: Any, L: Any, R: Any) -> None:
     r"""Change `low`, what rounding leaves of A, B and C, so that none is left on A's diagonal but where it counts least.
 
     Poles near one are the difference between a diagonal and one, of which rounding the diagonal leaves few digits; small entries
     beside it have all of theirs.  The coordinates :math:`I + t e_ie_j^T`, with the fastest state j,
-    move the rounding error of state i there.
+    move the rounding error of state i there; L and R follow.
     """
     (A, B, C), (dA, dB, dC) = high, low
     j = int(np.argmin(np.abs(A.diagonal())))
+    change = A - np.eye(len(A))  # the identity is the same in all coordinates
     for i in range(len(A)):
-        if i == j or A[j, i] == 0 or dA[i, i] == 0:
+        through = A[j, i] + dA[j, i]
+        if i == j or not abs(dA[i, i]) < _LITTLE * abs(through):
             continue
-        t = dA[i, i] / A[j, i]
-        if not abs(t) < _LITTLE:
-            continue
-        dA[:, j] += t * A[:, i]
-        dA[i, :] -= t * (A[j, :] + dA[j, :])
-        dB[i] -= t * B[j]
-        dC[:, j] += t * C[:, i]
+        t = dA[i, i] / through
+        dA[:, j] += t * (change[:, i] + dA[:, i])
+        dA[i, :] -= t * (change[j, :] + dA[j, :])
+        dB[i] -= t * (B[j] + dB[j])
+        dC[:, j] += t * (C[:, i] + dC[:, i])
+        L[i] -= t * L[j]
+        R[:, j] += t * R[:, i]
 
 
 def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array, Array]:

@@ -15,7 +15,9 @@ _TOLD = 1e-8
 """Relative error of a peak that may be rounding."""
 
 
-def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> tuple[float, float]:
+def hinf_peak(
+    system: DenseSystem, *others: DenseSystem, given: DenseSystem | None = None, tol: float = 1e-10
+) -> tuple[float, float]:
     r"""H-infinity norm of one stable system (NumPy) and the frequency where it is attained (rad/s, or rad per step).
 
     Lower bounds are values of :math:`\bar\sigma(G)` at frequencies, hence never too large.  For a level
@@ -23,7 +25,8 @@ def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> 
     singular value crosses it; the midpoints between crossings raise the bound, and the search ends when they do not.
     Discrete systems are mapped to continuous ones by a bilinear transformation, which keeps the norm.
 
-    `others` are further realisations of the same transfer function, whose Hamiltonians may be better conditioned.
+    `others` are further realisations of the same transfer function, whose Hamiltonians may be better conditioned, and
+    `given` is the one that was rounded to `system`, if it was.
     """
     turn = _turn(np.linalg.eigvals(system.A)) if system.discrete else 1.0
     forms = [_continuous(g, turn) for g in (system, *others)]
@@ -59,11 +62,13 @@ def hinf_peak(system: DenseSystem, *others: DenseSystem, tol: float = 1e-10) -> 
             break
         best, where = peak, at
     if not system.discrete:
-        return _sure(system, best, where, starts)
-    return _sure(system, best, *(np.angle(np.exp(2j * np.arctan(w)) * turn) for w in (where, starts)))
+        return _sure(system, given, best, where, starts)
+    return _sure(system, given, best, *(np.angle(np.exp(2j * np.arctan(w)) * turn) for w in (where, starts)))
 
 
-def _sure(system: DenseSystem, found: float, where: float, starts: NDArray[np.float64]) -> tuple[float, float]:
+def _sure(
+    system: DenseSystem, given: DenseSystem | None, found: float, where: float, starts: NDArray[np.float64]
+) -> tuple[float, float]:
     """The peak that was `found`, or where rounding errors are a part of it, the same with digits that they leave alone.
 
     Errors of reduced systems are small differences of large numbers, near poles that are close to the boundary.
@@ -76,6 +81,11 @@ def _sure(system: DenseSystem, found: float, where: float, starts: NDArray[np.fl
         if np.isinf(w):
             return float(np.linalg.norm(system.D, 2))
         s = complex(np.exp(1j * w)) if system.discrete else 1j * w
+        if given is not None:
+            try:
+                return float(np.linalg.norm(response(*given.leaves, given.D, s, given.discrete), 2))
+            except ArithmeticError:
+                pass  # only other coordinates know anything of it
         return float(np.linalg.norm(response(*system.leaves, system.D, s, system.discrete), 2))
 
     value = gain(where)

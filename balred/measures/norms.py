@@ -209,7 +209,7 @@ def _hinf(system: DenseSystem, solver: str | None) -> tuple[float, float]:
         noise = system.order * np.finfo(np.float64).eps * np.linalg.norm(sp.Zp) * np.linalg.norm(sp.Zq)
         rank = int(numerical_rank(sp.sigma)) if sp.sigma[0] > noise else 0
         minimal = [projected(sp, rank)[0]] if 0 < rank < system.order else []
-    return _peak(sp.system, *minimal)
+    return _peak(sp.system, *minimal, given=None if sp.coordinates.right is None else evened(system)[0])
 
 
 def _linf(system: DenseSystem, solver: str | None) -> tuple[float, float]:
@@ -220,9 +220,9 @@ def _linf(system: DenseSystem, solver: str | None) -> tuple[float, float]:
     return _peak(system, *([smaller] if 0 < smaller.order < system.order else []))
 
 
-def _peak(system: DenseSystem, *others: DenseSystem) -> tuple[float, float]:
+def _peak(system: DenseSystem, *others: DenseSystem, given: DenseSystem | None = None) -> tuple[float, float]:
     """The largest gain, and its frequency in rad per unit of time; of a real system the positive one."""
-    value, frequency = hinf_peak(system, *others)
+    value, frequency = hinf_peak(system, *others, given=given)
     if not any(np.iscomplexobj(x) for x in (system.A, system.B, system.C, system.D)):
         frequency = abs(frequency)
     return value, frequency / float(system.dt) if system.discrete else frequency
