@@ -73,7 +73,7 @@ def rounding_counts(sp: Spectrum, g: DenseSystem, L: Array, R: Array) -> bool:
     """
     if not (isinstance(L, np.ndarray) and L.ndim == 2 and sp.s.dtype == np.float64):
         return False
-    if not np.abs(L).sum(axis=1).all():
+    if not (L.size and np.abs(L).sum(axis=1).all()):
         return False
     own = g.A.diagonal()
     size = ((np.abs(L) @ np.abs(sp.system.A)) * np.abs(R).T).sum(1)

@@ -70,6 +70,8 @@ def continuous_image(g: DenseSystem) -> DenseSystem | None:
 
     Poles near one are what is left of a diagonal when one is taken away: powers of A lose what :math:`\Delta` has of them.
     """
+    if not (g.discrete and isinstance(g.A, np.ndarray) and g.A.ndim == 2):
+        return None
     n = g.order
     delta = g.A - np.eye(n, dtype=g.A.dtype)
     if not float(np.linalg.norm(delta)) < 1:

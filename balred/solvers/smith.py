@@ -107,9 +107,8 @@ def _solved(system: DenseSystem, d: Array | None) -> Solved:
         bad = (unknown | (_doubt(run) > _accuracy(system, 0.25)))[..., None, None]
         return Solved(system, *(xp.where(bad, xp.nan, Z) for Z in run[:2]), Coordinates(None))
     _check_run(system, run)
-    if system.discrete and run.count > _SAMPLED_OFTEN and isinstance(run.Zp, np.ndarray) and run.Zp.ndim == 2:
-        image = continuous_image(system)
-        other = run if image is None else _iterated(image)
+    if run.count > _SAMPLED_OFTEN and (image := continuous_image(system)) is not None:
+        other = _iterated(image)
         run = other if other.count < run.count else run  # each doubling leaves half of what is known of slow poles
     found = Solved(system, run.Zp, run.Zq, Coordinates(None))
     doubt = be.to_numpy(_doubt(run))
