@@ -61,9 +61,9 @@ def hinf_peak(
         if peak <= best * (1 + tol):
             break
         best, where = peak, at
-    if not system.discrete:
-        return _sure(system, given, best, where, starts)
-    return _sure(system, given, best, *(np.angle(np.exp(2j * np.arctan(w)) * turn) for w in (where, starts)))
+    if system.discrete:
+        where, starts = (np.angle(np.exp(2j * np.arctan(w)) * turn) for w in (where, starts))
+    return _sure(system, given, best, float(where), starts)
 
 
 def _sure(
@@ -73,7 +73,6 @@ def _sure(
 
     Errors of reduced systems are small differences of large numbers, near poles that are close to the boundary.
     """
-    where = float(where)
     if np.isinf(where) or not found > 0 or _rounding(system, where) <= _TOLD * found:
         return found, where
 

@@ -105,7 +105,7 @@ def _solved(system: DenseSystem, d: Array | None) -> Solved:
         singular = run.nearest**2 < 10 * system.order**0.5 * arrays.eps(arrays.real(run.Zp))
         unknown = (run.count > _LONGEST) | ((run.count > _LONG) & singular)
         bad = (unknown | (_doubt(run) > _accuracy(system, 0.25)))[..., None, None]
-        return Solved(system, *(xp.where(bad, xp.nan, Z) for Z in run[:2]), Coordinates(None))
+        return Solved(system, xp.where(bad, xp.nan, run.Zp), xp.where(bad, xp.nan, run.Zq), Coordinates(None))
     _check_run(system, run)
     if run.count > _SAMPLED_OFTEN and (image := continuous_image(system)) is not None:
         other = _iterated(image)

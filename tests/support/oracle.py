@@ -99,7 +99,7 @@ def oracle_gain(*systems: Any, digits: int = 60) -> float:
         top = mpmath.pi if discrete else mpmath.inf
         sizes = {abs(mpmath.log(p)) if discrete else abs(p) for p, _ in terms}
         grid = sorted({mpmath.mpf(0), *(w * mpmath.mpf(f) for w in sizes for f in np.geomspace(0.03, 30, 25))})
-        grid = [w for w in grid if w < top]
+        grid = [w for w in grid if w < top] + [top] * discrete
         values = [gain(w) for w in grid]
         k = max(range(len(grid)), key=values.__getitem__)
         low, high = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
