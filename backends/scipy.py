@@ -14,6 +14,10 @@ import scipy.sparse.linalg
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from balred.backends.pencils import Pencil as Pencil
+from balred.backends.pencils import sparse_condition as sparse_condition
+from balred.backends.pencils import sparse_lu as sparse_lu
+
 Array = NDArray[Any]
 
 
@@ -237,14 +241,6 @@ def sparse_columns(values: Array, rows: Array, starts: Array, shape: tuple[int, 
 def sparse_eye(n: int) -> Any:
     """The sparse identity."""
     return scipy.sparse.identity(n, format="csc")
-
-
-def sparse_lu(M: Any, symmetric: bool = False) -> Any:
-    """LU factors of a sparse matrix: an object with ``solve(X, trans)`` for trans "N", "T" and "H".
-
-    `symmetric` says that the pattern is; the ordering for that fills in far less.  A singular matrix is a RuntimeError.
-    """
-    return scipy.sparse.linalg.splu(M.tocsc(), permc_spec="MMD_AT_PLUS_A" if symmetric else "COLAMD")
 
 
 def sparse_blocks(blocks: list[list[Any]]) -> Any:

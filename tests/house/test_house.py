@@ -27,6 +27,10 @@ EVERYWHERE = {"numpy", "array_api_compat"}
 BESIDE = {
     "cli": {"typer", "rich"},
     "backends/numpy": {"scipy", "threadpoolctl"},
+    "backends/bands": {"scipy"},
+    "backends/dissection": {"scipy"},
+    "backends/multifrontal": {"scipy"},
+    "backends/pencils": {"scipy"},
     "adapters/equinox": {"jax"},
     "adapters/flax": {"jax"},
     "adapters/lightning": {"torch"},

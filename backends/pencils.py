@@ -1,0 +1,140 @@
+"""Solves with ``A + pE`` for many p: which factorisation fits the pattern, and a look at every solution.
+
+An iteration over shifts factors matrices of one pattern.  What can be found once is: states in a line have a band, meshes
+a nested dissection whose dense fronts LAPACK factors; the rest, and what is small, goes to SuperLU with pivoting.  The
+quicker ways do not pivot freely: the residual of each of their solutions is computed, a solution that is not as
+good as rounding allows is refined once, and if that is not enough, SuperLU takes over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+from numpy.typing import NDArray
+
+from balred.backends.bands import Bands
+from balred.backends.multifrontal import Fronts
+
+Array = NDArray[Any]
+
+_SMALL, _NARROW, _LEAF = 500, 24, 64
+_GOOD, _ENOUGH = 1e-15, 1e-13
+"""Backward errors of a solution: one that is refined where it is larger, and one at which a factorisation is dropped."""
+
+
+def sparse_lu(M: Any, symmetric: bool = False) -> Any:
+    """LU factors of a sparse matrix: an object with ``solve(X, trans)`` for trans "N", "T" and "H".
+
+    `symmetric` says that the pattern is; the ordering for that fills in far less.  A singular matrix is a RuntimeError.
+    """
+    return scipy.sparse.linalg.splu(M.tocsc(), permc_spec="MMD_AT_PLUS_A" if symmetric else "COLAMD")
+
+
+def sparse_condition(M: Any) -> float:
+    """An estimate of the condition number of a sparse matrix in the 1-norm, from below; infinite if it is singular."""
+    try:
+        lu = Pencil(M, 0 * M).factor(0.0)
+    except RuntimeError:
+        return np.inf
+    inverse = scipy.sparse.linalg.LinearOperator(
+        M.shape,
+        matvec=lu.solve,
+        matmat=lu.solve,
+        rmatvec=lambda x: lu.solve(x, "H"),
+        rmatmat=lambda X: lu.solve(X, "H"),
+        dtype=M.dtype,
+    )
+    return float(scipy.sparse.linalg.onenormest(inverse) * abs(M).sum(axis=0).max())
+
+
+class Pencil:
+    """The matrices ``A + pE``.
+
+    Attributes
+    ----------
+    hermitian : bool
+        Whether both A and E are.
+    """
+
+    def __init__(self, A: Any, E: Any) -> None:
+        self.A, self.E = A, E
+        self.hermitian = _hermitian(A) and _hermitian(E)
+        self.norms = tuple(float(max(abs(M).sum(axis=k).max() for k in (0, 1))) for M in (A, E))
+        self._adjoints = A.conj().T.tocsr(), E.conj().T.tocsr()
+        self._diagonals = A.diagonal(), E.diagonal()
+        self._symmetric = _like(A, self._adjoints[0]) and _like(E, self._adjoints[1])
+        self._family: Bands | Fronts | None = None
+        if A.shape[0] >= _SMALL:
+            bands = Bands(A, E)
+            self._family = bands if bands.below + bands.above <= _NARROW else Fronts(A, E, leaf=_LEAF)
+
+    def factor(self, p: complex) -> Solver:
+        """Factors of ``A + pE``; a singular matrix is a RuntimeError."""
+        found: Any = None
+        if isinstance(self._family, Bands):
+            found = self._family.factor(p)
+        elif self._family is not None:
+            if (
+                self.hermitian
+                and not isinstance(p, complex)
+                and np.all((self._diagonals[0] + p * self._diagonals[1]).real < 0)
+            ):
+                found = self._family.factor(p, True)
+            found = found or self._family.factor(p, False)
+        return Solver(self, p, found or self.pivoted(p))
+
+    def pivoted(self, p: complex) -> Any:
+        """SuperLU's factors, with pivoting."""
+        return sparse_lu(self.A + p * self.E, self._symmetric)
+
+    def product(self, p: complex, X: Array, trans: str) -> Array:
+        """``(A + pE) X``, or its transpose or adjoint times X."""
+        if trans == "N":
+            A, E = self.A, self.E
+        else:
+            (A, E), p = self._adjoints, np.conj(p)
+            if trans == "T":
+                return np.asarray((A @ X.conj() + p * (E @ X.conj())).conj())
+        return np.asarray(A @ X + p * (E @ X))
+
+
+class Solver:
+    """Factors of one matrix, whose solutions are looked at."""
+
+    def __init__(self, pencil: Pencil, p: complex, factors: Any) -> None:
+        self._pencil, self._p, self._factors = pencil, p, factors
+        self._norm = pencil.norms[0] + abs(p) * pencil.norms[1]
+
+    def solve(self, B: Array, trans: str = "N") -> Array:
+        """Solve with the matrix ("N"), its transpose ("T") or its adjoint ("H")."""
+        X = self._factors.solve(B, trans)
+        if isinstance(self._factors, scipy.sparse.linalg.SuperLU):
+            return np.asarray(X)
+        R, error = self._missed(B, X, trans)
+        if not error <= _GOOD:
+            better = X + self._factors.solve(R, trans)
+            _, after = self._missed(B, better, trans)
+            X, error = (better, after) if after < error else (X, error)
+        if not error <= _ENOUGH:
+            self._factors = self._pencil.pivoted(self._p)
+            return self.solve(B, trans)
+        return np.asarray(X)
+
+    def _missed(self, B: Array, X: Array, trans: str) -> tuple[Array, float]:
+        """The residual, and the largest backward error of a column."""
+        R = B - self._pencil.product(self._p, X, trans)
+        size = self._norm * np.abs(X).max(axis=0) + np.abs(B).max(axis=0)
+        error = np.abs(R).max(axis=0) / np.where(size > 0, size, 1)
+        return R, float(error.max())
+
+
+def _like(A: Any, B: Any) -> bool:
+    """Whether two sparse matrices have the same pattern."""
+    return bool((abs(A).sign() != abs(B).sign()).nnz == 0)
+
+
+def _hermitian(A: Any) -> bool:
+    return bool((A != A.conj().T).nnz == 0)
