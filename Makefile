@@ -48,6 +48,7 @@ docs: env
 bench: env
 	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/right.py
+	$(BIN)/python benchmarks/large.py
 	$(BIN)/python benchmarks/channels.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/overhead.py

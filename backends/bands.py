@@ -62,6 +62,6 @@ class BandFactors:
             return self.solve(B.real, trans) + 1j * self.solve(B.imag, trans)
         (gbtrs,) = scipy.linalg.get_lapack_funcs(("gbtrs",), dtype=right.dtype)
         x, _ = gbtrs(self._band, b.below, b.above, right, self._pivots, trans="NTH".index(trans))
-        out = np.empty_like(x)
+        out: Array = np.empty_like(x)
         out[b.order] = x
         return out

@@ -20,7 +20,9 @@ from balred.backends.multifrontal import Fronts
 
 Array = NDArray[Any]
 
-_SMALL, _NARROW, _LEAF = 500, 24, 64
+_SMALL, _NARROW, _LEAF, _HEAVY = 500, 24, 64, 30_000
+"""States below which SuperLU pivots; diagonals of a narrow band; vertices of a part that is not cut; multiplications for
+each state from which dense fronts are quicker than SuperLU without pivoting."""
 _GOOD, _ENOUGH = 1e-15, 1e-13
 """Backward errors of a solution: one that is refined where it is larger, and one at which a factorisation is dropped."""
 
@@ -50,6 +52,26 @@ def sparse_condition(M: Any) -> float:
     return float(scipy.sparse.linalg.onenormest(inverse) * abs(M).sum(axis=0).max())
 
 
+class Columns:
+    """SuperLU's factors of a sparse matrix, which take real and complex columns alike."""
+
+    def __init__(self, M: Any, *, symmetric: bool = True, pivots: bool = True) -> None:
+        self.pivots = pivots
+        if pivots:
+            self._lu = sparse_lu(M, symmetric)
+        else:
+            self._lu = scipy.sparse.linalg.splu(
+                M.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True}
+            )
+        self._real = not np.iscomplexobj(M.data)
+
+    def solve(self, B: Array, trans: str = "N") -> Array:
+        """Solve with the matrix ("N"), its transpose ("T") or its adjoint ("H")."""
+        if self._real and np.iscomplexobj(B):
+            return self.solve(B.real, trans) + 1j * self.solve(B.imag, trans)
+        return np.asarray(self._lu.solve(np.ascontiguousarray(B), trans))
+
+
 class Pencil:
     """The matrices ``A + pE``.
 
@@ -67,28 +89,38 @@ class Pencil:
         self._diagonals = A.diagonal(), E.diagonal()
         self._symmetric = _like(A, self._adjoints[0]) and _like(E, self._adjoints[1])
         self._family: Bands | Fronts | None = None
+        self._quick = False
         if A.shape[0] >= _SMALL:
             bands = Bands(A, E)
-            self._family = bands if bands.below + bands.above <= _NARROW else Fronts(A, E, leaf=_LEAF)
+            fronts = None if bands.below + bands.above <= _NARROW else Fronts(A, E, leaf=_LEAF)
+            self._family = bands if fronts is None else fronts if fronts.work > _HEAVY * A.shape[0] else None
+            self._quick = self._family is None
 
     def factor(self, p: complex) -> Solver:
         """Factors of ``A + pE``; a singular matrix is a RuntimeError."""
-        found: Any = None
-        if isinstance(self._family, Bands):
-            found = self._family.factor(p)
-        elif self._family is not None:
-            if (
-                self.hermitian
-                and not isinstance(p, complex)
-                and np.all((self._diagonals[0] + p * self._diagonals[1]).real < 0)
-            ):
-                found = self._family.factor(p, True)
-            found = found or self._family.factor(p, False)
-        return Solver(self, p, found or self.pivoted(p))
+        return Solver(self, p, self._unpivoted(p) or self.pivoted(p))
 
-    def pivoted(self, p: complex) -> Any:
+    def _unpivoted(self, p: complex) -> Any:
+        """The quick factors that fit the pattern, or None."""
+        if isinstance(self._family, Bands):
+            return self._family.factor(p)
+        if self._quick:
+            try:
+                return Columns(self.A + p * self.E, pivots=False)
+            except RuntimeError:
+                return None
+        if self._family is None:
+            return None
+        negative = self._diagonals[0] + p * self._diagonals[1]
+        if self.hermitian and np.all(negative.real < 0) and not isinstance(p, complex):
+            definite = self._family.factor(p, True)
+            if definite is not None:
+                return definite
+        return self._family.factor(p, False)
+
+    def pivoted(self, p: complex) -> Columns:
         """SuperLU's factors, with pivoting."""
-        return sparse_lu(self.A + p * self.E, self._symmetric)
+        return Columns(self.A + p * self.E, symmetric=self._symmetric)
 
     def product(self, p: complex, X: Array, trans: str) -> Array:
         """``(A + pE) X``, or its transpose or adjoint times X."""
@@ -110,9 +142,9 @@ class Solver:
 
     def solve(self, B: Array, trans: str = "N") -> Array:
         """Solve with the matrix ("N"), its transpose ("T") or its adjoint ("H")."""
-        X = self._factors.solve(B, trans)
-        if isinstance(self._factors, scipy.sparse.linalg.SuperLU):
-            return np.asarray(X)
+        X: Array = self._factors.solve(B, trans)
+        if isinstance(self._factors, Columns) and self._factors.pivots:
+            return X
         R, error = self._missed(B, X, trans)
         if not error <= _GOOD:
             better = X + self._factors.solve(R, trans)

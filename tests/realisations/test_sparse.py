@@ -295,6 +295,43 @@ def test_the_system_itself():
     assert again.dt == 0.1
 
 
+def damped(K):
+    """Masses with stiffness K, Rayleigh damping, a force on one and the position of another."""
+    m = K.shape[0]
+    eye = scipy.sparse.identity(m)
+    A = scipy.sparse.bmat([[None, eye], [-K, -0.5 * eye - 0.2 * K]])
+    B, C = np.zeros((2 * m, 1)), np.zeros((1, 2 * m))
+    B[m], C[0, m // 2] = 1, 1
+    return sparse_system(A, B, C)
+
+
+@pytest.mark.parametrize("tol", [1e-10, 1e-14])
+def test_a_damped_chain_converges_at_the_default_too(tol):
+    K = scipy.sparse.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(400, 400))
+    g = damped(K)
+    Zp, Zq, info = gramian_factors_lr(g, tol=tol)
+    assert max(*info.residuals, *info.steady_residuals) <= 1.05 * max(tol, 1e-11)
+    values, want = np.linalg.svd(Zq.T @ Zp, compute_uv=False), balred.hsv(g.to_dense())
+    k = min(len(values), len(want))
+    assert_allclose(values[:k], want[:k], atol=1e-5 * want[0] if tol > 1e-12 else 1e-9 * want[0])
+
+
+def test_a_damped_plate_against_dense():
+    line = scipy.sparse.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(17, 17))
+    eye = scipy.sparse.identity(17)
+    g = damped(scipy.sparse.kron(line, eye) + scipy.sparse.kron(eye, line))
+    values, want = balred.hsv(g), balred.hsv(g.to_dense())
+    assert_allclose(values, want[: len(values)], atol=1e-9 * want[0])
+
+
+def test_residuals_that_rounding_has_taken_over_are_told(monkeypatch):
+    from balred.solvers import adi
+
+    monkeypatch.setattr(adi._Side, "measured", lambda side: (1e-5, 1e-9))
+    with pytest.raises(ConvergenceError, match=r"must be below 1e-06, got 1e-05 where the iteration had reached 1e-14"):
+        gramian_factors_lr(plate(8))
+
+
 def test_failure_to_converge_is_told():
     with pytest.raises(ConvergenceError, match=r"a relative residual of 1e-14 in 5 steps, got .* after [56]"):
         gramian_factors_lr(plate(12), max_steps=5)
