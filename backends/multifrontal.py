@@ -242,7 +242,8 @@ class Factors:
 def _add(front: Array, into: Ints, runs: list[tuple[slice, slice]], child: Array, upper: bool) -> None:
     """Add what a child leaves to its parent's front; of a Hermitian one, which is transposed here, the `upper` triangle."""
     if len(runs) > 1 + len(into) // 16:
-        front[into[:, None], into] += child
+        flat, at = front.reshape(-1), into[:, None] * len(front) + into
+        flat[at] = flat[at] + child  # `+=` does the same by a slower way
         return
     for k, (mine, its) in enumerate(runs):
         for to, of in runs[k:] if upper else runs:

@@ -20,7 +20,7 @@ from balred.backends.multifrontal import Fronts
 
 Array = NDArray[Any]
 
-_SMALL, _NARROW, _LEAF, _HEAVY = 500, 24, 64, 30_000
+_SMALL, _NARROW, _LEAF, _HEAVY = 500, 24, 64, 70_000
 """States below which SuperLU pivots; diagonals of a narrow band; vertices of a part that is not cut; multiplications for
 each state from which dense fronts are quicker than SuperLU without pivoting."""
 _GOOD, _ENOUGH = 1e-15, 1e-13

@@ -183,9 +183,9 @@ def test_a_dissection_of_any_graph(n, edges, leaf, seed):
     ("sides", "growth"), [((64, 64), 4 * 14 / 12), ((12, 12, 12), 8 ** (4 / 3))], ids=["n log n", "n^(4/3)"]
 )
 def test_factors_grow_as_those_of_nested_dissection(sides, growth):
-    """Twice the sides: George 1973 for a square, Lipton, Rose and Tarjan 1979 for a cube."""
+    """Twice the sides: George 1973 for a square, Lipton, Rose and Tarjan 1979 for a cube; row by row it is n^(3/2), n^(5/3)."""
     small, large = (Fronts(A, eye(A), leaf=16).entries for A in (lattice(*sides), lattice(*(2 * k for k in sides))))
-    assert large <= 1.1 * growth * small
+    assert large <= 1.25 * growth * small
 
 
 @pytest.mark.parametrize(("name", "width"), [("line", 2), ("chain", 7), ("diagonal", 0)])
