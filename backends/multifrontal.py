@@ -37,6 +37,8 @@ class Fronts:
 
     Attributes
     ----------
+    paired : bool
+        Whether states without a term of their own are eliminated together with others.
     widest : int
         Size of the largest front.
     work : float
@@ -53,7 +55,8 @@ class Fronts:
         count = int(label.max()) + 1
         spread = scipy.sparse.csr_array((np.ones(n, np.int8), (label, np.arange(n))), shape=(count, n))
         graph = pattern if count == n else spread @ pattern @ spread.T
-        order, starts, self.parent = nested_dissection(graph, leaf)
+        self.paired = count < n
+        order, starts, self.parent = nested_dissection(graph, max(1, leaf * count // n))
         if count < n:
             sizes = np.bincount(label, minlength=count)
             by = np.argsort(label, kind="stable")

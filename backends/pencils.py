@@ -93,7 +93,9 @@ class Pencil:
         if A.shape[0] >= _SMALL:
             bands = Bands(A, E)
             fronts = None if bands.below + bands.above <= _NARROW else Fronts(A, E, leaf=_LEAF)
-            self._family = bands if fronts is None else fronts if fronts.work > _HEAVY * A.shape[0] else None
+            # diagonal entries that are p alone are no pivots for SuperLU, however light the fill
+            light = fronts is not None and not fronts.paired and fronts.work <= _HEAVY * A.shape[0]
+            self._family = bands if fronts is None else None if light else fronts
             self._quick = self._family is None
 
     def factor(self, p: complex) -> Solver:
