@@ -90,7 +90,8 @@ def _pulled_back(
     mask = _mask(batch, z.shape[:-1])
     count = float(z[..., 0].numel() if mask is None else mask.sum())
     if callable(how.scalar):
-        value = how.scalar(answer)
+        with torch.enable_grad():  # a training asks without
+            value = how.scalar(answer)
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise ValueError(f"scalar must return a tensor of one number, got {value!r}")
         pulled = [_gradients(value, flat, None, last=True)]
@@ -132,9 +133,12 @@ def _turned(mask: Tensor | None, way: int) -> Tensor | None:
 def _called(model: Any, batch: Batch) -> Any:
     tensor = next((x for x in (*model.parameters(), *model.buffers())), None)
     args, kwargs = batch
-    if tensor is None:
+    if tensor is not None:
+        args, kwargs = tuple(_to(x, tensor.device) for x in args), {k: _to(x, tensor.device) for k, x in kwargs.items()}
+    try:
         return model(*args, **kwargs)
-    return model(*(_to(x, tensor.device) for x in args), **{k: _to(x, tensor.device) for k, x in kwargs.items()})
+    except Exception as error:
+        raise ValueError(f"the model must run on the calibration data, got {type(error).__name__}: {error}") from error
 
 
 def _to(x: Any, device: torch.device) -> Any:

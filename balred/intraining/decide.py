@@ -14,9 +14,11 @@ from balred.intraining.exchange import Alone, Exchange, share, together
 from balred.intraining.policy import Policy, PolicyState
 from balred.intraining.reach import measured_layers
 from balred.intraining.report import Cut, Report
+from balred.layers.along_data import DataSums
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import choose_order
 from balred.ranks.rules import Rule
+from balred.reduction.analysis import sums_along
 from balred.reduction.candidates import Candidates, Smaller, attempted, cut_each
 from balred.reduction.choosing import ranks_by_layer, shared_out, worths
 from balred.reduction.operators import Read, operator_candidates, read_operators
@@ -40,7 +42,8 @@ def decide(
 
     Nothing is changed: the caller puts the layers returned in place.  A layer that cannot be looked at, cut or written
     back is skipped, and the report says why.  With an `exchange` the processes share the analysis out, and all decide alike.
-    With `calibration` the selective layers of `model` take part, in one process only.
+    With `calibration` layers are balanced on data, of all processes together; the selective ones of `model` take part, in one
+    process only.
     """
     began = time.perf_counter()
     # the training keeps the other cores busy, or their threads awake: more than one for the linear algebra would wait
@@ -70,6 +73,10 @@ def _decided(
     read, failed = read_operators({name: layer for name, layer in layers.items() if name not in selective})
     skipped = {name: str(error) for name, error in failed.items()}
     after = {name: system.states for name, (system, _) in read.items()}
+    sums = {} if calibration is None else _along_data(model, layers, read, calibration, exchange)
+    if isinstance(sums, str):
+        skipped |= dict.fromkeys(read, sums)
+        read, sums = {}, {}
     measured: Candidates = {}
     if calibration is not None and selective:
         found = attempted(lambda: selective_candidates(model, selective, calibration))
@@ -82,14 +89,15 @@ def _decided(
     wanted: Mapping[str, Any]
     if isinstance(rule, Budget):
         looked = {**measured}
-        told = together(exchange, lambda: worths(_all_of(operator_candidates(mine, Settings()), looked)))
+        told = together(exchange, lambda: worths(_all_of(operator_candidates(mine, Settings(), sums), looked)))
         worth = {name: one for process in told for name, one in process.items()}
         wanted, groups = shared_out(rule, {name: worth[name] for name in layers if name in worth}), [looked]
     else:
         if policy.settled is None:
-            far = _far_from_a_cut(policy, rule, mine)
+            blind = {name: one for name, one in mine.items() if not isinstance(sums.get(name), DataSums)}
+            far = _far_from_a_cut(policy, rule, blind)
         near = {name: one for name, one in mine.items() if name not in far}
-        wanted, groups = dict.fromkeys(layers, rule), chain([measured], operator_candidates(near, Settings()))
+        wanted, groups = dict.fromkeys(layers, rule), chain([measured], operator_candidates(near, Settings(), sums))
 
     own: dict[str, Smaller] = {}
     ranks: dict[str, tuple[int, int]] = {}
@@ -149,7 +157,36 @@ def _written(told: Smaller, read: Read) -> Smaller:
 
 
 def _cut(name: str, one: Smaller) -> Cut:
-    return Cut(name, one.before, one.rank, one.energy, math.nan if one.bound is None else one.bound)
+    return Cut(name, one.before, one.rank, one.energy, math.nan if one.bound is None else one.bound, one.note)
+
+
+_SEQUENCES = 64
+"""On which layers are balanced at an attempt, unless the calibration says how many: some 20 steps of a training on 32."""
+
+
+def _along_data(
+    model: Any, layers: Mapping[str, Any], read: Mapping[str, Read], calibration: Calibration, exchange: Exchange
+) -> dict[str, DataSums | str] | str:
+    """What the states of layers do along the data of all processes together, of each or of all why it is not known."""
+    wanted = {name: (layers[name], system) for name, (system, _) in read.items()}
+    # other directions in every process
+    how = replace(calibration, sequences=calibration.sequences or _SEQUENCES, seed=calibration.seed + exchange.rank)
+
+    def own() -> dict[str, DataSums | str] | str:
+        found = attempted(lambda: sums_along(model, wanted, how))
+        return str(found) if isinstance(found, Exception) else found
+
+    parts: list[dict[str, DataSums | str]] = []
+    for part in together(exchange, own):
+        if isinstance(part, str):
+            return part
+        parts.append(part)
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: list[DataSums | str]) -> DataSums | str:
+    seen = [one for one in parts if isinstance(one, DataSums)]
+    return sum(seen[1:], start=seen[0]) if len(seen) == len(parts) else next(x for x in parts if isinstance(x, str))
 
 
 _SLACK = 0.02

@@ -50,7 +50,7 @@ def events_of(report: Report) -> list[Event]:
     events = [
         {
             "event": "would cut" if report.dry_run else "cut", **common, "layer": c.layer, "from": c.before, "to": c.after,
-            "energy": c.energy, "bound": _finite(c.bound), "loss_before": before, "loss_after": after,
+            "energy": c.energy, "bound": _finite(c.bound), "note": c.note, "loss_before": before, "loss_after": after,
         }
         for c in report.cuts
     ]  # fmt: skip

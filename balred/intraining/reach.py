@@ -1,21 +1,25 @@
 """Which layers of a model cuts can reach while it trains: those with an operator, and selective ones where there are data.
 
-The latter have no operator (:mod:`balred.reduction.selective`), so neither Hankel singular values nor an error bound: a rule is
+With data the former are balanced on them.  The latter have no operator (:mod:`balred.reduction.selective`), so neither Hankel singular values nor an error bound: a rule is
 asked about the spectrum of what the states contribute to the layer's output on the data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from balred.ranks.budget import Budget
-from balred.ranks.rules import Rule
-from balred.reduction.selective import check_wanted, selective_candidates
+from balred.ranks.rules import ErrorBound, Rule
+from balred.reduction.analysis import sums_along
+from balred.reduction.operators import read_operators
+from balred.reduction.selective import CalibrationWarning, check_wanted, selective_candidates
 from balred.registry.entries import Selective
 from balred.registry.reading import is_selective, layers_of, linear_layers_of, obstacles_of, selective_of
 from balred.registry.sizes import of_size, states_of
 from balred.selection.calibration import Calibration
+from balred.systems.arrays import warn_caller
 
 
 def layers_in_training(model: Any, calibration: Calibration | None) -> dict[str, Any]:
@@ -57,17 +61,32 @@ def check_cuttable(model: Any, layers: Mapping[str, Any], whole: Mapping[str, An
 
 
 def check_rule_for(rule: Rule | Budget, layers: Mapping[str, Any], calibration: Calibration | None) -> None:
-    """Raise unless the selective ones among `layers` can meet the rule."""
-    if calibration is not None and not isinstance(rule, Budget):
-        check_wanted(measured_layers(layers), dict.fromkeys(layers, rule))
+    """Raise unless `layers` can meet the rule: on data there is no error bound."""
+    if calibration is None or isinstance(rule, Budget):
+        return
+    check_wanted(measured_layers(layers), dict.fromkeys(layers, rule))
+    if isinstance(rule, ErrorBound) and calibration.basis != "noise":
+        raise ValueError(f"a layer that is balanced on data has no a-priori error bound, got {rule}")
 
 
 def check_data(model: Any, layers: Mapping[str, Any], calibration: Calibration | None) -> None:
-    """Raise unless the model runs on the first batch of the data, through every selective one among `layers`."""
+    """Raise unless the model runs on the first batch of the data, through every selective one among `layers`.
+
+    Warns
+    -----
+    CalibrationWarning
+        Others cannot be seen on it, and will be balanced on white noise.
+    """
     one = None if calibration is None else calibration.tried()
-    selective = {} if one is None else measured_layers(layers)
-    if one is not None and selective:
+    if one is None:
+        return
+    if selective := measured_layers(layers):
         selective_candidates(model, selective, one)
+    read, _ = read_operators({name: layer for name, layer in layers.items() if name not in selective})
+    wanted = {name: (layers[name], system) for name, (system, _) in read.items()}
+    sums = sums_along(model, wanted, replace(one, sequences=1))
+    if unseen := [f"{name} ({why})" for name, why in sums.items() if isinstance(why, str)]:
+        warn_caller(f"layers will be balanced on white noise, not on the data: {'; '.join(unseen)}", CalibrationWarning)
 
 
 def measured_layers(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:

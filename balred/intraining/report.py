@@ -19,6 +19,8 @@ class Cut:
     after: int
     energy: float
     bound: float
+    note: str = ""
+    """What else a reader must know, such as what the layer was balanced on."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Report:
             return f"step {self.step}: the last cut was taken back, the metric fell by more than the guard's tolerance"
         lines = [
             f"step {self.step}: {c.layer or 'layer'} {'would be ' if self.dry_run else ''}{c.before} -> {c.after} states, "
-            f"{100 * c.energy:.2f} % of the energy" + ("" if math.isnan(c.bound) else f", error bound {c.bound:.3g}")
+            f"{100 * c.energy:.2f} % of the energy"
+            + ("" if math.isnan(c.bound) else f", error bound {c.bound:.3g}")
+            + (f", {c.note}" if c.note else "")
             for c in self.cuts
         ] or [f"step {self.step}: nothing cut"]
         if self.loss is not None:

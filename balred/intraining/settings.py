@@ -32,9 +32,10 @@ class TrainingSettings(Policy):
     log : path, TensorBoard writer, W&B run, callable, or a sequence of these, optional
         Gets every report, see :func:`balred.intraining.sinks_of`.
     calibration : tensor, dict of keyword inputs, iterable of either, function that returns such, or Calibration, optional
-        What the model is called with, for layers whose dynamics depend on their input (Mamba; docs, guide to selective
-        layers): their states are measured on it at every attempt, with a function on what it returns then.  Without, such
-        layers are left alone.  In PyTorch only: JAX refuses it.
+        What the model is called with: layers are balanced on it at every attempt (docs, guide to balancing on data), with a
+        function on what it returns then, layers whose dynamics depend on their input (Mamba; docs, guide to selective layers)
+        are selected on it.  Without, the former are balanced on white noise and the latter left alone.  Layers with an operator
+        see its first 64 sequences, or as many as :class:`balred.selection.Calibration` says.  In PyTorch only: JAX refuses it.
 
     Raises
     ------

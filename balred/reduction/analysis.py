@@ -27,7 +27,7 @@ from balred.reduction.solve import Solved, solve, solve_for, solve_together
 from balred.reduction.writing_back import Reduction, reduced_or_mended, warn_if_capped
 from balred.registry.entries import container_of, qualified
 from balred.registry.reading import linear_layers_of, per_layer
-from balred.selection.calibration import Calibration
+from balred.selection.calibration import Calibration, at_most
 from balred.solvers.gramians import factors
 from balred.systems.arrays import Array, ct, double_precision, mapped, to_numpy
 from balred.systems.dense_system import DenseSystem
@@ -306,7 +306,7 @@ def sums_along(model: Any, layers: Mapping[str, tuple[Any, System]], how: Calibr
     if running is None:
         found = dict.fromkeys(layers, f"balred runs no data through a {qualified(type(model))}")
     else:
-        found = dict(running.sums(model, layers, running.batches(model, how.now()), how))
+        found = dict(running.sums(model, layers, at_most(running.batches(model, how.now()), how.sequences), how))
     unseen = [f"{name or 'the layer'} ({reason})" for name, reason in found.items() if isinstance(reason, str)]
     if unseen and how.balanced_on is not None:
         raise ValueError(

@@ -116,8 +116,10 @@ def _unseen(reason: Any) -> str:
 
 def _seen(system: System, rebuild: Callable[[System], Any], sums: DataSums, settings: Settings) -> OperatorCandidate:
     outside = int((pole_margin(mapped(system, to_numpy))[1] <= 0).sum())
-    note = f"{outside} of {system.states} poles unstable" if outside else ""
-    return OperatorCandidate(analysed_on_data(system, rebuild, sums, settings), rebuild, note)
+    notes = ["balanced on inputs alone" if sums.Q is None else "balanced on data"]
+    if outside:
+        notes.append(f"{outside} of {system.states} poles unstable")
+    return OperatorCandidate(analysed_on_data(system, rebuild, sums, settings), rebuild, "; ".join(notes))
 
 
 SECOND_ORDER = {"truncate": Method(truncate, balanced), "modal": Method(truncate, modal)}

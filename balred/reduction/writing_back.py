@@ -144,7 +144,7 @@ def reduced_or_mended(solved: Solved, settings: Settings, rank: int) -> Reductio
         except ValueError:
             continue
         if _fits(other, rank * solved.unit):
-            note = f"balanced on data and {share:g} of white noise, since data alone left poles outside"
+            note = f"with a share of {share:g} of white noise, since data alone left poles outside"
             return replace(other, note="; ".join(filter(None, [note, other.note])))
     if isinstance(made, ValueError):
         raise made

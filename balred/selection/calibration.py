@@ -129,8 +129,7 @@ def kept_out(given: Iterable[Batch], share: int = 4) -> tuple[list[Batch], list[
     measure: list[Batch] = []
     whole = 0
     for args, kwargs in given:
-        arrays = [x for x in (*args, *kwargs.values()) if getattr(x, "ndim", 0) > 0]
-        count = len(arrays[0]) if arrays else 0
+        count = _count(args, kwargs)
         if count >= share:
             cut = count - count // share
             choose.append(_sliced(args, kwargs, count, slice(0, cut)))
@@ -146,9 +145,33 @@ def kept_out(given: Iterable[Batch], share: int = 4) -> tuple[list[Batch], list[
     return choose, measure
 
 
+def at_most(given: Iterable[Batch], sequences: int | None) -> Iterator[Batch]:
+    """The first so many sequences, which lie along the first axis of arrays; all of them with None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [len(args[0]) for args, _ in at_most([((np.ones((8, 2)),), {}), ((np.ones((8, 2)),), {})], 10)]
+    [8, 2]
+    """
+    left = sequences
+    for args, kwargs in given:
+        count = _count(args, kwargs)
+        if left is not None and count > left:
+            yield _sliced(args, kwargs, count, slice(0, left))
+            return
+        yield args, kwargs
+        if left is not None and (left := left - count) <= 0:
+            return
+
+
 def as_given(given: Iterable[Batch]) -> list[Any]:
     """Batches as :func:`batches` takes them."""
     return [args[0] if args else kwargs for args, kwargs in given]
+
+
+def _count(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    return next((len(x) for x in (*args, *kwargs.values()) if getattr(x, "ndim", 0) > 0), 0)
 
 
 def _sliced(args: tuple[Any, ...], kwargs: dict[str, Any], count: int, now: slice) -> Batch:
@@ -179,6 +202,9 @@ class Calibration:
     scalar : {"outputs", "tempered", "fisher"} or callable, default "outputs"
         Of which the gradients are: see :func:`balred.selection.directions.direction`; a function is given what the model
         returns, and returns a scalar.
+    sequences : int, optional
+        At most so many, the first ones, are what layers with an operator are balanced on; in a training 64 unless this says
+        otherwise, else all.  Selective layers are measured on all.
 
     Raises
     ------
@@ -197,6 +223,7 @@ class Calibration:
     seed: int = 0
     balanced_on: str | None = None
     scalar: Any = "outputs"
+    sequences: int | None = None
 
     def __post_init__(self) -> None:
         check_scalar(self.scalar)
@@ -204,6 +231,8 @@ class Calibration:
             raise ValueError(f"balanced_on must be one of {', '.join(BALANCED_ON)}, got {self.balanced_on!r}")
         if self.data is None and self.balanced_on in ("data", "inputs"):
             raise ValueError(f"balanced_on={self.balanced_on!r} needs calibration data, got none")
+        if self.sequences is not None and (not isinstance(self.sequences, int) or self.sequences < 1):
+            raise ValueError(f"sequences must be a positive integer, got {self.sequences!r}")
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection!r}")
 

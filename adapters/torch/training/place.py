@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from balred.adapters.torch.modules import put_layer
 from balred.adapters.torch.training.followers import forget_compiled
 from balred.intraining.exchange import Alone, Exchange
-from balred.intraining.reach import layers_in_training
+from balred.intraining.reach import layers_in_training, measured_layers
 from balred.selection.calibration import Calibration
 
 
@@ -24,6 +24,8 @@ class Place:
 
     exchange: Exchange = Alone()
     calibration: Calibration | None = None
+    runs_data = True
+    """Whether a process can run the model by itself, with layers as :meth:`layers` gives them."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -42,6 +44,16 @@ class Place:
     def layers(self) -> dict[str, nn.Module]:
         """The layers by name, with whole tensors."""
         return layers_in_training(self.model, self.calibration)
+
+    def check_calibration(self, layers: Mapping[str, nn.Module]) -> None:
+        """Raise if there are data that cannot be used here: several processes add up sums, selections they do not."""
+        if self.calibration is None or self.exchange.size == 1:
+            return
+        if not self.runs_data or measured_layers(layers):
+            what = "selective layers" if self.runs_data else "models that no process can run by itself"
+            raise ValueError(
+                f"{what} are cut along data in one process only, got calibration and {self.exchange.size} processes"
+            )
 
     def put(self, layer: nn.Module, new: nn.Module) -> None:
         """Make the model's `layer` equal `new`, keeping the identity of its parameters."""

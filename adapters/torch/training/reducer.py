@@ -111,10 +111,6 @@ class InTrainingReducer:
                 raise ValueError(f"what a guard restores must have state_dict and load_state_dict, got {other!r}")
         self._place = placed(model, averages)
         self._place.calibration = self.calibration = calibration_of(self.policy.calibration)
-        if self.calibration is not None and self._place.exchange.size > 1:
-            raise ValueError(
-                f"layers are cut along data in one process only, got calibration and {self._place.exchange.size} processes"
-            )
         self.model, self.optimizer = self._place.model, optimizer
         self.averages = [averaged(one, self.model) for one in averages]
         self._parts = Parts(self._place, optimizer, named(averages), named(restore), self.averages)
@@ -127,6 +123,7 @@ class InTrainingReducer:
         for one in (self.model, *self.averages):
             resize_on_load(one)
         layers = layers_in_training(self.model, self.calibration)
+        self._place.check_calibration(layers)
         check_rule_for(rule, layers, self.calibration)
         self._place.check(optimizer)
         with torch.no_grad():

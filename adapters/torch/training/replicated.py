@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from balred.adapters.torch.training.followers import forget_compiled
-from balred.adapters.torch.training.place import Group, Place
+from balred.adapters.torch.training.place import Group, Place, is_ddp
 
 
 class Replicated(Place):
@@ -29,6 +29,8 @@ class Replicated(Place):
             raise ValueError(f"the replicas of a model must share one process group, got {len(groups)}")
         self.group = Group(next(iter(groups.values())), next(model.parameters()).device)
         self.exchange = self.group
+        # a wrapper inside talks to the other processes whenever it runs
+        self.runs_data = not any(is_ddp(m) for m in model.modules())
 
     def check(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise if the wrappers or the optimizer keep something of the old shapes that cannot be made anew."""

@@ -44,6 +44,8 @@ _OTHERWISE = "cut before fully_shard (train the first steps unsharded or with Di
 class Sharded(Place):
     """A model whose parameters are shards."""
 
+    runs_data = False
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         record = next(iter(self._records().values()), None)

@@ -112,7 +112,7 @@ def test_at_equal_states_data_are_nearer_than_noise_and_all_states_change_nothin
         errors = {}
         for basis in ("data", "noise"):
             plan = balred.plan(model, {"layer": max(1, states // 4)}, x, balanced_on=basis)
-            assert not plan.rows[0].note.startswith("balanced on white")
+            assert plan.rows[0].note == ("balanced on data" if basis == "data" else "")
             errors[basis] = float((plan.apply()(fresh) - want).square().mean())
         whole = balred.reduce(model, states, calibration=x)(fresh)
     assert errors["data"] < errors["noise"]
@@ -226,7 +226,7 @@ def test_growing_poles_are_kept_or_refused_never_clipped() -> None:
         layer.seq.Lambda.real[2:] = -0.5
     model, x = Model(layer), data(64, 40)
     plan = balred.plan(model, {"layer": 8}, x)
-    assert plan.rows[0].note == "2 of 10 poles unstable"
+    assert plan.rows[0].note == "balanced on data; 2 of 10 poles unstable"
     with torch.no_grad():
         want, got = model(x), plan.apply()(x)
         poles = [np.abs(np.asarray(balred.adapt(m.layer)[0].poles)).max() for m in (model, plan.apply())]
