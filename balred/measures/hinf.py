@@ -62,8 +62,9 @@ def hinf_peak(
             break
         best, where = peak, at
     if system.discrete:
-        where, starts = (np.angle(np.exp(2j * np.arctan(w)) * turn) for w in (where, starts))
-    return _sure(system, given, best, float(where), starts)
+        starts = np.angle(np.exp(2j * np.arctan(starts)) * turn)
+        where = float(np.angle(np.exp(2j * np.arctan(where)) * turn))
+    return _sure(system, given, best, where, starts)
 
 
 def _sure(

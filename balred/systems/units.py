@@ -17,7 +17,7 @@ from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
-from balred.systems.leaves import System
+from balred.systems.leaves import System, with_leaves
 
 Matrix = NDArray[Any]
 
