@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import oracle_gain, oracle_hsv
-from stiff import KINDS, sampled, stiff_chain
+from stiff import KINDS, exponents, sampled, stiff_chain
 
 import balred
 from balred.hankel.projections import _exact_diagonal
@@ -19,13 +19,11 @@ from balred.hankel.projections import _exact_diagonal
 REASONS = ("rounding", "must be known", "nonzero Hankel singular value")
 """What a refusal may say of a stable system."""
 
-chains = st.builds(
-    stiff_chain, st.sampled_from(KINDS), st.lists(st.floats(-14, 3), min_size=2, max_size=4, unique=True)
-)
+chains = st.builds(stiff_chain, st.sampled_from(KINDS), exponents(-14, 3, sizes=(2, 4)))
 plants = st.builds(
-    lambda kind, exponents, step: sampled(stiff_chain(kind, exponents), 10.0**step),
+    lambda kind, rates, step: sampled(stiff_chain(kind, rates), 10.0**step),
     st.sampled_from(KINDS[:3]),
-    st.lists(st.floats(-6, 2), min_size=2, max_size=3, unique=True),
+    exponents(-6, 2, sizes=(2, 3)),
     st.floats(-6, 0),
 )
 

@@ -6,10 +6,17 @@ from typing import Any
 
 import numpy as np
 import scipy.signal
+from hypothesis import strategies as st
 
 import balred
 
 KINDS = ("parallel", "lags", "compartments", "cascade")
+
+
+def exponents(least: int, most: int, *, sizes: tuple[int, int]) -> st.SearchStrategy[list[float]]:
+    """Of ten, for rates an eighth apart at least: the truth is a sum over poles, which must not be double."""
+    steps = st.integers(20 * least, 20 * most).map(lambda k: k / 20)
+    return st.lists(steps, min_size=sizes[0], max_size=sizes[1], unique=True)
 
 
 def stiff_chain(kind: str, exponents: Any) -> balred.DenseSystem:
