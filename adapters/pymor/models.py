@@ -75,7 +75,7 @@ def adapt_second_order(model: Any) -> tuple[System, Any]:
     """The system of a pyMOR ``SecondOrderModel``, read through its ``to_lti()``, and the way back to an ``LTIModel``.
 
     So :func:`balred.hsv`, :func:`balred.norm` and :func:`balred.analyze` see it, in whose reduced systems states are no positions
-    and velocities any more.  :func:`balred.reduce` keeps the model what it is (:func:`second_order_of_model`).
+    and velocities any more.  :func:`balred.reduce` keeps the model what it is.
 
     Raises
     ------

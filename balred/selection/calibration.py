@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from balred.selection.directions import check_scalar
 from balred.selection.selecting import SELECTIONS
@@ -105,7 +105,7 @@ def _inputs(takes: inspect.Signature | None) -> int | None:
     return sum(k in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for k in kinds)
 
 
-Batch = tuple[tuple[Any, ...], dict[str, Any]]
+Batch: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 """Positional and keyword arguments of a model."""
 
 

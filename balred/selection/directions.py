@@ -22,7 +22,7 @@ DRAWS = 4
 
 
 def check_scalar(scalar: Any) -> None:
-    """Raise unless `scalar` is one of :data:`SCALARS` or a function.
+    """Raise unless `scalar` is one of ``SCALARS`` or a function.
 
     Examples
     --------
