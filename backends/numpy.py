@@ -22,6 +22,10 @@ _PIECE = 64
 """Members of a batch that are computed together, at most."""
 _CACHED, _WORTH = 2**20, 2**17
 """Entries that stay in a core's cache, and from how many on a second core is worth waking."""
+_SMALL, _FEW = 48, 1024
+"""Orders up to which BLAS uses no second thread by itself, and from which on a second thread is worth its waking."""
+_VECTOR = 16
+"""Orders up to which a batch is factorised by operations on all its members at once."""
 DYNAMIC_SHAPES = True
 """Shapes may change inside a loop at no cost, so that factors may shed columns."""
 
@@ -85,20 +89,68 @@ def inverse(x: Array) -> Array:
     return np.asarray(_lapack("getri", char)(lu, pivots, lwork=64 * len(x), overwrite_lu=1)[0].T)
 
 
+def solve(a: Array, b: Array) -> Array:
+    """The solution of ``a @ x = b`` for one matrix; a singular one is a LinAlgError."""
+    _, _, x, info = _lapack("gesv", a.dtype.char)(a, b)
+    if info > 0:
+        raise np.linalg.LinAlgError("Singular matrix")
+    return np.asarray(x)
+
+
+def qr(x: Array) -> tuple[Array, Array]:
+    """Q and R of one matrix, of the smaller shapes."""
+    if min(x.shape) == 0 or max(x.shape) > _SMALL:
+        return np.linalg.qr(x)
+    rows, char = min(x.shape), x.dtype.char
+    work, tau, _, _ = _lapack("geqrf", char)(x, lwork=64 * x.shape[1])
+    Q = _lapack("ungqr" if x.dtype.kind == "c" else "orgqr", char)(work[:, :rows], tau, lwork=64 * rows)[0]
+    return Q, work[:rows] * _upper(rows, x.shape[1])
+
+
 def triangular_factor(x: Array) -> Array:
     """R of the QR factorisation of `x`, without Q."""
     if x.ndim > 2:
         return np.asarray(np.linalg.qr(x, mode="r"))
     rows, n = x.shape
-    return np.triu(_lapack("geqrf", x.dtype.char)(x, lwork=64 * max(n, 1))[0][: min(rows, n)])
+    R = _lapack("geqrf", x.dtype.char)(x, lwork=64 * max(n, 1))[0][: min(rows, n)]
+    return R * _upper(len(R), n) if n <= _SMALL else np.triu(R)
+
+
+@functools.lru_cache(maxsize=2 * 64)
+def _upper(rows: int, n: int) -> Array:
+    """Ones on and above the diagonal: for a few rows a product with them is quicker than a choice of places."""
+    ones = np.asfortranarray(np.triu(np.ones((rows, n), bool)))
+    ones.flags.writeable = False
+    return ones
 
 
 def extended_triangle(R: Array, W: Array) -> Array:
     """The triangular factor of [R; W] for an upper triangular R, at half the cost of any other; both are overwritten."""
+    n = R.shape[-1]
     if R.ndim > 2:
-        return triangular_factor(np.concatenate([R, W], axis=-2))
-    n = R.shape[1]
+        return _extended_triangles(R, W) if n <= _VECTOR else triangular_factor(np.concatenate([R, W], axis=-2))
     return np.asarray(_lapack("tpqrt", R.dtype.char)(0, min(32, n), R, W, overwrite_a=1, overwrite_b=1)[0])
+
+
+def _extended_triangles(R: Array, W: Array) -> Array:
+    """The same of a batch of small ones, by reflections of all members at once: a call of LAPACK for each takes longer."""
+    shape, n = R.shape, R.shape[-1]
+    R, W = (np.ascontiguousarray(np.moveaxis(x.reshape(-1, n, n), 0, -1)) for x in (R, W))
+    for j in range(n):
+        r, w = R[j, j], W[:, j].conj()
+        below = np.einsum("ik,ik->k", w, W[:, j]).real
+        size = np.abs(r)
+        norm = np.sqrt(size * size + below)
+        first = -norm * np.where(size > 0, r / np.where(size > 0, size, 1), 1)
+        v = r - first
+        scale = norm * (norm + size)
+        t = np.einsum("ik,ijk->jk", w, W[:, j + 1 :])
+        t += v.conj() * R[j, j + 1 :]
+        t /= np.where(scale > 0, scale, 1)
+        R[j, j] = first
+        R[j, j + 1 :] -= v * t
+        W[:, j + 1 :] -= W[:, j, None] * t
+    return np.ascontiguousarray(np.moveaxis(R, -1, 0)).reshape(shape)
 
 
 def triangle_times(R: Array, x: Array) -> Array:
@@ -124,6 +176,8 @@ def semidefinite_factor(x: Array) -> Array:
 
 def svd(x: Array) -> tuple[Array, Array, Array]:
     """U, s and V^H, of the smaller shapes; in single precision where `x` is, which NumPy itself computes in double."""
+    if x.ndim == 2 and min(x.shape) > 0 and max(x.shape) <= _SMALL:
+        return _small_svd(x, 1)
     if x.dtype.char not in "fF":
         return np.linalg.svd(x, full_matrices=False)
     if x.ndim == 2:
@@ -133,8 +187,17 @@ def svd(x: Array) -> tuple[Array, Array, Array]:
     return tuple(y.reshape(*x.shape[:-2], *y.shape[1:]) for y in (U, s, Vh))  # type: ignore[return-value]
 
 
+def _small_svd(x: Array, vectors: int) -> tuple[Array, Array, Array]:
+    U, s, Vh, info = _lapack("gesdd", x.dtype.char)(x, compute_uv=vectors, full_matrices=0)
+    if info != 0:
+        raise np.linalg.LinAlgError(f"singular values must converge, got info = {info}")
+    return U, s, Vh
+
+
 def svdvals(x: Array) -> Array:
     """The singular values alone, as :func:`svd`."""
+    if x.ndim == 2 and min(x.shape) > 0 and max(x.shape) <= _SMALL:
+        return _small_svd(x, 0)[1]
     if x.dtype.char not in "fF":
         return np.asarray(np.linalg.svd(x, compute_uv=False))
     values = [scipy.linalg.svd(one, compute_uv=False, check_finite=False) for one in x.reshape(-1, *x.shape[-2:])]
@@ -227,12 +290,9 @@ def one_blas_thread() -> Iterator[None]:
             _blas_users.pop()
 
 
-_FEW = 1024
-
-
 def few_threads(n: int) -> AbstractContextManager[None]:
-    """One BLAS thread for matrices of order `n`, where that is small; no change otherwise."""
-    return one_blas_thread() if n <= _FEW else nullcontext()
+    """One BLAS thread for matrices of order `n`, where that is small but not so small that BLAS uses one anyway."""
+    return one_blas_thread() if _SMALL < n <= _FEW else nullcontext()
 
 
 @functools.cache

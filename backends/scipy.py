@@ -1,4 +1,7 @@
-"""SciPy: what the host factorises for every array library, from Schur forms to sparse LU, and .mat files."""
+"""SciPy: what the host factorises for every array library, from Schur forms to sparse LU, and .mat files.
+
+Its parts for sparse matrices and assignments are loaded when they are asked for: they take longer than a small system does.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse
-import scipy.sparse.csgraph
-import scipy.sparse.linalg
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-
-from balred.backends.pencils import Pencil as Pencil
-from balred.backends.pencils import sparse_condition as sparse_condition
-from balred.backends.pencils import sparse_lu as sparse_lu
 
 Array = NDArray[Any]
+
+
+def __getattr__(name: str) -> Any:
+    """What factorises sparse pencils, from its own module."""
+    if name not in ("Pencil", "sparse_condition", "sparse_lu"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from balred.backends import pencils
+
+    return getattr(pencils, name)
 
 
 def _lapack(name: str, char: str) -> Callable[..., Any]:
@@ -39,8 +43,10 @@ def _balanced(A: Array) -> tuple[Array, Array]:
 
 def strong_components(edges: Array) -> Array:
     """For every state the number of those that it drives and that drive it, numbered from what is driven to what drives."""
+    from scipy.sparse.csgraph import connected_components
+
     graph = scipy.sparse.csr_array(edges)
-    return np.asarray(scipy.sparse.csgraph.connected_components(graph, directed=True, connection="strong")[1])
+    return np.asarray(connected_components(graph, directed=True, connection="strong")[1])
 
 
 class Schur(NamedTuple):
@@ -200,6 +206,8 @@ def block_diagonal_form(A: Array, limit: float) -> tuple[Array, Array, Array, li
 
 def assignment(cost: Array) -> Array:
     """Column assigned to each row of the square matrix `cost` at least total cost."""
+    from scipy.optimize import linear_sum_assignment
+
     return np.asarray(linear_sum_assignment(cost)[1])
 
 
@@ -250,6 +258,8 @@ def sparse_blocks(blocks: list[list[Any]]) -> Any:
 
 def lowest_modes(K: Any, M: Any, k: int) -> tuple[Array, Array]:
     """The k least eigenvalues of ``K x = w M x``, ascending, with M-orthonormal vectors; Hermitian, M positive definite."""
+    from scipy.sparse.linalg import eigsh
+
     n = K.shape[0]
     if k >= n - 1 or n < 50:
         w, V = scipy.linalg.eigh(K.toarray(), M.toarray(), subset_by_index=(0, k - 1))
@@ -257,7 +267,7 @@ def lowest_modes(K: Any, M: Any, k: int) -> tuple[Array, Array]:
     # a little below zero, where K - shift M is definite also if K has modes at rest
     shift = -1e-9 * abs(K).max() / abs(M).max()
     start = np.random.default_rng(0).standard_normal(n)
-    w, V = scipy.sparse.linalg.eigsh(K, k, M, sigma=shift, which="LM", v0=start)
+    w, V = eigsh(K, k, M, sigma=shift, which="LM", v0=start)
     order = np.argsort(w)
     return w[order], V[:, order]
 

@@ -9,7 +9,8 @@ import math
 
 from balred.hankel.spectrum import Spectrum
 from balred.solvers.closed_form import complexified, generators, mirrored
-from balred.solvers.smith import Solved, lyapunov
+from balred.solvers.doubling import lyapunov
+from balred.solvers.smith import Solved
 from balred.systems import arrays
 from balred.systems.arrays import Array, ct, namespace
 from balred.systems.dense_system import DenseSystem

@@ -13,7 +13,7 @@ import numpy as np
 
 from balred.hankel.spectrum import Spectrum
 from balred.systems import arrays
-from balred.systems.arrays import Array, ct, namespace
+from balred.systems.arrays import Array, backend_of, ct, is_one, namespace
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import seen_through
 from balred.systems.units import even_factors
@@ -36,16 +36,21 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     ----------
     A. Varga, Balancing-free square-root algorithm for computing singular perturbation approximations, CDC 1991.
     """
-    xp = namespace(sp.Zp)
-    right, left = sp.Zp @ sp.V[..., :, :k], sp.Zq @ sp.U[..., :, :k]
+    xp, be = namespace(sp.Zp), backend_of(sp.Zp)
+    right, left, s = sp.Zp @ sp.V[..., :, :k], sp.Zq @ sp.U[..., :, :k], sp.s[..., :k]
     # orthonormal bases mix states, so each state has the unit in which both directions are alike
     d = even_factors(*(xp.linalg.vector_norm(x, axis=-1) for x in (right, left)))
     d = xp.astype(d, right.dtype)
-    Tr, Rr = xp.linalg.qr(right / d[..., :, None], mode="reduced")
-    Tl, _ = xp.linalg.qr(left * d[..., :, None], mode="reduced")
-    s = sp.s[..., :k]
-    n = sp.system.order
-    alive = s > n * arrays.eps(s) * sp.s[..., :1]
+    right, left = right / d[..., :, None], left * d[..., :, None]
+    least = sp.system.order * arrays.eps(s) * sp.s[..., :1]
+    if k and is_one(right) and s[-1] > least[0]:  # nothing to mask, and fewer calls
+        (Tr, Rr), (Tl, _) = be.qr(right), be.qr(left)
+        X = Rr / np.sqrt(s)
+        L, R = be.solve(X, be.solve(ct(Tl) @ Tr, ct(Tl))) / d, d[:, None] * (Tr @ X)
+        return signed(L, R, sp.system.B)
+    Tr, Rr = xp.linalg.qr(right, mode="reduced")
+    Tl, _ = xp.linalg.qr(left, mode="reduced")
+    alive = s > least
     mask = xp.astype(alive, Tr.dtype)
     both = mask[..., :, None] * mask[..., None, :]
     dead = arrays.eye(Tr, k) * (1 - mask)[..., None, :]
@@ -122,7 +127,8 @@ def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array
     A = L @ g.A @ R
     if not g.discrete:
         dead = xp.all(L == 0, axis=-1)
-        A = A - arrays.eye(A, int(A.shape[-1])) * xp.astype(dead, A.dtype)[..., None, :]
+        if not is_one(L) or dead.any():
+            A = A - arrays.eye(A, int(A.shape[-1])) * xp.astype(dead, A.dtype)[..., None, :]
     return DenseSystem(A, L @ g.B, g.C @ R, g.D, g.dt), L, R
 
 
@@ -137,6 +143,10 @@ def _signs(B: Array) -> Array:
     """Phase of the largest entry of each row (1 for a zero row): dividing by it makes that entry positive."""
     xp = namespace(B)
     size = xp.abs(B)
+    if is_one(B):
+        value = B[np.arange(len(B)), size.argmax(-1)]
+        norm = np.abs(value)
+        return np.where(norm > 0, value / np.where(norm > 0, norm, 1.0), 1.0).astype(B.dtype)
     at = xp.argmax(size, axis=-1, keepdims=True)
     value = xp.take_along_axis(B, at, axis=-1)[..., 0]
     norm = xp.abs(value)

@@ -52,6 +52,8 @@ class Spectrum(NamedTuple):
 
 def pad(s: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
     """`s` followed by zeros up to length `n`."""
+    if s.shape[-1] == n:
+        return s
     return np.concatenate([s[..., :n], np.zeros((*s.shape[:-1], max(n - s.shape[-1], 0)), s.dtype)], axis=-1)
 
 

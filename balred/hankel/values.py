@@ -97,7 +97,8 @@ def _hsv(system: System, solver: str | None, offset: float | None, precision: st
     def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
         given = with_leaves(system, tuple(be.stop_gradient(x) for x in leaves))
         host = on_host(*leaves) and not traced
-        with in_precision(precision, *(arrays.mapped(given, to_numpy) if host else given).leaves) as wide:
+        moved = host and not isinstance(leaves[0], np.ndarray)
+        with in_precision(precision, *(arrays.mapped(given, to_numpy) if moved else given).leaves) as wide:
             precise = with_leaves(system, wide)
             solve = spectrum if residuals else _values
             unstable, stable, solution = separated(

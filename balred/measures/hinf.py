@@ -14,6 +14,13 @@ from balred.systems.long_products import response
 _TOLD = 1e-8
 """Relative error of a peak that may be rounding."""
 
+Matrix = NDArray[Any]
+
+_ENTRIES = 2**19
+"""Of state matrices at several frequencies that are solved with at once."""
+_ROUNDS, _ROUNDING = 10, 1e-13
+"""How often a peak is climbed at most, and the part of it that is no gain."""
+
 
 def hinf_peak(
     system: DenseSystem, *others: DenseSystem, given: DenseSystem | None = None, tol: float = 1e-10
@@ -31,13 +38,7 @@ def hinf_peak(
     turn = _turn(np.linalg.eigvals(system.A)) if system.discrete else 1.0
     forms = [_continuous(g, turn) for g in (system, *others)]
     A, B, C, D = forms[0]
-    poles = np.linalg.eigvals(A)
-
-    def gain(w: float) -> float:
-        if np.isinf(w):
-            return float(np.linalg.norm(D, 2))
-        return float(np.linalg.norm(D + C @ np.linalg.solve(1j * w * np.eye(len(A)) - A, B), 2))
-
+    poles, gains = np.linalg.eigvals(A), _gains(A, B, C, D)
     real = not any(np.iscomplexobj(x) for x in (A, B, C, D))
     starts = np.concatenate([poles.imag, np.sign(poles.imag) * np.abs(poles)])
     if len(starts) > 200:  # lightly damped poles first: the search below finds what these miss
@@ -45,19 +46,18 @@ def hinf_peak(
     size = np.abs(poles)
     grid = np.geomspace(1e-2 * size.min() + 1e-300, 1e4 * size.max() + 1e-300, 60)
     starts = np.concatenate([[0.0, np.inf], np.abs(starts) if real else starts, grid, [] if real else -grid])
-    best, where = max((gain(float(w)), float(w)) for w in starts)
+    best, where = _largest(gains, starts)
     through = float(np.linalg.norm(D, 2))
     for _ in range(50):
         if best == 0.0:
             break
+        # from the top of a peak the level above it need be looked at only once
+        best, where = _climb(gains, where, float(size.min()))
         # at the gain of D itself the Hamiltonian is singular: look a little above it too
         levels = (tol, 1e-8, 1e-6, 1e-4) if best <= through * (1 + 1e-6) else (tol,)
         found = [_crossings(*form, best * (1 + t), real) for form in forms for t in levels]
         middles = [np.concatenate([_middles(f), f]) for f in found if len(f)]
-        peak, at = max((gain(float(w)), float(w)) for w in np.concatenate([*middles, [where]]))
-        if peak <= best * (1 + tol):
-            # just below a peak the two crossings merge and may leave the axis: climb the rest of the way
-            peak, at = _climb(gain, where, float(size.min()))
+        peak, at = _largest(gains, np.concatenate([*middles, [where]]))
         if peak <= best * (1 + tol):
             break
         best, where = peak, at
@@ -88,12 +88,15 @@ def _sure(
                 pass  # only other coordinates know anything of it
         return float(np.linalg.norm(response(*system.leaves, system.D, s, system.discrete), 2))
 
+    def gains(w: Matrix) -> Matrix:
+        return np.array([gain(x) for x in w.tolist()])
+
     value = gain(where)
     if abs(value - found) <= _TOLD * value:
         return value, where
-    value, where = max((gain(float(w)), float(w)) for w in np.unique(np.append(starts, where)))
+    value, where = _largest(gains, np.unique(np.append(starts, where)))
     sizes = np.abs(starts[np.isfinite(starts) & (starts != 0)])
-    return _climb(gain, where, float(sizes.min(initial=np.inf)) if len(sizes) else 1.0)
+    return _climb(gains, where, float(sizes.min(initial=np.inf)) if len(sizes) else 1.0)
 
 
 def _rounding(system: DenseSystem, w: float) -> float:
@@ -103,6 +106,41 @@ def _rounding(system: DenseSystem, w: float) -> float:
     X, Y = np.abs(np.linalg.solve(M, B)), np.abs(np.linalg.solve(M.T, C.T)).T
     size = Y @ (np.abs(A) @ X + (X if system.discrete else abs(w) * X)) + np.abs(C) @ X + np.abs(D)
     return float(np.finfo(np.float64).eps * np.linalg.norm(size))
+
+
+def _gains(A: Matrix, B: Matrix, C: Matrix, D: Matrix) -> Callable[[Matrix], Matrix]:
+    """The function that gives the largest singular value of the transfer function at several frequencies."""
+    n, through = len(A), float(np.linalg.norm(D, 2))
+    eye, piece = np.eye(n), max(1, _ENTRIES // (n * n or 1))
+
+    def gains(w: Matrix) -> Matrix:
+        found = np.full(len(w), through)
+        finite = np.flatnonzero(np.isfinite(w))
+        for i in range(0, len(finite), piece):
+            at = finite[i : i + piece]
+            found[at] = _norms(D + C @ np.linalg.solve(1j * w[at, None, None] * eye - A, B))
+        return found
+
+    return gains
+
+
+def _norms(G: Matrix) -> Matrix:
+    """The largest singular values of several matrices."""
+    size = np.sqrt(np.sum(G.real**2 + G.imag**2, axis=(-2, -1)))
+    if min(G.shape[1:]) == 1:
+        return np.asarray(size)
+    if min(G.shape[1:]) > 2 or not np.all((size > 1e-70) & (size < 1e70)):
+        return np.linalg.norm(G, 2, axis=(-2, -1))
+    # of two rows or columns in closed form: what squares lose is small beside the largest
+    X = G if G.shape[1] == 2 else G.swapaxes(-2, -1)
+    a, b = np.sum(np.abs(X) ** 2, axis=-1).T
+    cross = np.sum(X[:, 0] * X[:, 1].conj(), axis=-1)
+    return np.asarray(np.sqrt((a + b) / 2 + np.hypot((a - b) / 2, np.abs(cross))))
+
+
+def _largest(gains: Callable[[Matrix], Matrix], w: Matrix) -> tuple[float, float]:
+    """The largest gain at several frequencies, and where it is."""
+    return max(zip(gains(w).tolist(), w.tolist(), strict=True))
 
 
 def _turn(poles: NDArray[Any]) -> complex:
@@ -149,14 +187,22 @@ def _middles(f: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([(f[1:] + f[:-1]) / 2, np.sign(f[1:]) * np.sqrt(np.abs(f[1:] * f[:-1]))])
 
 
-def _climb(gain: Callable[[float], float], w: float, scale: float) -> tuple[float, float]:
-    """A local maximum of `gain` near `w`, by steps on every scale and the vertex of the parabola through three points."""
-    best = gain(w)
+def _climb(gains: Callable[[Matrix], Matrix], w: float, scale: float) -> tuple[float, float]:
+    """A local maximum near `w`, by steps on every scale and the vertices of the parabolas through three points."""
+    best = float(gains(np.array([w]))[0])
     if np.isinf(w):
         return best, w
-    for h in (abs(w) + scale) * 10.0 ** -np.arange(1, 11):
-        left, right = gain(w - h), gain(w + h)
+    for _ in range(_ROUNDS):
+        h = (abs(w) + scale) * 10.0 ** -np.arange(1, 11)
+        left, right = gains(np.concatenate([w - h, w + h])).reshape(2, -1)
         bend = left - 2 * best + right
-        vertex = w + (0.5 * h * (left - right) / bend if bend < 0 else 0.0)
-        best, w = max((best, w), (left, w - h), (right, w + h), (gain(vertex), vertex))
+        vertex = w + np.where(bend < 0, 0.5 * h * (left - right) / np.where(bend < 0, bend, 1.0), 0.0)
+        points = np.concatenate([w - h, w + h, vertex])
+        values = np.concatenate([left, right, gains(vertex)])
+        i = int(np.argmax(values))
+        gained = float(values[i]) - best
+        if gained > 0:
+            best, w = float(values[i]), float(points[i])
+        if gained <= _ROUNDING * best:
+            break
     return best, w

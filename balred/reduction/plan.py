@@ -17,7 +17,7 @@ from balred.layers.along_data import DataSums
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import is_rule
 from balred.ranks.divergence import Divergence, Measured
-from balred.reduction.analysis import sums_along
+from balred.reduction.analysis import Analysis, sums_along
 from balred.reduction.candidates import Candidate, Candidates, Failure, Smaller, cut_each
 from balred.reduction.choosing import (
     check_number,
@@ -31,10 +31,13 @@ from balred.reduction.choosing import (
 from balred.reduction.operators import Read, operator_candidates, read_operators, second_order_candidates
 from balred.reduction.selective import CalibrationWarning, SelectiveLayers, check_wanted, selective_candidates
 from balred.reduction.settings import Settings
+from balred.reduction.solve import solve
 from balred.reduction.writing_back import warn_if_capped
 from balred.registry.reading import adapt, layers_of, obstacles_of, replace_layers, second_order_of, selective_of
 from balred.selection.calibration import Batch, Calibration
 from balred.systems.arrays import warn_caller
+from balred.systems.dense_system import DenseSystem
+from balred.systems.diagonal_system import DiagonalSystem
 
 _CHOOSING = ("selection", "compensate", "seed", "balanced_on", "scalar")
 """Options that say how states are chosen on data; all others are the method's."""
@@ -336,6 +339,16 @@ def reduce(
         how = Calibration(calibration, **{key: options.pop(key) for key in _CHOOSING if key in options})
         settings = Settings(method, solver, offset, precision, {} if second_order_of(layers_of(obj)) else options)
         return _each(obj, list(rank), settings, options, how)
+    if (
+        isinstance(obj, (DenseSystem, DiagonalSystem))
+        and calibration is None
+        and not isinstance(rank, (Budget, Divergence, Mapping))
+        and not any(key in options for key in _CHOOSING)
+    ):
+        # a system by itself needs no plan, which takes longer than a few states do
+        settings = Settings(method, solver, offset, precision, options)
+        check_number(rank, obj.states)
+        return Analysis(solve(obj, settings), settings, lambda system: system).reduce(rank)
     return plan(
         obj, rank, calibration, method=method, solver=solver, offset=offset, precision=precision, **options
     ).apply()

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from balred.registry.reading import system_of
+from balred.solvers.doubling import cayley
 from balred.solvers.gramians import factors
-from balred.solvers.smith import cayley
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, ct, double_precision, fro, is_concrete, namespace
 from balred.systems.diagonal_system import DiagonalSystem

@@ -10,7 +10,9 @@ backend that belongs to given arrays, or the one that is named, without importin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -111,7 +113,14 @@ def is_floating(x: Array) -> bool:
 
 def eps(x: Array) -> float:
     """Unit roundoff (spacing at one) of the dtype of `x`."""
+    if isinstance(x, np.ndarray):
+        return _eps_of(x.dtype)
     return float(namespace(x).finfo(x.dtype).eps)
+
+
+@functools.cache
+def _eps_of(dtype: np.dtype[Any]) -> float:
+    return float(np.finfo(dtype).eps)
 
 
 def ct(x: Array) -> Array:
@@ -169,6 +178,17 @@ def fro(x: Array, *, keepdims: bool = False) -> Array:
     return xp.sqrt(xp.sum(y * y, axis=(-2, -1), keepdims=keepdims))
 
 
+def is_one(x: Array) -> bool:
+    """Whether `x` is one matrix of NumPy: for a few states all the time goes into calls, of which that needs fewest."""
+    return type(x) is np.ndarray and x.ndim == 2
+
+
+def size_of(x: np.ndarray[Any, Any]) -> float:
+    """The Frobenius norm of one array of NumPy, as an ordinary number."""
+    entries = x.ravel("K")
+    return math.sqrt((np.vdot(entries, entries) if x.dtype.kind == "c" else entries.dot(entries)).real)
+
+
 def is_concrete(*arrays: Array) -> bool:
     """Whether the values can be looked at now (false while JAX or torch.func traces)."""
     return all(backend_of(a).is_concrete(a) for a in arrays)
@@ -207,7 +227,7 @@ def in_precision(precision: str, *arrays: Array) -> Iterator[tuple[Array, ...]]:
     be, xp = backend_of(*arrays), namespace(*arrays)
     with be.double_scope() if precision == "float64" else be.single_scope():
         dtypes = getattr(xp, precision), getattr(xp, PRECISIONS[precision])
-        yield tuple(xp.astype(a, dtypes[is_complex(a)]) for a in arrays)
+        yield tuple(a if a.dtype == (to := dtypes[is_complex(a)]) else xp.astype(a, to) for a in arrays)
 
 
 @contextmanager

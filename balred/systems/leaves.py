@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from balred.systems import arrays
 from balred.systems.arrays import (
     Array,
@@ -22,16 +20,13 @@ System = DenseSystem | DiagonalSystem
 def with_leaves(system: System, leaves: tuple[Array, ...]) -> System:
     """`system` with other arrays in place of A, B, C (or log_poles, B, C), and D (if any) in their precision."""
     first, B, C = leaves
-    if system.D is None:
-        return dataclasses.replace(
-            system,
-            **dict(zip(("A" if isinstance(system, DenseSystem) else "log_poles", "B", "C"), leaves, strict=True)),
-        )
-    xp = namespace(B)
-    wide = B.dtype in (xp.float64, xp.complex128)
-    complex_D = is_complex(system.D)
-    dtype = (xp.complex128 if wide else xp.complex64) if complex_D else (xp.float64 if wide else xp.float32)
-    D = system.D if system.D.dtype == dtype else xp.astype(system.D, dtype)
+    D = system.D
+    if D is not None:
+        xp = namespace(B)
+        wide = B.dtype in (xp.float64, xp.complex128)
+        complex_D = is_complex(D)
+        dtype = (xp.complex128 if wide else xp.complex64) if complex_D else (xp.float64 if wide else xp.float32)
+        D = D if D.dtype == dtype else xp.astype(D, dtype)
     if isinstance(system, DenseSystem):
         return DenseSystem(first, B, C, D, system.dt)
     return DiagonalSystem(first, B, C, D, system.dt, system.conjugate)

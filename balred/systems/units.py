@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
+from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, is_one, namespace, size_of, to_numpy
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System, with_leaves
@@ -95,23 +95,35 @@ def even_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
     R. James, J. Langou and B. R. Lowery, On matrix balancing and eigenvector computation, 2014 (LAPACK's xGEBAL).
     """
     n = len(A)
-    if n < 2:
+    if n < 2 or already_even(A).all():
         return np.ones(n)
     W = np.abs(A)
     edges = W != 0
     W = W * _inverse_size(W)
-    if edges.all():
-        if _alike(W):
-            return np.ones(n)
-        groups = np.zeros(n, np.int64)
-    else:
-        groups = _groups(edges)
+    groups = np.zeros(n, np.int64) if edges.all() else _groups(edges)
     apart = groups[:, None] != groups
     # what leads one way only would be made as small as rounding
     within = np.where(apart, 0.0, W)
     d = np.ones(n) if _alike(within) else balanced(within)
     b, c = (np.linalg.norm(x * _inverse_size(x), axis=axis) for x, axis in ((B, 1), (C, 0)))
     return np.asarray(d * _between(W * d / d[:, None], b / d, c * d, groups, by_rate=True))
+
+
+def already_even(A: Matrix) -> NDArray[np.bool_]:
+    """Whether :func:`even_units` leaves a state matrix, or each of a batch, as it is: told by a few sums, shape (...).
+
+    Every state drives every other, and no row is four times as long as its column, or a quarter, beside its diagonal.
+    """
+    W = np.abs(A)
+    largest = W.max(axis=(-2, -1), keepdims=True)
+    if not np.isfinite(largest).all():
+        return np.zeros(A.shape[:-2], bool)
+    W *= np.ldexp(1.0, -np.frexp(largest)[1])
+    W *= W
+    rows, columns = W.sum(-1), W.sum(-2)
+    own = 15 * W.diagonal(axis1=-2, axis2=-1)
+    alike = (rows + own <= 16 * columns) & (columns + own <= 16 * rows)
+    return np.asarray((W != 0).all(axis=(-2, -1)) & alike.all(axis=-1))
 
 
 def whole_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
@@ -195,8 +207,10 @@ def even_factors(b: Array, c: Array) -> Array:
     if b.shape[-1] == 0:
         return b
     xp = namespace(b, c)
-    one = xp.ones_like(b)
     root = xp.sqrt(b) * xp.sqrt(c)
+    if isinstance(root, np.ndarray) and root.size and root.min() > 0:  # nothing to mask, and fewer calls
+        return 2.0 ** np.round(np.log2(b / root))
+    one = xp.ones_like(b)
     most = xp.max(root, axis=-1, keepdims=True)
     most = xp.where(most > 0, most, xp.ones_like(most)) * one
     d = xp.where(b > 0, b, most) / xp.where(root > 0, root, most)
@@ -212,13 +226,13 @@ def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
     Other systems as they are, and None: what some methods make depends a little on the coordinates (frequency-weighted
     balancing with definite parts, say), and those given are the ones to use where they do no harm.
     """
-    if not (isinstance(system.B, np.ndarray) and system.B.ndim == 2):
+    if not is_one(system.B) or system.order < 2:
         return system, None
     if isinstance(system, DenseSystem):
         d = even_units(_change(system.A, system.discrete), system.B, system.C).astype(system.A.real.dtype)
     else:
         d = even_factors(np.linalg.norm(system.B, axis=1), np.linalg.norm(system.C, axis=0))
-    if d.size == 0 or d.max() <= _UNEVEN * d.min():
+    if d.max() <= _UNEVEN * d.min():
         return system, None
     if not isinstance(system, DenseSystem):
         poles, B, C = system.leaves
@@ -238,12 +252,12 @@ def evened(system: DenseSystem) -> tuple[DenseSystem, Array | None]:
     if is_concrete(A, B, C):
         host = [to_numpy(be.stop_gradient(x)) for x in (A, B, C)]
         host[0] = _change(host[0], system.discrete)
-        batch = host[0].shape[:-2]
-        if not batch:
-            units = even_units(*host)
-        else:
-            flat = (x.reshape(-1, *x.shape[-2:]) for x in host)
-            units = np.stack([even_units(*member) for member in zip(*flat, strict=True)]).reshape(*batch, -1)
+        even = already_even(host[0])
+        if even.all():
+            return system, None
+        units = np.ones(host[0].shape[:-1])
+        for i in np.argwhere(~even):
+            units[tuple(i)] = even_units(*(x[tuple(i)] for x in host))
         if (units == 1).all():
             return system, None
         d = be.from_numpy(units, like=A, real=True)
@@ -256,6 +270,10 @@ def _change(A: Matrix, discrete: bool) -> Matrix:
     """What a step of time changes of the states, where that is little; of other systems A itself."""
     if not discrete:
         return A
+    if is_one(A):
+        change = A.copy()
+        change.flat[:: len(A) + 1] -= 1
+        return change if size_of(change) < 1 else A
     change = A - np.eye(A.shape[-1], dtype=A.dtype)
     small = np.linalg.norm(change, axis=(-2, -1)) < 1
     return np.asarray(np.where(small[..., None, None], change, A))
@@ -299,8 +317,11 @@ def moderate(system: DenseSystem) -> tuple[DenseSystem, Ports | None]:
     A, B, C = system.leaves
     xp = namespace(A)
     if is_concrete(A, B, C):
-        sizes = [np.linalg.norm(x) if isinstance(x, np.ndarray) and x.ndim == 2 else arrays.fro(x) for x in (A, B, C)]
-        if all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in sizes):
+        if is_one(A):
+            ordinary = all(_ORDINARY[0] < size_of(x) < _ORDINARY[1] for x in (A, B, C))
+        else:
+            ordinary = all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, (A, B, C)))
+        if ordinary:
             return system, None
         for name, x in zip("ABC", (A, B, C), strict=True):
             check_finite(name, x)

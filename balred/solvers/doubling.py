@@ -1,0 +1,308 @@
+r"""The squared Smith iteration on factors of both Gramians of a dense system, after a Cayley transform.
+
+:math:`P = \sum_k A^kB(A^kB)^H` is summed by doubling, :math:`Z \leftarrow [Z, MZ]`, :math:`M \leftarrow M^2`, on the factor
+itself, which is compressed as it grows [Penzl 1998; Gugercin, Sorensen & Antoulas 2003].  It needs matmul, inv, qr and
+svd, so it runs on every backend, batched and under a trace.  One matrix of NumPy has a loop of its own, in ordinary
+numbers: for a few states all the time goes into calls, and the other loop makes five times as many.
+
+What is left of a Lyapunov equation when a factor is put into it is told by a few vectors: a check that costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from balred.systems import arrays
+from balred.systems.arrays import Array, Backend, backend_of, ct, eye, fro, is_concrete, is_one, namespace, size_of
+from balred.systems.dense_system import DenseSystem
+from balred.systems.poles import check_stable
+
+MAX_DOUBLINGS = 60
+_ROOTS = 1.0, 2**0.5, 3**0.5, 5**0.5
+
+
+class Run(NamedTuple):
+    """What an iteration ended with.
+
+    Attributes
+    ----------
+    Zp, Zq : arrays, shape (..., n, k)
+        Factors; of the Gramians over a window of time where the powers grew too large.
+    growth : array, shape (...)
+        The largest norm of a power of the state matrix.
+    residual : array, shape (...)
+        As :func:`residual`.
+    count : int or array
+        Doublings.
+    nearest : array, shape ()
+        The smallest shift of a continuous system as a part of its norm: about the root of its reciprocal condition.
+    """
+
+    Zp: Array
+    Zq: Array
+    growth: Array
+    residual: Array
+    count: Any
+    nearest: Array
+
+
+def limit(x: Array) -> float:
+    """Where a power of the state matrix is so large that few digits are left: the iteration ends."""
+    return float(arrays.eps(arrays.real(x)) ** -0.4)
+
+
+def iterated(system: DenseSystem) -> Run:
+    """The iteration for a dense system, or a batch; what becomes of it is for the caller to judge.
+
+    Raises
+    ------
+    UnstableError
+        A pole equals the shift of the Cayley transform.
+    """
+    if not isinstance(system.A, np.ndarray) or system.A.ndim == 2:
+        return _iterated(system)
+
+    def piece(A: Array, B: Array, C: Array) -> tuple[Array, ...]:
+        run = _iterated(DenseSystem(A, B, C, system.D, system.dt))
+        same = np.ones((*A.shape[:-2], 1))
+        return run.Zp, run.Zq, run.growth[..., None], run.residual[..., None], run.count * same, run.nearest * same
+
+    Zp, Zq, *others = backend_of(system.A).over_batch(piece, system.A.shape[:-2], *system.leaves)
+    growth, rest, count, nearest = (x[..., 0] for x in others)
+    return Run(Zp, Zq, growth, rest, int(count.max()), nearest.min())
+
+
+def _iterated(system: DenseSystem) -> Run:
+    """The same without pieces."""
+    xp, be = namespace(*system.leaves), backend_of(*system.leaves)
+    A, B, C = system.leaves
+    nearest: Array = xp.asarray(1.0)
+    if not system.discrete:
+        try:
+            A, B, C, nearest = _cayley(A, B, C)
+        except (np.linalg.LinAlgError, RuntimeError):  # a pole equals the shift, hence it is unstable
+            check_stable(system)
+            raise
+    dtype = xp.result_type(A, B, C)
+    # the factors lie on their sides, P = Fp^H Fp, so that what a QR factorisation leaves is the next factor
+    M, Fp, Fq = (x if x.dtype == dtype else xp.astype(x, dtype) for x in (A, ct(B), C))
+    Fp, Fq, growth, count = (_one if is_one(M) else _several)(be, M, Fp, Fq)
+    Zp, Zq = ct(Fp), ct(Fq)
+    rest = residual(*(be.stop_gradient(x) for x in (*system.leaves, Zp, Zq)), discrete=system.discrete)
+    return Run(Zp, Zq, growth, rest, count, nearest)
+
+
+def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, float, int]:
+    """Both factors of one matrix of NumPy, the growth of its powers and the doublings."""
+    n, eps, most = len(M), arrays.eps(M), limit(M)
+    Fp, Fq = (be.triangular_factor(F) if len(F) >= n else F for F in (Fp, Fq))
+    p, q, size = size_of(Fp), size_of(Fq), size_of(M)
+    growth, count = size, 0
+    while True:
+        if count and not size < most:
+            M, size = np.zeros_like(M), 0.0
+        Wp, Wq = _times(be, Fp, ct(M)), _times(be, Fq, M)
+        wp, wq, reach = size_of(Wp), size_of(Wq), min(size, 1.0)
+        done = (reach * wp <= eps * p and reach * wq <= eps * q) or count == MAX_DOUBLINGS
+        # W is appended in any case, and what would follow it is less than |M||W|
+        Fp, Fq = _joined(be, Fp, Wp, True), _joined(be, Fq, Wq, True)
+        if done:
+            return Fp, Fq, growth, count
+        p, q = math.hypot(p, wp), math.hypot(q, wq)
+        M = M @ M
+        size = size_of(M)
+        growth, count = max(growth, size), count + 1
+
+
+def _several(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, Array, Any]:
+    """The same for a batch, for arrays of any library, and under a trace."""
+    xp, n = namespace(M), int(M.shape[-1])
+    concrete = is_concrete(M, Fp, Fq)
+    shed = be.DYNAMIC_SHAPES and M.ndim == 2 and concrete
+    eps, most = arrays.eps(arrays.real(M)), limit(M)
+
+    def grow(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        M, Fp, Fq, Wp, Wq, growth, count, _ = state
+        Fp, Fq = _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed)
+        M = M @ M
+        size = fro(M)
+        growth = xp.maximum(growth, be.stop_gradient(size))
+        if not concrete or not bool(xp.all(size < most)):  # what grows too large stops growing, whatever else goes on
+            M = xp.where((size < most)[..., None, None], M, xp.zeros_like(M))
+            size = xp.where(size < most, size, xp.zeros_like(size))
+        Wp, Wq = _times(be, Fp, ct(M)), _times(be, Fq, M)
+        # W is appended after the loop, and what would follow it is less than |M||W|
+        reach = xp.where(size < 1, size, xp.ones_like(size))
+        small = xp.all(reach * fro(Wp) <= eps * fro(Fp)) & xp.all(reach * fro(Wq) <= eps * fro(Fq))
+        return M, Fp, Fq, Wp, Wq, growth, count + 1, ~small & (count < MAX_DOUBLINGS)
+
+    Fp, Fq = (be.triangular_factor(F) if F.shape[-2] >= n else F for F in (Fp, Fq))
+    counter, going = (0, True) if concrete else (xp.asarray(0), xp.asarray(True))
+    growth = be.stop_gradient(fro(M))
+    state: tuple[Any, ...] = (M, Fp, Fq, _times(be, Fp, ct(M)), _times(be, Fq, M), growth, counter, going)
+    if not shed:  # a fixed number of doublings until both factors are square; their shapes change no more
+        for _ in range(math.ceil(math.log2(n / min(Fp.shape[-2], Fq.shape[-2])))):
+            state = grow(state)
+    _, Fp, Fq, Wp, Wq, growth, count, _ = be.while_loop(lambda s: s[-1], grow, state)
+    if not concrete:
+        growth = xp.where(count < MAX_DOUBLINGS, growth, xp.inf)
+    return _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed), growth, count
+
+
+def _joined(be: Backend, F: Array, W: Array, shed: bool) -> Array:
+    """A factor F of the sum of two Gramians with no more than n rows; one of n rows is upper triangular.
+
+    Where `shed`, a factor of low numerical rank loses the rows it does not need and has the others graded, from the
+    largest to the smallest: rounding errors of the large ones then never reach the small ones, so that Hankel
+    singular values far below eps of the first have digits too.
+    """
+    rows, n = F.shape[-2:]
+    if rows == n:
+        return be.extended_triangle(F, W)
+    both = namespace(F).concat([F, W], axis=-2)
+    if both.shape[-2] >= n:
+        both = be.triangular_factor(both)
+    # a factor that needs most of its rows is cheapest as a triangle; below 100 states digits are cheap
+    most = n // 2 if n > 100 else 4 * n // 5
+    if shed and rows <= most and both.shape[-2] >= max(16, n // 4):
+        graded = be.graded_rows(both, most)
+        if graded.shape[-2] <= most:
+            return graded
+    return both
+
+
+def _times(be: Backend, F: Array, M: Array) -> Array:
+    return be.triangle_times(F, M) if F.shape[-2] == F.shape[-1] else F @ M
+
+
+def cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array]:
+    r"""Discrete system with the Gramians of a continuous one.
+
+    .. math:: A_d = (aI-A)^{-1}(aI+A),\quad B_d = \sqrt{2a}\,(aI-A)^{-1}B,\quad C_d = \sqrt{2a}\,C(aI-A)^{-1}
+
+    Any a > 0 is valid; :math:`a = \sqrt{\|A\|/\|A^{-1}\|}` centres the spectrum.  The norm of the inverse is estimated from
+    its product with four vectors without pattern, the same every time.
+    """
+    return _cayley(A, B, C)[:3]
+
+
+def _cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array, Array]:
+    """The same, and the smallest shift as a part of the norm."""
+    be, xp, n = backend_of(A), namespace(A), int(A.shape[-1])
+    probes = vectors(A, 4)
+    if is_one(A):  # the same in ordinary numbers and in place
+        size = size_of(A)
+        try:
+            at = math.sqrt(size * size_of(probes) / size_of(be.solve(A, probes)) / n**0.5)
+        except (np.linalg.LinAlgError, ZeroDivisionError):  # a singular A has a pole at zero
+            at = 0.0
+        nearest = at / size if at > 0 else at
+        at = at if 0 < at < math.inf else size + 1.0
+        shifted = -A
+        shifted.flat[:: n + 1] += at
+        shifted = be.inverse(shifted)
+        M = shifted * (2 * at)
+        M.flat[:: n + 1] -= 1.0
+        shifted *= math.sqrt(2 * at)
+        return M, shifted @ B, C @ shifted, nearest
+    size, length = fro(A, keepdims=True), fro(probes, keepdims=True)
+    probes = xp.broadcast_to(probes, (*A.shape[:-1], 4)) if A.ndim > 2 else probes
+    try:
+        a = xp.sqrt(size * length / fro(xp.linalg.solve(A, probes), keepdims=True) / n**0.5)
+    except (np.linalg.LinAlgError, RuntimeError):
+        a = 0 * size
+    nearest = be.stop_gradient(xp.min(a / xp.where(a > 0, size, xp.ones_like(a))))
+    a = xp.where(xp.isfinite(a) & (a > 0), a, size + 1.0)  # a pole at zero: it will not converge
+    shifted = be.inverse(_scaled(eye(A, n), a) - A)
+    root = xp.sqrt(2 * a)
+    return _scaled(shifted, 2 * a) - eye(A, n), _scaled(shifted @ B, root), _scaled(C @ shifted, root), nearest
+
+
+def _scaled(x: Array, factor: Array) -> Array:
+    xp = namespace(x)
+    return xp.astype(factor, x.dtype) * x
+
+
+def lyapunov(A: Array, G: Array, discrete: bool) -> Array:
+    """X = A X A^H + G (or A X + X A^H + G = 0) for Hermitian G of any sign, by squared Smith on the full matrix."""
+    be, xp = backend_of(A), namespace(A)
+    M, X = A, G
+    if not discrete:
+        # (aI - A)^-1 sqrt(2a) G (...)^H sqrt(2a): with B = I the transform returns the factor to apply
+        I = arrays.eye(A, int(A.shape[-1]))
+        M, S, _ = cayley(A, I, I)
+        X = S @ G @ ct(S)
+    tol = arrays.eps(arrays.real(X))
+
+    def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        M, X, _, count = state
+        step = M @ X @ ct(M)
+        return M @ M, X + step, xp.max(arrays.fro(step) - tol * arrays.fro(X)) > 0, count + 1
+
+    state = (M, X, xp.max(arrays.fro(X)) >= 0, xp.asarray(0))
+    return be.while_loop(lambda s: s[2] & (s[3] < 60), body, state)[1]
+
+
+def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, *, discrete: bool) -> Array:
+    r"""How far factors are from solving their Lyapunov equations, beside the sizes of its terms, shape (...).
+
+    .. math::
+        \frac{\|(AP+PA^H+BB^H)x\|}{(2\|A\|\|Z_p\|^2+\|B\|^2)\|x\|}, \qquad
+        \frac{\|(APA^H-P+BB^H)x\|}{((1+\|A\|^2)\|Z_p\|^2+\|B\|^2)\|x\|}
+
+    with :math:`P=Z_pZ_p^H` and a vector x without pattern, in continuous and in discrete time, or the same of
+    :math:`A^H, C^H` and :math:`Z_q` where that is larger.
+    """
+    if is_one(A):
+        return _of_one(A, B, C, Zp, Zq, discrete)
+    xp = namespace(A)
+    x = vectors(A, 2)[:, 1:] / int(A.shape[-1]) ** 0.5
+    AH, size = ct(A), fro(A)
+    Ax, AHx = A @ x, AH @ x
+
+    def side(A: Array, AHx: Array, B: Array, Z: Array) -> Array:
+        ZH = ct(Z)
+        P, other = Z @ (ZH @ x), Z @ (ZH @ AHx)
+        rest, weight = (A @ other - P, 1 + size * size) if discrete else (A @ P + other, 2 * size)
+        square, right = fro(Z), fro(B)
+        scale = weight * square * square + right * right
+        return fro(rest + B @ (ct(B) @ x)) / xp.where(scale > 0, scale, xp.ones_like(scale))
+
+    return xp.maximum(side(A, AHx, B, Zp), side(AH, Ax, ct(C), Zq))
+
+
+def _of_one(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, discrete: bool) -> float:
+    """The same for matrices of NumPy, in ordinary numbers."""
+    x = _on_host(len(A), 2, A.dtype)[:, 1]
+    AH, size, found = ct(A), size_of(A), []
+    Ax, AHx = A.dot(x), AH.dot(x)
+    for M, Mx, F, Z in ((A, AHx, B, Zp), (AH, Ax, ct(C), Zq)):
+        ZH = ct(Z)
+        P, other = Z.dot(ZH.dot(x)), Z.dot(ZH.dot(Mx))
+        rest, weight = (M.dot(other) - P, 1 + size * size) if discrete else (M.dot(P) + other, 2 * size)
+        square, right = size_of(Z), size_of(F)
+        scale = weight * square * square + right * right
+        found.append(size_of(rest + F.dot(ct(F).dot(x))) / (scale * len(A) ** 0.5 or 1.0))
+    return float(np.maximum(*found))
+
+
+def vectors(A: Array, count: int) -> Array:
+    """Up to four vectors without pattern, the same every time, in the kind of `A`, shape (n, count)."""
+    n = int(A.shape[-1])
+    if isinstance(A, np.ndarray):
+        return _on_host(n, count, A.dtype)
+    xp = namespace(A)
+    at = xp.arange(n, dtype=arrays.real(A).dtype, device=arrays.device_of(A))
+    return xp.astype(xp.stack([xp.cos(root * at * at) for root in _ROOTS[:count]], axis=-1), A.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_host(n: int, count: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    at = np.arange(n, dtype=np.float64)
+    x = np.stack([np.cos(root * at * at) for root in _ROOTS[:count]], axis=-1).astype(dtype)
+    x.flags.writeable = False
+    return x
