@@ -24,8 +24,6 @@ _CACHED, _WORTH = 2**20, 2**17
 """Entries that stay in a core's cache, and from how many on a second core is worth waking."""
 _SMALL, _FEW = 48, 1024
 """Orders up to which BLAS uses no second thread by itself, and from which on a second thread is worth its waking."""
-_VECTOR = 16
-"""Orders up to which a batch is factorised by operations on all its members at once."""
 DYNAMIC_SHAPES = True
 """Shapes may change inside a loop at no cost, so that factors may shed columns."""
 
@@ -72,7 +70,7 @@ def from_bytes(data: NDArray[np.uint8], like: Array) -> Array:
 
 
 @functools.cache
-def _lapack(name: str, char: str) -> Callable[..., Any]:
+def lapack(name: str, char: str) -> Callable[..., Any]:
     """A routine of LAPACK or BLAS for a dtype (functions of SciPy look it up and check their arguments every time)."""
     library = scipy.linalg.blas if name == "trmm" or name.startswith("syrk") else scipy.linalg.lapack
     return getattr(library, {"f": "s", "d": "d", "F": "c", "D": "z"}[char] + name)  # type: ignore[no-any-return]
@@ -83,15 +81,15 @@ def inverse(x: Array) -> Array:
     if x.ndim > 2:
         return np.asarray(np.linalg.inv(x))
     char = x.dtype.char
-    lu, pivots, info = _lapack("getrf", char)(x.T)  # of the transpose, which needs no copy
+    lu, pivots, info = lapack("getrf", char)(x.T)  # of the transpose, which needs no copy
     if info > 0:
         raise np.linalg.LinAlgError("Singular matrix")
-    return np.asarray(_lapack("getri", char)(lu, pivots, lwork=64 * len(x), overwrite_lu=1)[0].T)
+    return np.asarray(lapack("getri", char)(lu, pivots, lwork=64 * len(x), overwrite_lu=1)[0].T)
 
 
 def solve(a: Array, b: Array) -> Array:
     """The solution of ``a @ x = b`` for one matrix; a singular one is a LinAlgError."""
-    _, _, x, info = _lapack("gesv", a.dtype.char)(a, b)
+    _, _, x, info = lapack("gesv", a.dtype.char)(a, b)
     if info > 0:
         raise np.linalg.LinAlgError("Singular matrix")
     return np.asarray(x)
@@ -102,8 +100,8 @@ def qr(x: Array) -> tuple[Array, Array]:
     if min(x.shape) == 0 or max(x.shape) > _SMALL:
         return np.linalg.qr(x)
     rows, char = min(x.shape), x.dtype.char
-    work, tau, _, _ = _lapack("geqrf", char)(x, lwork=64 * x.shape[1])
-    Q = _lapack("ungqr" if x.dtype.kind == "c" else "orgqr", char)(work[:, :rows], tau, lwork=64 * rows)[0]
+    work, tau, _, _ = lapack("geqrf", char)(x, lwork=64 * x.shape[1])
+    Q = lapack("ungqr" if x.dtype.kind == "c" else "orgqr", char)(work[:, :rows], tau, lwork=64 * rows)[0]
     return Q, work[:rows] * _upper(rows, x.shape[1])
 
 
@@ -112,7 +110,7 @@ def triangular_factor(x: Array) -> Array:
     if x.ndim > 2:
         return np.asarray(np.linalg.qr(x, mode="r"))
     rows, n = x.shape
-    R = _lapack("geqrf", x.dtype.char)(x, lwork=64 * max(n, 1))[0][: min(rows, n)]
+    R = lapack("geqrf", x.dtype.char)(x, lwork=64 * max(n, 1))[0][: min(rows, n)]
     return R * _upper(len(R), n) if n <= _SMALL else np.triu(R)
 
 
@@ -126,36 +124,34 @@ def _upper(rows: int, n: int) -> Array:
 
 def extended_triangle(R: Array, W: Array) -> Array:
     """The triangular factor of [R; W] for an upper triangular R, at half the cost of any other; both are overwritten."""
-    n = R.shape[-1]
     if R.ndim > 2:
-        return _extended_triangles(R, W) if n <= _VECTOR else triangular_factor(np.concatenate([R, W], axis=-2))
-    return np.asarray(_lapack("tpqrt", R.dtype.char)(0, min(32, n), R, W, overwrite_a=1, overwrite_b=1)[0])
+        return triangular_factor(np.concatenate([R, W], axis=-2))
+    n = R.shape[1]
+    return np.asarray(lapack("tpqrt", R.dtype.char)(0, min(32, n), R, W, overwrite_a=1, overwrite_b=1)[0])
 
 
-def _extended_triangles(R: Array, W: Array) -> Array:
-    """The same of a batch of small ones, by reflections of all members at once: a call of LAPACK for each takes longer."""
-    shape, n = R.shape, R.shape[-1]
-    R, W = (np.ascontiguousarray(np.moveaxis(x.reshape(-1, n, n), 0, -1)) for x in (R, W))
-    for j in range(n):
+def extend_triangles(R: Array, W: Array) -> None:
+    """The same in place for many triangles R, shape (n, n, k), and whatever stands below them, shape (rows, n, k).
+
+    By reflections of all k at once: for a few states a call of LAPACK for each takes longer than its numbers do.
+    """
+    for j in range(len(R)):
         r, w = R[j, j], W[:, j].conj()
-        below = np.einsum("ik,ik->k", w, W[:, j]).real
         size = np.abs(r)
-        norm = np.sqrt(size * size + below)
-        first = -norm * np.where(size > 0, r / np.where(size > 0, size, 1), 1)
-        v = r - first
-        scale = norm * (norm + size)
+        norm = np.sqrt(size * size + np.einsum("ik,ik->k", w, W[:, j]).real)
+        first = -norm * (np.where(r < 0, -1.0, 1.0) if r.dtype.kind == "f" else np.exp(1j * np.angle(r)))
+        v, scale = r - first, norm * (norm + size)
         t = np.einsum("ik,ijk->jk", w, W[:, j + 1 :])
         t += v.conj() * R[j, j + 1 :]
         t /= np.where(scale > 0, scale, 1)
         R[j, j] = first
         R[j, j + 1 :] -= v * t
         W[:, j + 1 :] -= W[:, j, None] * t
-    return np.ascontiguousarray(np.moveaxis(R, -1, 0)).reshape(shape)
 
 
 def triangle_times(R: Array, x: Array) -> Array:
     """``R @ x`` for a square upper triangular R."""
-    return R @ x if R.ndim > 2 else np.asarray(_lapack("trmm", R.dtype.char)(1.0, R, x))
+    return R @ x if R.ndim > 2 else np.asarray(lapack("trmm", R.dtype.char)(1.0, R, x))
 
 
 def semidefinite_factor(x: Array) -> Array:
@@ -165,7 +161,7 @@ def semidefinite_factor(x: Array) -> Array:
     as many columns as the numerical rank (the largest in a batch).
     """
     batch = x.shape[:-2]
-    factor, tolerance = _lapack("pstrf", x.dtype.char), 4 * np.finfo(x.dtype).eps
+    factor, tolerance = lapack("pstrf", x.dtype.char), 4 * np.finfo(x.dtype).eps
     out, columns = np.zeros_like(x), 1
     for at in np.ndindex(*batch):
         U, order, rank, _ = factor(x[at], tol=tolerance)
@@ -188,7 +184,7 @@ def svd(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _small_svd(x: Array, vectors: int) -> tuple[Array, Array, Array]:
-    U, s, Vh, info = _lapack("gesdd", x.dtype.char)(x, compute_uv=vectors, full_matrices=0)
+    U, s, Vh, info = lapack("gesdd", x.dtype.char)(x, compute_uv=vectors, full_matrices=0)
     if info != 0:
         raise np.linalg.LinAlgError(f"singular values must converge, got info = {info}")
     return U, s, Vh
@@ -215,12 +211,12 @@ def graded_rows(x: Array, most: int) -> Array:
     if rows >= 64:  # pivoting is slow; a Cholesky factorisation tells half of the rank's digits at once
         gram = np.asarray(x @ x.conj().T)
         level = eps**0.875 * float(gram.diagonal().real.max())
-        if _lapack("pstrf", char)(gram, tol=level, overwrite_a=1)[2] > 0.75 * min(rows, most):
+        if lapack("pstrf", char)(gram, tol=level, overwrite_a=1)[2] > 0.75 * min(rows, most):
             return x
 
     def pivoted(x: Array) -> tuple[Array, Array, Array, Array]:
         """R cut to the numerical rank, the order of the columns, and Q in its compact form."""
-        qr, order, tau, _, _ = _lapack("geqp3", char)(x, lwork=2 * x.shape[1] + 64 * (x.shape[1] + 1))
+        qr, order, tau, _, _ = lapack("geqp3", char)(x, lwork=2 * x.shape[1] + 64 * (x.shape[1] + 1))
         R = np.triu(qr[: min(x.shape)])
         size = np.linalg.norm(R[::-1] / (abs(R[0, 0]) or 1.0), axis=1)
         rest = np.sqrt(np.cumsum(size**2))[::-1]
@@ -235,7 +231,7 @@ def graded_rows(x: Array, most: int) -> Array:
     # the rows of R fall, but slower than the singular values; those of a second triangle do not
     L, _, qr, tau = pivoted(kept.conj().T)
     name = "ungqr" if np.iscomplexobj(x) else "orgqr"
-    Q = _lapack(name, char)(qr[:, : len(L)], tau[: len(L)], lwork=64 * len(L))[0]
+    Q = lapack(name, char)(qr[:, : len(L)], tau[: len(L)], lwork=64 * len(L))[0]
     return np.asarray(triangular_factor(L.conj().T) @ Q.conj().T)
 
 

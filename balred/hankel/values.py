@@ -12,21 +12,25 @@ from balred.hankel.spectrum import Spectrum, hankel_matrix, spectrum
 from balred.registry.reading import per_layer
 from balred.solvers.closed_form import is_siso, siso_values
 from balred.solvers.gramians import check_precision, solved
+from balred.solvers.smith import smith_solved
 from balred.systems import arrays
 from balred.systems.arrays import (
     Array,
+    backend,
     backend_of,
     in_precision,
+    is_one,
     namespace,
     on_host,
     to_numpy,
 )
 from balred.systems.batches import check_budget, streamed, together
 from balred.systems.checks import check_representable
+from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, where_fastest, with_leaves
 from balred.systems.parts import separated
-from balred.systems.poles import entry_rounding
+from balred.systems.poles import UnstableError, entry_rounding
 
 
 def hsv(
@@ -92,6 +96,8 @@ def _hsv(system: System, solver: str | None, offset: float | None, precision: st
     be = backend_of(*system.leaves)
     if system.order == 0:  # a static gain
         return arrays.zeros(arrays.real(system.B), (*system.B.shape[:-2], 0))
+    if offset is None and solver is None and precision == "float64" and (quick := _of_one(system)) is not None:
+        return quick
     system = dataclasses.replace(system, D=None)  # no part in it, and a derivative rule may not close over it
 
     def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
@@ -124,6 +130,25 @@ def _hsv(system: System, solver: str | None, offset: float | None, precision: st
             return tuple(be.from_numpy(x, like=system.B) if host else cast_like(x, system) for x in grads)
 
     return be.differentiable(value, vjp, *system.leaves)
+
+
+def _of_one(system: System) -> Array | None:
+    """The values of one dense system of NumPy in double precision: all that is below, in the few calls that it needs.
+
+    None of another system, or of one that may have poles to be set aside.
+    """
+    if not (isinstance(system, DenseSystem) and all(is_one(x) and x.dtype == np.float64 for x in system.leaves)):
+        return None
+    be = backend("numpy")
+    with be.double_scope():
+        try:
+            found = smith_solved(system)
+        except (UnstableError, ArithmeticError):
+            return None
+        with be.few_threads(system.order):
+            s = be.svdvals(hankel_matrix(found.Zp, found.Zq))
+    check_representable("Hankel singular values", s)
+    return _padded(s, system.order)
 
 
 def _values(system: System, solver: str | None) -> Array:

@@ -12,10 +12,10 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any, TypeVar, overload
 
 from balred.selection.moments import Moments, Selection
+from balred.systems.arrays import entry_points
 from balred.systems.leaves import System
 
 Rebuild = Callable[[Any], Any]

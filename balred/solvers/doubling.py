@@ -22,6 +22,8 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
 
 MAX_DOUBLINGS = 60
+_FEW = 16
+"""Up to so many states a batch is computed by operations on all its members at once."""
 _ROOTS = 1.0, 2**0.5, 3**0.5, 5**0.5
 
 
@@ -78,20 +80,23 @@ def iterated(system: DenseSystem) -> Run:
 
 def _iterated(system: DenseSystem) -> Run:
     """The same without pieces."""
-    xp, be = namespace(*system.leaves), backend_of(*system.leaves)
     A, B, C = system.leaves
-    nearest: Array = xp.asarray(1.0)
+    xp, be = namespace(A, B, C), backend_of(A, B, C)
+    nearest: Array = 1.0 if is_one(A) else xp.asarray(1.0)
     if not system.discrete:
         try:
             A, B, C, nearest = _cayley(A, B, C)
         except (np.linalg.LinAlgError, RuntimeError):  # a pole equals the shift, hence it is unstable
             check_stable(system)
             raise
-    dtype = xp.result_type(A, B, C)
+    dtype = A.dtype if A.dtype == B.dtype == C.dtype else xp.result_type(A, B, C)
     # the factors lie on their sides, P = Fp^H Fp, so that what a QR factorisation leaves is the next factor
     M, Fp, Fq = (x if x.dtype == dtype else xp.astype(x, dtype) for x in (A, ct(B), C))
-    Fp, Fq, growth, count = (_one if is_one(M) else _several)(be, M, Fp, Fq)
+    loop = _one if is_one(M) else _many if isinstance(M, np.ndarray) and M.shape[-1] <= _FEW else _several
+    Fp, Fq, growth, count = loop(be, M, Fp, Fq)
     Zp, Zq = ct(Fp), ct(Fq)
+    if is_one(M):
+        return Run(Zp, Zq, growth, _of_one(*system.leaves, Zp, Zq, system.discrete), count, nearest)
     rest = residual(*(be.stop_gradient(x) for x in (*system.leaves, Zp, Zq)), discrete=system.discrete)
     return Run(Zp, Zq, growth, rest, count, nearest)
 
@@ -100,22 +105,74 @@ def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, flo
     """Both factors of one matrix of NumPy, the growth of its powers and the doublings."""
     n, eps, most = len(M), arrays.eps(M), limit(M)
     Fp, Fq = (be.triangular_factor(F) if len(F) >= n else F for F in (Fp, Fq))
+    tpqrt, trmm, lange = (be.lapack(name, M.dtype.char) for name in ("tpqrt", "trmm", "lange"))
+    block = min(32, n)
     p, q, size = size_of(Fp), size_of(Fq), size_of(M)
     growth, count = size, 0
     while True:
         if count and not size < most:
             M, size = np.zeros_like(M), 0.0
-        Wp, Wq = _times(be, Fp, ct(M)), _times(be, Fq, M)
-        wp, wq, reach = size_of(Wp), size_of(Wq), min(size, 1.0)
+        square = len(Fp) == n, len(Fq) == n  # upper triangles then
+        Wp = trmm(1.0, Fp, ct(M)) if square[0] else Fp @ ct(M)
+        Wq = trmm(1.0, Fq, M) if square[1] else Fq @ M
+        wp, wq, reach = lange("F", Wp), lange("F", Wq), min(size, 1.0)
         done = (reach * wp <= eps * p and reach * wq <= eps * q) or count == MAX_DOUBLINGS
         # W is appended in any case, and what would follow it is less than |M||W|
-        Fp, Fq = _joined(be, Fp, Wp, True), _joined(be, Fq, Wq, True)
+        Fp = tpqrt(0, block, Fp, Wp, overwrite_a=1, overwrite_b=1)[0] if square[0] else _joined(be, Fp, Wp, True)
+        Fq = tpqrt(0, block, Fq, Wq, overwrite_a=1, overwrite_b=1)[0] if square[1] else _joined(be, Fq, Wq, True)
         if done:
             return Fp, Fq, growth, count
         p, q = math.hypot(p, wp), math.hypot(q, wq)
         M = M @ M
         size = size_of(M)
         growth, count = max(growth, size), count + 1
+
+
+def _many(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, Array, int]:
+    """The same for a batch of small matrices of NumPy, by operations on all of them at once; one that is done leaves.
+
+    The batch is the last axis here, where a processor takes several numbers at a time; both factors are one array.
+    """
+    batch, n = M.shape[:-2], M.shape[-1]
+    M, Fp, Fq = (np.moveaxis(x.reshape(-1, *x.shape[-2:]), 0, -1) for x in (M, Fp, Fq))
+    k, rows, eps, most = M.shape[-1], max(len(Fp), len(Fq)), arrays.eps(arrays.real(M)), limit(M)
+    W = np.zeros((rows, n, 2 * k), M.dtype)
+    W[: len(Fp), :, :k], W[: len(Fq), :, k:] = Fp, Fq
+    R = np.zeros((n, n, 2 * k), M.dtype)
+    be.extend_triangles(R, W)
+    M = np.ascontiguousarray(M)
+    left, count = np.arange(k), 0
+    found, growth = np.empty((n, n, 2 * k), M.dtype), np.empty(k)
+
+    def sizes(X: Array) -> Array:
+        return np.sqrt(np.einsum("ijk,ijk->k", X.conj(), X).real)
+
+    size, weight = sizes(M), sizes(R)
+    growth[:] = size
+    while True:
+        if count and not (size < most).all():  # what grows too large stops growing, whatever else goes on
+            M, size = np.where(size < most, M, 0), np.where(size < most, size, 0.0)
+        W = np.einsum("ijk,jlk->ilk", R, np.concatenate([M.swapaxes(0, 1).conj(), M], axis=-1))
+        more = sizes(W)
+        small = np.tile(np.minimum(size, 1.0), 2) * more <= eps * weight
+        be.extend_triangles(R, W)
+        done = small[: len(left)] & small[len(left) :]
+        if done.all() or count == MAX_DOUBLINGS:
+            at = np.concatenate([left, left + k])
+            found[:, :, at] = R
+            break
+        weight = np.hypot(weight, more)
+        if 4 * done.sum() >= len(done):
+            both = np.tile(done, 2)
+            found[:, :, np.concatenate([left[done], left[done] + k])] = R[:, :, both]
+            left, M, R, weight = left[~done], M[:, :, ~done], R[:, :, ~both], weight[~both]
+        M = np.einsum("ijk,jlk->ilk", M, M)
+        size = sizes(M)
+        growth[left], count = np.maximum(growth[left], size), count + 1
+    Fp, Fq = (
+        np.ascontiguousarray(np.moveaxis(x, -1, 0)).reshape(*batch, n, n) for x in (found[..., :k], found[..., k:])
+    )
+    return Fp, Fq, growth.reshape(batch), count
 
 
 def _several(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, Array, Any]:

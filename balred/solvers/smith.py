@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from balred.solvers.doubling import MAX_DOUBLINGS, Run, iterated, limit
 from balred.solvers.rebalanced import continuous_image, rebalanced
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, ct, fro, is_concrete, namespace, to_numpy
+from balred.systems.arrays import Array, backend_of, ct, fro, is_concrete, is_one, namespace, size_of, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
 from balred.systems.units import Coordinates, evened, in_units, moderate, whole_units
@@ -68,9 +68,9 @@ def smith_solved(system: DenseSystem) -> Solved:
 
 def _solved(system: DenseSystem, d: Array | None) -> Solved:
     """The same for a system in even units d."""
-    be, xp = backend_of(*system.leaves), namespace(*system.leaves)
-    run = iterated(system)
-    if not is_concrete(*system.leaves):
+    run, one = iterated(system), is_one(system.A)
+    if not one and not is_concrete(*system.leaves):
+        xp = namespace(*system.leaves)
         # nobody can look at the poles: one that rounding may have moved off the boundary makes no numbers either
         singular = run.nearest**2 < 10 * system.order**0.5 * arrays.eps(arrays.real(run.Zp))
         unknown = (run.count > _LONGEST) | ((run.count > _LONG) & singular)
@@ -81,7 +81,7 @@ def _solved(system: DenseSystem, d: Array | None) -> Solved:
         other = iterated(image)
         run = other if other.count < run.count else run  # each doubling leaves half of what is known of slow poles
     found = Solved(system, run.Zp, run.Zq, Coordinates(None))
-    doubt = be.to_numpy(_doubt(run))
+    doubt = _doubt(run) if one else backend_of(run.Zp).to_numpy(_doubt(run))
     if (doubt <= _accuracy(system, 0.6)).all():
         return found
     if doubt.ndim:
@@ -187,14 +187,16 @@ def _doubt(run: Run, given: Array | None = None) -> Array:
 
     A first that is only rounding of the data counts as that: `given` is the size of the factors in the coordinates given.
     """
-    xp, eps = namespace(run.Zp), arrays.eps(arrays.real(run.Zp))
-    reach, product = _reach(run), fro(ct(run.Zq) @ run.Zp)
-    product = product if given is None else xp.maximum(product, eps * given)
-    if isinstance(run.Zp, np.ndarray) and run.Zp.ndim == 2:
+    eps = arrays.eps(arrays.real(run.Zp))
+    if is_one(run.Zp):
         if not run.growth < limit(run.Zp):
             return np.float64(np.inf)
-        fold = reach / product if product > 0 else 1.0
+        product = max(size_of(ct(run.Zq) @ run.Zp), 0.0 if given is None else eps * float(given))
+        fold = size_of(run.Zp) * size_of(run.Zq) / product if product > 0 else 1.0
         return np.maximum(eps * run.growth**2 * len(run.Zp) ** -0.5 * fold, run.residual)
+    xp = namespace(run.Zp)
+    reach, product = _reach(run), fro(ct(run.Zq) @ run.Zp)
+    product = product if given is None else xp.maximum(product, eps * given)
     fold = xp.where(product > 0, reach / xp.where(product > 0, product, xp.ones_like(product)), xp.ones_like(product))
     doubt = xp.maximum(eps * run.growth**2 * int(run.Zp.shape[-2]) ** -0.5 * fold, run.residual)
     return xp.where(run.growth < limit(run.Zp), doubt, xp.inf)
@@ -202,7 +204,7 @@ def _doubt(run: Run, given: Array | None = None) -> Array:
 
 def _check_run(system: DenseSystem, run: Run) -> None:
     """Raise where the iteration did not converge because of the poles."""
-    growth = backend_of(run.Zp).to_numpy(run.growth)
+    growth = np.asarray(run.growth) if is_one(run.Zp) else backend_of(run.Zp).to_numpy(run.growth)
     slow = int(run.count) > _SUSPECT_DOUBLINGS or not float(run.nearest) > _SUSPECT_SHIFT
     if slow or not (growth < limit(run.Zp)).all():
         check_stable(system)  # names the pole

@@ -15,14 +15,12 @@ import importlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import array_api_compat
-import array_api_compat.numpy
 import numpy as np
 
 Array: TypeAlias = Any
@@ -51,6 +49,13 @@ def backend(name: str) -> Backend:
     raise ValueError(f"backend must be one of {', '.join(sorted(_BACKENDS))} or an installed entry point, got {name!r}")
 
 
+def entry_points(group: str) -> Iterable[Any]:
+    """What installed packages offer under a name; asked for late, because to look takes longer than a small system does."""
+    from importlib import metadata
+
+    return metadata.entry_points(group=group)
+
+
 def backend_of(*arrays: Array) -> Backend:
     """Return the backend of the array library that `arrays` come from (they must all come from one)."""
     if arrays and all(type(a) is np.ndarray for a in arrays):
@@ -68,10 +73,33 @@ def backend_of(*arrays: Array) -> Backend:
     return backend(name)
 
 
+class _NumPy:
+    """NumPy from its second version on as the array API standard has it: what it spells otherwise is here.
+
+    The module of array_api_compat would load all that NumPy has, tests and a Fortran compiler's front end included.
+    """
+
+    @staticmethod
+    def astype(x: Array, dtype: Any, *, copy: bool = True) -> Array:
+        return x.astype(dtype, copy=copy)
+
+    @staticmethod
+    def sort(x: Array, *, axis: int = -1, descending: bool = False) -> Array:
+        return np.flip(np.sort(x, axis=axis), axis) if descending else np.sort(x, axis=axis)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(np, name)
+        setattr(self, name, value)
+        return value
+
+
+_NUMPY: Any = _NumPy() if hasattr(np, "matrix_transpose") else importlib.import_module("array_api_compat.numpy")
+
+
 def namespace(*arrays: Array) -> Any:
     """Return the array API namespace of `arrays` (asked 70 times in a small reduction: NumPy's is found at once)."""
-    if arrays and all(type(a) is np.ndarray for a in arrays):
-        return array_api_compat.numpy
+    if arrays and all(isinstance(a, (np.ndarray, np.generic)) for a in arrays):
+        return _NUMPY
     return array_api_compat.array_namespace(*arrays)
 
 
