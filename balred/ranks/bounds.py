@@ -18,7 +18,7 @@ def numerical_rank(hsv: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     The threshold is SLICOT's (TOL2 of AB09AD).
     """
     s = np.asarray(hsv)
-    return np.asarray(np.sum(s > s.shape[-1] * np.finfo(s.dtype).eps * s[..., :1], axis=-1))
+    return np.asarray((s > s.shape[-1] * np.finfo(s.dtype).eps * s[..., :1]).sum(axis=-1))
 
 
 def a_priori_bound(hsv: FloatArray, order: int) -> FloatArray:

@@ -74,11 +74,12 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
     if rank == system.states and isinstance(system, DiagonalSystem):
         return Reduction(system, np.full(batch, stable.order), np.zeros(batch))  # already diagonal, nothing to cut
     unit = stable.order // stable.states
-    if state.cap == 0:
+    cap = state.cap
+    if cap == 0:
         raise ValueError(
             "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
         )
-    order = min((rank - fixed) * unit, state.cap)
+    order = min((rank - fixed) * unit, cap)
     with in_precision(settings.precision, *stable.leaves) as leaves:
         precise = with_leaves(stable, leaves)
         small: System
@@ -103,9 +104,12 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
         narrow = with_leaves(joined, tuple(_cast(x, like=system.B) for x in joined.leaves))
     else:  # analysed on the host
         narrow = arrays.mapped(joined, lambda x: be.from_numpy(x, like=system.B))
-    bounds = {int(k): method.bound(state, int(k)) for k in np.unique(orders)}
-    bound = np.select([orders == k for k in bounds], list(bounds.values()))
-    capped = int(orders.min()) == state.cap
+    if batch:
+        bounds = {int(k): method.bound(state, int(k)) for k in np.unique(orders)}
+        bound = np.select([orders == k for k in bounds], list(bounds.values()))
+    else:
+        bound = method.bound(state, int(orders))
+    capped = int(orders.min()) == cap
     change = None if kept is not None or change is None else change.within(solved.units)
     return Reduction(narrow, orders, np.asarray(bound), change, capped, note)
 

@@ -7,6 +7,7 @@ from balred.systems.arrays import (
     Array,
     backend_of,
     is_complex,
+    is_one,
     namespace,
     on_host,
     to_numpy,
@@ -45,6 +46,8 @@ def cast_like(x: Array, system: System) -> Array:
 def where_fastest(system: System) -> System:
     """`system` as a constant, on the device or on the host."""
     be = backend_of(*system.leaves)
+    if is_one(system.B):
+        return system  # a constant of NumPy already
     # in main memory, and where every new shape would be compiled (JAX), NumPy answers fastest
     stay = be.DYNAMIC_SHAPES and not on_host(*system.leaves)
     constant: System = arrays.mapped(system, be.stop_gradient if stay else to_numpy)
