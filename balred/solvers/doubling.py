@@ -22,7 +22,7 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import check_stable
 
 MAX_DOUBLINGS = 60
-_FEW = 16
+_FEW = 8
 """Up to so many states a batch is computed by operations on all its members at once."""
 _ROOTS = 1.0, 2**0.5, 3**0.5, 5**0.5
 

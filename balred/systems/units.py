@@ -100,14 +100,30 @@ def even_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
         return np.ones(n)
     W = np.abs(A)
     edges = W != 0
+    if edges.all():
+        return _of_one_group(A, B, C)
     W = W * _inverse_size(W)
-    groups = np.zeros(n, np.int64) if edges.all() else _groups(edges)
-    apart = groups[:, None] != groups
+    groups = _groups(edges)
     # what leads one way only would be made as small as rounding
-    within = np.where(apart, 0.0, W)
+    within = np.where(groups[:, None] != groups, 0.0, W)
     d = np.ones(n) if _alike(within) else balanced(within)
     b, c = (np.linalg.norm(x * _inverse_size(x), axis=axis) for x, axis in ((B, 1), (C, 0)))
     return np.asarray(d * _between(W * d / d[:, None], b / d, c * d, groups, by_rate=True))
+
+
+def _of_one_group(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
+    """The same of states each of which drives every other, for one system or a batch, shape (..., n)."""
+
+    def relative(x: Matrix) -> Matrix:
+        x = np.abs(x)
+        return np.asarray(x * np.ldexp(1.0, -np.frexp(x.max(axis=(-2, -1), keepdims=True, initial=0.0))[1]))
+
+    W = relative(A)
+    d = np.reshape([balanced(one) for one in W.reshape(-1, *W.shape[-2:])], W.shape[:-1])
+    b, c = (np.linalg.norm(x, axis=(-2, -1)) for x in (relative(B) / d[..., None], relative(C) * d[..., None, :]))
+    size = c / np.where(b > 0, b, 1.0)
+    uniform = 2.0 ** -np.round(np.log2(np.where(size > 0, size, 1.0)) / 2)
+    return np.asarray(d * uniform[..., None])
 
 
 def already_even(A: Matrix) -> NDArray[np.bool_]:
@@ -271,7 +287,10 @@ def evened(system: DenseSystem) -> tuple[DenseSystem, Array | None]:
         if even.all():
             return system, None
         units = np.ones(host[0].shape[:-1])
-        for i in np.argwhere(~even):
+        whole = ~even & (host[0] != 0).all(axis=(-2, -1))
+        if whole.any():
+            units[whole] = _of_one_group(*(x[whole] for x in host))
+        for i in np.argwhere(~(even | whole)):
             units[tuple(i)] = even_units(*(x[tuple(i)] for x in host))
         if (units == 1).all():
             return system, None
