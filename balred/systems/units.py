@@ -7,7 +7,6 @@ decides first, by LAPACK's balancing; inputs and outputs decide between states t
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -100,10 +99,8 @@ def even_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
         return np.ones(n)
     W = np.abs(A)
     edges = W != 0
-    if edges.all():
-        return _of_one_group(A, B, C)
     W = W * _inverse_size(W)
-    groups = _groups(edges)
+    groups = np.zeros(n, np.int64) if edges.all() else _groups(edges)
     # what leads one way only would be made as small as rounding
     within = np.where(groups[:, None] != groups, 0.0, W)
     d = np.ones(n) if _alike(within) else balanced(within)
@@ -112,15 +109,11 @@ def even_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
 
 
 def _of_one_group(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
-    """The same of states each of which drives every other, for one system or a batch, shape (..., n)."""
-
-    def relative(x: Matrix) -> Matrix:
-        x = np.abs(x)
-        return np.asarray(x * np.ldexp(1.0, -np.frexp(x.max(axis=(-2, -1), keepdims=True, initial=0.0))[1]))
-
-    W = relative(A)
+    """The same of a batch whose states all drive each other, and are not even, shape (..., n)."""
+    W, b, c = (np.abs(x) for x in (A, B, C))
+    W, b, c = (x * np.ldexp(1.0, -np.frexp(x.max(axis=(-2, -1), keepdims=True, initial=0.0))[1]) for x in (W, b, c))
     d = np.reshape([balanced(one) for one in W.reshape(-1, *W.shape[-2:])], W.shape[:-1])
-    b, c = (np.linalg.norm(x, axis=(-2, -1)) for x in (relative(B) / d[..., None], relative(C) * d[..., None, :]))
+    b, c = (np.linalg.norm(x, axis=(-2, -1)) for x in (b / d[..., None], c * d[..., None, :]))
     size = c / np.where(b > 0, b, 1.0)
     uniform = 2.0 ** -np.round(np.log2(np.where(size > 0, size, 1.0)) / 2)
     return np.asarray(d * uniform[..., None])
@@ -133,8 +126,7 @@ def already_even(A: Matrix) -> NDArray[np.bool_]:
     """
     if is_one(A) and 1e-12 < (size := size_of(A)) < 1e12:  # the same in fewer calls
         S = np.square(A if A.dtype.kind == "f" else np.abs(A))
-        one = _ones(len(A))
-        rows, columns, own = S.dot(one), one.dot(S), 15 * S.diagonal()
+        rows, columns, own = S.sum(1), S.sum(0), 15 * S.diagonal()
         return np.asarray(
             S.min() > 1e-30 * size * size and bool(((rows + own <= 16 * columns) & (columns + own <= 16 * rows)).all())
         )
@@ -148,13 +140,6 @@ def already_even(A: Matrix) -> NDArray[np.bool_]:
     own = 15 * W.diagonal(axis1=-2, axis2=-1)
     alike = (rows + own <= 16 * columns) & (columns + own <= 16 * rows)
     return np.asarray((W != 0).all(axis=(-2, -1)) & alike.all(axis=-1))
-
-
-@functools.lru_cache(maxsize=64)
-def _ones(n: int) -> NDArray[np.float64]:
-    one = np.ones(n)
-    one.flags.writeable = False
-    return one
 
 
 def whole_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
@@ -304,10 +289,6 @@ def _change(A: Matrix, discrete: bool) -> Matrix:
     """What a step of time changes of the states, where that is little; of other systems A itself."""
     if not discrete:
         return A
-    if is_one(A):
-        change = A.copy()
-        change.flat[:: len(A) + 1] -= 1
-        return change if size_of(change) < 1 else A
     change = A - np.eye(A.shape[-1], dtype=A.dtype)
     small = np.linalg.norm(change, axis=(-2, -1)) < 1
     return np.asarray(np.where(small[..., None, None], change, A))
