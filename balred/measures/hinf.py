@@ -130,7 +130,7 @@ def _norms(G: Matrix) -> Matrix:
     if min(G.shape[1:]) == 1:
         return np.asarray(size)
     if min(G.shape[1:]) > 2 or not np.all((size > 1e-70) & (size < 1e70)):
-        return np.linalg.norm(G, 2, axis=(-2, -1))
+        return np.asarray(np.linalg.norm(G, 2, axis=(-2, -1)))
     # of two rows or columns in closed form: what squares lose is small beside the largest
     X = G if G.shape[1] == 2 else G.swapaxes(-2, -1)
     a, b = np.sum(np.abs(X) ** 2, axis=-1).T
