@@ -344,7 +344,7 @@ def _of_one(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, discrete: bool) 
         square, right = size_of(Z), size_of(F)
         scale = weight * square * square + right * right
         found.append(size_of(rest + F.dot(ct(F).dot(x))) / (scale * len(A) ** 0.5 or 1.0))
-    return float(np.maximum(*found))
+    return float(np.maximum(found[0], found[1]))
 
 
 def vectors(A: Array, count: int) -> Array:
