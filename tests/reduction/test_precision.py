@@ -127,6 +127,14 @@ def test_no_float64_arises_in_numpy(kind, monkeypatch):
             return original(x, *args, **kwargs)
 
         monkeypatch.setattr(library, name, spy)
+    host = balred.systems.arrays.backend("numpy")
+    routine = host.lapack
+
+    def looked_up(name, char):
+        seen.add(np.dtype(char))
+        return routine(name, char)
+
+    monkeypatch.setattr(host, "lapack", looked_up)
     # NumPy's computes in float64 whatever it is given
     monkeypatch.setattr(np.linalg, "svd", None)
     g = Library(Backend.NUMPY, "float64").system(
