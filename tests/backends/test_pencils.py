@@ -86,6 +86,7 @@ SYSTEMS = {
 }
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("heavy", [0, np.inf], ids=["fronts", "columns"])
 @pytest.mark.parametrize("complex_columns", [False, True])
 @pytest.mark.parametrize("p", [0.0, -0.37, -0.37 + 1.1j])

@@ -75,6 +75,7 @@ def test_the_table_pairs_seeds(study: Path) -> None:
     assert rows["full"][4:6] == ("1.00 ± 0.00", "-")
 
 
+@pytest.mark.full
 def test_a_study(study: Path) -> None:
     result = invoke(str(study))
     assert result.exit_code == 0, result.output

@@ -208,6 +208,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder / "out", invoke(str(path), "--out", str(folder / "out"), "--seeds", "2")
 
 
+@pytest.mark.full
 @needs_torch
 class TestStudy:
     def test_every_row_says_how_it_came_about(self, study: tuple[Path, Any]) -> None:

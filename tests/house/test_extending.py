@@ -28,7 +28,7 @@ def blocks(title: str, kind: str) -> list[str]:
     return [text for found, text in BLOCK.findall(SECTIONS[title]) if found == kind]
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("package", EXAMPLES)
 def test_an_example_runs_and_prints_what_the_guide_says(package: str) -> None:
     pytest.importorskip(package)
@@ -114,6 +114,7 @@ def test_an_installed_distribution_brings_the_adapter_of_its_layers(installed: P
     assert out.splitlines() == ["[]", "mylayers Modes (3, 2) (6, 2) ['adapter']", "True"]
 
 
+@pytest.mark.full
 def test_an_installed_distribution_brings_a_solver(installed: Path) -> None:
     pytest.importorskip("scipy")
     out = fresh(USE.replace("{WANTED}", "layer, 3, solver='mysolver'"), installed)

@@ -82,6 +82,7 @@ def test_what_the_wheel_says_of_itself(built: dict[str, Path]) -> None:
     assert f"\nVersion: {version}\n" in metadata
 
 
+@pytest.mark.full
 def test_the_wheel_made_from_the_sdist_is_the_same(built: dict[str, Path]) -> None:
     assert contents(built["from_sdist"]) == contents(built["wheel"])
 

@@ -12,6 +12,7 @@ from layers import HEADER, LAYERS, PAGE, ROUNDING, Layer, batched, exact, lru
 PINS = Path(__file__).parents[2] / "constraints.txt"
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_a_layer_is_written_back(layer: Layer) -> None:
     errors = layer.measure()

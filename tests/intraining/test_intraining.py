@@ -274,6 +274,7 @@ class Thread:
         return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [2, 5])
 @pytest.mark.parametrize("rule", [RULE, balred.Budget(states=30)], ids=["rule", "budget"])
 def test_processes_that_share_the_analysis_decide_as_one(rule: Any, size: int) -> None:

@@ -96,6 +96,7 @@ def test_a_cut_is_that_of_reduce_nearer_than_on_noise_and_told() -> None:
     assert "forward" not in vars(model.first)
 
 
+@pytest.mark.full
 def test_a_resumed_training_ends_in_the_same_weights() -> None:
     steps = {"window": (0, 20), "attempts": 2, "rule": balred.Relative(1e-2), "calibration": lambda: [data(7), data(8)]}
     model, optimizer, reducer = made(**steps)
@@ -139,6 +140,7 @@ def test_a_budget_is_shared_out_in_units_of_the_output() -> None:
     assert model.first.states + model.second.states == 12
 
 
+@pytest.mark.full
 def test_so_many_sequences_as_are_asked_for_are_looked_at() -> None:
     many = torch.cat([data(7), data(8), data(9)])
     for given, used in (

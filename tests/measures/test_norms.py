@@ -78,6 +78,7 @@ def test_hinf_is_never_below_a_grid(seed, n, m, p, row):
     assert peak >= gains(g, frequencies(g, 300)).max() * (1 - 1e-9)
 
 
+@pytest.mark.alike
 @each_single
 def test_hinf_is_attained(case):
     """The frequency returned has the gain returned, so the norm is not above the supremum either."""

@@ -62,6 +62,7 @@ def violation(g, small):
     return worst
 
 
+@pytest.mark.alike
 @each_h2
 @each_single
 @pytest.mark.parametrize("k", [1, 2, 3])

@@ -6,7 +6,7 @@ Of a test that is marked ``alike``, whose values all go the same way through the
 from test to test, so that together they meet in most pairs.
 
 What is written for every array library goes the same way in all of them, and JAX takes seconds to compile for it what others
-do at once: so the quick run takes JAX once from a file.
+do at once: so the quick run takes JAX once from a folder.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def repeated(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
         others = [item for item in several if not _compiled(item)]
         chosen = set(taken(others or several))
         alike = several[0].get_closest_marker("alike")
-        if others and len(others) < len(several) and not alike and several[0].path not in shown:
-            shown.add(several[0].path)
+        if others and len(others) < len(several) and not alike and several[0].path.parent not in shown:
+            shown.add(several[0].path.parent)
             chosen.add(
                 min((item for item in several if _compiled(item)), key=lambda item: zlib.crc32(item.nodeid.encode()))
             )

@@ -120,6 +120,7 @@ def test_what_is_only_of_stable_systems_is_refused(name, seed):
             function(g)
 
 
+@pytest.mark.alike
 @each_mode
 @given(seed=seeds)
 def test_one_more_state_than_the_boundary_needs(name, seed):
@@ -218,6 +219,7 @@ def test_a_batch_with_such_a_member_is_refused(name):
         balred.reduce(batch, 2)
 
 
+@pytest.mark.alike
 @each_mode
 @given(seed=seeds)
 def test_traced_ones_are_no_numbers(name, seed):

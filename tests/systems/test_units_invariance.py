@@ -131,6 +131,7 @@ def test_values_and_gramians_of_every_solver(solver, case, u, seed):
         assert_allclose(other * scale, one, rtol=0, atol=1e-9 * np.abs(one).max())
 
 
+@pytest.mark.alike
 @each_single
 @given(u=units(), seed=seeds)
 def test_all_norms_and_where_the_peak_is(case, u, seed):
@@ -219,6 +220,7 @@ def test_what_every_method_makes(method, case, u, seed):
     assert other.rank(energy) == one.rank(energy) or abs(float(one.energy(one.rank(energy))) - 0.9) < 1e-6
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("backend", [Backend.TORCH, Backend.JAX], ids=lambda b: b.value)
 @pytest.mark.parametrize("method", ["truncate", "singular_perturbation"])
 @given(data=st.data(), seed=seeds)

@@ -418,6 +418,7 @@ def test_layers_in_a_list_are_told_apart() -> None:
     assert shapes(opt_state) == shapes(optimizer.init(params(small)))
 
 
+@pytest.mark.full
 def test_counts_and_schedules_go_on() -> None:
     _, _, opt_state, *_ = cut(OPTIMIZERS["schedule"], steps=3)
     counts = [int(x) for x in leaves(opt_state) if x.dtype.kind == "i"]
@@ -526,6 +527,7 @@ def test_carried_first_moments_are_the_gradients_of_the_cut_layer(name: str) -> 
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max(), err_msg=k)
 
 
+@pytest.mark.full
 def test_training_retraces_once_per_cut_and_learns_on() -> None:
     traces: list[list[int]] = []
     optimizer = optax.adamw(3e-2)

@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 each_framework = pytest.mark.parametrize("make", FRAMEWORKS.values(), ids=FRAMEWORKS)
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @each_framework
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_check_adapter(make: Callable[..., Any], variant: dict[str, Any]) -> None:

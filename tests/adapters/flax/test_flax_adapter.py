@@ -34,7 +34,7 @@ KINDS: dict[str, Callable[[], Any]] = {
 U = np.random.default_rng(0).standard_normal((40, 3))
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("kind", [k for k in KINDS if "both" not in k])
 def test_check_adapter(kind: str) -> None:
     check_adapter(KINDS[kind](), apply)
@@ -108,7 +108,7 @@ class Stack(nn.Module):
         return u
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_tree_of_a_model_goes_into_the_smaller_model(frozen: bool) -> None:
     variables = Stack(8).init(jax.random.key(0), jnp.zeros((4, 3)))

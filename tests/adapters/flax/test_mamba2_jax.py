@@ -143,6 +143,7 @@ def test_many_outputs_are_sketched() -> None:
     np.testing.assert_allclose(small(x)[0], want, rtol=0, atol=1e-6 * np.abs(want).max())
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("data", ["text", 3, []])
 def test_calibration_that_is_none(data: Any) -> None:
     with pytest.raises(ValueError, match="calibration must"):

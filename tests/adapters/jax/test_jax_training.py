@@ -218,6 +218,7 @@ def equinox_reducer(**kw: Any) -> Any:
     return equinox.InTrainingReducer(**{"rule": RULE, "window": (0, 1), "attempts": 1, **kw})
 
 
+@pytest.mark.full
 def test_other_averages_are_refused() -> None:
     params, reducer = initial(), equinox_reducer()
     state = reducer.init(params)
@@ -267,7 +268,7 @@ def test_a_guard_takes_everything_back(kind: str) -> None:
 # ------------------------------------------------------------------------------------------------ resuming
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "at"), [("equinox", 2), ("equinox", 8), *((kind, 4) for kind in TRAINERS)])
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(kind: str, at: int, tmp_path: Any) -> None:
     def made() -> Any:

@@ -71,7 +71,7 @@ def train(steps: range, parts: int, made: tuple[Any, ...]) -> list[float]:
     return losses
 
 
-@pytest.mark.alike
+@pytest.mark.full
 @pytest.mark.parametrize("parts", [1, 3])
 def test_a_prepared_loop_is_the_plain_loop(parts: int) -> None:
     """`parts` batches are accumulated to a step."""

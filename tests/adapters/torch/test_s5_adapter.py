@@ -118,6 +118,7 @@ def test_a_bilinear_layer_is_written_back_as_such() -> None:
     assert balred.reduce(full, 3).discretize is full.discretize
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("moments", ["reset", "carry"])
 @BOTH
 def test_in_training(bidir: bool, moments: str) -> None:
