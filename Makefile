@@ -50,6 +50,7 @@ bench: env
 	$(BIN)/python benchmarks/right.py
 	$(BIN)/python benchmarks/large.py
 	$(BIN)/python benchmarks/small.py
+	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/channels.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/overhead.py

@@ -39,6 +39,8 @@ TIMED_ALONE = ("smnist", "sfashion", "scifar", "digits", "listops", "text")
 """Their other runs shared the machine with all sorts of work; they are timed in studies of their own, NAME-speed."""
 MORE = ("squeezed", "published")
 """Studies of their own that belong beside another's runs."""
+BASES = {"noise": "#999999", "inputs": "#7a9cc6", "data": "#c4552d"}
+"""What a cut is balanced on, and its colour."""
 SHARES = (0.0125, 0.05, 0.1, 0.2, 0.5, 1.0)
 Row = dict[str, Any]
 
@@ -332,3 +334,29 @@ def _against_time(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, st
                 label=label,
             )
     ax.set(xlabel="wall time, % of the full training's", ylabel="test accuracy, %", xlim=(0, None))
+
+
+def on_data(out: Path) -> None:
+    """Loss against states, a panel for each model; every seed is a thin line, their mean a thick one."""
+    from matplotlib.figure import Figure
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    for training in json.loads((ROOT / "results" / "calibration.json").read_text())["trainings"]:
+        found.setdefault(training["model"], []).append(training)
+    figure = Figure(figsize=(4.2 * len(found), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    for ax, (name, trainings) in zip(axes, found.items(), strict=True):
+        ranks = [c["rank"] for c in trainings[0]["cuts"]]
+        full = np.mean([x["full"]["loss"] for x in trainings])
+        ax.axhline(full, color="0.5", lw=1, ls="--", label=f"full: {trainings[0]['states'][0]} states")
+        for basis, colour in BASES.items():
+            losses = np.array([[c[basis]["loss"] for c in x["cuts"]] for x in trainings])
+            ax.plot(ranks, losses.T, color=colour, lw=0.6, alpha=0.5)
+            ax.plot(ranks, losses.mean(0), "o-", color=colour, ms=4, lw=1.6, label=f"balanced on {basis}")
+        ax.set(title=TITLES[name], xscale="log", yscale="log", xlabel="states a layer", ylabel="test loss, nats")
+        ax.set_xticks(ranks, [str(r) for r in ranks])
+        ax.minorticks_off()
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[-1].legend(frameon=False, fontsize="small")
+    figure.savefig(out, dpi=110, metadata={"Software": None})
