@@ -68,7 +68,7 @@ def eye(A):
 SYSTEMS = {
     "plane": lambda: (lattice(30, 31), None),
     "space": lambda: (lattice(9, 10, 11), None),
-    "long": lambda: (lattice(500, 3), None),
+    "long": lambda: (lattice(250, 3), None),
     "line": lambda: (sp.csc_matrix(line(900)), None),
     "chain": lambda: (first_order(line(400)), None),
     "damped plane": lambda: (first_order(lattice(20, 20)), None),
@@ -79,7 +79,7 @@ SYSTEMS = {
     "weak": lambda: (random(700, weak=True), None),
     "hub": lambda: (hub(800), None),
     "hermitian": lambda: (hermitian(25), None),
-    "pieces": lambda: (sp.block_diag([lattice(k % 7 + 1, k % 11 + 1) for k in range(60)], format="csc"), None),
+    "pieces": lambda: (sp.block_diag([lattice(k % 7 + 1, k % 11 + 1) for k in range(30)], format="csc"), None),
     "diagonal": lambda: (sp.diags([-np.arange(1.0, 801.0)], [0], format="csc"), None),
     "small": lambda: (lattice(3, 4), None),
     "one": lambda: (sp.csc_matrix([[-2.0]]), None),
