@@ -144,14 +144,16 @@ def _relative(X: Matrix, Y: Matrix, B: Matrix) -> float:
     if not B.any():
         return 0.0
     x = np.random.default_rng(0).standard_normal(len(B)).astype(B.dtype)
-    size, last = 0.0, 0.0
+    x = x / np.linalg.norm(x)
+    most, last = 0.0, 0.0
     for _ in range(30):
-        x = x / np.linalg.norm(x)
         x = X @ (Y.conj().T @ x) + Y @ (X.conj().T @ x) + B @ (B.conj().T @ x)
-        size, last = float(np.linalg.norm(x)), size
-        if abs(size - last) <= 0.005 * size:
+        size = float(np.linalg.norm(x))
+        most = max(most, size)
+        if abs(size - last) <= 0.005 * size or size == 0:  # nothing may be left, of a residual that is rounding
             break
-    return size / _square(B)
+        x, last = x / size, size
+    return most / _square(B)
 
 
 def low_rank_factors(
