@@ -190,7 +190,8 @@ def test_every_method_keeps_them_or_says_why_not(method, name, seed):
         assert_allclose(small(at), g(at), rtol=5e-3)
         with pytest.raises(balred.UnstableError):
             balred.norm(small, "h2")
-        assert np.isfinite(float(balred.error(g, small)))
+        if method != "frequency_limited":  # which may make a stable part unstable, as its page says
+            assert np.isfinite(float(balred.error(g, small)))
 
 
 @pytest.mark.parametrize("conjugate", [False, True])
