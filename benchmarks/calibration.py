@@ -109,7 +109,7 @@ def tables(name: str, found: list[dict[str, Any]]) -> list[str]:
     rows = []
     for i, rank in enumerate(RANKS[name]):
         cuts = [x["cuts"][i] for x in found]
-        ratios = [c["noise"]["divergence"] / max(c["data"]["divergence"], LEAST) for c in cuts]
+        ratios = [max(c["noise"]["divergence"], LEAST) / max(c["data"]["divergence"], LEAST) for c in cuts]
         apart = [f"{mean(c[b]['divergence'] for c in cuts):.2g}" for b in BASES]
         losses = [f"{mean(c[b]['loss'] for c in cuts):.3f}" for b in BASES]
         rows.append(
