@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from oracle import oracle_hsv
@@ -24,6 +24,9 @@ import balred
 from balred.methods import METHODS
 from balred.solvers.gramians import SOLVERS
 from balred.systems import DenseSystem, DiagonalSystem
+
+few = settings(max_examples=max(2, settings.default.max_examples // 4))
+"""What is asked of every method or library is asked of fewer examples."""
 
 SWING = [[0.0, 2.0], [-2.0, 0.0]]
 TURN = [[np.cos(1.0), np.sin(1.0)], [-np.sin(1.0), np.cos(1.0)]]
@@ -168,6 +171,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("name", ["integrator", "double integrator", "pole at 1", "double pole at 1"])
 @given(seed=seeds)
+@few
 def test_every_method_keeps_them_or_says_why_not(method, name, seed):
     """What comes back has the same gain where the boundary modes dominate, to the last state that the lags could change."""
     dt, k = MODES[name][3], count(name)
@@ -180,7 +184,8 @@ def test_every_method_keeps_them_or_says_why_not(method, name, seed):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             small = balred.reduce(g, k + 2, method=method, **options)
-    except ValueError:  # Riccati methods take the whole system, which then must be stabilisable, passive ...
+    except (ValueError, ArithmeticError):
+        # Riccati methods take the whole system, which then must be stabilisable, passive ...
         if not METHODS[method].takes_unstable:
             raise
         return

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from tables import CASES, LIBRARIES, SINGLE, Backend, Case, Library, each_case, each_single
@@ -23,6 +23,9 @@ import balred
 from balred.methods import METHODS
 from balred.solvers.gramians import SOLVERS
 from balred.systems import DiagonalSystem
+
+few = settings(max_examples=max(2, settings.default.max_examples // 4))
+"""What is asked of every method or library is asked of fewer examples."""
 
 N, SEEDS = 4, 8
 """States, and random systems of each case; few, and all well-conditioned: what is asked is what units do."""
@@ -88,6 +91,7 @@ def values_and_more(g: Any) -> tuple[Any, Any, Any, Any]:
 @each_library
 @each_case
 @given(data=st.data(), seed=seeds)
+@few
 def test_values_gramians_and_the_h2_norm_of_every_library(lib, case, data, seed):
     """Traced ones too; the system is rounded to single precision before its units are changed, by powers of two."""
     pytest.importorskip(lib.backend.library)
@@ -189,6 +193,7 @@ def options(method: str, g: Any, u: Units | None = None) -> dict[str, Any]:
 @pytest.mark.parametrize("method", list(METHODS))
 @each_single
 @given(u=units(), seed=seeds)
+@few
 def test_what_every_method_makes(method, case, u, seed):
     """The reduced system in the new units is the one in the old units; so are its bound and the rank that a rule chooses."""
     g = passive(made(case, seed))
