@@ -201,8 +201,7 @@ def _climb(gains: Callable[[Matrix], Matrix], w: float, scale: float) -> tuple[f
         values = np.concatenate([left, right, gains(vertex)])
         i = int(np.argmax(values))
         gained = float(values[i]) - best
-        if gained > 0:
-            best, w = float(values[i]), float(points[i])
         if gained <= _ROUNDING * best:
             break
+        best, w = float(values[i]), float(points[i])
     return best, w
