@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ extensions = [
     "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",  # copies MathJax and its fonts into the pages: formulas need no network
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build", "_tables"]
 templates_path = ["_templates"]
@@ -65,6 +69,8 @@ numpydoc_show_class_members = False  # the class template lists them
 # the pages' own blocks; pytest --doctest-modules runs those of the docstrings
 doctest_test_doctest_blocks = ""
 doctest_global_setup = "import warnings; warnings.simplefilter('error')"
+
+copybutton_prompt_text = "$ "  # of a session, the commands are copied and what they print is not
 
 html_theme = "furo"
 html_title = f"balred {release}"
@@ -104,6 +110,47 @@ class BackendFunctions(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class Session(SphinxDirective):
+    """What a terminal shows: a line that begins with ``$`` and is run when the pages are tested, and what it prints.
+
+    ``shell(line)`` of the page's ``testsetup`` runs it.
+    """
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """One block to read and to copy from; a hidden test and its output for each command."""
+        text = "\n".join(self.content)
+        found: list[nodes.Node] = [nodes.literal_block(text, text, language="console")]
+        for command in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            line, _, printed = command.partition("\n")
+            found.append(_hidden("testcode", f"shell({line!r})"))
+            if printed.strip():
+                found.append(_hidden("testoutput", printed.rstrip("\n"), options={}))
+        for node in found:
+            self.set_source_info(node)
+        return found
+
+
+class WrittenFile(SphinxDirective):
+    """A file that the reader may write; in the page's tests it is written before what follows."""
+
+    has_content = True
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The text under the file's name, and a hidden test that writes it."""
+        name, text = self.arguments[0], "\n".join(self.content)
+        shown = self.parse_text_to_nodes(f"```{{code-block}} {Path(name).suffix[1:]}\n:caption: {name}\n\n{text}\n```")
+        hidden = _hidden("testcode", f"import pathlib; _ = pathlib.Path({name!r}).write_text({text!r}, 'utf-8')")
+        self.set_source_info(hidden)
+        return [*shown, hidden]
+
+
+def _hidden(kind: str, text: str, **more: Any) -> nodes.Node:
+    return nodes.comment(text, text, testnodetype=kind, groups=["default"], **more)
+
+
 def of_the_library(app: Sphinx, env: BuildEnvironment, node: nodes.Element, shown: nodes.TextElement) -> Any:
     """Where a docstring calls what ``balred`` hands on by its bare name."""
     name = node.get("reftarget", "")
@@ -118,3 +165,5 @@ def setup(app: Sphinx) -> None:
     app.connect("missing-reference", of_the_library)
     app.add_directive("capabilities", Capabilities)
     app.add_directive("backend-functions", BackendFunctions)
+    app.add_directive("session", Session)
+    app.add_directive("written-file", WrittenFile)
