@@ -2,7 +2,7 @@
 # second time.  PYTHON may name another interpreter (>= 3.11).
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 STAMP := $(VENV)/.installed
 FRAMEWORK ?= torch
 # a file stays with one worker, which starts its processes and compiles its programs once
@@ -10,17 +10,23 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # small matrices on many threads are slower than on one; the trainings set their own number
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help env demo test test-all slow fuzz docs bench studies lint clean
+# what is installed, of the extras of pyproject.toml
+EXTRAS ?= all,test,docs,release
+
+.PHONY: help env info demo test test-all slow fuzz docs bench studies lint dist clean
 help:
-	@echo "make env | demo | test | test-all | slow | fuzz | docs | bench | studies | lint | clean"
+	@echo "make env | info | demo | test | test-all | slow | fuzz | docs | bench | studies | lint | dist | clean"
 
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "balred needs Python >= 3.11, got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,test,docs]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
+
+info: env
+	$(BIN)/balred info
 
 demo: env
 	$(BIN)/balred demo --framework $(FRAMEWORK)
@@ -69,7 +75,14 @@ studies: env
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
+
+# a wheel and an sdist, built anew and checked for what an index refuses
+dist: env
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) build dist docs/_build docs/api/generated *.egg-info demo-out

@@ -24,7 +24,7 @@ def inspect(
     plot: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """State-space layers of a checkpoint, and the ranks that keep 90 to 99.99 % of their Hankel singular values."""
+    """List the state-space layers of a checkpoint, and how many states would keep 90 to 99.99 % of each."""
     with reported("inspect", f"reading {checkpoint}") as progress:
         check_picture(plot)
         layers = inspected(checkpoint, keep=plot is not None, tell=progress)

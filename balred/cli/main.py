@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from balred.cli import info as cli_info
 from balred.cli import inspect as cli_inspect
 from balred.cli import systems as cli_systems
 from balred.cli import train as cli_train
@@ -64,14 +65,19 @@ def main(
     """Model reduction for linear systems and for the state-space layers of neural networks."""
 
 
-for command in (
-    cli_systems.hsv, cli_systems.reduce, cli_systems.compare, cli_systems.methods, cli_inspect.inspect, cli_train.train,
-    cli_train.report,
-):  # fmt: skip
-    app.command()(command)
+GROUPS = {
+    "Systems in files": (cli_systems.hsv, cli_systems.reduce, cli_systems.compare, cli_systems.methods),
+    "Models and trainings": (cli_inspect.inspect, cli_train.train, cli_train.report),
+    "This installation": (cli_info.info,),
+}
+"""The commands, in the groups of ``balred --help``."""
+
+for group, commands in GROUPS.items():
+    for command in commands:
+        app.command(rich_help_panel=group)(command)
 
 
-@app.command()
+@app.command(rich_help_panel="Models and trainings")
 def demo(
     framework: Annotated[FrameworkName, typer.Option(help="What to train with.")] = FrameworkName.torch,
     seed: Annotated[int, typer.Option(min=0, help="The first seed: split, initialisation and batches.")] = 0,

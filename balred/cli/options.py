@@ -17,17 +17,43 @@ from balred.methods.table import METHODS, method_name
 from balred.ranks.rules import Energy, ErrorBound, Relative
 from balred.reduction.operators import SECOND_ORDER
 
+ORDER, METHOD, OUTPUT = "Order: exactly one", "Method", "Output"
+"""The groups in which ``--help`` lists options."""
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A system: .mat, .npz or .json.", show_default=False)]
-MethodName = Annotated[str, typer.Option("--method", metavar="NAME", help="How; 'balred methods' lists them.")]
-Option = Annotated[
-    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the method; may be repeated.")
+MethodName = Annotated[
+    str,
+    typer.Option(
+        "--method", metavar="NAME", help="How to reduce; 'balred methods' lists the names.", rich_help_panel=METHOD
+    ),
 ]
-Left = Annotated[Path | None, typer.Option("--left", metavar="FILE", help="A weight at the outputs.")]
-Right = Annotated[Path | None, typer.Option("--right", metavar="FILE", help="A weight at the inputs.")]
-Solver = Annotated[str | None, typer.Option(help="Which solver finds the Gramians.", show_default="automatic")]
-Offset = Annotated[float | None, typer.Option(min=0, help="Keep poles within this distance of the stability boundary.")]
-Picture = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it too, into .png, .pdf or .svg.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", help="An option of the method; may be repeated.", rich_help_panel=METHOD
+    ),
+]
+Left = Annotated[
+    Path | None,
+    typer.Option("--left", metavar="FILE", help="A system that weights the outputs.", rich_help_panel=METHOD),
+]
+Right = Annotated[
+    Path | None,
+    typer.Option("--right", metavar="FILE", help="A system that weights the inputs.", rich_help_panel=METHOD),
+]
+Solver = Annotated[
+    str | None,
+    typer.Option(help="The solver that finds the Gramians.", show_default="automatic", rich_help_panel=METHOD),
+]
+Offset = Annotated[
+    float | None,
+    typer.Option(min=0, help="Keep poles within this distance of the stability boundary.", rich_help_panel=METHOD),
+]
+Picture = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="Draw the result into a .png, .pdf or .svg.", rich_help_panel=OUTPUT),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", rich_help_panel=OUTPUT)]
 
 
 def method_options(method: str, given: list[str] | None, left: Path | None, right: Path | None) -> dict[str, Any]:

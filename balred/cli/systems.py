@@ -16,6 +16,9 @@ import typer
 
 import balred
 from balred.cli.options import (
+    METHOD,
+    ORDER,
+    OUTPUT,
     File,
     Json,
     Left,
@@ -52,13 +55,13 @@ def hsv(
     right: Right = None,
     offset: Offset = None,
     solver: Solver = None,
-    top: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="How many rows to print.", rich_help_panel=OUTPUT)] = 20,
     plot: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """Hankel singular values of a system, and what each order would keep.
+    """Print the Hankel singular values of a system, and what each order would keep.
 
-    With another method the values that it ranks states by.
+    With --method, print the values by which that method ranks states.
     """
     options = method_options(method, option, left, right)
     with reported("hsv", f"analysing {file}"):
@@ -101,16 +104,28 @@ def hsv(
 
 def reduce(
     file: File,
-    order: Annotated[int | None, typer.Option(min=1, help="Keep this many states.", show_default=False)] = None,
+    order: Annotated[
+        int | None, typer.Option(min=1, help="Keep this many states.", show_default=False, rich_help_panel=ORDER)
+    ] = None,
     energy: Annotated[
-        float | None, typer.Option(help="Keep this share of the sum of the values: 0.99.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Keep this share of the sum of the values, such as 0.99.", show_default=False, rich_help_panel=ORDER
+        ),
     ] = None,
     bound: Annotated[
-        float | None, typer.Option(help="The least order with this error bound.", show_default=False)
+        float | None,
+        typer.Option(help="Keep the fewest states with this error bound.", show_default=False, rich_help_panel=ORDER),
     ] = None,
-    relative: Annotated[bool, typer.Option("--relative", help="--bound is a fraction of the largest value.")] = False,
+    relative: Annotated[
+        bool,
+        typer.Option("--relative", help="Read --bound as a fraction of the largest value.", rich_help_panel=ORDER),
+    ] = False,
     relative_hsv: Annotated[
-        float | None, typer.Option(help="Keep values above this fraction of the largest.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Keep the values above this fraction of the largest.", show_default=False, rich_help_panel=ORDER
+        ),
     ] = None,
     method: MethodName = "truncate",
     option: Option = None,
@@ -119,19 +134,33 @@ def reduce(
     offset: Offset = None,
     solver: Solver = None,
     as_first: Annotated[
-        bool, typer.Option("--first-order", help="Do not keep the form of a second-order system.")
+        bool,
+        typer.Option(
+            "--first-order", help="Reduce the first-order form of a second-order system.", rich_help_panel=METHOD
+        ),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to: .mat, .npz or .json.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the result to this .mat, .npz or .json file.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
-    measure: Annotated[bool, typer.Option("--error/--no-error", help="Measure the error.")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output file if it exists.", rich_help_panel=OUTPUT)
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--error/--no-error", help="Measure the error of the result.", rich_help_panel=OUTPUT)
+    ] = True,
     plot: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """Reduce a system, and say what is known of the result.
+    """Reduce a system, and print its error, its bound and what else is known of it.
 
-    Exactly one of --order, --energy, --bound and --relative-hsv chooses the order.  Without --output nothing is written.
+    Exactly one of --order, --energy, --bound and --relative-hsv chooses the order.  Only --output writes a file.
     """
     options = method_options(method, option, left, right)
     rank = chosen_rank(order, energy, bound, relative, relative_hsv)
@@ -198,7 +227,7 @@ def compare(
     plot: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """How far two systems are apart: norms of their difference, and where it is largest."""
+    """Print how far apart two systems are: norms of their difference, and the frequency where it is largest."""
     with reported("compare", f"comparing {file} and {reduced}"):
         check_picture(plot)
         full, small = load(file), load(reduced)
@@ -230,7 +259,7 @@ _NORMS = {"hinf": "H-infinity", "h2": "H2", "hankel": "Hankel", "linf": "L-infin
 
 
 def methods(as_json: Json = False) -> None:
-    """The methods of reduction: what they bound, their options, and what they do with unstable modes."""
+    """List the methods of reduction: their error bounds, their options, and what they do with unstable modes."""
     table: dict[str, dict[str, Any]] = {
         name: {
             "summary": _summary(row),

@@ -48,9 +48,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was killed.")] = False,
 ) -> None:
-    """Train the models that a configuration asks for, truncated and not, and write a report.
+    """Train the models of a configuration, with and without truncation, and write a report.
 
-    Killed at any time, it goes on with --resume from its last checkpoint.
+    A study that was killed goes on from its last checkpoint with --resume.
     """
     with reported("train", None):
         from balred.studies.settings.records import require_packages
@@ -79,7 +79,7 @@ def report(
         Path, typer.Argument(metavar="RUN_DIR", help="A study, or a run with events.jsonl.", show_default=False)
     ],
 ) -> None:
-    """The HTML report of a run's folder: what was cut, when, and what came of it."""
+    """Write the HTML report of a run's folder: what was cut, when, and what came of it."""
     with reported("report", None):
         from balred.studies.settings.records import require_report
 
