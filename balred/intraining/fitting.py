@@ -52,12 +52,12 @@ def check_fit(what: str, here: Mapping[str, Any], saved: Mapping[str, Any]) -> N
     >>> check_fit("schedulers", {"StepLR": None}, {"StepLR": None})
     >>> check_fit("schedulers", {"StepLR": None}, {"LambdaLR": None})
     Traceback (most recent call last):
-    ValueError: the checkpoint must have the schedulers of this training, got it without StepLR, with LambdaLR
+    ValueError: the checkpoint must have the schedulers of this training, got one without StepLR, with LambdaLR
     """
     lacking, strange = ([n for n in a if n not in b] for a, b in ((here, saved), (saved, here)))
     got = [f"{word} {_few(names)}" for word, names in (("without", lacking), ("with", strange)) if names]
     if got:
-        raise ValueError(f"the checkpoint must have the {what} of this training, got it {', '.join(got)}")
+        raise ValueError(f"the checkpoint must have the {what} of this training, got one {', '.join(got)}")
     for name, mine in here.items():
         if saved[name] != mine:
             raise ValueError(

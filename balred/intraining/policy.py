@@ -112,7 +112,7 @@ class Policy:
         if isinstance(self.rule, Budget):
             if self.rule.states is None:
                 raise ValueError(
-                    f"in training a budget must be given in states, since each cut changes what a fraction is of, got {self.rule}"
+                    f"in training, a budget must be a number of states: a fraction would refer to another total after each cut, got {self.rule}"
                 )
         else:
             check_rule(self.rule)

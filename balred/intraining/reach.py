@@ -33,8 +33,8 @@ def layers_in_training(model: Any, calibration: Calibration | None) -> dict[str,
     layers = layers_of(model) if calibration is not None else linear_layers_of(model)
     if calibration is None and layers and all(is_selective(layer) for layer in layers.values()):
         raise ValueError(
-            "selective layers are cut by what their states contribute on data, so calibration must be what the model is "
-            f"called with, or a function that returns it, got none for {', '.join(name or 'the layer' for name in layers)}"
+            "calibration must be given for selective layers, as inputs of the model or a function that returns them: "
+            f"what their states contribute is measured on it; got none for {', '.join(name or 'the layer' for name in layers)}"
         )
     return layers
 
@@ -52,7 +52,9 @@ def check_cuttable(model: Any, layers: Mapping[str, Any], whole: Mapping[str, An
     """
     refused = obstacles_of(model, layers, copied=False)
     for name, reason in refused.items():
-        raise ValueError(f"layers must be such that a cut changes nothing else, got {name or 'the layer'}: {reason}")
+        raise ValueError(
+            f"a cut of a layer must leave the rest of the model as it is, got {name or 'the layer'}: {reason}"
+        )
     for name, layer in (layers if whole is None else whole).items():
         try:
             of_size(layer, max(1, states_of(layer) // 2))

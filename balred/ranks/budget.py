@@ -123,7 +123,7 @@ class Budget:
             cost, lower, freed = prices[i]
             if not np.isfinite(cost):
                 rule = f"a state in every layer ({used} with a multiple of {self.multiple_of} and unstable modes)"
-                raise ValueError(f"the budget must reach for {rule}, got {allowed} of {total} states")
+                raise ValueError(f"the budget must be enough for {rule}, got {allowed} of {total} states")
             ranks[i], used = lower, used - freed
             prices[i] = price(i)
         found = {n: min(rank, sizes[n]) for group, rank in zip(groups, ranks, strict=True) for n in group}

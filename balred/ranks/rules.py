@@ -154,7 +154,7 @@ class ErrorBound:
                 return r
         best = float(a_priori_bound(hsv, cap))
         raise ValueError(
-            f"the error bound must be reachable at the numerical rank {cap}, where it is {best:.3g}, got a tolerance of {limit:.3g}"
+            f"tolerance must be at least {best:.3g}, the error bound at the numerical rank {cap}, got {limit:.3g}"
         )
 
 

@@ -264,7 +264,9 @@ def analyze(
         layers = linear_layers_of(obj)
         sums = sums_along(obj, {n: (layers[n], several[n][0]) for n in several}, how)
         if unseen := [f"{name or 'the layer'}: {one}" for name, one in sums.items() if isinstance(one, str)]:
-            raise ValueError(f"an analysis on data needs layers that can be seen, got others ({'; '.join(unseen)})")
+            raise ValueError(
+                f"every layer must be one whose operator is found at work on the calibration data, got others ({'; '.join(unseen)})"
+            )
     if alone:
         system, rebuild = several[""]
         if sums:
@@ -310,7 +312,7 @@ def sums_along(model: Any, layers: Mapping[str, tuple[Any, System]], how: Calibr
     unseen = [f"{name or 'the layer'} ({reason})" for name, reason in found.items() if isinstance(reason, str)]
     if unseen and how.balanced_on is not None:
         raise ValueError(
-            f"balanced_on={how.balanced_on!r} needs layers that can be seen on the calibration data, got {'; '.join(unseen)}"
+            f"balanced_on={how.balanced_on!r} needs layers whose operators are found at work on the calibration data, got {'; '.join(unseen)}"
         )
     return found
 

@@ -167,7 +167,7 @@ def within_divergence(rule: Divergence, candidates: Candidates, model: Any, kept
     states = least(holds, len(layers), most)
     if states is None:
         tried = f"{min(one.value for _, one in found.values()):.3g} at best" if found else "no states that can be tried"
-        raise ValueError(f"the divergence must be reachable with states that can be kept, {rule}, got {tried}")
+        raise ValueError(f"some number of states must keep the divergence within {rule}, got {tried}")
     ranks, reached = found[states]
     one_unit = {one.unit for one in layers.values()} == {"change of the output"}
     foretold = sum(float(layers[name].tail[rank]) for name, rank in ranks.items()) if one_unit else None

@@ -68,7 +68,11 @@ def diagonalised(
     log_poles, b, c, *maps = (np.stack(x).reshape(*batch, *x[0].shape) for x in several)
     log_poles, b, c = (be.from_numpy(x, like=template.B) for x in (log_poles, b, c))
     small = DiagonalSystem(log_poles, b, c, D, template.dt, template.conjugate)
-    note = f"order {order} is {int(orders.min())}: poles outside or nearly parallel eigenvectors" if unfit else ""
+    note = (
+        f"order {int(orders.min())} instead of {order}, which has unstable poles or nearly parallel eigenvectors"
+        if unfit
+        else ""
+    )
     return small, orders.reshape(batch), None if made[1] is None else Change(*maps), note
 
 
@@ -89,7 +93,7 @@ def _largest(
         k, best = k + 1, better
     if best[0] is None:
         raise ValueError(
-            f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors or poles outside at every order"
+            f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors or unstable poles at every order"
         )
     return k, best[0], best[1]
 

@@ -183,11 +183,13 @@ def second_order_candidates(
     row = SECOND_ORDER.get(settings.method)
     if row is None:
         raise ValueError(
-            f"a second-order system is reduced by method {' or '.join(map(repr, SECOND_ORDER))}, which keep its form, got "
-            f"{settings.method!r}: take its first-order form, balred.adapt(system)[0], for others"
+            f"method must be {' or '.join(map(repr, SECOND_ORDER))} for a second-order system, got {settings.method!r}: "
+            "the others reduce its first-order form, balred.adapt(system)[0]"
         )
     if settings.offset is not None or settings.precision != "float64":
-        raise ValueError("offset and precision must be left alone for second-order systems, got one of them")
+        raise ValueError(
+            f"offset and precision must keep their defaults for second-order systems, got {settings.offset!r} and {settings.precision!r}"
+        )
     if how.basis != "noise":
         raise ValueError(f"second-order systems are balanced on white noise, got balanced_on={how.basis!r}")
     row.check_options(settings.method, options)

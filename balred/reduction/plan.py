@@ -137,7 +137,7 @@ def plan(
     selective, second = selective_of(layers), second_order_of(layers)
     if second and options and len(second) < len(layers):
         raise TypeError(
-            f"options must go with systems of one kind, got {', '.join(options)} for second-order and other ones"
+            f"options must mean the same for all systems, got {', '.join(options)} for second-order systems and others together"
         )
     settings = Settings(method, solver, offset, precision, {} if second else options)
     how = Calibration(calibration, **choosing)
@@ -208,7 +208,7 @@ def _check(
         raise TypeError(f"{', '.join(alone)} must go with selective layers, got a model that has none")
     if selective and settings.method != "truncate":
         raise ValueError(
-            f"selective layers are reduced by selection, so method must be left alone, got {settings.method!r}"
+            f"method must keep its default for selective layers, which are reduced by selection, got {settings.method!r}"
         )
     if wanted is not None:
         check_wanted(selective, wanted)
@@ -221,7 +221,7 @@ def _refused(model: Any, layers: Mapping[str, Any], selective: SelectiveLayers) 
     """Layers that cannot be cut among the rest of the model; an error if nothing else is left, or if they must have one size."""
     found = obstacles_of(model, layers, copied=True)
     if any(name in selective for name in found) or (found and len(found) == len(layers)):
-        raise ValueError(f"layers must be such that a cut changes nothing else, got {_listed(found)}")
+        raise ValueError(f"a cut of a layer must leave the rest of the model as it is, got {_listed(found)}")
     return {name: ValueError(reason) for name, reason in found.items()}
 
 

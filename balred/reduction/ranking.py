@@ -73,7 +73,7 @@ def _chosen(solved: Solved, state: State, settings: Settings, rule: Rule) -> int
         if value <= limit:
             return min(_rounded(k, rule), cap)
     raise ValueError(
-        f"the error bound of {settings.method!r} must be reachable, it is {value:.3g} at order {cap}, got a tolerance of {limit:.3g}"
+        f"tolerance must be at least {value:.3g}, the error bound of {settings.method!r} at its largest order {cap}, got {limit:.3g}"
     )
 
 

@@ -56,7 +56,7 @@ class Settings:
             raise ValueError(f"method {self.method!r} computes in float64, got precision {self.precision!r}")
         if self.offset is not None and row.takes_unstable:
             raise ValueError(
-                f"an offset needs a method that keeps unstable parts aside, got {self.offset} for {self.method!r}"
+                f"offset must be None for method {self.method!r}, which reduces unstable modes too, got {self.offset}"
             )
 
     @property
@@ -99,7 +99,7 @@ class DataSettings(Settings):
     >>> DataSettings("hankel_norm")
     Traceback (most recent call last):
         ...
-    ValueError: on data a method must be truncate, square_root or singular_perturbation, got 'hankel_norm'; balanced_on='noise' has the others
+    ValueError: on data, method must be truncate, square_root or singular_perturbation, got 'hankel_norm'; balanced_on='noise' allows the others
     """
 
     def __post_init__(self) -> None:
@@ -107,8 +107,8 @@ class DataSettings(Settings):
         row = super().row
         if row.prepare is not spectrum or row.takes != "arrays":
             raise ValueError(
-                f"on data a method must be truncate, square_root or singular_perturbation, got {self.method!r}; "
-                "balanced_on='noise' has the others"
+                f"on data, method must be truncate, square_root or singular_perturbation, got {self.method!r}; "
+                "balanced_on='noise' allows the others"
             )
 
     @property

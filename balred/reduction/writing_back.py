@@ -95,9 +95,9 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
                 small = method.reduce(state, order)[0]
             if settings.on_data and not _within(small, solved.margin):
                 raise ValueError(
-                    "the reduced system must grow no faster than the system does, got one that does at every order"
+                    "no pole of the reduced system may grow faster than the full system's, got such a pole at every order"
                 )
-            note = "" if order == full else f"order {full} is {order}: poles outside"
+            note = "" if order == full else f"order {order} instead of {full}, whose poles would grow too fast"
             orders = np.full(batch, min(order, small.order))
         joined = join(kept, small)
     if backend_of(joined.B) is be:
@@ -148,7 +148,7 @@ def reduced_or_mended(solved: Solved, settings: Settings, rank: int) -> Reductio
         except ValueError:
             continue
         if _fits(other, rank * solved.unit):
-            note = f"with a share of {share:g} of white noise, since data alone left poles outside"
+            note = f"with a share of {share:g} of white noise: on data alone, poles would grow too fast"
             return replace(other, note="; ".join(filter(None, [note, other.note])))
     if isinstance(made, ValueError):
         raise made

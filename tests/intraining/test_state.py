@@ -49,14 +49,14 @@ def test_a_state_comes_back_from_plain_values() -> None:
 def test_a_state_without_an_entry_is_refused(entry: str) -> None:
     told = STATE.to_dict()
     del told[entry]
-    with pytest.raises(ValueError, match=f"must have the entries of this training, got it without {entry}$"):
+    with pytest.raises(ValueError, match=f"must have the entries of this training, got one without {entry}$"):
         ReducerState.from_dict(told, keep)
 
 
 def test_an_entry_of_what_is_held_may_not_miss_either() -> None:
     told = STATE.to_dict()
     told["held"]["kept before"] = told["held"].pop("kept")
-    with pytest.raises(ValueError, match="cut to be judged of this training, got it without kept, with kept before"):
+    with pytest.raises(ValueError, match="cut to be judged of this training, got one without kept, with kept before"):
         ReducerState.from_dict(told, keep)
 
 
@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_named() -> None:
     check_fit("values", {"a": (2,), "b": (3,)}, {"b": (3,), "a": (2,)})
     with pytest.raises(ValueError, match=r"values of the checkpoint .* got \(4,\) for b of \(3,\)"):
         check_fit("values", {"a": (2,), "b": (3,)}, {"a": (2,), "b": (4,)})
-    with pytest.raises(ValueError, match=r"got it without a, b, c and 1 more, with x$"):
+    with pytest.raises(ValueError, match=r"got one without a, b, c and 1 more, with x$"):
         check_fit("values", dict.fromkeys("abcd"), {"x": None})
 
 

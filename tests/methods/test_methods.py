@@ -188,7 +188,7 @@ def test_an_offset_is_refused_where_it_would_do_nothing(method):
     g = plant(0)
     if METHODS[method].takes_unstable:
         with pytest.raises(
-            ValueError, match=f"an offset needs a method that keeps unstable parts aside, got 0.1 for '{method}'"
+            ValueError, match=f"offset must be None for method '{method}', which reduces unstable modes too, got 0.1"
         ):
             balred.reduce(g, 5, method=method, offset=0.1, **options_of(method, 0))
     else:

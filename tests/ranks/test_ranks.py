@@ -56,7 +56,7 @@ def test_error_bound_that_cannot_be_met():
     assert cap == 1
     with pytest.raises(
         ValueError,
-        match=r"the error bound must be reachable at the numerical rank 1, where it is .*, got a tolerance of 1e-14",
+        match=r"tolerance must be at least .*, the error bound at the numerical rank 1, got 1e-14",
     ):
         choose_order(ErrorBound(1e-14), s)
 

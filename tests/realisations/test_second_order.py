@@ -228,7 +228,7 @@ def test_reduce_takes_it_as_it_takes_others() -> None:
             ValueError,
             "dominance must be one of frequency, residue, got 'loud'",
         ),
-        ({"offset": 0.1}, ValueError, "offset and precision must be left alone"),
+        ({"offset": 0.1}, ValueError, "offset and precision must keep their defaults"),
         ({"rank": 9}, ValueError, "rank must be between 1 and 4, got 9"),
         ({"rank": balred.ErrorBound(0.1)}, ValueError, "ErrorBound needs a method with an a-priori error bound"),
     ],

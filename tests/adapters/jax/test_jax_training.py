@@ -340,7 +340,7 @@ def test_a_held_cut_of_another_training_is_refused(make: Any, tmp_path: Any) -> 
         assert same(start, kept(again))
         assert (tmp_path / "events.jsonl").read_text() == text
 
-    refused("values before a cut of this training, got it without .*nu_log", without=name)
+    refused("values before a cut of this training, got one without .*nu_log", without=name)
     refused(r"got \(5,\) for .*nu_log.* of \(12,\)", of={name: np.ones(5)})
     again = make(**options)  # in whatever order they were saved
     again.resume({**saved, "held": {**saved["held"], "kept": dict(reversed(values.items()))}})

@@ -215,7 +215,7 @@ def test_a_budget_of_states_in_training() -> None:
         one_step(model, optimizer, step)
         reducer.step()
     assert sum(ranks(model)) == 12
-    with pytest.raises(ValueError, match=r"must be given in states.*fraction=0\.5"):
+    with pytest.raises(ValueError, match=r"must be a number of states.*fraction=0\.5"):
         Policy(balred.Budget(fraction=0.5), (0, 8))
 
 
@@ -347,23 +347,23 @@ def test_a_held_cut_of_another_training_is_refused_and_changes_nothing(tmp_path:
         assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
         assert (reducer.steps, log.read_text()) == (0, text)
 
-    refused("objects in restore= of this training, got it without ExponentialLR$", [STEP, EXPONENTIAL])
-    refused("objects in restore= of this training, got it with StepLR$", [])
+    refused("objects in restore= of this training, got one without ExponentialLR$", [STEP, EXPONENTIAL])
+    refused("objects in restore= of this training, got one with StepLR$", [])
     refused(
-        "averages of this training, got it without AveragedModel$",
+        "averages of this training, got one without AveragedModel$",
         [STEP],
         averages=[torch.optim.swa_utils.AveragedModel],
     )
-    refused("layers of this training, got it without first, with third$", [STEP], lambda s: s["held"].update(
+    refused("layers of this training, got one without first, with third$", [STEP], lambda s: s["held"].update(
         ranks={"third": 16, "second": 16}))  # fmt: skip
     refused(
-        "tensors of this training, got it without head.bias$",
+        "tensors of this training, got one without head.bias$",
         [STEP],
         lambda s: s["held"]["kept"]["model"].pop("head.bias"),
     )
     refused("got 3 parameters for group 0 of", [STEP], lambda s: s["held"]["kept"]["optimizer"]["param_groups"][0].update(
         params=[0, 1, 2]))  # fmt: skip
-    refused("entries of this training, got it without steps$", [STEP], lambda s: s.pop("steps"))
+    refused("entries of this training, got one without steps$", [STEP], lambda s: s.pop("steps"))
     refused("must be new, or one of the checkpoint's", [STEP], lambda s: s.update(events={"other.jsonl": 1}), log=log)
 
 
