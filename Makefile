@@ -10,9 +10,6 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # small matrices on many threads are slower than on one; the trainings set their own number
 export OPENBLAS_NUM_THREADS ?= 1
 
-# what is installed, of the extras of pyproject.toml
-EXTRAS ?= all,test,docs,release
-
 .PHONY: help env info demo test test-all slow fuzz docs bench studies lint dist clean
 help:
 	@echo "make env | info | demo | test | test-all | slow | fuzz | docs | bench | studies | lint | dist | clean"
@@ -22,7 +19,7 @@ env: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "balred needs Python >= 3.11, got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,test,docs,release]"
 	@touch $@
 
 info: env
