@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping
+from functools import cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -10,11 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from balred.adapters.equinox.lru import LRU
+from balred.adapters.jax.marking import marked
+from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import NAMES
 from balred.backends.jax import from_numpy
 from balred.layers.lru import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
 from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import Container, entry_of, register, register_container
+from balred.registry.reading import layers_of
 from balred.systems.arrays import to_numpy
 from balred.systems.leaves import System
 
@@ -71,7 +77,37 @@ def _unfit(layer: Any) -> str | None:
     return "some of its arrays are placeholders of equinox.nn.Shared: untie them first" if placeholders else None
 
 
-_CONTAINER = Container(_layers, _replaced, _tensors, _with_tensors, _unfit, _obstacles)
+@cache
+def _marking(cls: Any, name: str) -> Any:
+    """The class with marks around what its layers compute: its objects stay what they are under every transformation."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return marked(name, partial(cls.__call__, self), *args, **kwargs)
+
+    with warnings.catch_warnings():  # of an __init__ that nobody calls
+        warnings.simplefilter("ignore")
+        return type(cls)(cls.__name__, (cls,), {"__module__": cls.__module__, "__call__": call})
+
+
+def _marked(layer: Any, name: str) -> Any:
+    new = object.__new__(_marking(type(layer), name))
+    for key, value in vars(layer).items():
+        object.__setattr__(new, key, value)
+    return new
+
+
+def _opened(model: Any, names: Mapping[str, str]) -> Opened:
+    """As it will be used: without dropout, with running averages."""
+    layers = layers_of(model)
+    new = {name: _marked(layers[name], names[name]) for name in names}
+    model = eqx.nn.inference_mode(new[""] if "" in new else _replaced(model, new))
+    values, rest = eqx.partition(model, eqx.is_array)
+    return Opened(lambda values, *args, **kwargs: eqx.combine(values, rest)(*args, **kwargs), values)
+
+
+RUNNING = running(_opened, lambda model: inspect.signature(model.__call__))
+
+_CONTAINER = Container(_layers, _replaced, _tensors, _with_tensors, _unfit, _obstacles, running=RUNNING)
 register_container("equinox._module._module.Module", _CONTAINER)
 register_container(eqx.Module, _CONTAINER)
 

@@ -18,13 +18,14 @@ from torch.overrides import TorchFunctionMode
 
 from balred.backends.torch import is_concrete
 from balred.layers.operator_place import Finder, Place
+from balred.layers.passages import NO_INPUT, NOT_FOUND
 from balred.systems.leaves import System
 
 Tensor = torch.Tensor
 
 
 @dataclass
-class Passage:
+class Seen:
     """One run of a layer: what entered the operator, where its output was found, and the zeros added to it."""
 
     u: Tensor
@@ -38,7 +39,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self, u: Tensor, finder: Finder) -> None:
         super().__init__()
         self._u, self._finder = u, finder
-        self.passage: Passage | None = None
+        self.passage: Seen | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.seen(func(*args, **(kwargs or {})))
@@ -54,14 +55,14 @@ class _Watch(TorchFunctionMode):
             if place is None:
                 return t
             zeros = torch.zeros_like(t, requires_grad=torch.is_grad_enabled())
-            self.passage = Passage(self._u, place, zeros)
+            self.passage = Seen(self._u, place, zeros)
             return t + zeros if torch.is_grad_enabled() else t
 
 
 @contextmanager
-def watched(layers: Mapping[str, tuple[Any, System]]) -> Iterator[tuple[dict[str, list[Passage]], dict[str, str]]]:
+def watched(layers: Mapping[str, tuple[Any, System]]) -> Iterator[tuple[dict[str, list[Seen]], dict[str, str]]]:
     """Within it every run of a layer adds a passage to the first dict, or to the second why it was not seen."""
-    passages: dict[str, list[Passage]] = {name: [] for name in layers}
+    passages: dict[str, list[Seen]] = {name: [] for name in layers}
     unseen: dict[str, str] = {}
     changed: list[tuple[nn.Module, Any]] = []
     try:
@@ -78,12 +79,12 @@ def watched(layers: Mapping[str, tuple[Any, System]]) -> Iterator[tuple[dict[str
 
 
 def _watching(
-    forward: Callable[..., Any], name: str, system: System, passages: list[Passage], unseen: dict[str, str]
+    forward: Callable[..., Any], name: str, system: System, passages: list[Seen], unseen: dict[str, str]
 ) -> Callable[..., Any]:
     def watching(*args: Any, **kwargs: Any) -> Any:
         u = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point()), None)
         if u is None or not is_concrete(u):
-            unseen[name] = "no tensor enters it that can be looked at"
+            unseen[name] = NO_INPUT
             return forward(*args, **kwargs)
         with torch.no_grad():
             watch = _Watch(u.detach().clone(), Finder(system, u.detach()))  # else a sum in place would change it
@@ -92,7 +93,7 @@ def _watching(
         if watch.passage is None:  # a layer of another language returns what no mode sees made
             made = watch.seen(made) if isinstance(made, Tensor) else made
         if watch.passage is None:
-            unseen[name] = "no tensor in it is what its operator answers to its input"
+            unseen[name] = NOT_FOUND
         else:
             passages.append(watch.passage)
         return made

@@ -218,6 +218,7 @@ def analyze(
     balanced_on: str | None = None,
     scalar: Any = "outputs",
     seed: int = 0,
+    vmapped: bool | None = None,
     method: str = "truncate",
     solver: str | None = None,
     offset: float | None = None,
@@ -229,7 +230,7 @@ def analyze(
     Parameters
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
-    calibration, balanced_on, scalar, seed
+    calibration, balanced_on, scalar, seed, vmapped
         As :func:`balred.reduce`: with data the values are those of the states along them.
     method : str, default "truncate"
         As :func:`balred.reduce`; ``hsv`` then holds the values that the method ranks states by.
@@ -255,7 +256,7 @@ def analyze(
     True
     """
     settings = Settings(method, solver, offset, precision, options)
-    how = Calibration(calibration, balanced_on=balanced_on, scalar=scalar, seed=seed)
+    how = Calibration(calibration, balanced_on=balanced_on, scalar=scalar, seed=seed, vmapped=vmapped)
     read = per_layer(obj, lambda system, rebuild: (system, rebuild))
     alone = not isinstance(read, dict)
     several = {"": read} if not isinstance(read, dict) else read

@@ -119,17 +119,9 @@ def kept_apart(model: Any, how: Calibration) -> tuple[Calibration, list[Batch]]:
     return replace(how, data=as_given(choose)), kept
 
 
-def _measured(model: Any, new: Mapping[str, Any], kept: list[Batch], rule: Divergence) -> Measured:
-    run, small = _running(model).outputs, replace_layers(model, new)
-
-    def answers(batch: Batch) -> tuple[Any, Any, Any]:
-        full, mask = run(model, batch)
-        return full, run(small, batch)[0], mask
-
-    return rule.measure(answers(batch) for batch in kept)
-
-
-def within_divergence(rule: Divergence, candidates: Candidates, model: Any, kept: list[Batch]) -> Outcome:
+def within_divergence(
+    rule: Divergence, candidates: Candidates, model: Any, kept: list[Batch], how: Calibration
+) -> Outcome:
     """The least states of all layers together for which the model stays within the rule, of those tried.
 
     Parameters
@@ -139,6 +131,8 @@ def within_divergence(rule: Divergence, candidates: Candidates, model: Any, kept
     model : Any
     kept : list of batches
         What the divergence from it is measured on.
+    how : Calibration
+        How it is called with them.
 
     Raises
     ------
@@ -151,6 +145,17 @@ def within_divergence(rule: Divergence, candidates: Candidates, model: Any, kept
         raise ValueError(f"a divergence needs layers that can be cut, got {failed or 'none'}")
     most = sum(len(one.tail) - 1 for one in layers.values())
     found: dict[int, tuple[dict[str, int], Measured]] = {}
+    running = _running(model)
+    whole_model = running.outputs(model, how)
+
+    def measured(new: Mapping[str, Any]) -> Measured:
+        small = running.outputs(replace_layers(model, new), how)
+
+        def answers(batch: Batch) -> tuple[Any, Any, Any]:
+            full, mask = whole_model(batch)
+            return full, small(batch)[0], mask
+
+        return rule.measure(answers(batch) for batch in kept)
 
     def holds(states: int) -> bool:
         try:
@@ -159,7 +164,7 @@ def within_divergence(rule: Divergence, candidates: Candidates, model: Any, kept
             return False
         made = cut_each(candidates, ranks)
         new = {name: one.layer for name, one in made.items() if isinstance(one, Smaller)}
-        found[states] = ranks, _measured(model, new, kept, rule)
+        found[states] = ranks, measured(new)
         # a layer that cannot be cut to its rank stays as it is, which is not what was asked
         whole = not any(isinstance(one, Exception) for one in made.values())
         return whole and rule.holds(found[states][1])

@@ -39,7 +39,7 @@ from balred.systems.arrays import warn_caller
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 
-_CHOOSING = ("selection", "compensate", "seed", "balanced_on", "scalar")
+_CHOOSING = ("selection", "compensate", "seed", "balanced_on", "scalar", "vmapped")
 """Options that say how states are chosen on data; all others are the method's."""
 
 
@@ -168,7 +168,7 @@ def plan(
         looked = {name: one for group in groups for name, one in group.items()}
         groups = [{name: looked[name] for name in layers if name in looked}]
         if isinstance(ranks, Divergence):
-            found = within_divergence(ranks, groups[0], model, kept)
+            found = within_divergence(ranks, groups[0], model, kept, how)
             wanted, reached, told = found.ranks, found.measured, found.told
         else:
             wanted = shared_out(ranks, worths(groups[0]))
@@ -290,7 +290,8 @@ def reduce(
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
         What the model is called with: its layers are then balanced on what they do on these data, not on white noise.
         ``balanced_on="inputs"`` asks for the inputs alone, ``"noise"`` for neither; `scalar` ("outputs", "tempered",
-        "fisher" or a function of the model's output) says what the gradients are of, `seed` draws its directions.
+        "fisher" or a function of the model's output) says what the gradients are of, `seed` draws its directions.  `vmapped`
+        says of a model of JAX whether it takes one sequence, where that does not show.
     solver : str, optional
         As :func:`balred.hsv`.
     offset : float, optional

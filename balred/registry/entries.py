@@ -98,15 +98,15 @@ class Running:
     batches : callable
         ``batches(model, data)``: what `model` is called with, batch by batch (:func:`balred.selection.calibration.batches`).
     outputs : callable
-        ``outputs(model, batch)``: what the model answers to a batch (positional and keyword arguments), on the host, and
-        which of its predictions count: (..., values), and (...) or None.
+        ``outputs(model, calibration)``: a function of a batch (positional and keyword arguments) that returns what the model
+        answers to it, on the host, and which of its predictions count: (..., values), and (...) or None.
     sums : callable
         ``sums(model, layers, batches, calibration)``: of each of `layers`, by name its object and its system, the
         :class:`balred.layers.along_data.DataSums`, or why there are none.
     """
 
     batches: Callable[[Any, Any], Iterable[Any]]
-    outputs: Callable[[Any, Any], tuple[Any, Any]]
+    outputs: Callable[[Any, Any], Callable[[Any], tuple[Any, Any]]]
     sums: Callable[[Any, Mapping[str, tuple[Any, System]], Any, Any], Mapping[str, Any]]
 
 

@@ -205,6 +205,9 @@ class Calibration:
     sequences : int, optional
         At most so many, the first ones, are what layers with an operator are balanced on; in a training 64 unless this says
         otherwise, else all.  Selective layers are measured on all.
+    vmapped : bool, optional
+        Of a model of JAX, whether it takes one sequence and is mapped over those of a batch, which lie along the first axis;
+        found out where it is not said.
 
     Raises
     ------
@@ -224,6 +227,7 @@ class Calibration:
     balanced_on: str | None = None
     scalar: Any = "outputs"
     sequences: int | None = None
+    vmapped: bool | None = None
 
     def __post_init__(self) -> None:
         check_scalar(self.scalar)

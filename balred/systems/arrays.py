@@ -148,7 +148,10 @@ def eps(x: Array) -> float:
 
 @functools.cache
 def _eps_of(dtype: np.dtype[Any]) -> float:
-    return float(np.finfo(dtype).eps)
+    try:
+        return float(np.finfo(dtype).eps)
+    except ValueError:  # bfloat16 and its like are not NumPy's own
+        return float(np.spacing(dtype.type(1)))
 
 
 def ct(x: Array) -> Array:

@@ -15,6 +15,7 @@ import s4d_layers  # noqa: E402
 
 import balred  # noqa: E402
 from balred.adapters.torch import LRU, running  # noqa: E402
+from balred.layers import passages  # noqa: E402
 from balred.selection import Calibration  # noqa: E402
 from balred.selection.calibration import batches  # noqa: E402
 
@@ -83,8 +84,8 @@ def test_signals_of_an_operator_are_those_that_its_parameters_learn_from(name: s
     """Gradients of the model's scalar, by autograd through the layer itself, are those of sum(w y) with the w and u that are seen."""
     model = Model(LAYERS[name]())
     seen: list[Any] = []
-    plain = running.data_sums
-    monkeypatch.setattr(running, "data_sums", lambda *a: (seen.append(a[:3]), plain(*a))[1])
+    plain = passages.data_sums
+    monkeypatch.setattr(passages, "data_sums", lambda *a: (seen.append(a[:3]), plain(*a))[1])
     system = balred.adapt(model.layer)[0]
     how = Calibration(data(), scalar=lambda z: (z**3).sum())
     found = running.sums(model, {"layer": (model.layer, system)}, batches(how.now(), (torch.Tensor,)), how)

@@ -1,0 +1,255 @@
+"""JAX models along data: their answers, and sums of states and gradients of the layers that have an operator.
+
+A framework opens a model into a function of its values and of what it is called with, in which layers mark where they run.  All
+else is here: whether the model takes batches or one sequence, tracing, and one program for each shape of a batch that gives
+the answers, what enters the operators, and the way back from directions of the answers to their outputs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from balred.adapters.jax.marking import is_numbers
+from balred.adapters.jax.tracing import Spot, outline, spots_of, with_zeros, zeros_for
+from balred.layers.along_data import DataSums
+from balred.layers.passages import Passage, Passages, directions, mask_of, predicted, predictions_in
+from balred.registry.entries import Running
+from balred.selection.calibration import Batch, Calibration, batches
+from balred.systems import arrays
+from balred.systems.arrays import to_numpy
+from balred.systems.leaves import System
+
+Answer = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
+_PROBES = (5, 7)
+"""Numbers of sequences with which a model is traced, to see whether it takes batches of any."""
+
+
+class Opened(NamedTuple):
+    """A model in evaluation mode as ``call(values, *args, **kwargs)``, and its values, a pytree of arrays."""
+
+    call: Callable[..., Any]
+    values: Any
+
+
+Open = Callable[[Any, Mapping[str, str]], Opened]
+"""``opened(model, names)``: `names` of layers, each with the name under which it marks where it runs."""
+
+
+class _Called(NamedTuple):
+    """What a model is called with, apart: its arrays, and a function that puts others in their places."""
+
+    arrays: list[Any]
+    call: Callable[[Any, Sequence[Any]], Any]
+    sequences: int | None
+    key: Any
+
+    @property
+    def mapped(self) -> list[bool]:
+        """Which arrays have the sequences along their first axis."""
+        return [x.ndim > 0 and len(x) == self.sequences for x in self.arrays]
+
+
+def _apart(call: Callable[..., Any], batch: Batch) -> _Called:
+    leaves, structure = jax.tree.flatten(batch)
+    where = [i for i, x in enumerate(leaves) if isinstance(x, (jax.Array, np.ndarray))]
+    fixed = [None if i in where else x for i, x in enumerate(leaves)]
+
+    def called(values: Any, given: Sequence[Any]) -> Any:
+        mine = dict(zip(where, given, strict=True))
+        args, kwargs = jax.tree.unflatten(structure, [mine.get(i, x) for i, x in enumerate(fixed)])
+        return call(values, *args, **kwargs)
+
+    count = next((len(leaves[i]) for i in where if leaves[i].ndim > 0), None)
+    return _Called([jnp.asarray(leaves[i]) for i in where], called, count, (structure, repr(fixed)))
+
+
+def _each(call: Callable[[Any, Sequence[Any]], Any], mapped: Sequence[bool]) -> Callable[[Any, Sequence[Any]], Any]:
+    """The same over sequences, one at a time."""
+    return jax.vmap(call, in_axes=(None, [0 if one else None for one in mapped]))
+
+
+def one_by_one(opened: Opened, batch: Batch, told: bool | None) -> bool:
+    """Whether a model takes one sequence, and is mapped over those of a batch.
+
+    Raises
+    ------
+    ValueError
+        It runs on the data in neither way; or in both, with other answers, and nobody told which is meant.
+    """
+    one = _apart(opened.call, batch)
+    each = _each(one.call, one.mapped)
+    if told is None and any(one.mapped):
+        whole, apart = _takes(one.call, opened.values, one), _takes(each, opened.values, one)
+        if isinstance(whole, Exception) and isinstance(apart, Exception):
+            raise ValueError(
+                "the model must run on the calibration data, the sequences along the first axis, got as a whole "
+                f"{type(whole).__name__}: {whole}; one by one {type(apart).__name__}: {apart}"
+            ) from whole
+        if isinstance(whole, Exception) or isinstance(apart, Exception):
+            return isinstance(whole, Exception)
+        few = [x[:2] if m else x for x, m in zip(one.arrays, one.mapped, strict=True)]
+        a, b = (_predicted(jax.jit(f)(opened.values, few)) for f in (one.call, each))
+        if a.shape == b.shape and _near(to_numpy(a), to_numpy(b)):
+            return False
+        raise ValueError(
+            "it must be clear whether the model takes batches or one sequence, got one that runs on both with other answers: "
+            "say vmapped=False for batches, or vmapped=True for a model that is mapped over the sequences"
+        )
+    return bool(told)
+
+
+def _takes(call: Callable[[Any, Sequence[Any]], Any], values: Any, one: _Called) -> Exception | None:
+    """Why a function does not take any number of sequences; None if it does."""
+    for count in _PROBES:
+        shapes = [
+            jax.ShapeDtypeStruct((count, *x.shape[1:]) if m else x.shape, x.dtype)
+            for x, m in zip(one.arrays, one.mapped, strict=True)
+        ]
+        try:
+            answer = jax.eval_shape(lambda v, a: _predicted(call(v, a)), values, shapes)
+        except Exception as error:  # whatever somebody's model raises
+            return error
+        if answer.shape[0] != count:
+            return ValueError(f"{answer.shape[0]} answers to {count} sequences")
+    return None
+
+
+def _near(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    tolerance = arrays.eps(a) ** 0.5
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return bool(np.linalg.norm(a - b) <= tolerance * max(float(np.linalg.norm(a)), 1e-30))
+
+
+def _predicted(answer: Any) -> Any:
+    return predicted(answer, is_numbers)
+
+
+def running(opened: Open, signature: Callable[[Any], inspect.Signature | None]) -> Running:
+    """How models of a framework run along data, from how they are opened, and what they take."""
+
+    def given(model: Any, data: Any) -> Iterable[Batch]:
+        return batches(data, (jax.Array, np.ndarray), signature(model))
+
+    def outputs(model: Any, how: Calibration) -> Callable[[Batch], Answer]:
+        one = opened(model, {})
+        programs: dict[Any, Any] = {}
+
+        def answer(batch: Batch) -> Answer:
+            called = _apart(one.call, batch)
+            if called.key not in programs:
+                each = one_by_one(one, batch, how.vmapped)
+                call = _each(called.call, called.mapped) if each else called.call
+                programs[called.key] = jax.jit(lambda values, given: _predicted(call(values, given)))
+            z = to_numpy(programs[called.key](one.values, called.arrays))
+            return z, mask_of(batch, z.shape[:-1])
+
+        return answer
+
+    def sums(
+        model: Any, layers: Mapping[str, tuple[Any, System]], given_batches: Iterable[Batch], how: Calibration
+    ) -> dict[str, DataSums | str]:
+        systems = {name: arrays.mapped(system, to_numpy) for name, (_, system) in layers.items()}
+        found = Passages({n: (layer, systems[n]) for n, (layer, _) in layers.items()}, wanted=how.basis == "data")
+        names = {name: first for name, (layer, _) in layers.items() if (first := found.name_of(layer))}
+        one = opened(model, names)
+        rng = np.random.default_rng(how.seed)
+        programs: dict[Any, _Program] = {}
+        each: bool | None = None
+        for batch in given_batches:
+            called = _apart(one.call, batch)
+            if each is None:
+                each = one_by_one(one, batch, how.vmapped)
+            shapes = tuple((x.shape, str(x.dtype)) for x in called.arrays)
+            if (called.key, shapes) not in programs:
+                programs[called.key, shapes] = _Program(one, called, each, systems, found.unseen, how)
+            program = programs[called.key, shapes]
+            for name, runs in program.run(called.arrays, batch, rng):
+                found.add(name, runs, batch, program.predictions)
+        return found.told()
+
+    return Running(given, outputs, sums)
+
+
+class _Program:
+    """A model traced for one shape of batches, and compiled once."""
+
+    def __init__(
+        self,
+        one: Opened,
+        called: _Called,
+        each: bool,
+        systems: Mapping[str, System],
+        unseen: dict[str, str],
+        how: Calibration,
+    ) -> None:
+        self._values, self._each, self._how = one.values, each, how
+        mapped = called.mapped
+        first = [x[0] if m and each else x[:1] if m else x for x, m in zip(called.arrays, mapped, strict=True)]
+        whole = [x[0] if m and each else x for x, m in zip(called.arrays, mapped, strict=True)]
+        traced, shape = jax.make_jaxpr(called.call, return_shape=True)(one.values, whole)
+        short = traced if each else jax.make_jaxpr(called.call)(one.values, first)
+        if list(outline(short.jaxpr)) != list(outline(traced.jaxpr)):
+            short, first = traced, whole
+        spots, why = spots_of(short, jax.tree.leaves((one.values, first)), systems)
+        unseen.update(why)
+        self._spots = [spot for spot in spots if spot.layer not in unseen]
+        self._shapes = zeros_for(traced.jaxpr, self._spots)
+        self._sequences = called.sequences if each else None
+        self.predictions = 0.0
+        program, answers = with_zeros(traced, self._spots), jax.tree.structure(shape)
+
+        def run(values: Any, given: Sequence[Any], zeros: Sequence[Any]) -> tuple[Any, list[Any]]:
+            flat, entered = program(jax.tree.leaves((values, given)), zeros)
+            return jax.tree.unflatten(answers, flat), entered
+
+        if each:
+            run = jax.vmap(run, in_axes=(None, [0 if m else None for m in mapped], 0))
+
+        def forward(values: Any, given: Sequence[Any], zeros: Sequence[Any]) -> tuple[Any, Any, Any]:
+            def scalar(zeros: Sequence[Any]) -> tuple[Any, Any]:
+                answer, entered = run(values, given, zeros)
+                z = _predicted(answer)
+                return (how.scalar(answer) if callable(how.scalar) else z), (z, entered)
+
+            if how.basis != "data":
+                return None, *scalar(zeros)
+            value, pull, beside = jax.vjp(scalar, zeros, has_aux=True)
+            return pull, value, beside
+
+        self._forward = jax.jit(forward)
+        self._back = jax.jit(lambda pull, W: pull(W)[0])
+
+    def run(self, given: Sequence[Any], batch: Batch, rng: np.random.Generator) -> Iterable[tuple[str, list[Passage]]]:
+        """The runs of each layer on a batch."""
+        lead = () if self._sequences is None else (self._sequences,)
+        zeros = [jnp.zeros((*lead, *x.shape), x.dtype) for x in self._shapes]
+        pull, value, (z, entered) = self._forward(self._values, given, zeros)
+        pulled: list[list[Any]] = []
+        if pull is not None:
+            mask = mask_of(batch, z.shape[:-1])
+            if callable(self._how.scalar):
+                if getattr(value, "shape", None) != ():
+                    raise ValueError(f"scalar must return an array of one number, got {value!r}")
+                drawn: Iterable[Any] = [np.ones(())]
+            else:
+                drawn = directions(to_numpy(z), mask, self._how.scalar, rng)
+            pulled = [self._back(pull, jnp.asarray(W, value.dtype)) for W in drawn]
+            self.predictions = predictions_in(z.shape, mask) * len(pulled)
+        runs: dict[str, list[Passage]] = {}
+        for i, (spot, u) in enumerate(zip(self._spots, entered, strict=True)):
+            runs.setdefault(spot.layer, []).append(self._passage(spot, u, [draw[i] for draw in pulled]))
+        return runs.items()
+
+    def _passage(self, spot: Spot, u: Any, gradients: Sequence[Any]) -> Passage:
+        axis = spot.axis + (0 if self._sequences is None else 1)
+        host = [to_numpy(w) for w in gradients]
+        moved = [w if spot.axis == 0 else np.moveaxis(w, axis, axis - spot.axis) for w in host]
+        reached = any(w.any() for w in moved)
+        return Passage(to_numpy(u), spot.place, moved if reached else None)
