@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping
-from functools import cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from balred.adapters.equinox.lru import LRU
-from balred.adapters.jax.marking import marked
+from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import NAMES
 from balred.backends.jax import from_numpy
@@ -77,20 +75,8 @@ def _unfit(layer: Any) -> str | None:
     return "some of its arrays are placeholders of equinox.nn.Shared: untie them first" if placeholders else None
 
 
-@cache
-def _marking(cls: Any, name: str) -> Any:
-    """The class with marks around what its layers compute: its objects stay what they are under every transformation."""
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return marked(name, partial(cls.__call__, self), *args, **kwargs)
-
-    with warnings.catch_warnings():  # of an __init__ that nobody calls
-        warnings.simplefilter("ignore")
-        return type(cls)(cls.__name__, (cls,), {"__module__": cls.__module__, "__call__": call})
-
-
 def _marked(layer: Any, name: str) -> Any:
-    new = object.__new__(_marking(type(layer), name))
+    new = object.__new__(marking(type(layer), name))
     for key, value in vars(layer).items():
         object.__setattr__(new, key, value)
     return new

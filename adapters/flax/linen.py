@@ -1,8 +1,9 @@
 """flax: parameter trees of linen models, and linen layers bound to their variables.
 
 A linen layer is a pair, the module's fields and its parameters.  As one object it is the bound module,
-``module.bind(variables)``; what a reduction returns is bound too, and ``unbind()`` gives the smaller pair.  Where only
-the parameters are at hand, LRU layers are found in the tree itself (:mod:`balred.adapters.parameters`).
+``module.bind(variables)``; what a reduction returns is bound too, and ``unbind()`` gives the smaller pair.  In a whole model,
+bound likewise, and where only the parameters are at hand, LRU layers are found in the tree itself
+(:mod:`balred.adapters.parameters`).
 
 Known are LRU as minimal-LRU writes it (the field ``d_hidden``) and S5 as its authors do (the fields P, V, Vinv,
 Lambda_re_init, Lambda_im_init, conj_sym, discretization, clip_eigs, step_rescale): by what they hold, since both are
@@ -11,16 +12,22 @@ copied from project to project.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 from flax.core import FrozenDict, freeze
 
-from balred.adapters.parameters import adapt_lru_parameters, is_lru, is_s5, lru_of, s5_of
+from balred.adapters.jax.marking import marked
+from balred.adapters.jax.running import Opened, running
+from balred.adapters.parameters import adapt_lru_parameters, is_lru, is_s5, lru_of, resized, s5_of
 from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import AdapterNotFound, Container, Rebuild, register, register_container
 from balred.registry.reading import layers_of, replace_layers
+from balred.registry.sizes import ranks_of
 from balred.registry.tensors import tensors_of, with_tensors
 from balred.systems.leaves import System
 
@@ -70,8 +77,83 @@ def _with_tensors(module: Any, new: Mapping[str, Any]) -> Any:
     return module if module.scope is None else module.clone(parent=None).bind(with_tensors(module.variables, new))
 
 
+def _in_bound(module: Any) -> Mapping[str, Any]:
+    """The LRU layers among the variables of a bound module."""
+    return {} if module.scope is None else _layers(freeze(module.variables))
+
+
+def _replaced_in_bound(module: Any, new: Mapping[str, Any]) -> Any:
+    """A bound copy with smaller layers, and fields that held their sizes holding the new ones."""
+    plain, variables = module.unbind()
+    layers = {name: ranks_of({name: layer})[name] for name, layer in _in_bound(module).items()}
+    after = layers | ranks_of(dict(new))
+    sizes: dict[int, set[int]] = {}
+    for name, before in layers.items():
+        sizes.setdefault(before, set()).add(after[name])
+    changed = {before: found for before, found in sizes.items() if found != {before}}
+    fields = _fields(plain, {before: min(found) for before, found in changed.items()})
+    if changed and (not fields or any(len(found) > 1 for found in changed.values())):
+        told = ", ".join(f"{name} {before} -> {after[name]}" for name, before in layers.items())
+        raise ValueError(
+            "a bound module must keep the states of all its layers in one field to be made smaller, got "
+            f"{type(plain).__name__} with {told}: reduce its variables, and make a module of their sizes"
+        )
+    return plain.clone(**fields).bind(replace_layers(dict(variables), new))
+
+
+def _fields(module: Any, sizes: Mapping[int, int]) -> dict[str, Any]:
+    """Those fields of a module, and of modules in its fields, that hold numbers of states, with the new ones."""
+    mine = {field.name: getattr(module, field.name, None) for field in dataclasses.fields(module) if field.init}
+    found: dict[str, Any] = {}
+    for before, after in sizes.items():
+        found |= resized(mine, before, after)
+    for name, value in mine.items():
+        if isinstance(value, nn.Module) and name != "parent" and (inner := _fields(value, sizes)):
+            found[name] = value.clone(**inner)
+    return found
+
+
+class Applied(NamedTuple):
+    """A linen model as a function of its variables, where layers are called as in a tree of these."""
+
+    apply: Callable[..., Any]
+    variables: Mapping[str, Any]
+    above: str = ""
+    """What comes before the path of a module in the name of a layer."""
+
+
+def _opened(model: Any, names: Mapping[str, str]) -> Opened:
+    if isinstance(model, Applied):
+        apply, variables, above = model
+    else:
+        module, variables = model.unbind()
+        apply, above = module.apply, "params."
+    paths = {name.removeprefix(above): first for name, first in names.items()}
+
+    def see(function: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        layer = paths.get(".".join(context.module.path)) if context.method_name == "__call__" else None
+        return function(*args, **kwargs) if layer is None else marked(layer, function, *args, **kwargs)
+
+    def call(variables: Any, *args: Any, **kwargs: Any) -> Any:
+        with nn.intercept_methods(see):
+            return apply(variables, *args, **kwargs)
+
+    return Opened(call, variables)
+
+
+def _signature(model: Any) -> inspect.Signature | None:
+    module = getattr(model.apply, "__self__", None) if isinstance(model, Applied) else model
+    return inspect.signature(module.__call__) if isinstance(module, nn.Module) else None
+
+
+RUNNING = running(_opened, _signature)
+
 register_container(
-    "flax.linen.module.Module", Container(lambda module: {}, lambda module, new: module, _tensors, _with_tensors)
+    "flax.linen.module.Module",
+    Container(_in_bound, _replaced_in_bound, _tensors, _with_tensors, running=RUNNING),
+)
+register_container(
+    Applied, Container(lambda model: _layers(freeze(model.variables)), lambda model, new: model, running=RUNNING)
 )
 
 

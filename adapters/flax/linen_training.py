@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from balred.adapters.flax.linen import Applied
 from balred.adapters.jax.training import Parts, TreeReducer
 from balred.adapters.parameters import resized
 from balred.intraining.report import Report
@@ -134,6 +135,14 @@ class InTrainingReducer(TreeReducer):
 
     def _whole(self, parts: Parts) -> Any:
         return parts.others.replace(params=parts.model, opt_state=parts.opt_state, **parts.averages)
+
+    def _running(self, parts: Parts) -> Applied:
+        """Its parameters and other collections, which are fields of the train state by convention."""
+        state = parts.others
+        beside = {
+            k: v for k, v in vars(state).items() if isinstance(v, Mapping) and k not in ("params", *self._averages)
+        }
+        return Applied(state.apply_fn, {"params": parts.model, **beside})
 
     def _told_sizes(self, before: Parts, parts: Parts) -> Parts:
         ranks = (ranks_of(linear_layers_of(model)) for model in (before.model, parts.model))

@@ -5,12 +5,15 @@ nnx modules are references: a reduction works on a clone, in which shared module
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
 
 from balred.adapters.flax.nnx_training import InTrainingReducer
+from balred.adapters.jax.marking import marking
+from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
 from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import Container, Rebuild, entry_of, register, register_container
@@ -77,8 +80,22 @@ def _obstacles(roots: Mapping[str, Any], layers: Mapping[str, Any], *, copied: b
     return found
 
 
+def _opened(model: Any, names: Mapping[str, str]) -> Opened:
+    """As it will be used: a copy in evaluation mode, in which modules that are shared stay so."""
+    watched = nnx.clone(model)
+    watched.eval()
+    nodes = {"": watched} | dict(_named(watched))
+    for name, node in {id(nodes[name]): (name, nodes[name]) for name in reversed(list(names))}.values():
+        node.__class__ = marking(type(node), names[name])
+    graph, values = nnx.split(watched)
+    return Opened(lambda values, *args, **kwargs: nnx.merge(graph, values)(*args, **kwargs), values)
+
+
+RUNNING = running(_opened, lambda model: inspect.signature(model.__call__))
+
 register_container(
-    "flax.nnx.module.Module", Container(_layers, _replaced, _tensors, _with_tensors, obstacles=_obstacles)
+    "flax.nnx.module.Module",
+    Container(_layers, _replaced, _tensors, _with_tensors, obstacles=_obstacles, running=RUNNING),
 )
 
 

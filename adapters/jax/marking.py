@@ -7,7 +7,9 @@ that what enters has its sequences outermost however a model is called.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -52,3 +54,15 @@ def marked(layer: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> A
         kwargs = {**kwargs, key: ENTERS.bind(jnp.asarray(kwargs[key]), layer=layer)}
     made = call(*args, **kwargs)
     return jax.tree.map(lambda x: LEAVES.bind(x, layer=layer) if is_numbers(x) else x, made)
+
+
+@cache
+def marking(cls: Any, layer: str) -> Any:
+    """A class of layers with marks around what they compute: its objects stay what they are under every transformation."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return marked(layer, partial(cls.__call__, self), *args, **kwargs)
+
+    with warnings.catch_warnings():  # of an __init__ that nobody calls
+        warnings.simplefilter("ignore")
+        return type(cls)(cls.__name__, (cls,), {"__module__": cls.__module__, "__call__": call})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from balred.adapters.jax.marking import is_numbers
-from balred.adapters.jax.tracing import Spot, outline, spots_of, with_zeros, zeros_for
+from balred.adapters.jax.tracing import QUICKLY, Spot, outline, spots_of, with_zeros, zeros_for
 from balred.layers.along_data import DataSums
 from balred.layers.passages import Passage, Passages, directions, mask_of, predicted, predictions_in
 from balred.registry.entries import Running
@@ -94,10 +93,12 @@ def one_by_one(opened: Opened, batch: Batch, told: bool | None) -> bool:
             ) from whole
         if isinstance(whole, Exception) or isinstance(apart, Exception):
             return isinstance(whole, Exception)
-        few = [x[:2] if m else x for x, m in zip(one.arrays, one.mapped, strict=True)]
-        a, b = (_predicted(jax.jit(f)(opened.values, few)) for f in (one.call, each))
-        if a.shape == b.shape and _near(to_numpy(a), to_numpy(b)):
+        two = _answers(one.call, opened.values, one, slice(0, 2))
+        if _near(two, _answers(each, opened.values, one, slice(0, 2))):
             return False
+        alone = [_answers(one.call, opened.values, one, slice(i, i + 1)) for i in range(len(two))]
+        if not _near(two, np.concatenate(alone)):  # what it takes for a batch is none: it runs along the sequences
+            return True
         raise ValueError(
             "it must be clear whether the model takes batches or one sequence, got one that runs on both with other answers: "
             "say vmapped=False for batches, or vmapped=True for a model that is mapped over the sequences"
@@ -121,7 +122,16 @@ def _takes(call: Callable[[Any, Sequence[Any]], Any], values: Any, one: _Called)
     return None
 
 
+def _answers(call: Callable[[Any, Sequence[Any]], Any], values: Any, one: _Called, now: slice) -> Any:
+    """What some of the sequences are answered, computed once."""
+    few = [x[now] if m else x for x, m in zip(one.arrays, one.mapped, strict=True)]
+    program = jax.jit(lambda values, given: _predicted(call(values, given)), compiler_options=QUICKLY)
+    return to_numpy(program(values, few))
+
+
 def _near(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    if a.shape != b.shape:
+        return False
     tolerance = arrays.eps(a) ** 0.5
     a, b = a.astype(np.float64), b.astype(np.float64)
     return bool(np.linalg.norm(a - b) <= tolerance * max(float(np.linalg.norm(a)), 1e-30))
@@ -157,7 +167,7 @@ def running(opened: Open, signature: Callable[[Any], inspect.Signature | None]) 
     ) -> dict[str, DataSums | str]:
         systems = {name: arrays.mapped(system, to_numpy) for name, (_, system) in layers.items()}
         found = Passages({n: (layer, systems[n]) for n, (layer, _) in layers.items()}, wanted=how.basis == "data")
-        names = {name: first for name, (layer, _) in layers.items() if (first := found.name_of(layer))}
+        names = {name: first for name, (layer, _) in layers.items() if (first := found.name_of(layer)) is not None}
         one = opened(model, names)
         rng = np.random.default_rng(how.seed)
         programs: dict[Any, _Program] = {}

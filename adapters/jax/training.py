@@ -22,7 +22,7 @@ from balred.adapters.jax.trees import placed
 from balred.intraining.decide import decide
 from balred.intraining.events import counts_of, rewind, sinks_of
 from balred.intraining.fitting import check_fit
-from balred.intraining.reach import check_cuttable
+from balred.intraining.reach import check_cuttable, check_data, check_rule_for
 from balred.intraining.report import Report
 from balred.intraining.settings import TrainingSettings, options_of
 from balred.intraining.state import Held, ReducerState
@@ -32,6 +32,7 @@ from balred.reduction.candidates import Smaller
 from balred.registry.reading import is_selective, layers_of, linear_layers_of, replace_layers
 from balred.registry.sizes import ranks_of, shrunk
 from balred.registry.tensors import tensors_of, with_tensors
+from balred.selection.calibration import calibration_of
 
 Fresh = Callable[[Any], Any]
 
@@ -65,14 +66,14 @@ class TreeReducer:
     Parameters
     ----------
     rule, window, attempts, **options
-        As :class:`balred.intraining.TrainingSettings`, without `calibration`.  The step count of an optax state is one for all
+        As :class:`balred.intraining.TrainingSettings`; selective layers are left alone also with `calibration`.  The step count of an optax state is one for all
         parameters and goes on, so with ``moments="reset"`` a second moment is not zero (which would multiply the learning rate)
         but the mean of the old one.
     ema_decay : float, optional
         The decay of ``optax.ema`` where its states are among the averages: they start at zero, which the cut must know.
     """
 
-    @options_of(TrainingSettings, "calibration")
+    @options_of(TrainingSettings)
     def __init__(
         self,
         rule: Rule | Budget,
@@ -83,8 +84,7 @@ class TreeReducer:
         **options: Any,
     ) -> None:
         self.policy = TrainingSettings(rule, window, attempts, **options)
-        if self.policy.calibration is not None:
-            raise TypeError(f"{_LINEAR}, got calibration as {type(self.policy.calibration).__name__}")
+        self.calibration = calibration_of(self.policy.calibration)
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
         self.ema_decay = ema_decay
@@ -94,6 +94,10 @@ class TreeReducer:
 
     def _whole(self, parts: Parts) -> Any:
         """What metrics and losses are called with."""
+        return parts.model
+
+    def _running(self, parts: Parts) -> Any:
+        """The model as data run through it."""
         return parts.model
 
     def _told_sizes(self, before: Parts, parts: Parts) -> Parts:
@@ -117,8 +121,11 @@ class TreeReducer:
             raise ValueError(
                 f"{_LINEAR}, got selective ones alone: {', '.join(name or 'the layer' for name in layers)}"
             )
-        check_cuttable(parts.model, linear_layers_of(parts.model))
-        return ReducerState(self.policy.init(), ranks_of(linear_layers_of(parts.model)), counts_of(self._sinks))
+        linear = linear_layers_of(parts.model)
+        check_rule_for(self.policy.rule, linear, self.calibration)
+        check_cuttable(parts.model, linear)
+        check_data(self._running(parts), linear, self.calibration)
+        return ReducerState(self.policy.init(), ranks_of(linear), counts_of(self._sinks))
 
     def _due(self, state: ReducerState, step: int) -> bool:
         """Whether there is anything to do after this step: all that a step without costs."""
@@ -144,7 +151,8 @@ class TreeReducer:
     def _attempt(
         self, parts: Parts, state: ReducerState, step: int, loss: Callable[[Any], Any] | None, fresh: Fresh | None
     ) -> tuple[Parts, ReducerState, Report | None]:
-        cuts, policy, report = decide(self.policy, state.policy, step, linear_layers_of(parts.model))
+        layers, model = linear_layers_of(parts.model), self._running(parts)
+        cuts, policy, report = decide(self.policy, state.policy, step, layers, None, model, self.calibration)
         state = replace(state, policy=policy)
         if not cuts:
             return parts, state, report
