@@ -7,7 +7,6 @@ import inspect
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import pytest
 
 import balred
@@ -48,11 +47,8 @@ def test_settings_are_a_policy_and_keep_its_checks() -> None:
 @every
 def test_every_reducer_shows_every_setting(module: str, name: str, package: str) -> None:
     shown = inspect.signature(reducer(module, name, package)).parameters
-    jax = package in ("equinox", "flax")
     for field in fields(TrainingSettings):
-        if field.name == "calibration" and jax:
-            assert field.name not in shown
-        elif field.name not in ("rule", "window"):
+        if field.name not in ("rule", "window"):
             assert shown[field.name].default == field.default
     by_place = [n for n, p in shown.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert by_place[-3:] == ["rule", "window", "attempts"]
@@ -65,11 +61,3 @@ def test_a_misspelt_option_is_a_type_error(module: str, name: str, package: str)
     before = (None, None) if package == "torch" else ()
     with pytest.raises(TypeError, match="unexpected keyword argument 'atempts'"):
         cls(*before, RULE, (0, 8), atempts=3)
-
-
-@pytest.mark.parametrize("module", ["balred.adapters.equinox", "balred.adapters.flax"])
-def test_jax_refuses_data(module: str) -> None:
-    pytest.importorskip(module.rpartition(".")[2])
-    cls = importlib.import_module(module).InTrainingReducer
-    with pytest.raises(TypeError, match=r"only layers with an operator are cut in JAX.*got calibration as ndarray"):
-        cls(RULE, (0, 8), calibration=np.ones(3))
