@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from balred.layers.lru import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
+from balred.layers.lru import keep_feedthrough, lru_parameters, lru_split, lru_system, scale_ratio
 from balred.layers.lru_carry import lru_carry_split
 from balred.layers.s5 import s5_parameters, s5_system
 from balred.layers.sampled import Host, input_gain
@@ -75,7 +75,7 @@ def lru_of(tree: Mapping[str, Any]) -> tuple[System, Any]:
 
     def write(reduced: Any) -> dict[str, Any]:
         keep_feedthrough(reduced, system)
-        values = lru_split(lru_parameters(reduced, lru_rows(to_numpy(B))))
+        values = lru_split(lru_parameters(reduced, scale_ratio(to_numpy(B), to_numpy(C))))
         return {k: be.from_numpy(v, like=D) for k, v in values.items()}
 
     return system, write
@@ -145,7 +145,13 @@ def s5_of(tree: Mapping[str, Any], settings: Any) -> tuple[System, Any]:
         if settings.clip_eigs:  # a shorter step keeps a slow pole away from the clip
             steps = np.minimum(steps, -to_numpy(reduced.log_poles).real / (2 * CLIP))
         values = s5_parameters(
-            reduced, steps, lru_rows(to_numpy(B)), twice=twice, bidirectional=both, rule=rule, gain=own_gain
+            reduced,
+            steps,
+            scale_ratio(to_numpy(B), to_numpy(system.C)),
+            twice=twice,
+            bidirectional=both,
+            rule=rule,
+            gain=own_gain,
         )
         written = values["log_step"] - np.log(settings.step_rescale)
         halves = {"C": values["C"]} if "C" in tree else {"C1": values["C"][:, :n], "C2": values["C"][:, n:]}

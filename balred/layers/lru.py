@@ -35,12 +35,12 @@ def lru_system(nu_log: Array, theta_log: Array, gamma_log: Array, B: Array, C: A
     )
 
 
-def lru_parameters(system: DiagonalSystem, row_norm: float | None = None) -> dict[str, Host]:
+def lru_parameters(system: DiagonalSystem, ratio: float | None = None) -> dict[str, Host]:
     r"""LRU parameters of a conjugate discrete system, as NumPy arrays in double precision.
 
     :math:`\gamma = \sqrt{1-|\lambda|^2}` as at LRU's initialisation.  A positive real pole has angle 0, whose logarithm
     is -inf with zero gradient for ever: it is stored as :math:`2\pi`.  The scale of each mode is free between B and
-    C; `row_norm` sets the norm of the rows of B.
+    C; `ratio` sets the norm of its row of B over that of its column of C.
     """
     if not (getattr(system, "conjugate", False) and system.discrete):
         raise ValueError(f"an LRU layer holds a discrete conjugate system, got {system!r}")
@@ -51,8 +51,8 @@ def lru_parameters(system: DiagonalSystem, row_norm: float | None = None) -> dic
     angle = np.where((angle < 1e-12) | (angle > 2 * np.pi - 1e-12), 2 * np.pi, angle)
     gamma = np.sqrt(-np.expm1(-2 * decay))
     B, C = b / gamma[:, None], 2 * c
-    if row_norm is not None:
-        B, C = scaled_rows(B, C, row_norm)
+    if ratio is not None:
+        B, C = scaled_evenly(B, C, ratio)
     return {"nu_log": np.log(decay), "theta_log": np.log(angle), "gamma_log": np.log(gamma), "B": B, "C": C}
 
 
@@ -77,15 +77,24 @@ def decays(rates: Host, *, grows: bool = False) -> Host:
     return np.where(growing, -rates, np.clip(-rates, np.finfo(np.float64).tiny, FASTEST))
 
 
-def lru_rows(B: Host) -> float:
-    """Root mean square norm of the rows of an LRU layer's B: the scale its optimizer is used to."""
-    return float(np.sqrt(np.mean(np.sum(np.abs(B) ** 2, axis=1))))
+def scale_ratio(B: Host, C: Host) -> float:
+    """Root mean square norm of the rows of B (N, H) over that of the columns of C (P, N): what an optimizer is used to.
+
+    1 where either is zero.
+    """
+    rows, columns = np.linalg.norm(B), np.linalg.norm(C)
+    return float(rows / columns) if rows > 0 and columns > 0 else 1.0
 
 
-def scaled_rows(B: Host, C: Host, row_norm: float) -> tuple[Host, Host]:
-    """B (N, H) and C (P, N) with the states scaled so that each row of B that is not zero has norm `row_norm`."""
-    norms = np.linalg.norm(B, axis=1)
-    scale = np.where(norms > 0, row_norm / np.where(norms > 0, norms, 1), 1.0)
+def scaled_evenly(B: Host, C: Host, ratio: float) -> tuple[Host, Host]:
+    """B (N, H) and C (P, N) with the scale of each state split between them: rows of B over columns of C have the norm `ratio`.
+
+    Modes that are nearly parallel nearly cancel, so they are large: all in C, a step of an optimizer that moves every
+    parameter alike would move the output as much further.  A state of which a row or a column is zero stays.
+    """
+    rows, columns = np.linalg.norm(B, axis=1), np.linalg.norm(C, axis=0)
+    there = (rows > 0) & (columns > 0)
+    scale = np.sqrt(np.where(there, ratio * columns, 1.0)) / np.sqrt(np.where(there, rows, 1.0))
     return B * scale[:, None], C / scale
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from balred.layers.lru import scaled_rows
+from balred.layers.lru import scaled_evenly
 from balred.layers.sampled import (
     Gain,
     Host,
@@ -56,7 +56,7 @@ def s5_system(
 def s5_parameters(
     system: DiagonalSystem,
     step: float | Host,
-    row_norm: float,
+    ratio: float,
     *,
     twice: bool = False,
     bidirectional: bool = False,
@@ -71,8 +71,8 @@ def s5_parameters(
         As from :func:`s5_system`.
     step : float or array, shape (P,)
         The step that the states get.
-    row_norm : float
-        Norm of the rows of B: the scale of each state is free between B and C.
+    ratio : float
+        Norm of a row of B over that of a column of the system's C: the scale of each state is free between them.
     twice, bidirectional, rule
         As :func:`s5_system`.
     gain : callable, optional
@@ -88,7 +88,7 @@ def s5_parameters(
     poles = continuous_poles(system.log_poles, steps, rule, grows=True)
     g = layer_gain(poles, steps, rule, gain)
     b, c = (to_numpy(x).astype(np.complex128) for x in (system.B, system.C))
-    B, C = scaled_rows(b / g[:, None], c, row_norm)
+    B, C = scaled_evenly(b / g[:, None], c, ratio)
     if bidirectional:
         C = np.concatenate(np.split(C, 2), axis=1) / 2**0.5
     return {"Lambda": poles, "log_step": np.log(steps), "B": B, "C": C if twice else 2 * C}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import balred
-from balred.layers.lru import LRU_NAMES, lru_join, lru_parameters, lru_rows, lru_split, lru_system
+from balred.layers.lru import LRU_NAMES, lru_join, lru_parameters, lru_split, lru_system, scale_ratio
 from balred.layers.lru_carry import lru_carry
 from balred.testing import random_system, simulate
 
@@ -31,18 +31,19 @@ def output(values: dict[str, Any], u: Any) -> Any:
     return np.array(y)
 
 
-@pytest.mark.parametrize("row_norm", [None, 0.3])
-def test_there_and_back(row_norm: float | None) -> None:
+@pytest.mark.parametrize("ratio", [None, 0.3])
+def test_there_and_back(ratio: float | None) -> None:
     system = random_system(8, 2, 3, dt=True, kind="conjugate")
-    values = layer_of(system, row_norm=row_norm)
+    values = layer_of(system, ratio=ratio)
     again = operator(values, system.D)
     u = np.random.default_rng(0).standard_normal((30, 2))
     want = simulate(system, u)
     np.testing.assert_allclose(simulate(again, u), want, rtol=0, atol=1e-12 * np.abs(want).max())
     np.testing.assert_allclose(output(values, u) + u @ system.D.T, want, rtol=0, atol=1e-12 * np.abs(want).max())
-    if row_norm is not None:
-        np.testing.assert_allclose(np.linalg.norm(values["B"], axis=1), row_norm)
-        assert lru_rows(values["B"]) == pytest.approx(row_norm)
+    if ratio is not None:
+        norms = np.linalg.norm(values["B"], axis=1), np.linalg.norm(values["C"], axis=0)
+        np.testing.assert_allclose(norms[0] / norms[1], ratio)  # of every state
+        assert scale_ratio(values["B"], values["C"]) == pytest.approx(ratio)
 
 
 def test_gamma_is_that_of_the_initialisation() -> None:
@@ -55,7 +56,7 @@ def test_a_mode_without_input_keeps_finite_parameters() -> None:
     system = balred.diagonal(
         [0.5 + 0.1j, 0.2j], B=np.array([[0j], [1]]), C=np.ones((1, 2), complex), dt=True, conjugate=True
     )
-    assert all(np.isfinite(v).all() for v in layer_of(system, row_norm=1.0).values())
+    assert all(np.isfinite(v).all() for v in layer_of(system, ratio=1.0).values())
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-14, -1e-14, 2 * np.pi])
@@ -134,12 +135,12 @@ def redundant(n: int) -> tuple[dict[str, Any], Any]:
     return values, operator(values, np.zeros((2, 2)))
 
 
-@pytest.mark.parametrize("row_norm", [None, 0.7])
-def test_carried_gradients_are_gradients_when_nothing_is_lost(row_norm: float | None) -> None:
+@pytest.mark.parametrize("ratio", [None, 0.7])
+def test_carried_gradients_are_gradients_when_nothing_is_lost(ratio: float | None) -> None:
     old, system = redundant(3)
     reduction = balred.analyze(system).reduction(3)
     assert reduction.system.states == 3
-    new = layer_of(reduction.system, row_norm=row_norm)
+    new = layer_of(reduction.system, ratio=ratio)
     u = np.random.default_rng(6).standard_normal((10, 2))
     assert loss(new, u) == pytest.approx(loss(old, u), rel=1e-10)
     moved = lru_carry(old, new, gradient(old, u), reduction.change, 1)

@@ -11,7 +11,7 @@ from torch import nn
 
 from balred.adapters.torch.modules import blank_copy
 from balred.backends.torch import from_numpy
-from balred.layers.lru import keep_feedthrough, lru_parameters, lru_rows, lru_split, lru_system
+from balred.layers.lru import keep_feedthrough, lru_parameters, lru_split, lru_system, scale_ratio
 from balred.layers.lru_carry import lru_carry_split
 from balred.layers.recurrence import lru_initial, lru_output
 from balred.registry.entries import register
@@ -113,7 +113,7 @@ def adapt_lru(layer: LRU) -> tuple[System, Any]:
     system = lru_system(p["nu_log"], p["theta_log"], p["gamma_log"], B, C, torch.diag(p["D"]))
 
     def rebuild(reduced: Any) -> LRU:
-        values = lru_split(lru_parameters(reduced, lru_rows(to_numpy(B))))
+        values = lru_split(lru_parameters(reduced, scale_ratio(to_numpy(B), to_numpy(C))))
         keep_feedthrough(reduced, system)
         result: LRU = blank_copy(layer, {k: from_numpy(v, like=p["D"]) for k, v in values.items()})
         return result

@@ -8,7 +8,7 @@ import torch
 
 from balred.adapters.torch.modules import blank_copy
 from balred.backends.torch import from_numpy
-from balred.layers.lru import LRU_NAMES, keep_feedthrough, lru_parameters, lru_rows, lru_system
+from balred.layers.lru import LRU_NAMES, keep_feedthrough, lru_parameters, lru_system, scale_ratio
 from balred.layers.lru_carry import lru_carry
 from balred.registry.entries import register
 from balred.systems.arrays import to_numpy
@@ -29,9 +29,8 @@ def adapt_lru(layer: Any) -> tuple[System, Any]:
 
     def rebuild(reduced: Any) -> Any:
         keep_feedthrough(reduced, system)
-        values = {
-            k: from_numpy(v, like=layer.B) for k, v in lru_parameters(reduced, lru_rows(to_numpy(layer.B))).items()
-        }
+        ratio = scale_ratio(to_numpy(layer.B), to_numpy(layer.C))
+        values = {k: from_numpy(v, like=layer.B) for k, v in lru_parameters(reduced, ratio).items()}
         values["state"] = torch.zeros_like(values["B"][:, 0])
         return blank_copy(layer, values)
 

@@ -13,7 +13,7 @@ import torch
 
 from balred.adapters.torch.modules import blank_copy
 from balred.backends.torch import from_numpy
-from balred.layers.lru import keep_feedthrough, lru_rows
+from balred.layers.lru import keep_feedthrough, scale_ratio
 from balred.layers.s5 import s5_parameters, s5_system
 from balred.layers.sampled import Host
 from balred.registry.entries import Rebuild, register
@@ -55,7 +55,7 @@ def _adapted(layer: Any, ssm: Any, prefix: str) -> tuple[System, Rebuild]:
     def rebuild(reduced: Any) -> Any:
         keep_feedthrough(reduced, system)
         values = s5_parameters(
-            reduced, float(np.exp(to_numpy(ssm.log_step).mean())), lru_rows(to_numpy(B)),
+            reduced, float(np.exp(to_numpy(ssm.log_step).mean())), scale_ratio(to_numpy(B), to_numpy(system.C)),
             bidirectional=ssm.bidir, rule=rule, gain=own_gain,
         )  # fmt: skip
         values["B"] = np.stack([values["B"].real, values["B"].imag], axis=-1)
