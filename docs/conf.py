@@ -12,6 +12,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import balred
@@ -160,9 +161,30 @@ def of_the_library(app: Sphinx, env: BuildEnvironment, node: nodes.Element, show
     return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], f"balred.{name}", node, shown)
 
 
+ELSEWHERE = re.compile(
+    r"""<(?:script|link|img|source|iframe)\b[^>]*?\b(?:src|href)="((?:https?:)?//[^"]+)"|url\(["']?((?:https?:)?//[^"')]+)"""
+)
+"""What a browser would fetch from another host to show a page, in HTML or in a style sheet."""
+
+
+def loads_nothing_from_elsewhere(app: Sphinx, error: Exception | None) -> None:
+    """The pages are for people without a network, too: warn of whatever would be missing there."""
+    if error is not None or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    found = {
+        next(filter(None, hit.groups())): path.relative_to(out)
+        for path in (*out.rglob("*.html"), *out.rglob("*.css"))
+        for hit in ELSEWHERE.finditer(path.read_text("utf-8"))
+    }
+    for address, page in found.items():
+        logging.getLogger(__name__).warning("%s would be loaded from elsewhere by %s", address, page)
+
+
 def setup(app: Sphinx) -> None:
-    """Register the directives, and what is looked up elsewhere."""
+    """Register the directives, what is looked up elsewhere, and what is checked at the end."""
     app.connect("missing-reference", of_the_library)
+    app.connect("build-finished", loads_nothing_from_elsewhere)
     app.add_directive("capabilities", Capabilities)
     app.add_directive("backend-functions", BackendFunctions)
     app.add_directive("session", Session)
