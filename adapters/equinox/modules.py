@@ -76,7 +76,8 @@ def _unfit(layer: Any) -> str | None:
 
 
 def _marked(layer: Any, name: str) -> Any:
-    new = object.__new__(marking(type(layer), name))
+    cls: Any = type(layer)
+    new = object.__new__(marking(cls, name))
     for key, value in vars(layer).items():
         object.__setattr__(new, key, value)
     return new

@@ -86,7 +86,8 @@ def _opened(model: Any, names: Mapping[str, str]) -> Opened:
     watched.eval()
     nodes = {"": watched} | dict(_named(watched))
     for name, node in {id(nodes[name]): (name, nodes[name]) for name in reversed(list(names))}.values():
-        node.__class__ = marking(type(node), names[name])
+        cls: Any = type(node)
+        node.__class__ = marking(cls, names[name])
     graph, values = nnx.split(watched)
     return Opened(lambda values, *args, **kwargs: nnx.merge(graph, values)(*args, **kwargs), values)
 

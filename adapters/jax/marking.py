@@ -18,10 +18,11 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-ENTERS, LEAVES = Primitive("balred_enters"), Primitive("balred_leaves")
+ENTERS: Any = Primitive("balred_enters")  # type: ignore[no-untyped-call]
+LEAVES: Any = Primitive("balred_leaves")  # type: ignore[no-untyped-call]
 
 
-def _unmoved(primitive: Primitive) -> Callable[..., Any]:
+def _unmoved(primitive: Any) -> Callable[..., Any]:
     def rule(args: Any, axes: Any, *, layer: str) -> Any:
         (x,), (axis,) = args, axes
         return primitive.bind(jnp.moveaxis(x, axis, 0), layer=layer), 0
@@ -33,7 +34,7 @@ for _mark in (ENTERS, LEAVES):
     _mark.def_impl(lambda x, *, layer: x)
     _mark.def_abstract_eval(lambda x, *, layer: x)
     mlir.register_lowering(_mark, lambda ctx, x, *, layer: [x])
-    ad.deflinear2(_mark, lambda cotangent, x, *, layer: [cotangent])
+    ad.deflinear2(_mark, lambda cotangent, x, *, layer: [cotangent])  # type: ignore[no-untyped-call]
     batching.primitive_batchers[_mark] = _unmoved(_mark)
 
 

@@ -93,10 +93,10 @@ def one_by_one(opened: Opened, batch: Batch, told: bool | None) -> bool:
             ) from whole
         if isinstance(whole, Exception) or isinstance(apart, Exception):
             return isinstance(whole, Exception)
-        two = _answers(one.call, opened.values, one, slice(0, 2))
-        if _near(two, _answers(each, opened.values, one, slice(0, 2))):
+        two, mapped = _answers((one.call, each), opened.values, one, slice(0, 2))
+        if _near(two, mapped):
             return False
-        alone = [_answers(one.call, opened.values, one, slice(i, i + 1)) for i in range(len(two))]
+        alone = [_answers((one.call,), opened.values, one, slice(i, i + 1))[0] for i in range(len(two))]
         if not _near(two, np.concatenate(alone)):  # what it takes for a batch is none: it runs along the sequences
             return True
         raise ValueError(
@@ -110,7 +110,7 @@ def _takes(call: Callable[[Any, Sequence[Any]], Any], values: Any, one: _Called)
     """Why a function does not take any number of sequences; None if it does."""
     for count in _PROBES:
         shapes = [
-            jax.ShapeDtypeStruct((count, *x.shape[1:]) if m else x.shape, x.dtype)
+            jax.ShapeDtypeStruct((count, *x.shape[1:]) if m else x.shape, x.dtype)  # type: ignore[no-untyped-call]
             for x, m in zip(one.arrays, one.mapped, strict=True)
         ]
         try:
@@ -122,11 +122,11 @@ def _takes(call: Callable[[Any, Sequence[Any]], Any], values: Any, one: _Called)
     return None
 
 
-def _answers(call: Callable[[Any, Sequence[Any]], Any], values: Any, one: _Called, now: slice) -> Any:
-    """What some of the sequences are answered, computed once."""
+def _answers(calls: Sequence[Callable[..., Any]], values: Any, one: _Called, now: slice) -> list[Any]:
+    """What some of the sequences are answered in each way, computed once."""
     few = [x[now] if m else x for x, m in zip(one.arrays, one.mapped, strict=True)]
-    program = jax.jit(lambda values, given: _predicted(call(values, given)), compiler_options=QUICKLY)
-    return to_numpy(program(values, few))
+    ways = jax.jit(lambda values, given: [_predicted(call(values, given)) for call in calls], compiler_options=QUICKLY)
+    return [to_numpy(z) for z in ways(values, few)]
 
 
 def _near(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:

@@ -194,7 +194,7 @@ def _spot(run: _Run, u: Any, tensors: Sequence[Any], system: System) -> Spot | N
 def zeros_for(program: Any, spots: Sequence[Spot]) -> list[Any]:
     """Shapes and dtypes of what is added at the spots."""
     made = [_equation(program, spot.made).outvars[spot.output].aval for spot in spots]
-    return [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made]
+    return [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made]  # type: ignore[no-untyped-call]
 
 
 def with_zeros(traced: Any, spots: Sequence[Spot]) -> Callable[..., tuple[list[Any], list[Any]]]:

@@ -119,8 +119,8 @@ def mask_of(batch: Batch, shape: Iterable[int]) -> Host | None:
     >>> mask_of(((), {"attention_mask": np.ones((2, 3))}), (2, 4)) is None
     True
     """
-    mask = batch[1].get("attention_mask")
-    return to_numpy(mask) if hasattr(mask, "shape") and tuple(mask.shape) == tuple(shape) else None
+    mask: Any = batch[1].get("attention_mask")
+    return to_numpy(mask) if tuple(getattr(mask, "shape", ())) == tuple(shape) else None
 
 
 def predicted(answer: Any, is_numbers: Callable[[Any], bool]) -> Array:

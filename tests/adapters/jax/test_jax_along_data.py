@@ -64,7 +64,7 @@ def cubes(z: Any) -> Any:
 def brute_force(system: Any, u: Any, width: int) -> tuple[Any, Any]:
     """P and Q by the recurrence as it stands, a position at a time, and gradients with respect to what is added to its states."""
     dense = system.to_dense()
-    A, B, C, D = (jnp.asarray(np.asarray(x, np.float64), jnp.float32) for x in (dense.A, dense.B, dense.C, dense.D))
+    A, B, C, D = (np.asarray(x, np.float32) for x in (dense.A, dense.B, dense.C, dense.D))
 
     def states(u: Any, added: Any) -> Any:
         def step(x: Any, now: Any) -> Any:
@@ -74,7 +74,7 @@ def brute_force(system: Any, u: Any, width: int) -> tuple[Any, Any]:
         return jax.lax.scan(step, jnp.zeros((len(u), len(A))), (u.swapaxes(0, 1), added))[1].swapaxes(0, 1)
 
     back = u[:, ::-1]
-    zeros = jnp.zeros((u.shape[1], len(u), len(A)))
+    zeros = np.zeros((u.shape[1], len(u), len(A)), np.float32)
 
     def scalar(ahead: Any, behind: Any) -> Any:
         y = states(u, ahead) @ C.T + u @ D.T
@@ -83,8 +83,10 @@ def brute_force(system: Any, u: Any, width: int) -> tuple[Any, Any]:
             y = (y[..., :width] + z[:, ::-1, width:]) / 2**0.5
         return cubes(y)
 
-    gradients = jax.jit(jax.grad(scalar, argnums=(0, 1)))(zeros, zeros)
-    x = [states(u, zeros)] + ([states(back, zeros)] if len(C) > width else [])
+    x, gradients = jax.jit(
+        lambda: ([states(u, zeros), states(back, zeros)], jax.grad(scalar, argnums=(0, 1))(zeros, zeros))
+    )()
+    x = x if len(C) > width else x[:1]
     flat = [np.asarray(v, np.float64).reshape(-1, len(A)) for v in x]
     slopes = [np.asarray(g, np.float64).reshape(-1, len(A)) for g in gradients]
     return sum(v.T @ v for v in flat), sum(g.T @ g for g in slopes)
@@ -92,7 +94,7 @@ def brute_force(system: Any, u: Any, width: int) -> tuple[Any, Any]:
 
 def check_sums(layer: Any) -> None:
     u = data(3, LENGTH, WIDTH)
-    found = sums(layer, {"": layer}, Calibration(u, scalar=cubes))[""]
+    found = sums(layer, {"": layer}, Calibration(u, scalar=cubes, vmapped=True))[""]
     assert not isinstance(found, str), found
     P, Q = brute_force(balred.adapt(layer)[0], u, WIDTH)
     for got, want in ((found.P, P), (found.Q, Q)):
