@@ -92,6 +92,7 @@ def test_a_guard_takes_a_cut_on_data_back(make: Any) -> None:
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.full
 def test_so_many_sequences_as_are_asked_for_are_looked_at() -> None:
     trainer = Equinox(**POLICY, calibration=Calibration([data(5), data(6)], sequences=8))
     full = twin(before_the_cut(trainer))
