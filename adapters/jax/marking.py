@@ -18,8 +18,8 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-ENTERS: Any = Primitive("balred_enters")  # type: ignore[no-untyped-call]
-LEAVES: Any = Primitive("balred_leaves")  # type: ignore[no-untyped-call]
+ENTERS: Any = Primitive("balred_enters")
+LEAVES: Any = Primitive("balred_leaves")
 
 
 def _unmoved(primitive: Any) -> Callable[..., Any]:

@@ -164,6 +164,7 @@ def spots_of(traced: Any, arguments: Sequence[Any], systems: Mapping[str, System
 
     def look(*arguments: Any) -> Any:
         runs.clear()
+        open_.clear()
         _gone_through(traced.jaxpr, traced.consts, arguments, lambda path: True, see)
         return [(run.u, run.tensors) for run in runs]
 
