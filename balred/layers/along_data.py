@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.layers.recurrence import scan
+from balred.layers.recurrence import matrix_scan, scan
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, in_precision, is_complex, namespace, to_complex, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem
@@ -186,24 +186,34 @@ def _reversed(system: System) -> System:
     return replace(system, log_poles=poles, B=C, C=B)
 
 
-def states_along(system: System, u: Array) -> Array:
-    """The states (..., sequences, length, order) on inputs (..., sequences, length, inputs), in dense coordinates."""
+def states_along(system: System, u: Array, before: Array | None = None) -> Array:
+    """The states (..., sequences, length, order) on inputs (..., sequences, length, inputs), in dense coordinates.
+
+    They begin at rest, or after the states `before`, (..., sequences, order).
+    """
     xp = namespace(u)
     B = system.B
     u = xp.astype(u, B.dtype if not is_complex(B) or is_complex(u) else xp.real(B).dtype)
     rows = xp.matrix_transpose(B)[..., None, :, :]
     if isinstance(system, DiagonalSystem):
         drive = to_complex(u) @ to_complex(rows)
-        x = scan(xp, to_complex(system.log_poles)[..., None, None, :], drive)
+        logs = to_complex(system.log_poles)[..., None, None, :]
+        if before is not None:
+            first = before
+            if system.conjugate:
+                first = (before[..., : system.states] + 1j * before[..., system.states :]) / 2**0.5
+            drive = _after(drive, xp.exp(logs) * to_complex(first)[..., None, :])
+        x = scan(xp, logs, drive)
         if system.conjugate:
             return 2**0.5 * xp.concat([xp.real(x), xp.imag(x)], axis=-1)
         return x if is_complex(system.log_poles) or is_complex(B) or is_complex(u) else xp.real(x)
-    drive, A = u @ rows, xp.matrix_transpose(system.A)
-    x, path = arrays.zeros(drive, (*drive.shape[:-2], drive.shape[-1])), []
-    for t in range(drive.shape[-2]):
-        x = x @ A + drive[..., t, :]
-        path.append(x)
-    return xp.stack(path, axis=-2)
+    drive, A = u @ rows, xp.matrix_transpose(system.A)[..., None, :, :]
+    return matrix_scan(xp, A, drive if before is None else _after(drive, before[..., None, :] @ A))
+
+
+def _after(drive: Array, free: Array) -> Array:
+    """What drives the states, the first of them with what was there before."""
+    return namespace(drive).concat([drive[..., :1, :] + free, drive[..., 1:, :]], axis=-2)
 
 
 def _squares(x: Array, weights: NDArray[np.float64]) -> Matrix:

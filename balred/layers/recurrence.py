@@ -75,13 +75,42 @@ def scan(xp: Any, log_poles: Array, u: Array) -> Array:
     >>> scan(np, np.log(np.array([0.5 + 0j])), np.ones((3, 1)) + 0j).real.ravel()
     array([1.  , 1.5 , 1.75])
     """
-    length = u.shape[-2]
-    if length < 2:
+    if u.shape[-2] < 2:
         return u
-    poles, half = xp.exp(log_poles), length // 2
+    poles = xp.exp(log_poles)
+    return _halved(xp, u, lambda x: poles * x, lambda x: scan(xp, 2 * log_poles, x))
+
+
+def matrix_scan(xp: Any, M: Array, u: Array) -> Array:
+    r"""The same of :math:`x_k = x_{k-1}M + u_k`, states in rows, with the squares of M.
+
+    Parameters
+    ----------
+    xp : module
+    M : array, shape (..., N, N)
+    u : array, shape (..., L, N)
+
+    Returns
+    -------
+    array, shape (..., L, N)
+
+    Examples
+    --------
+    >>> matrix_scan(np, np.array([[0.0, 1.0], [0.0, 0.0]]), np.eye(3, 2)).tolist()
+    [[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]
+    """
+    if u.shape[-2] < 2:
+        return u
+    return _halved(xp, u, lambda x: x @ M, lambda x: matrix_scan(xp, M @ M, x))
+
+
+def _halved(xp: Any, u: Array, ahead: Callable[[Array], Array], rest: Callable[[Array], Array]) -> Array:
+    """All states, of which `rest` finds those at odd positions; ``ahead(x)`` is a free state a step later."""
+    length = u.shape[-2]
+    half = length // 2
     even, odd = u[..., 0::2, :], u[..., 1::2, :]
-    x_odd = scan(xp, 2 * log_poles, odd + poles * even[..., :half, :])
-    later = even[..., 1:, :] + poles * x_odd[..., : even.shape[-2] - 1, :]
+    x_odd = rest(odd + ahead(even[..., :half, :]))
+    later = even[..., 1:, :] + ahead(x_odd[..., : even.shape[-2] - 1, :])
     x_even = xp.concat([even[..., :1, :], later], axis=-2)
     pairs = xp.reshape(xp.stack([x_even[..., :half, :], x_odd], axis=-2), (*u.shape[:-2], 2 * half, u.shape[-1]))
     return pairs if length % 2 == 0 else xp.concat([pairs, x_even[..., half:, :]], axis=-2)

@@ -3,28 +3,36 @@ r"""Frequency-weighted balancing: a small error where a weight says that it matt
 :math:`\|W_o(G-G_k)W_i\|` is made small rather than :math:`\|G-G_k\|`.  The Gramians of the cascades :math:`GW_i` and
 :math:`W_oG` say how much of a state's response passes the weights.  Techniques differ in what they make of these
 Gramians, and so in what they keep: two weights may cost Enns's original its stability.
+
+A recorded input signal is such a weight too (:func:`along_inputs`), known by what the states do under it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.hankel.spectrum import spectrum_of
+from balred.hankel.spectrum import Spectrum, spectrum, spectrum_of
 from balred.measures.norms import norm
-from balred.methods.method import OfSpectrum, Reduced, no_bound
+from balred.measures.recordings import RecordingWarning, independent_inputs, recordings_of, signals_factor
+from balred.methods.method import Method, OfSpectrum, Reduced, no_bound
 from balred.methods.truncation import truncate_or_match
 from balred.ranks.bounds import a_priori_bound
 from balred.registry.reading import system_of
+from balred.solvers.gramians import factors, solved
 from balred.solvers.riccati import controllability_factor, dual
 from balred.systems import arrays
-from balred.systems.arrays import backend_of, ct, double_precision, to_numpy
+from balred.systems.arrays import Array, backend_of, ct, double_precision, mapped, to_numpy, warn_caller
+from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
-from balred.systems.leaves import with_leaves
+from balred.systems.leaves import System, with_leaves
 from balred.systems.poles import UnstableError, check_stable, known_poles, pole_margin
+from balred.systems.units import Coordinates
 
 Matrix = NDArray[Any]
 Technique: TypeAlias = Literal["enns", "lin_chiu", "wang", "varga_anderson"]
@@ -247,3 +255,114 @@ def _gain(B: Matrix, Bbar: Matrix | None, w: DenseSystem | None) -> float:
     if np.linalg.norm(Bbar @ K - B) > 1e-9 * np.linalg.norm(B):
         return np.nan
     return float(norm(DenseSystem(w.A, w.B, K @ w.C, K @ w.D, w.dt), "hinf"))
+
+
+def along_inputs(
+    system: System,
+    solver: str | None = None,
+    *,
+    inputs: Any,
+    dt: float | None = None,
+    hold: str = "zoh",
+    left: Any = None,
+) -> Spectrum:
+    r"""The spectrum of balancing on recorded inputs: a weight at the inputs that is the signal itself.
+
+    .. math:: P = \operatorname{mean}\,xx^H \text{ along the recordings}, \qquad A^HQ+QA+C^HC = 0 \ [\,A^HQA-Q+C^HC=0\,]
+
+    A frequency weight with the signal's spectrum would give the same P for a stationary signal of endless length.  The squares of
+    the values add up to the mean energy that states along the recording have still to give to the output.
+
+    Parameters
+    ----------
+    inputs, dt, hold
+        As :func:`balred.measures.recordings.recordings_of`.
+    left : array (k, outputs), or system, layer, or anything :func:`balred.adapt` reads, optional
+        A weight at the outputs, constant or with states: Q is then Enns's of the weighted outputs.
+
+    Raises
+    ------
+    ValueError
+        The recordings do not fit, or move no state; the weight does not fit, or is unstable.
+
+    Warns
+    -----
+    RecordingWarning
+        The recordings hold fewer inputs apart than the system has: of the others the reduction knows nothing.
+
+    Notes
+    -----
+    In coordinates where Q is diagonal :math:`A_{11}^H\Sigma_1+\Sigma_1A_{11} = -C_1^HC_1`, so the reduced system is stable whatever
+    P is, unless `left` has states.  There is no a-priori bound of the error.  P is never formed: its factor is that of
+    a QR decomposition of all states, so that small values have their digits.
+    """
+    recordings = recordings_of(system, inputs, dt, hold)
+    if left is None:
+        found = solved(system, solver)
+        seen, Zq, coordinates = found.system, found.Zq, found.coordinates
+    else:
+        seen, Zq, coordinates = system, _seen_through(left, system, solver), Coordinates(None)
+    n, m = system.order, int(system.B.shape[-1])
+    Z = signals_factor(seen, recordings)
+    if not np.any(Z[..., :n, :]):
+        raise ValueError("recorded inputs must move the states, got some under which all stay at rest")
+    if (apart := independent_inputs(Z, n)) < m:
+        warn_caller(
+            f"the recordings hold {apart} of {m} inputs apart: what the system answers to others is not looked at",
+            RecordingWarning,
+        )
+    Zp = backend_of(seen.B).from_numpy(Z[..., :n, :], like=seen.B, real=not np.iscomplexobj(Z))
+    return spectrum_of(seen.to_dense(), Zp, Zq)._replace(coordinates=coordinates)
+
+
+def _seen_through(left: Any, system: System, solver: str | None) -> Array:
+    """The factor of Enns's Q of a system whose outputs are weighted."""
+    like = system.C
+    if getattr(left, "ndim", None) == 2:
+        gain = to_numpy(left)
+        nothing = np.zeros((0, 0), gain.dtype)
+        left = DenseSystem(nothing, nothing[:, :0].reshape(0, gain.shape[1]), gain[:, :0], gain, system.dt)
+    host = mapped(system, to_numpy)
+    w = _weight("left weight", left, host, inputs=like.shape[-2])
+    D = backend_of(like).from_numpy(w.D, like=like)
+    if not w.order:
+        check_finite("left weight", D)
+        return factors(replace(system, C=D @ like), solver)[1]
+    if like.ndim > 2:
+        raise ValueError(
+            f"a left weight with states takes a single system, got a batch of shape {tuple(like.shape[:-2])}"
+        )
+    g = host.to_dense()
+    A = np.block([[g.A, np.zeros((g.order, w.order))], [w.B @ g.C, w.A]])
+    cascade = DenseSystem(
+        A, np.zeros((len(A), 1)), np.concatenate([w.D @ g.C, w.C], axis=1), np.zeros((len(w.C), 1)), g.dt
+    )
+    Zq = factors(cascade, None)[1][: g.order]
+    return backend_of(like).from_numpy(Zq, like=like, real=not np.iscomplexobj(Zq))
+
+
+def on_recordings(name: str, row: Method) -> Method:
+    """A method of the table with recorded inputs in place of white noise: it has their options and no bound.
+
+    Raises
+    ------
+    ValueError
+        It needs more of a system than a pair of Gramians.
+    """
+    if row.prepare is not spectrum or row.takes != "arrays":
+        raise ValueError(
+            f"with recorded inputs a method must be truncate, square_root or singular_perturbation, got {name!r}"
+        )
+    return replace(row, reduce=partial(_stable, row.reduce), prepare=along_inputs, bound=no_bound)
+
+
+def _stable(reduce: Callable[[Any, int], Reduced], state: Spectrum, k: int) -> Reduced:
+    """A reduction, looked at."""
+    made = reduce(state, k)
+    poles, margin = pole_margin(mapped(made[0], to_numpy))
+    if margin.min(initial=0.0) < 0:
+        raise UnstableError(
+            f"the reduced system must be stable, got a pole at {complex(poles.flat[np.argmin(margin)]):.4g} at order {k}: "
+            "a left weight without states promises it"
+        )
+    return made

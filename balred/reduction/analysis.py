@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from balred.layers.along_data import DataSums, horizon_sums
 from balred.measures import norms
+from balred.measures.recordings import output_error
 from balred.methods.method import Method, State
 from balred.methods.table import method_name
 from balred.ranks.budget import tail
@@ -203,6 +204,29 @@ class Analysis:
                 pass
         return "linf", None
 
+    def output_error(self, rank: int) -> float:
+        """The relative error of the outputs along the recorded inputs that the analysis was made on, the largest over a batch.
+
+        As :func:`balred.measures.recordings.output_error`, which has it along other recordings too.
+
+        Raises
+        ------
+        ValueError
+            There are no recorded inputs; an output along them is zero, or overflows.
+
+        Examples
+        --------
+        >>> import balred
+        >>> a = balred.analyze(balred.testing.random_system(8, 1, 1, dt=1, seed=0), inputs=np.cumsum(np.ones(50)))
+        >>> a.output_error(8) < 1e-9 < a.output_error(1) < 1
+        True
+        """
+        given = self.settings.options
+        if not self.settings.recorded:
+            raise ValueError("an error along recordings needs an analysis with inputs=..., got one without")
+        small = self.reduction(rank).system
+        return output_error(self.system, small, given["inputs"], dt=given.get("dt"), hold=given.get("hold", "zoh"))
+
 
 def _without_first(g: System, k: int) -> System:
     """`g` without its first k states, from which the others are apart."""
@@ -239,7 +263,7 @@ def analyze(
     precision : str, default "float64"
         As :func:`balred.hsv`; methods that are SciPy's work on the host have float64 only.
     **options
-        Of the method.
+        Of the method; with recorded ``inputs`` as :func:`balred.reduce`.
 
     Returns
     -------
@@ -259,6 +283,7 @@ def analyze(
     how = Calibration(calibration, balanced_on=balanced_on, scalar=scalar, seed=seed, vmapped=vmapped)
     read = per_layer(obj, lambda system, rebuild: (system, rebuild))
     alone = not isinstance(read, dict)
+    settings.check_recorded(1 if not isinstance(read, dict) else len(read), how.data)
     several = {"": read} if not isinstance(read, dict) else read
     sums: Mapping[str, DataSums | str] = {}
     if how.basis != "noise":

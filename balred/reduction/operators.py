@@ -70,13 +70,17 @@ class OperatorCandidate:
     def cut(self, rank: int) -> Smaller:
         """By the method of the analysis."""
         made = self.analysis.reduction(rank)
+        settings = self.analysis.settings
+        notes = [self.note, made.note]
+        if settings.recorded:
+            notes.append(f"relative error of the output along the recordings {self.analysis.output_error(rank):.3g}")
         return Smaller(
             self.rebuild(made.system),
             self.states,
             made.system.states,
             energy=float(np.min(self.analysis.energy(rank))),
-            bound=None if self.analysis.settings.on_data else float(np.max(made.bound, initial=0.0)),
-            note="; ".join(filter(None, [self.note, made.note])),
+            bound=None if settings.on_data or settings.recorded else float(np.max(made.bound, initial=0.0)),
+            note="; ".join(filter(None, notes)),
             system=made.system,
             change=made.change,
             capped=made.capped,

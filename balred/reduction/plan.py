@@ -141,6 +141,7 @@ def plan(
         )
     settings = Settings(method, solver, offset, precision, {} if second else options)
     how = Calibration(calibration, **choosing)
+    settings.check_recorded(len(layers), calibration)
     wanted = None if isinstance(ranks, (Budget, Divergence)) else wanted_by_layer(ranks, layers)
     _check(layers, selective, settings, choosing, wanted)
     refused = _refused(model, layers if wanted is None else {n: layers[n] for n in layers if n in wanted}, selective)
@@ -206,6 +207,10 @@ def _check(
     alone = [key for key in choosing if key in ("selection", "compensate")]
     if alone and not selective:
         raise TypeError(f"{', '.join(alone)} must go with selective layers, got a model that has none")
+    if selective and settings.recorded:
+        raise ValueError(
+            "recorded inputs go with a linear system, got selective layers: calibration is what a model is called with"
+        )
     if selective and settings.method != "truncate":
         raise ValueError(
             f"method must keep its default for selective layers, which are reduced by selection, got {settings.method!r}"
@@ -299,7 +304,9 @@ def reduce(
     precision : str, default "float64"
         As :func:`balred.analyze`.
     **options
-        Of the method, ``beta=1.0`` for "stochastic" say.  A :class:`balred.SecondOrderSystem` stays one by "truncate"
+        Of the method, ``beta=1.0`` for "stochastic" say.  With ``inputs``, recorded signals (inputs, samples), a system is
+        balanced on what its states do under them, not under white noise; ``dt`` and ``hold`` ("zoh", "foh") say what they are in
+        continuous time, ``left`` weights outputs (:func:`balred.methods.weighted.along_inputs`).  A :class:`balred.SecondOrderSystem` stays one by "truncate"
         (``balancing``, ``galerkin``) and "modal" (``dominance``), `rank` counts its positions, and there is no bound: see
         :mod:`balred.realisations.second_order_projection`.
 
@@ -339,6 +346,7 @@ def reduce(
     if isinstance(rank, (list, tuple, range)) or (isinstance(rank, np.ndarray) and rank.ndim == 1):
         how = Calibration(calibration, **{key: options.pop(key) for key in _CHOOSING if key in options})
         settings = Settings(method, solver, offset, precision, {} if second_order_of(layers_of(obj)) else options)
+        settings.check_recorded(1, calibration)
         return _each(obj, list(rank), settings, options, how)
     if (
         isinstance(obj, (DenseSystem, DiagonalSystem))

@@ -9,6 +9,7 @@ from typing import Any
 from balred.hankel.spectrum import spectrum
 from balred.methods.method import Method, no_bound
 from balred.methods.table import method_called, method_name
+from balred.methods.weighted import on_recordings
 from balred.solvers.gramians import check_precision
 
 
@@ -25,7 +26,7 @@ class Settings:
         Poles within `offset` of the stability boundary count as unstable.
     precision : {"float64", "float32"}, default "float64"
     options : dict
-        Of the method.
+        Of the method; with ``inputs``, recorded signals, those of :func:`balred.methods.weighted.along_inputs`.
 
     Raises
     ------
@@ -49,6 +50,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", method_name(self.method))
+        if self.options.get("inputs", self) is None:
+            object.__setattr__(self, "options", {key: x for key, x in self.options.items() if key != "inputs"})
         row = self.row
         row.check_options(self.method, self.options)
         check_precision(self.precision, self.solver)
@@ -61,8 +64,14 @@ class Settings:
 
     @property
     def row(self) -> Method:
-        """The method."""
-        return method_called(self.method)
+        """The method, on recorded inputs where there are any."""
+        row = method_called(self.method)
+        return on_recordings(self.method, row) if self.recorded else row
+
+    @property
+    def recorded(self) -> bool:
+        """Whether states are ranked by what they do under recorded inputs, not under white noise."""
+        return "inputs" in self.options
 
     @property
     def on_data(self) -> bool:
@@ -72,11 +81,22 @@ class Settings:
     @property
     def told(self) -> str:
         """The method, in an error."""
-        return repr(self.method)
+        return f"{self.method!r} on recorded inputs" if self.recorded else repr(self.method)
+
+    def check_recorded(self, layers: int, calibration: Any) -> None:
+        """Raise if inputs were recorded, and not at one system."""
+        if self.recorded and (layers != 1 or calibration is not None):
+            what = f"a model with {layers} layers" if layers != 1 else "calibration data as well"
+            raise ValueError(
+                f"recorded inputs go with one system, got {what}: calibration is what a model is called with"
+            )
 
     def by(self, method: str) -> Settings:
-        """The settings for another method, which has the same options only if it prepares a system in the same way."""
-        shared = method_called(method).prepare is self.row.prepare
+        """The settings for another method, which has the same options only if it prepares a system in the same way.
+
+        Recorded inputs are never dropped: a method that cannot use them is an error.
+        """
+        shared = self.recorded or method_called(method).prepare is self.row.prepare
         return replace(self, method=method, options=self.options if shared else {})
 
     def shares(self, other: Settings) -> bool:
