@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.layers.along_data import states_along
-from balred.measures.responses import single_system
+from balred.registry.reading import system_of
 from balred.solvers.windows import time_factors
-from balred.systems.arrays import backend, backend_of, ct, double_precision, mapped, to_numpy
+from balred.systems.arrays import backend, backend_of, double_precision, mapped, to_numpy
 from balred.systems.batches import member
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
@@ -98,8 +98,6 @@ def recordings_of(system: System, inputs: Any, dt: float | None = None, hold: st
         if hold == "foh" and u.shape[-1] < 2:
             raise ValueError(f"{name} must have two samples at least to run straight between them, got {u.shape[-1]}")
         signals.append(u)
-    if not signals:
-        raise ValueError("inputs must hold at least one recording, got an empty list")
     return Recordings(tuple(signals), step, hold)
 
 
@@ -145,6 +143,7 @@ def _signal(name: str, given: Any, system: System) -> Matrix:
     if u.ndim < 2 or u.shape[-2] != m or u.shape[:-2] not in ((), batch):
         lead = f"{', '.join(map(str, batch))}, " if batch and u.ndim > 2 else ""
         turned = ": inputs come first, then samples, so transpose it" if u.ndim == 2 and u.shape[-1] == m else ""
+        turned = turned or (": a list holds several recordings, an array is one" if "[" in name else "")
         raise ValueError(f"{name} must have shape ({lead}inputs, samples) with inputs = {m}, got {u.shape}{turned}")
     if u.shape[-1] == 0:
         raise ValueError(f"{name} must have at least one sample, got none")
@@ -173,16 +172,12 @@ def signals_factor(system: System, recordings: Recordings) -> Matrix:
     >>> (Z @ Z.T).round(12).tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
-    host = mapped(system, lambda x: to_numpy(backend_of(x).stop_gradient(x)))
-    with double_precision(*host.leaves) as leaves:
-        host = with_leaves(host, leaves)
-        batch = tuple(host.B.shape[:-2])
-        made = [
-            _factor(
-                member(host, at) if at else host, [u[at] if u.ndim > 2 else u for u in recordings.signals], recordings
-            )
-            for at in np.ndindex(*batch)
-        ]
+    host = _on_host(system)
+    batch = tuple(host.B.shape[:-2])
+    made = [
+        _factor(member(host, at) if at else host, [u[at] if u.ndim > 2 else u for u in recordings.signals], recordings)
+        for at in np.ndindex(*batch)
+    ]
     return np.stack(made).reshape(*batch, *made[0].shape)
 
 
@@ -199,7 +194,7 @@ def _factor(system: System, signals: list[Matrix], how: Recordings) -> Matrix:
         count += len(rows)
     if not np.isfinite(triangle).all():
         raise ValueError("the states along the recorded inputs must be finite, got some that overflow")
-    Z = ct(triangle) / count**0.5
+    Z = triangle.T / count**0.5  # not conjugated: its rows are those of states, which are no columns
     return Z if held is None else held.between(Z)[: n + m]
 
 
@@ -272,7 +267,7 @@ def independent_inputs(Z: Matrix, order: int) -> int:
     return int((values > _APART).sum(axis=-1).min())
 
 
-def output_error(full: Any, reduced: Any, inputs: Any, *, dt: float | None = None, hold: str = "zoh") -> float:
+def output_error(full: Any, reduced: Any, inputs: Any, *, dt: float | None = None, hold: str = "zoh") -> Any:
     r"""The relative error of a reduced system's outputs along recorded inputs.
 
     .. math:: \frac{\|y-y_r\|}{\|y\|}, \qquad \|y\|^2 = \operatorname{mean}|y|^2
@@ -283,13 +278,13 @@ def output_error(full: Any, reduced: Any, inputs: Any, *, dt: float | None = Non
     Parameters
     ----------
     full, reduced : system, layer, or anything :func:`balred.adapt` reads
-        Single; of the same time step, inputs and outputs.
+        Of the same time step, inputs and outputs.
     inputs, dt, hold
         As :func:`recordings_of`: (inputs, samples), or a list of such.
 
     Returns
     -------
-    float
+    float, or an array over a batch
         In continuous time over all times, not only the samples.
 
     Raises
@@ -304,15 +299,29 @@ def output_error(full: Any, reduced: Any, inputs: Any, *, dt: float | None = Non
     >>> output_error(g, balred.ss([[0.5]], [[1.0]], [[1.0]], dt=1), [1.0, 0.0])  # y = 1, 1 and 0, 1
     0.7071067811865475
     """
-    a, b = single_system(full), single_system(reduced)
+    a, b = (_on_host(x) for x in (full, reduced))
     apart = difference(a, b)
     own = a.C if isinstance(apart, DiagonalSystem) else a.to_dense().C
-    p, rest = len(own), apart.C.shape[1] - own.shape[1]
-    C = np.concatenate([apart.C, np.pad(own, ((0, 0), (0, rest)))])
-    both: System = replace(apart, C=C, D=np.concatenate([apart.D, a.D]))
+    p, rest = own.shape[-2], apart.C.shape[-1] - own.shape[-1]
+    alone = np.concatenate([own, np.zeros((*own.shape[:-1], rest))], axis=-1)
+    D = np.broadcast_to(a.D, (*own.shape[:-2], *a.D.shape[-2:]))
+    both: System = replace(
+        apart,
+        C=np.concatenate([apart.C, alone], axis=-2),
+        D=np.concatenate([np.broadcast_to(apart.D, D.shape), D], axis=-2),
+    )
     Z, g = signals_factor(both, recordings_of(both, inputs, dt, hold)), both.to_dense()
-    y = np.concatenate([g.C, g.D], axis=1) @ Z
-    error, size = (float(np.linalg.norm(part)) for part in (y[:p], y[p:]))
-    if not size > 0:
+    y = np.concatenate([g.C, g.D], axis=-1) @ Z
+    error, size = (np.linalg.norm(part, axis=(-2, -1)) for part in (y[..., :p, :], y[..., p:, :]))
+    if not np.all(size > 0):
         raise ValueError("the output along the recorded inputs must not be zero, got one to which no error is relative")
-    return error / size
+    return float(error / size) if size.ndim == 0 else error / size
+
+
+def _on_host(obj: Any) -> System:
+    """The one system in `obj`, or the batch, of NumPy arrays in double precision."""
+    system = system_of(obj)
+    host = mapped(system, lambda x: to_numpy(backend_of(x).stop_gradient(x)))
+    with double_precision(*host.leaves) as leaves:
+        wide: System = replace(with_leaves(host, leaves), D=host.D.astype(np.result_type(host.D, np.float64)))
+        return wide

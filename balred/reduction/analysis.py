@@ -138,7 +138,7 @@ class Analysis:
             return self._rebuild(one.reduction(one.rank(rank)).system)  # type: ignore[arg-type]
         chosen = check_rank(rank, self.system.states)
         made = one.reduction(chosen)
-        warn_if_capped(chosen, made.system.states, made.capped)
+        warn_if_capped(chosen, made.system.states, made.capped, recorded=one.settings.recorded)
         return self._rebuild(made.system)
 
     def bound(self, rank: int, method: str | None = None) -> Any:
@@ -204,8 +204,8 @@ class Analysis:
                 pass
         return "linf", None
 
-    def output_error(self, rank: int) -> float:
-        """The relative error of the outputs along the recorded inputs that the analysis was made on, the largest over a batch.
+    def output_error(self, rank: int) -> Any:
+        """The relative error of the outputs along the recorded inputs that the analysis was made on, or an array over a batch.
 
         As :func:`balred.measures.recordings.output_error`, which has it along other recordings too.
 

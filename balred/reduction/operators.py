@@ -73,7 +73,9 @@ class OperatorCandidate:
         settings = self.analysis.settings
         notes = [self.note, made.note]
         if settings.recorded:
-            notes.append(f"relative error of the output along the recordings {self.analysis.output_error(rank):.3g}")
+            error = attempted(partial(self.analysis.output_error, rank))
+            what = "unknown" if isinstance(error, Exception) else f"{np.max(error):.3g}"
+            notes.append(f"relative error of the output along the recordings {what}")
         return Smaller(
             self.rebuild(made.system),
             self.states,
@@ -193,6 +195,11 @@ def second_order_candidates(
     if settings.offset is not None or settings.precision != "float64":
         raise ValueError(
             f"offset and precision must keep their defaults for second-order systems, got {settings.offset!r} and {settings.precision!r}"
+        )
+    if "inputs" in options:
+        raise ValueError(
+            "a second-order system keeps its form by methods that know no recorded inputs: reduce its first-order form, "
+            "balred.adapt(system)[0], got inputs with the second-order one"
         )
     if how.basis != "noise":
         raise ValueError(f"second-order systems are balanced on white noise, got balanced_on={how.basis!r}")

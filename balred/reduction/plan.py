@@ -177,7 +177,10 @@ def plan(
         chosen = ranks_by_layer(candidates, wanted)
         states |= {name: one.states for name, one in candidates.items() if not isinstance(one, Exception)}
         made = cut_each(candidates, {n: rank for n, rank in chosen.items() if n not in outcomes})
-        outcomes |= {name: _told(one, candidates[name], wanted.get(name)) for name, one in made.items()}
+        outcomes |= {
+            name: _told(one, candidates[name], wanted.get(name), recorded=settings.recorded)
+            for name, one in made.items()
+        }
 
     if len(layers) == 1 and isinstance(error := next(iter(outcomes.values())), Exception):
         raise error
@@ -247,12 +250,12 @@ def _spared(layers: Mapping[str, Any], wanted: Mapping[str, Any], states: Mappin
     return spared
 
 
-def _told(one: Smaller | Failure, candidate: Candidate | Failure, wanted: Any) -> Smaller | Failure:
+def _told(one: Smaller | Failure, candidate: Candidate | Failure, wanted: Any, *, recorded: bool) -> Smaller | Failure:
     """A layer that was cut, with what the reader must know of how its rank came about."""
     if isinstance(one, Exception) or isinstance(candidate, Exception):
         return one
     if not is_rule(wanted) and wanted is not None:
-        warn_if_capped(int(wanted), one.rank, one.capped)
+        warn_if_capped(int(wanted), one.rank, one.capped, recorded=recorded)
     asked = candidate.rank(wanted) if candidate.tied else one.rank
     if asked == one.rank:
         return one
@@ -388,5 +391,5 @@ def _each(obj: Any, ranks: list[Any], settings: Settings, options: Mapping[str, 
     made = [looked.cut(looked.rank(one)) for one in ranks]
     for wanted, smaller in zip(ranks, made, strict=True):
         if not is_rule(wanted):
-            warn_if_capped(int(wanted), smaller.rank, smaller.capped)
+            warn_if_capped(int(wanted), smaller.rank, smaller.capped, recorded=settings.recorded)
     return [replace_layers(obj, {name: smaller.layer}) for smaller in made]

@@ -159,10 +159,13 @@ def _fits(made: Reduction | ValueError, order: int) -> bool:
     return isinstance(made, Reduction) and (not made.note or made.stable_order >= _ENOUGH * order)
 
 
-def warn_if_capped(rank: int, states: int, capped: bool) -> None:
+def warn_if_capped(rank: int, states: int, capped: bool, *, recorded: bool = False) -> None:
     """Warn that `rank` states were asked for and the numerical rank leaves `states`."""
     if capped and states < rank:
-        warn_caller(f"rank {rank} is beyond the numerical rank; the reduced system has {states} states", RankWarning)
+        more = ", all that the recordings tell of" if recorded else ""
+        warn_caller(
+            f"rank {rank} is beyond the numerical rank; the reduced system has {states} states{more}", RankWarning
+        )
 
 
 def _cast(x: Array, like: Array) -> Array:
