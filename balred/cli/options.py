@@ -12,8 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from balred.measures.recordings import HOLDS
 from balred.methods.method import Method
 from balred.methods.table import METHODS, method_name
+from balred.methods.weighted import on_recordings
 from balred.ranks.rules import Energy, ErrorBound, Relative
 from balred.reduction.operators import SECOND_ORDER
 
@@ -41,6 +43,34 @@ Right = Annotated[
     Path | None,
     typer.Option("--right", metavar="FILE", help="A system that weights the inputs.", rich_help_panel=METHOD),
 ]
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--inputs",
+        metavar="FILE",
+        help="Recorded inputs to balance on: .csv, .npy, .npz or .mat; may be repeated.",
+        rich_help_panel=METHOD,
+    ),
+]
+Step = Annotated[
+    float | None,
+    typer.Option(
+        "--dt",
+        metavar="SECONDS",
+        help="Time between samples of --inputs, if its file does not say.",
+        rich_help_panel=METHOD,
+    ),
+]
+Hold = Annotated[
+    str | None,
+    typer.Option(
+        "--hold",
+        metavar="zoh|foh",
+        help="What --inputs do between samples.",
+        show_default="zoh",
+        rich_help_panel=METHOD,
+    ),
+]
 Solver = Annotated[
     str | None,
     typer.Option(help="The solver that finds the Gramians.", show_default="automatic", rich_help_panel=METHOD),
@@ -56,10 +86,16 @@ Picture = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", rich_help_panel=OUTPUT)]
 
 
-def method_options(method: str, given: list[str] | None, left: Path | None, right: Path | None) -> dict[str, Any]:
-    """The options of the method; a value is JSON where it can be, and text otherwise.  Weights are files still."""
+def method_options(
+    method: str, given: list[str] | None, left: Path | None, right: Path | None, recorded: bool = False
+) -> dict[str, Any]:
+    """The options of the method; a value is JSON where it can be, and text otherwise.  Weights are files still.
+
+    Those of recorded inputs are not among them: :func:`recordings_given` has them.
+    """
     try:
         row = METHODS[method_name(method)]
+        row = on_recordings(method, row) if recorded else row
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--method") from None
     options: dict[str, Any] = {key: path for key, path in (("left", left), ("right", right)) if path is not None}
@@ -78,10 +114,22 @@ def method_options(method: str, given: list[str] | None, left: Path | None, righ
         second = SECOND_ORDER.get(method_name(method))
         if second is None or not options.keys() <= second.options.keys():
             raise typer.BadParameter(str(error), param_hint="--option") from None
-    missing = [key for key in required(row) if key not in options]
+    missing = [key for key in required(row) if key not in (*options, "inputs")]
     if missing:
         raise typer.BadParameter(f"method {method!r} needs {', '.join(missing)}, got none", param_hint="--option")
     return options
+
+
+def recordings_given(inputs: list[Path] | None, dt: float | None, hold: str | None) -> list[Path]:
+    """The files of recorded inputs, if any; what goes with them alone is an error of usage without."""
+    for name, value in (("--dt", dt), ("--hold", hold)):
+        if value is not None and not inputs:
+            raise typer.BadParameter("must go with --inputs", param_hint=name)
+    if hold not in (None, *HOLDS):
+        raise typer.BadParameter(f"must be one of {', '.join(HOLDS)}, got {hold!r}", param_hint="--hold")
+    if dt is not None and not 0 < dt < float("inf"):
+        raise typer.BadParameter(f"must be a positive number, got {dt}", param_hint="--dt")
+    return inputs or []
 
 
 def required(method: Method) -> list[str]:

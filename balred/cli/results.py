@@ -52,6 +52,8 @@ class Result:
     error: float | None
     rounding: float = 0.0
     """By so much an error may be above its bound."""
+    along: float | None = None
+    """The relative error of the output along recorded inputs, where there are any and it is finite."""
 
     @property
     def after(self) -> int:
@@ -91,7 +93,17 @@ def result_of(
         kind,
         error,
         rounding=1e-10 * float(np.max(analysis.sigma, initial=0.0)),
+        along=_along(analysis, chosen),
     )
+
+
+def _along(analysis: balred.Analysis, rank: int) -> float | None:
+    if not analysis.settings.recorded:
+        return None
+    try:
+        return float(analysis.output_error(rank))
+    except ValueError:  # it overflows where unstable modes run long, or is zero
+        return None
 
 
 def _second_order(stored: StoredSystem, rank: Any, measure: bool, method: str, settings: dict[str, Any]) -> Result:

@@ -20,6 +20,8 @@ from balred.cli.options import (
     ORDER,
     OUTPUT,
     File,
+    Hold,
+    Inputs,
     Json,
     Left,
     MethodName,
@@ -28,12 +30,15 @@ from balred.cli.options import (
     Picture,
     Right,
     Solver,
+    Step,
     chosen_rank,
     method_options,
+    recordings_given,
     required,
 )
 from balred.cli.output import emit_json, number, print_table, reported, say, tell
 from balred.cli.pictures import check_picture, draw
+from balred.cli.recordings import recorded_options
 from balred.cli.results import first_order, result_of
 from balred.files.stored import StoredSystem, check_suffix, load, save
 from balred.measures.comparison import compare as compared
@@ -53,6 +58,9 @@ def hsv(
     option: Option = None,
     left: Left = None,
     right: Right = None,
+    inputs: Inputs = None,
+    dt: Step = None,
+    hold: Hold = None,
     offset: Offset = None,
     solver: Solver = None,
     top: Annotated[int, typer.Option(min=1, help="How many rows to print.", rich_help_panel=OUTPUT)] = 20,
@@ -61,12 +69,14 @@ def hsv(
 ) -> None:
     """Print the Hankel singular values of a system, and what each order would keep.
 
-    With --method, print the values by which that method ranks states.
+    With --method or --inputs, print the values by which these rank states.
     """
-    options = method_options(method, option, left, right)
+    files = recordings_given(inputs, dt, hold)
+    options = method_options(method, option, left, right, bool(files))
     with reported("hsv", f"analysing {file}"):
         check_picture(plot)
-        stored, analysis = _analysed(file, method, options, offset, solver)
+        stored, options = _loaded(file, options, files, dt, hold)
+        analysis: Analysis = balred.analyze(stored, method=method, solver=solver, offset=offset, **options)
         fixed = len(analysis.hsv) - len(analysis.sigma)
         total = float(np.sum(analysis.sigma)) or 1.0
         energy = [None] * fixed + list(np.cumsum(analysis.sigma) / total)
@@ -79,7 +89,7 @@ def hsv(
             draw(plot_hsv(analysis), plot)
     if as_json:
         emit_json({
-            **_described(file, stored), "method": method, "unstable": fixed,
+            **_described(file, stored), "method": method, **({"recordings": list(map(str, files))} if files else {}), "unstable": fixed,
             "numerical_rank": analysis.numerical_rank, "hsv": analysis.hsv, "energy": energy, "bound": bound,
         })  # fmt: skip
         return
@@ -131,6 +141,9 @@ def reduce(
     option: Option = None,
     left: Left = None,
     right: Right = None,
+    inputs: Inputs = None,
+    dt: Step = None,
+    hold: Hold = None,
     offset: Offset = None,
     solver: Solver = None,
     as_first: Annotated[
@@ -162,7 +175,8 @@ def reduce(
 
     Exactly one of --order, --energy, --bound and --relative-hsv chooses the order.  Only --output writes a file.
     """
-    options = method_options(method, option, left, right)
+    files = recordings_given(inputs, dt, hold)
+    options = method_options(method, option, left, right, bool(files))
     rank = chosen_rank(order, energy, bound, relative, relative_hsv)
     with reported("reduce", f"reducing {file}"):
         check_picture(plot)
@@ -172,7 +186,7 @@ def reduce(
                 raise ValueError(f"{output}: no such folder")
             if output.exists() and not force:
                 raise ValueError(f"{output}: exists already (--force replaces it)")
-        stored, options = _loaded(file, options)
+        stored, options = _loaded(file, options, files, dt, hold)
         made = result_of(stored, rank, measure, as_first, method=method, solver=solver, offset=offset, **options)
         dc = dc_gain_change(first_order(stored.system), made.system)
         problems = made.problems
@@ -189,7 +203,8 @@ def reduce(
     if as_json:
         emit_json({
             **_described(file, stored), "method": method, "order": made.after, "bound": made.bound,
-            "bounds": str(made.bounds), "error": made.error, "error_norm": made.kind, "stable": stable,
+            "bounds": str(made.bounds), "error": made.error, "error_norm": made.kind,
+            **({"recordings": list(map(str, files)), "output_error": made.along} if files else {}), "stable": stable,
             "dc_gain_change": dc, "output": written, "problems": problems,
         })  # fmt: skip
         _end("reduce", problems, output)
@@ -204,6 +219,7 @@ def reduce(
             ("method", method),
             ("bound", "none" if np.isnan(made.bound) else f"{number(made.bound)} ({made.bounds})"),
             ("error", unmeasured if made.error is None else f"{number(made.error)} ({_NORMS[made.kind]} norm)"),
+            *([("error of the output", f"{number(made.along)} (relative, along the inputs)")] if files else []),
             ("stable", "yes" if stable else "no"),
             ("DC gain", steady),
             *([] if written is None else [("written", written)]),
@@ -297,22 +313,18 @@ def _summary(row: Method) -> str:
 _TEX = {"infty": "inf", "le": "<=", "ge": ">="}
 
 
-def _analysed(
-    file: Path, method: str, options: dict[str, Any], offset: float | None, solver: str | None
-) -> tuple[StoredSystem, Analysis]:
-    stored, options = _loaded(file, options)
-    analysis: Analysis = balred.analyze(stored, method=method, solver=solver, offset=offset, **options)
-    return stored, analysis
-
-
-def _loaded(file: Path, options: dict[str, Any]) -> tuple[StoredSystem, dict[str, Any]]:
-    """The one system of a file, and the options with systems in place of files."""
+def _loaded(
+    file: Path, options: dict[str, Any], recordings: list[Path], dt: float | None, hold: str | None
+) -> tuple[StoredSystem, dict[str, Any]]:
+    """The one system of a file, and the options with systems and signals in place of files."""
     options = {
         key: balred.adapt(load(value))[0] if isinstance(value, Path) else value for key, value in options.items()
     }
     stored = load(file)
     if stored.system.B.ndim > 2:
         raise ValueError(f"{file}: one system is needed, got a batch of shape {stored.system.B.shape[:-2]}")
+    if recordings:
+        options |= recorded_options(recordings, dt, hold, stored.system, stored.inputs)
     return stored, options
 
 

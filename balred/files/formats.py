@@ -36,15 +36,15 @@ class Format(NamedTuple):
     encode: Callable[[Entries], bytes]
 
 
-def _room(data: bytes) -> int:
+def room_of(data: bytes) -> int:
     """How many bytes the contents of a compressed file may need; more is a trap, or a matter for a file that is not."""
     return max(_ROOM, 50 * len(data))
 
 
 def _from_mat(data: bytes) -> Entries:
-    found = read_mat(data, lambda name, _: name in KEYS, _room(data))
+    found = read_mat(data, lambda name, _: name in KEYS, room_of(data))
     if not set(found) & {"A", "poles", "log_poles"}:
-        found = read_mat(data, lambda name, structure: structure or name in KEYS, _room(data))
+        found = read_mat(data, lambda name, structure: structure or name in KEYS, room_of(data))
         systems = {name: entries for name, value in found.items() if (entries := _from_struct(name, value))}
         if len(systems) > 1:
             raise ValueError(f"a file must have one structure with A, B and C, got {', '.join(systems)}")
@@ -100,14 +100,18 @@ def _to_mat(entries: Entries) -> bytes:
 
 
 def _from_npz(data: bytes) -> Entries:
+    return read_npz(data, KEYS.__contains__)
+
+
+def read_npz(data: bytes, wanted: Callable[[str], bool]) -> Entries:
+    """The arrays of an .npz archive by name; of others than those wanted nothing but their names, for the error if something is missing."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            size = sum(member.file_size for key, member in members.items() if key in KEYS)
-            if size > _room(data):
+            size = sum(member.file_size for key, member in members.items() if wanted(key))
+            if size > room_of(data):
                 raise ValueError(f"{size} bytes in a file of {len(data)}: save it uncompressed (numpy.savez)")
-            # of other arrays nothing but their names matters, for the error if something is missing
-            return {key: _npy(archive, member) if key in KEYS else None for key, member in members.items()}
+            return {key: _member(archive, member) if wanted(key) else None for key, member in members.items()}
     except (
         ValueError,
         LookupError,
@@ -121,18 +125,22 @@ def _from_npz(data: bytes) -> Entries:
         raise ValueError(f"the file must be an .npz archive of arrays without pickled objects, got: {error}") from None
 
 
-def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
-    """An array, whose size is compared with that of its bytes before there is room made for it."""
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
     with archive.open(member) as file:
-        data = io.BytesIO(file.read(member.file_size))
-    major, _ = np.lib.format.read_magic(data)
+        return read_npy(file.read(member.file_size), member.filename)
+
+
+def read_npy(data: bytes, name: str) -> Any:
+    """An array, whose size is compared with that of its bytes before there is room made for it."""
+    stream = io.BytesIO(data)
+    major, _ = np.lib.format.read_magic(stream)
     head = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, _, dtype = head(data)
+    shape, _, dtype = head(stream)
     size = math.prod(shape) * dtype.itemsize
-    if size > member.file_size:
-        raise ValueError(f"{size} bytes are announced in {member.filename} of {member.file_size}")
-    data.seek(0)
-    return np.lib.format.read_array(data, allow_pickle=False)
+    if size > len(data):
+        raise ValueError(f"{size} bytes are announced in {name} of {len(data)}")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _to_npz(entries: Entries) -> bytes:
