@@ -21,16 +21,28 @@ from balred.files.matlab import read_mat
 Matrix = NDArray[Any]
 SUFFIXES = (".csv", ".npy", ".npz", ".mat")
 _SIGNALS, _TIMES, _STEPS = ("u", "U", "inputs"), ("t", "time"), ("dt", "Ts")
-_EVEN = 1e-2
-"""By this part of a step times may be off, since tables print few digits."""
+_EVEN, _SAME = 5e-2, 1e-2
+"""By this part of a step times may be off, since tables print few digits; steps of several sources differ by less."""
 
 
 class Recording(NamedTuple):
-    """A signal (inputs, samples), the seconds between samples if the file says, and the names of the inputs if it does."""
+    """What a file holds.
+
+    Attributes
+    ----------
+    signal : array, shape (inputs, samples)
+    step : float or None
+        Seconds between samples, if the file says.
+    names : tuple of str
+        Of the inputs, if it has any.
+    table : bool
+        Whether it says which axis is time; of arrays either may be.
+    """
 
     signal: Matrix
     step: float | None
     names: tuple[str, ...] = ()
+    table: bool = False
 
 
 def recorded_options(
@@ -57,7 +69,7 @@ def recorded_options(
     own = float(system.dt) if system.discrete and system.dt is not True else None
     first = own if own is not None else next(iter(steps.values()), None)
     for where, step in steps.items():
-        if first is not None and not abs(step - first) <= _EVEN * first:
+        if first is not None and not abs(step - first) <= _SAME * first:
             what = f"the system's, {first:.6g}" if own is not None else f"one for all, {first:.6g}"
             raise ValueError(f"the seconds between samples must be {what}, got {step:.6g} in {where}: resample one")
     return {"inputs": signals, "dt": first, **({} if hold is None else {"hold": hold})}
@@ -108,7 +120,7 @@ def _of_table(data: bytes) -> Recording:
         if named[1] not in (None, "s", "sec", "seconds"):
             raise ValueError(f"time must be in seconds, got {names[0]!r}")
         step, table, names = _step_of(table[:, 0]), table[:, 1:], names[1:]
-    return Recording(table.T, step, names)
+    return Recording(table.T, step, names, True)
 
 
 def _row(at: int, row: list[str], width: int) -> list[float]:
@@ -143,7 +155,9 @@ def _of_entries(entries: Mapping[str, Any]) -> Recording:
         if key in _STEPS and values.size != 1:
             raise ValueError(f"{key} must be one number, got {values.size}")
         found = float(values[0].real) if key in _STEPS else _step_of(values.real)
-        if step is not None and not abs(found - step) <= _EVEN * step:
+        if not 0 < found < np.inf:
+            raise ValueError(f"{key} must be a positive number of seconds, got {found:.6g}")
+        if step is not None and not abs(found - step) <= _SAME * step:
             raise ValueError(f"{key} must agree with what else says the step, {step:.6g}, got {found:.6g}")
         step = found if step is None else step
     return Recording(_array(named[0], entries[named[0]]), step)
@@ -178,7 +192,7 @@ def _fitting(found: Recording, inputs: int, names: tuple[str, ...]) -> Matrix:
         )
     if u.ndim == 1:
         u = u[None, :]
-    if u.ndim == 2 and u.shape[0] != inputs and u.shape[1] == inputs and not found.names:
+    if u.ndim == 2 and u.shape[0] != inputs and u.shape[1] == inputs and not found.table:
         u = u.T
     if u.ndim != 2 or u.shape[0] != inputs:
         had = f"columns {', '.join(found.names)}" if found.names else f"shape {u.shape}"
