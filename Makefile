@@ -64,6 +64,7 @@ bench: env
 	$(BIN)/python benchmarks/budget.py
 	$(BIN)/python benchmarks/hook.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/inputs.py
 
 # hours; killed, it goes on when called again
 studies: env

@@ -12,7 +12,7 @@ from benchmarks_common import markdown
 ROOT = Path(__file__).parent
 RESULTS, TABLES = ROOT / "results", ROOT.parent / "docs" / "_tables"
 COPIED = (
-    "moments", "variants", "calibration", "dense", "large", "right", "gradient", "channels", "precision", "overhead", "pipeline", "budget", "selection",
+    "moments", "variants", "calibration", "dense", "large", "right", "gradient", "channels", "precision", "overhead", "pipeline", "budget", "selection", "inputs",
     "hook",
 )  # fmt: skip
 """Results whose tables the docs show as they were printed."""

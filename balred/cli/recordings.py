@@ -141,9 +141,7 @@ def _number(cell: str) -> float | None:
 
 def _of_entries(entries: Mapping[str, Any]) -> Recording:
     beside = (*_TIMES, *_STEPS)
-    arrays = [
-        key for key, x in entries.items() if key not in beside and getattr(x, "ndim", 0) and x.dtype.kind in "iufcb"
-    ]
+    arrays = [key for key, x in entries.items() if key not in beside and np.ndim(x) and x.dtype.kind in "iufcb"]
     named = [key for key in _SIGNALS if key in entries] or (arrays if len(arrays) == 1 else [])
     if len(named) != 1:
         raise ValueError(
