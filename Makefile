@@ -2,25 +2,42 @@
 # second time.  PYTHON may name another interpreter (>= 3.11).
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+SUB := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/$(SUB)
 STAMP := $(VENV)/.installed
+# further environments, each for one question
+CORE ?= .venv-core
+OLDEST ?= .venv-oldest
+OTHER ?= .venv-$(notdir $(PYTHON))
 FRAMEWORK ?= torch
 # a file stays with one worker, which starts its processes and compiles its programs once
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # small matrices on many threads are slower than on one; the trainings set their own number
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help env info demo test test-all slow fuzz docs bench studies lint dist clean
+.PHONY: help env info demo test test-all test-core test-oldest test-python slow fuzz docs html doctest bench studies lint dist clean
 help:
-	@echo "make env | info | demo | test | test-all | slow | fuzz | docs | bench | studies | lint | dist | clean"
+	@echo "make env | info | demo | test | test-all | test-core | test-oldest | test-python PYTHON=... | slow | fuzz"
+	@echo "     docs | bench | studies | lint | dist | clean"
 
 env: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "balred needs Python >= 3.11, got " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,test,docs]"
-	@touch $@
+# $(call environment,folder,interpreter,constraints,extras)
+define environment
+$(1)/.installed: pyproject.toml $(3)
+	@$(2) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "balred needs Python >= 3.11, got " + sys.version)'
+	$(2) -m venv $(1)
+	$(1)/$(SUB)/python -m pip install --quiet --disable-pip-version-check -c $(3) -e ".[$(4)]"
+	@touch $$@
+endef
+
+ALL := all,test,docs
+BESIDE := test-core,control,pymor,plot
+TEST := all,test
+$(eval $(call environment,$(VENV),$(PYTHON),constraints.txt,$$(ALL)))
+$(eval $(call environment,$(CORE),$(PYTHON),constraints.txt,test-core))
+$(eval $(call environment,$(OLDEST),$(PYTHON),constraints-oldest.txt,$$(BESIDE)))
+$(eval $(call environment,$(OTHER),$(PYTHON),constraints.txt,$$(TEST)))
 
 info: env
 	$(BIN)/balred info
@@ -36,6 +53,18 @@ test: env
 test-all: env
 	$(BIN)/pytest $(WORKERS) -m "not slow"
 
+# NumPy, SciPy and the tools of the tests, nothing else: the tests of what needs more are skipped, each with what it lacks
+test-core: $(CORE)/.installed
+	$(CORE)/$(SUB)/pytest $(WORKERS) --without-extras
+
+# the least versions that pyproject.toml allows; PYTHON is to be the oldest, 3.11
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/$(SUB)/pytest $(WORKERS) --without-extras
+
+# the same tests on another interpreter, PYTHON=python3.13; TEST=test-core for the core alone
+test-python: $(OTHER)/.installed
+	$(OTHER)/$(SUB)/pytest $(WORKERS) --without-extras
+
 slow: env
 	$(BIN)/pytest -m "slow or gpu"
 
@@ -44,8 +73,12 @@ COUNT ?= 500
 fuzz: env
 	$(BIN)/python benchmarks/fuzz.py --count $(COUNT)
 
-docs: env
+docs: html doctest
+
+html: env
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+doctest: env
 	$(BIN)/sphinx-build -q -W -b doctest docs docs/_build/doctest
 
 bench: env
@@ -84,4 +117,4 @@ dist: env
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/api/generated *.egg-info demo-out
+	rm -rf $(VENV) .venv-* build dist docs/_build docs/api/generated *.egg-info demo-out

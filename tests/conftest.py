@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
+from _pytest.doctest import MultipleDoctestFailures
 from covering import repeated
 from tables import LIBRARIES, Library
 
@@ -22,6 +25,65 @@ for profile, examples in {"quick": 5, "dev": 20, "thorough": 400}.items():
     hypothesis.settings.register_profile(
         profile, max_examples=examples, deadline=None, derandomize=bool(os.environ.get("CI"))
     )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-extras", action="store_true", help="skip files of tests that import packages which are not installed"
+    )
+
+
+OPTIONAL = ("control", "equinox", "flax", "jax", "lightning", "matplotlib", "pymor", "safetensors", "slycot", "torch")
+"""Packages that folders and files of adapters and backends are called like."""
+
+
+def lacking(error: BaseException | None) -> str | None:
+    """The package that is not installed, if an error is about that."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and (name := (error.name or "").partition(".")[0]):
+            return name if importlib.util.find_spec(name) is None else None
+        error = error.__cause__
+    return None
+
+
+class Importing(pytest.Module):
+    """A file of tests that is skipped where it needs what this environment is meant to lack; in others it fails."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            if (name := lacking(error)) is not None:
+                pytest.skip(f"{name} is not installed", allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if not parent.config.getoption("--without-extras"):
+        return None
+    made: pytest.Module = Importing.from_parent(parent, path=module_path)
+    return made
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What serves a package that is not installed has no examples to run, and half of it would stay imported."""
+    if not config.getoption("--without-extras") or collection_path.stem not in OPTIONAL:
+        return None
+    serves = collection_path.parent.name in ("adapters", "backends") and "tests" not in collection_path.parts
+    return (serves and importlib.util.find_spec(collection_path.stem) is None) or None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """An example of a docstring cannot say what it needs, so it is skipped where that is not installed."""
+    try:
+        return (yield)
+    except MultipleDoctestFailures as error:
+        first: Any = error.failures[0]
+        name = lacking(first.exc_info[1]) if hasattr(first, "exc_info") else None
+        if name is not None and item.config.getoption("--without-extras"):
+            pytest.skip(f"{name} is not installed")
+        raise
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -138,7 +138,7 @@ def _draw_single(ax: Axes, analysis: Analysis, cut: _Cut | None) -> None:
     sigma, fixed = _rows(analysis), _fixed(analysis)
     _draw_values(ax, analysis, FULL, "values" if analysis.sigma.ndim == 1 else f"values, median of {len(sigma)}")
     orders = np.arange(1, 0 if analysis.state is None else analysis.state.cap)
-    bounds = np.array([np.max(analysis.method.bound(analysis.state, int(k))) for k in orders])
+    bounds = np.array([np.max(analysis.method.bounded(analysis.state, int(k))) for k in orders])
     known = np.isfinite(bounds) & (bounds > 0)
     if known.any():
         label = f"bound on the {analysis.method.bounds}"

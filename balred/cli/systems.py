@@ -81,7 +81,7 @@ def hsv(
         total = float(np.sum(analysis.sigma)) or 1.0
         energy = [None] * fixed + list(np.cumsum(analysis.sigma) / total)
         bound = [None] * fixed + [
-            float(analysis.method.bound(analysis.state, k + 1)) for k in range(len(analysis.sigma))
+            float(analysis.method.bounded(analysis.state, k + 1)) for k in range(len(analysis.sigma))
         ]
         if plot is not None:
             from balred.adapters.matplotlib import plot_hsv

@@ -25,9 +25,8 @@ from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, ct, in_precision, is_concrete, namespace, on_host, to_numpy
 from balred.systems.checks import check_finite, check_representable
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System, cast_like, with_leaves
+from balred.systems.leaves import System, cast_like, unit_of, with_leaves
 from balred.systems.poles import check_stable
-from balred.systems.units import unit_of
 
 _NOISE = 4
 """Eigenvalues of S below so many units of rounding of the first are rounding errors."""

@@ -21,6 +21,7 @@ from balred.systems.arrays import (
     namespace,
     to_complex,
 )
+from balred.systems.checks import host_array
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import cast_like, with_leaves
 from balred.systems.poles import check_stable
@@ -67,7 +68,7 @@ def covar(obj: Any, W: Any = 1.0, *, solver: str | None = None) -> Array:
     """
     system = system_of(obj)
     m = int(system.B.shape[-1])
-    w = np.asarray(W, np.complex128 if np.iscomplexobj(W) else np.float64)
+    w = host_array("W", W)
     w = w * np.eye(m) if w.ndim == 0 else w
     if w.shape != (m, m):
         raise ValueError(f"W must be a number or have shape {(m, m)}, got {w.shape}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from balred.systems.arrays import Array, backend_of, double_precision, is_concre
 from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System, cast_like, with_leaves
+from balred.systems.leaves import Ports, System, are_ordinary, cast_like, moderate, unit_of, with_leaves
 from balred.systems.parts import difference, split
 from balred.systems.poles import UnstableError, check_boundary, check_stable, check_stored
 from balred.systems.units import evened
@@ -116,12 +117,43 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
     batch = B.shape[:-2]
     members = int(np.prod(batch))
     flat = [x.reshape(members, *x.shape[-2:]) for x in (A, B, C, np.broadcast_to(D, (*batch, *D.shape[-2:])))]
-    peaks = [function(DenseSystem(a, b, c, d, system.dt), solver) for a, b, c, d in zip(*flat, strict=True)]
+    peaks = [_moderated(function, DenseSystem(*one, system.dt), solver) for one in zip(*flat, strict=True)]
+    if not (kind == "l2" and not system.discrete and D.any()):  # which is infinite
+        check_representable("norms", np.array([value for value, _ in peaks]))
     values, where = (
         backend_of(system.B).from_numpy(np.array(x).reshape(batch), like=system.B, real=True)
         for x in zip(*peaks, strict=True)
     )
     return (values, where) if peak else values
+
+
+def _moderated(
+    function: Callable[[DenseSystem, str | None], tuple[float, float]], system: DenseSystem, solver: str | None
+) -> tuple[float, float]:
+    """A norm of one system on the host, and a frequency, by a `function` that squares what it is given."""
+    g, ports = moderate(system)
+    through = unit_of(system.D) if system.D.any() else None
+    if ports is None and (through is None or are_ordinary(system.D)):
+        return function(system, solver)
+    if ports is None:
+        ports = Ports(*(np.ones((1, 1)) for _ in range(3)))
+    power = float(np.sum([sign * np.log2(x) for sign, x in zip((-1, 1, 1), ports, strict=True)]))
+    if through is not None:
+        D, more = system.D / through, float(np.log2(through.item())) - power
+        if more > 0:  # D is larger than the rest, which is made smaller in these units
+            g, power = dataclasses.replace(g, C=_times(g.C, -more)), power + more
+        else:
+            D = _times(D, more)
+        g = dataclasses.replace(g, D=D)
+    value, frequency = function(g, solver)
+    root = 0.5 * float(np.log2(ports.time.item())) if function is _l2 else 0.0
+    return float(_times(np.float64(value), power + root)), frequency * float(ports.time.item())
+
+
+def _times(x: Any, power: float) -> Any:
+    """``x * 2**power``, which may be zero, or infinite."""
+    with np.errstate(over="ignore", under="ignore"):
+        return x * 2.0 ** np.clip(power / 2, -1000, 1000) * 2.0 ** np.clip(power / 2, -1000, 1000)
 
 
 def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = None) -> Array:
@@ -265,7 +297,9 @@ def _h2(system: System, solver: str | None) -> Array:
     bare = dataclasses.replace(system, D=None)
 
     def size(found: Solved) -> Array:
-        return _magnitude(found.system.to_dense().C @ found.Zp)
+        C, Zp = found.system.to_dense().C, found.Zp
+        dtype = namespace(C).result_type(C, Zp)
+        return _magnitude(namespace(C).astype(C, dtype) @ namespace(C).astype(Zp, dtype))
 
     def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
         with double_precision(*(be.stop_gradient(x) for x in leaves)) as wide:

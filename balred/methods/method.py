@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balred.hankel.spectrum import Spectrum, spectrum
 from balred.ranks.bounds import a_priori_bound
-from balred.systems.arrays import Array
-from balred.systems.leaves import System
+from balred.systems.arrays import Array, namespace
+from balred.systems.checks import check_finite
+from balred.systems.dense_system import DenseSystem
+from balred.systems.leaves import Ports, System, are_ordinary, unit_of, with_leaves
 
 Reduced: TypeAlias = tuple[System, Array | None, Array | None]
 """A reduced system, with the projections L and R of the state (L x = reduced x) or None where it is no projection."""
@@ -89,6 +91,94 @@ def no_bound(state: State, k: int) -> NDArray[np.float64]:
     return np.full(sigma.shape[:-1], 0.0 if k >= sigma.shape[-1] else np.nan)
 
 
+class AtPorts(NamedTuple):
+    """The state of a system in other units of inputs and outputs, seen from those that were given."""
+
+    state: Any
+    ports: Ports
+    D: Array | None
+    """What was kept aside: it may be of a size that has no number in these units."""
+
+    @property
+    def system(self) -> DenseSystem:
+        """The system that was analysed, dense."""
+        g = self._given(self.state.system)
+        return g if self.D is None else replace(g, D=self.D)
+
+    @property
+    def sigma(self) -> NDArray[np.float64]:
+        """As they are of the system given."""
+        return self.ports.gain(self.state.sigma)
+
+    @property
+    def cap(self) -> int:
+        """That of the state."""
+        cap: int = self.state.cap
+        return cap
+
+    def closed(self, k: int) -> int:
+        """As the state has it."""
+        closed: int = self.state.closed(k)
+        return closed
+
+    def reduced(self, reduce: Callable[[Any, int], Reduced], k: int) -> Reduced:
+        """A reduction of the state as one of the system given, in balanced units of states if it was."""
+        g, L, R = reduce(self.state, k)
+        d = _root(self.ports)
+        xp = namespace(g.B)
+        if L is not None and R is not None:
+            size = xp.astype(d, L.dtype)
+            L, R = L / size, R * size
+        return self._given(g), L, R
+
+    def _given(self, g: Any) -> Any:
+        xp, d = namespace(g.B), _root(self.ports)
+        # half of the gain each, as balanced states have it
+        gain = xp.astype(self.ports.inputs / d, g.B.dtype), xp.astype(self.ports.outputs * d, g.C.dtype)
+        D = g.D
+        if self.D is not None:
+            whole = self.ports.inputs / d
+            D = self.D + D * xp.astype(whole, D.dtype) * xp.astype(self.ports.outputs * d, D.dtype)
+        return replace(g, B=g.B * gain[0], C=g.C * gain[1], D=D)
+
+
+def _root(ports: Ports) -> Array:
+    """The unit of state in which inputs and outputs are alike: the root of inputs / outputs, a power of two."""
+    xp = namespace(ports.inputs)
+    power: Array = 2.0 ** ((xp.log2(ports.inputs) - xp.log2(ports.outputs)) / 2)
+    return power
+
+
+def _moderate(system: System, linear: bool) -> tuple[System, Ports | None]:
+    """`system` in units of inputs and outputs in which it is near one, without D; if not `linear` with the gain it has."""
+    _, B, C = system.leaves
+    if are_ordinary(B, C):
+        return system, None
+    for name, x in (("B", B), ("C", C)):
+        check_finite(name, x)
+    xp = namespace(B)
+    inputs, outputs = unit_of(B, step=2), unit_of(C, step=2)
+    one = xp.ones_like(inputs)
+    ports = Ports(one, inputs, outputs)
+    if not linear:
+        sizes = ports.gain(np.ones(tuple(B.shape[:-2])))
+        if not np.all((sizes > _SIZES[0]) & (sizes < _SIZES[1])):
+            raise OverflowError(
+                f"a method that depends on the size of the system needs one between {_SIZES[0]:g} and {_SIZES[1]:g}, got "
+                f"inputs times outputs of about {float(np.max(sizes)):.3g}: measure inputs or outputs in other units"
+            )
+        d = 2.0 ** xp.round(xp.log2(_root(ports)))
+        ports = Ports(one, d, 1 / d)
+    first, B, C = system.leaves
+    B, C = (x / xp.astype(size, x.dtype) for x, size in ((B, ports.inputs), (C, ports.outputs)))
+    g = with_leaves(system, (first, B, C))
+    return (replace(g, D=0 * g.D) if linear else g), ports
+
+
+_SIZES = (1e-120, 1e120)
+"""Of a system, whose fourth powers a Riccati equation has."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the table of methods.
@@ -110,6 +200,8 @@ class Method:
     takes_unstable : bool
         Whether unstable systems are reduced as they are.  Otherwise the method sees the stable part, and the unstable
         part is put back whole.
+    linear : bool
+        Whether a multiple of a system is reduced to that multiple of the reduced system, and D only added to.
     """
 
     reduce: Callable[[Any, int], Reduced]
@@ -118,6 +210,29 @@ class Method:
     bounds: Of = Of.ERROR
     takes: Literal["dense", "host", "arrays"] = "dense"
     takes_unstable: bool = False
+    linear: bool = False
+
+    def prepared(self, system: System, solver: str | None, **options: Any) -> Any:
+        """The state of `system`, in units of its inputs and outputs in which its squares are numbers.
+
+        Raises
+        ------
+        OverflowError
+            There are none for a method that depends on the size of the system.
+        """
+        g, ports = _moderate(system, self.linear)
+        state = self.prepare(g, solver, **options)
+        return state if ports is None else AtPorts(state, ports, system.D if self.linear else None)
+
+    def reduced(self, state: Any, k: int) -> Reduced:
+        """``reduce(state, k)`` in the units that were given."""
+        return state.reduced(self.reduce, k) if isinstance(state, AtPorts) else self.reduce(state, k)
+
+    def bounded(self, state: Any, k: int) -> NDArray[np.float64]:
+        """``bound(state, k)`` in the units that were given."""
+        if not isinstance(state, AtPorts):
+            return self.bound(state, k)
+        return state.ports.gain(np.asarray(self.bound(state.state, k)))
 
     @property
     def options(self) -> dict[str, Any]:

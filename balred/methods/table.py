@@ -21,10 +21,10 @@ from balred.methods.truncation import singular_perturbation, square_root, trunca
 from balred.methods.weighted import frequency_weighted, weighted_bound, weighted_truncation
 
 METHODS: dict[str, Method] = {
-    "truncate": Method(truncate, takes="arrays"),
-    "square_root": Method(square_root, takes="arrays"),
-    "singular_perturbation": Method(singular_perturbation, takes="arrays"),
-    "hankel_norm": Method(hankel_norm, bound=hankel_norm_bound),
+    "truncate": Method(truncate, takes="arrays", linear=True),
+    "square_root": Method(square_root, takes="arrays", linear=True),
+    "singular_perturbation": Method(singular_perturbation, takes="arrays", linear=True),
+    "hankel_norm": Method(hankel_norm, bound=hankel_norm_bound, linear=True),
     "stochastic": Method(truncate_or_match, stochastic, stochastic_bound, Of.RELATIVE),
     "left_coprime": Method(coprime, left_coprime, bounds=Of.COPRIME, takes_unstable=True),
     "right_coprime": Method(coprime, right_coprime, bounds=Of.COPRIME, takes_unstable=True),
@@ -32,13 +32,13 @@ METHODS: dict[str, Method] = {
     "bounded_real": Method(truncate_or_match, bounded_real, takes_unstable=True),
     "positive_real": Method(truncate_or_match, positive_real, no_bound, takes_unstable=True),
     "modal": Method(modal, modes, modal_bound),
-    "irka": Method(irka, h2_spectrum, no_bound, takes="host"),
-    "tsia": Method(tsia, h2_spectrum, no_bound, takes="host"),
-    "frequency_weighted": Method(weighted_truncation, frequency_weighted, weighted_bound, Of.WEIGHTED),
-    "time_limited": Method(limited_truncation, time_limited, weighted_bound, takes_unstable=True),
-    "frequency_limited": Method(limited_truncation, frequency_limited, weighted_bound),
+    "irka": Method(irka, h2_spectrum, no_bound, takes="host", linear=True),
+    "tsia": Method(tsia, h2_spectrum, no_bound, takes="host", linear=True),
+    "frequency_weighted": Method(weighted_truncation, frequency_weighted, weighted_bound, Of.WEIGHTED, linear=True),
+    "time_limited": Method(limited_truncation, time_limited, weighted_bound, takes_unstable=True, linear=True),
+    "frequency_limited": Method(limited_truncation, frequency_limited, weighted_bound, linear=True),
     "weighted_hankel_norm": Method(
-        weighted_hankel_reduction, weighted_hankel_norm, weighted_hankel_bound, Of.WEIGHTED_HANKEL
+        weighted_hankel_reduction, weighted_hankel_norm, weighted_hankel_bound, Of.WEIGHTED_HANKEL, linear=True
     ),
 }
 """The methods by name; ``reduce(obj, rank, method=...)``."""

@@ -12,7 +12,7 @@ from balred.ranks.bounds import numerical_rank
 from balred.registry.reading import system_of
 from balred.systems.arrays import Array, double_precision
 from balred.systems.dense_system import DenseSystem
-from balred.systems.leaves import cast_like, with_leaves
+from balred.systems.leaves import alike, cast_like, with_leaves
 from balred.systems.poles import check_stored
 
 
@@ -63,7 +63,8 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
     original = system_of(obj)
     check_stored(original)
     with double_precision(*original.leaves) as leaves:
-        sp = spectrum(with_leaves(original, leaves), solver)
+        sized, d = alike(with_leaves(original, leaves))
+        sp = spectrum(sized, solver)
         n = sp.system.order
         rank = int(np.min(numerical_rank(sp.sigma)))
         if rank < n:
@@ -71,6 +72,8 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
                 f"a balanced realisation needs a minimal system, got numerical rank {rank} of {n}: reduce it to {rank} states"
             )
         g, L, R = projected(sp, n)
+        if d is not None:
+            L, R = L / d, R * d
         narrow = with_leaves(g, tuple(cast_like(x, original) for x in g.leaves))
         assert isinstance(narrow, DenseSystem)
         return Balanced(narrow, cast_like(sp.s, original), cast_like(L, original), cast_like(R, original))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from balred.solvers.gramians import factors
 from balred.systems.arrays import backend
-from balred.systems.checks import check_finite
+from balred.systems.checks import check_finite, host_array
 from balred.systems.dense_system import DenseSystem, ss
 
 Matrix = NDArray[Any]
@@ -236,7 +236,7 @@ def generalized_gramians(E: Any, A: Any, B: Any, C: Any, dt: float | bool = 0) -
 
 def _checked(E: Any, A: Any, B: Any, C: Any, D: Any, dt: float | bool) -> tuple[Matrix, DenseSystem]:
     """The matrices in double precision, checked."""
-    E, A, B, C = (np.asarray(x, np.complex128 if np.iscomplexobj(x) else np.float64) for x in (E, A, B, C))
+    E, A, B, C = (host_array(*named) for named in (("E", E), ("A", A), ("B", B), ("C", C)))
     g = ss(A, B, C, D, dt)
     if E.ndim != 2 or E.shape != g.A.shape:
         raise ValueError(f"E and A must be single matrices of one shape, got {E.shape} and {g.A.shape}")

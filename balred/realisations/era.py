@@ -16,7 +16,7 @@ from balred.ranks.choosing import RankWarning, check_rank, choose_order, is_rule
 from balred.ranks.rules import Order, Rule
 from balred.realisations.markov import Matrix, count_of
 from balred.systems.arrays import warn_caller
-from balred.systems.checks import check_finite, checked_dt
+from balred.systems.checks import check_finite, checked_dt, host_array
 from balred.systems.dense_system import DenseSystem, is_discrete
 
 
@@ -142,10 +142,10 @@ def order_of(rank: Any, s: NDArray[np.float64]) -> int:
 
 def _windowed(markov: Any, rows: int | None, columns: int | None, stable: bool = False) -> tuple[Matrix, int, int]:
     """The parameters, checked, and how many blocks their Hankel matrix has."""
-    h = np.asarray(markov)
+    h = host_array("markov", markov)
     if h.ndim not in (1, 3) or 0 in h.shape[1:]:
         raise ValueError(f"markov must have shape (steps, p, m) or (steps,), got {h.shape}")
-    h = h.astype(np.complex128 if np.iscomplexobj(h) else np.float64).reshape(len(h), *(h.shape[1:] or (1, 1)))
+    h = h.reshape(len(h), *(h.shape[1:] or (1, 1)))
     if len(h) < 3:
         raise ValueError(f"at least 3 Markov parameters are needed, got {len(h)}")
     check_finite("markov", h)

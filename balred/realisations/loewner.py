@@ -16,7 +16,7 @@ from balred.ranks.bounds import numerical_rank
 from balred.ranks.rules import Rule
 from balred.realisations.descriptor import descriptor
 from balred.realisations.era import order_of
-from balred.systems.checks import check_finite, checked_dt
+from balred.systems.checks import check_finite, checked_dt, host_array
 from balred.systems.dense_system import DenseSystem
 
 Matrix = NDArray[Any]
@@ -198,7 +198,7 @@ def _pencil(points: Any, values: Any, left: Any, right: Any, real: bool, tol: fl
 
 
 def _checked(points: Any, values: Any, real: bool) -> tuple[Matrix, Matrix]:
-    s, H = np.asarray(points).astype(np.complex128), np.asarray(values).astype(np.complex128)
+    s, H = host_array("points", points).astype(np.complex128), host_array("values", values).astype(np.complex128)
     if s.ndim != 1 or H.ndim not in (1, 3) or len(H) != len(s) or 0 in H.shape[1:]:
         raise ValueError(f"points and values must have shapes (N,) and (N, p, m) or (N,), got {s.shape} and {H.shape}")
     if len(s) < 2:
@@ -229,7 +229,7 @@ def _directions(name: str, given: Any, count: int, width: int) -> Matrix:
     """Directions at each of `count` points, shape (count, directions, width)."""
     if given is None:
         return np.broadcast_to(np.eye(width), (count, width, width))
-    d = np.asarray(given).astype(np.complex128)
+    d = host_array(name, given).astype(np.complex128)
     if d.shape != (count, width):
         raise ValueError(f"{name} must have a direction for each of its points, shape {(count, width)}, got {d.shape}")
     check_finite(name, d)

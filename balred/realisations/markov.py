@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from balred.registry.reading import system_of
 from balred.systems.arrays import double_precision, to_numpy
-from balred.systems.checks import check_finite
+from balred.systems.checks import check_finite, host_array
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import with_leaves
 
@@ -130,10 +130,10 @@ def shifted_inputs(u: Matrix, count: int) -> Matrix:
 
 
 def _series(name: str, x: Any) -> Matrix:
-    x = np.asarray(x)
+    x = host_array(name, x)
     if x.ndim not in (1, 2) or 0 in x.shape:
         raise ValueError(f"{name} must have shape (steps, channels) or (steps,), got {x.shape}")
-    series: Matrix = x.astype(np.complex128 if np.iscomplexobj(x) else np.float64).reshape(len(x), -1)
+    series: Matrix = x.reshape(len(x), -1)
     check_finite(name, series)
     return series
 

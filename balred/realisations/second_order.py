@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from balred.realisations.sparse import SparseSystem, adapt_sparse, check_nonsingular
 from balred.registry.entries import Entry, register_entry
 from balred.systems.arrays import backend
-from balred.systems.checks import check_finite
+from balred.systems.checks import check_finite, host_array
 from balred.systems.dense_system import DenseSystem, ss
 
 Matrix = NDArray[Any]
@@ -148,13 +148,16 @@ def second_order(M: Any, D: Any, K: Any, B: Any, Cp: Any = None, Cv: Any = None)
     if Cp is None and Cv is None:
         raise ValueError("Cp or Cv must be given, got neither: outputs see positions, velocities or both")
     sparse = any(hasattr(x, "toarray") for x in (M, D, K))
-    square = [backend("scipy").sparse_matrix(x) if sparse else _full(x) for x in (M, D, K)]
+    square = [
+        backend("scipy").sparse_matrix(x) if sparse else host_array(name, x)
+        for name, x in (("M", M), ("D", D), ("K", K))
+    ]
     n = square[0].shape[0] if len(square[0].shape) == 2 else 0
     for name, x in zip("MDK", square, strict=True):
         if tuple(x.shape) != (n, n) or n == 0:
             raise ValueError(f"{name} must have shape (n, n) with n of at least 1, that of M, got {tuple(x.shape)}")
-    B = _full(B)
-    Cp, Cv = (None if x is None else _full(x) for x in (Cp, Cv))
+    B = host_array("B", B)
+    Cp, Cv = (None if x is None else host_array(name, x) for name, x in (("Cp", Cp), ("Cv", Cv)))
     Cp = np.zeros_like(Cv) if Cp is None else Cp
     Cv = np.zeros_like(Cp) if Cv is None else Cv
     if B.ndim != 2 or len(B) != n or B.shape[1] == 0:
@@ -171,11 +174,6 @@ def second_order(M: Any, D: Any, K: Any, B: Any, Cp: Any = None, Cv: Any = None)
     elif not (cond := float(np.linalg.cond(g.M))) < 1 / (n * np.finfo(np.float64).eps):
         raise ValueError(f"M must be nonsingular, got one of condition {cond:.3g}")
     return g
-
-
-def _full(x: Any) -> Matrix:
-    full = np.asarray(x.toarray() if hasattr(x, "toarray") else x)
-    return full.astype(np.complex128 if np.iscomplexobj(full) else np.float64)
 
 
 def _adapt(g: SecondOrderSystem) -> tuple[DenseSystem, Any]:

@@ -22,7 +22,7 @@ from balred.registry.entries import register
 from balred.solvers.adi import AdiInfo, ConvergenceError, low_rank_factors
 from balred.solvers.smith import smith_factors
 from balred.systems.arrays import backend
-from balred.systems.checks import check_finite, checked_dt
+from balred.systems.checks import check_finite, checked_dt, host_array
 from balred.systems.dense_system import DenseSystem, is_discrete, ss
 from balred.systems.poles import UnstableError
 
@@ -145,8 +145,7 @@ def sparse_system(A: Any, B: Any, C: Any, D: Any = None, E: Any = None, dt: floa
     """
     host = backend("scipy")
     A, E = host.sparse_matrix(A), None if E is None else host.sparse_matrix(E)
-    B, C = (np.asarray(x.toarray() if hasattr(x, "toarray") else x) for x in (B, C))
-    B, C = (x.astype(np.complex128 if np.iscomplexobj(x) else np.float64) for x in (B, C))
+    B, C = host_array("B", B), host_array("C", C)
     n = A.shape[0]
     if A.shape[0] != A.shape[1]:
         raise ValueError(f"A must have shape (n, n), got {A.shape}")
@@ -161,8 +160,7 @@ def sparse_system(A: Any, B: Any, C: Any, D: Any = None, E: Any = None, dt: floa
         raise ValueError(
             f"a sparse system must have at least one state, one input and one output, got n = {n}, m = {m}, p = {p}"
         )
-    D = np.zeros((p, m)) if D is None else np.asarray(D)
-    D = D.astype(np.complex128 if np.iscomplexobj(D) else np.float64)
+    D = np.zeros((p, m)) if D is None else host_array("D", D)
     if D.ndim == 0:
         D = D + np.zeros((p, m))
     if D.shape != (p, m):

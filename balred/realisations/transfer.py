@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.realisations.rational import balanced_units
-from balred.systems.checks import check_finite
+from balred.systems.checks import check_finite, host_array
 from balred.systems.dense_system import DenseSystem, ss
 
 Matrix = NDArray[Any]
@@ -49,10 +49,7 @@ def from_coefficients(num: Any, den: Any, dt: float | bool = 0) -> DenseSystem:
     >>> from_coefficients([1.0], [1.0, 2e9])(0.0)
     array([[5.e-10+0.j]])
     """
-    num, den = (np.asarray(x) for x in (num, den))
-    num, den = (
-        x.astype(np.complex128 if np.iscomplexobj(x) else np.float64) for x in (np.atleast_2d(num), den.ravel())
-    )
+    num, den = np.atleast_2d(host_array("num", num)), host_array("den", den).ravel()
     check_finite("num", num)
     check_finite("den", den)
     if not den.any():

@@ -18,7 +18,7 @@ from balred.methods.weighted import Technique, check_same_time, dense_on_host
 from balred.ranks.choosing import check_rank
 from balred.reduction.plan import reduce
 from balred.solvers.riccati import controllability_factor, dual, observability_factor
-from balred.systems.arrays import as_array, to_numpy
+from balred.systems.checks import host_array
 from balred.systems.dense_system import DenseSystem
 from balred.systems.parts import block_diagonal
 from balred.systems.poles import UnstableError, check_stable, known_poles
@@ -200,7 +200,7 @@ def reduce_observer_controller(
         raise ValueError("match_dc must be False where the factors are weighted, got True")
     g = dense_on_host("plant", plant)
     n, m, p = g.order, g.B.shape[1], len(g.C)
-    F, G = (to_numpy(as_array(x)) for x in (F, G))
+    F, G = (host_array(*named) for named in (("F", F), ("G", G)))
     if (F.shape, G.shape) != ((m, n), (n, p)):
         raise ValueError(f"F and G must have shapes {(m, n)} and {(n, p)}, got {F.shape} and {G.shape}")
     rank = check_rank(rank, n)

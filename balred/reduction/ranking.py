@@ -67,7 +67,7 @@ def _chosen(solved: Solved, state: State, settings: Settings, rule: Rule) -> int
         return state.closed(choose_order(rule, solved.sigma, solved.unit))
     limit, cap = rule.limit(solved.sigma), state.cap
     for k in range(1, cap + 1):
-        value = float(method.bound(state, k))
+        value = float(method.bounded(state, k))
         if np.isnan(value):
             raise ValueError(f"ErrorBound needs a method with an a-priori error bound, got {settings.told}")
         if value <= limit:
@@ -79,7 +79,7 @@ def _chosen(solved: Solved, state: State, settings: Settings, rule: Rule) -> int
 
 def _stored(state: State, settings: Settings, order: int) -> int:
     """How many stored states the reduction of the conjugate stable part to `order` fills."""
-    return stored_states(settings.row.reduce(state, order)[0])
+    return stored_states(settings.row.reduced(state, order)[0])
 
 
 def _meets(solved: Solved, rule: Rule, order: int, made: Reduction) -> bool:

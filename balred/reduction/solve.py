@@ -16,6 +16,7 @@ from balred.reduction.settings import Settings
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, in_precision, is_concrete, to_numpy
 from balred.systems.batches import alike, member, stacked
+from balred.systems.checks import check_representable
 from balred.systems.leaves import System, where_fastest, with_leaves
 from balred.systems.parts import separated
 from balred.systems.poles import entry_rounding, pole_margin
@@ -109,6 +110,7 @@ def solve(system: System, settings: Settings) -> Solved:
             )
     batch = tuple(system.B.shape[:-2])
     sigma = np.zeros((*batch, 0), settings.precision) if state is None else state.sigma
+    check_representable("Hankel singular values", sigma)
     infinite = np.full((*batch, 0 if unstable is None else unstable.order), np.inf, sigma.dtype)
     values = np.concatenate([infinite, sigma], axis=-1)
     hsv = backend_of(*system.leaves).from_numpy(values, like=system.B, real=True)
@@ -139,7 +141,7 @@ def _prepared(part: System, settings: Settings) -> State:
     if method.takes != "arrays":
         part = single(part, settings.method)
         part = part if method.takes == "host" else part.to_dense()
-    state: State = method.prepare(part, settings.solver, **settings.options)
+    state: State = method.prepared(part, settings.solver, **settings.options)
     return state
 
 

@@ -16,6 +16,7 @@ from balred.reduction.settings import Settings
 from balred.reduction.solve import Solved
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, in_precision, namespace, to_numpy, warn_caller
+from balred.systems.checks import check_representable
 from balred.systems.coordinates import Change
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, with_leaves
@@ -85,14 +86,14 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
         small: System
         if isinstance(precise, DiagonalSystem):
             small, orders, change, note = diagonalised(
-                precise, method.reduce, state, order, rank - fixed, system, solved.margin
+                precise, method.reduced, state, order, rank - fixed, system, solved.margin
             )
         else:
-            (small, _, _), change = method.reduce(state, order), None
+            (small, _, _), change = method.reduced(state, order), None
             full = order
             while settings.on_data and order > 1 and not _within(small, solved.margin):
                 order -= 1
-                small = method.reduce(state, order)[0]
+                small = method.reduced(state, order)[0]
             if settings.on_data and not _within(small, solved.margin):
                 raise ValueError(
                     "no pole of the reduced system may grow faster than the full system's, got such a pole at every order"
@@ -104,11 +105,13 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
         narrow = with_leaves(joined, tuple(_cast(x, like=system.B) for x in joined.leaves))
     else:  # analysed on the host
         narrow = arrays.mapped(joined, lambda x: be.from_numpy(x, like=system.B))
+    for x in narrow.leaves:
+        check_representable("entries of the reduced system", x)
     if batch:
-        bounds = {int(k): method.bound(state, int(k)) for k in np.unique(orders)}
+        bounds = {int(k): method.bounded(state, int(k)) for k in np.unique(orders)}
         bound = np.select([orders == k for k in bounds], list(bounds.values()))
     else:
-        bound = method.bound(state, int(orders))
+        bound = method.bounded(state, int(orders))
     capped = int(orders.min()) == cap
     change = None if kept is not None or change is None else change.within(solved.units)
     return Reduction(narrow, orders, np.asarray(bound), change, capped, note)

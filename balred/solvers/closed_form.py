@@ -13,8 +13,8 @@ from balred.solvers.cauchy import cauchy_factor, half_plane, siso_hankel
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import unit_of
 from balred.systems.poles import check_stable
-from balred.systems.units import unit_of
 
 
 def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tuple[Array, Array]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import as_array, backend, backend_of, to_numpy
-from balred.systems.checks import check_finite
+from balred.systems.arrays import backend, backend_of, to_numpy
+from balred.systems.checks import as_array, check_finite
 from balred.systems.units import rescaled
 
 Matrix = NDArray[Any]
@@ -118,7 +118,7 @@ def stein(A: Any, Q: Any, C: Any = None, E: Any = None) -> Any:
 
 
 def _answer(A: Any, Q: Any, C: Any, E: Any, discrete: bool) -> Any:
-    given = as_array(A)
+    given = as_array("A", A)
     a, q = _matrix("A", given), _matrix("Q", Q)
     c, e = (None if x is None else _matrix(name, x) for name, x in (("C", C), ("E", E)))
     if c is not None and e is not None:
@@ -137,7 +137,7 @@ def _answer(A: Any, Q: Any, C: Any, E: Any, discrete: bool) -> Any:
 
 
 def _matrix(name: str, x: Any) -> Matrix:
-    x = as_array(x)
+    x = as_array(name, x)
     host = to_numpy(backend_of(x).stop_gradient(x))
     if host.ndim != 2:
         raise ValueError(f"{name} must be one matrix, got shape {host.shape}")

@@ -27,9 +27,9 @@ from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System, cast_like, with_leaves
+from balred.systems.leaves import System, cast_like, moderate, with_leaves
 from balred.systems.poles import check_stable, check_stored
-from balred.systems.units import Coordinates, even_units, in_units, moderate, whole_units
+from balred.systems.units import Coordinates, even_units, in_units, whole_units
 
 __all__ = ["SOLVERS", "factors", "gramian_factors", "gramians", "solved", "structure"]
 
@@ -203,12 +203,11 @@ def _member(host: Backend, system: DenseSystem, solver: str) -> tuple[Any, Any, 
                 f"Gramians must solve their Lyapunov equations to {_RESIDUAL:.1g}, got those of solver {solver!r} with a "
                 f"residual of {rest:.1g}: use the default solver"
             )
-        if ports is not None:
-            Zp, Zq = ports.factors(Zp, Zq)
-        reach = float(np.linalg.norm(Zp)) * float(np.linalg.norm(Zq))
-        if reach < least:
-            best, least = (d, Zp, Zq), reach
-        if reach * np.finfo(np.float64).eps < _RESIDUAL * float(np.linalg.norm(ct(Zq) @ Zp)):
+        product, reach = float(np.linalg.norm(ct(Zq) @ Zp)), float(np.linalg.norm(Zp)) * float(np.linalg.norm(Zq))
+        fold = reach / product if product > 0 else np.finfo(np.float64).max if reach >= 0 else np.nan
+        if fold < least:
+            best, least = (d, *((Zp, Zq) if ports is None else ports.factors(Zp, Zq))), fold
+        if fold * np.finfo(np.float64).eps < _RESIDUAL:
             break
     if best is None:
         raise ArithmeticError(f"Gramian factors must be finite, got others from solver {solver!r}")

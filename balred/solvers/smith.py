@@ -17,8 +17,9 @@ from balred.solvers.rebalanced import continuous_image, rebalanced
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, ct, fro, is_concrete, is_one, namespace, size_of, to_numpy
 from balred.systems.dense_system import DenseSystem
+from balred.systems.leaves import moderate
 from balred.systems.poles import check_stable
-from balred.systems.units import Coordinates, evened, in_units, moderate, whole_units
+from balred.systems.units import Coordinates, evened, in_units, whole_units
 
 _SUSPECT_DOUBLINGS = 26
 """More are needed only where a pole lies within about 1e-7 of the boundary, or on it but for rounding."""

@@ -37,6 +37,9 @@ _BACKENDS = {
     "jaxlib": "balred.backends.jax",
 }
 
+_LIBRARIES = ("numpy", "torch", "jax", "jaxlib")
+"""Packages that arrays come from; the other backends are asked for by name."""
+
 
 def backend(name: str) -> Backend:
     """Import and return the backend called `name`; an unknown name is an error that lists the known ones."""
@@ -60,17 +63,29 @@ def backend_of(*arrays: Array) -> Backend:
     """Return the backend of the array library that `arrays` come from (they must all come from one)."""
     if arrays and all(type(a) is np.ndarray for a in arrays):
         return backend("numpy")
-    names = {type(a).__module__.partition(".")[0] for a in arrays if not isinstance(a, (int, float, complex))}
-    names = {"jax" if name == "jaxlib" else name for name in names}
+    names = {library_of(type(a)) for a in arrays if not isinstance(a, (int, float, complex))}
     if len(names) != 1:
         raise TypeError(f"A, B, C and D must come from one array library, got {', '.join(sorted(names)) or 'none'}")
     name = names.pop()
-    if name not in _BACKENDS and not any(p.name == name for p in entry_points(group="balred.backends")):
+    if not is_known(name):
         raise TypeError(
             f"arrays must be NumPy, PyTorch or JAX arrays, got {name}; "
             "another library plugs in through the entry-point group 'balred.backends'"
         )
     return backend(name)
+
+
+@functools.cache
+def library_of(cls: type) -> str:
+    """The array library of a class: a package with a backend that it or a class it is derived from comes from, or its own."""
+    names = [base.__module__.partition(".")[0] for base in cls.__mro__]
+    name = next((name for name in names if name in _LIBRARIES), names[0])
+    return "jax" if name == "jaxlib" else name
+
+
+def is_known(library: str) -> bool:
+    """Whether a package of this name is an array library with a backend."""
+    return library in _LIBRARIES or any(p.name == library for p in entry_points(group="balred.backends"))
 
 
 class _NumPy:
@@ -109,21 +124,6 @@ def warn_caller(message: str, category: type[Warning]) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "balred":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
-
-
-def as_array(value: Any) -> Array:
-    """Return `value` itself if it is an array of a known library, else a NumPy array of floats made from it."""
-    if isinstance(value, np.matrix):
-        return np.asarray(value)
-    if hasattr(value, "nnz") and hasattr(value, "tocsr"):
-        raise TypeError(
-            f"matrices must be dense, got a sparse {type(value).__name__}: a sparse system is made by "
-            "balred.realisations.sparse.sparse_system(A, B, C, D), a dense one of its toarray()"
-        )
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return value
-    array = np.asarray(value)
-    return array.astype(np.float64) if array.dtype.kind in "biu" else array
 
 
 def is_complex(x: Array) -> bool:

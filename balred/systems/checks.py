@@ -1,13 +1,129 @@
-"""What the factories accept: shapes, dtypes, devices, finite values; each error states the rule and what was given."""
+"""What the factories accept: numbers, shapes, devices, finite values; each error states the rule and what was given.
+
+Every array comes in by one door, :func:`as_array`: it keeps at least the precision that it has, or is refused by name.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
 
-from balred.systems.arrays import Array, as_array, backend_of, is_complex, is_floating, namespace, zeros
+from balred.systems.arrays import (
+    Array,
+    backend_of,
+    is_complex,
+    is_floating,
+    is_known,
+    library_of,
+    namespace,
+    to_numpy,
+    zeros,
+)
+
+_NUMBERS = (bool, int, float, complex, np.bool_, np.integer, np.floating, np.complexfloating)
+
+
+def as_array(name: str, value: Any) -> Array:
+    """`value` as an array of floating-point numbers of a known library; whatever is of none becomes one of NumPy.
+
+    Integers become float64 (in JAX the widest type that it allows), lists and arrays of other packages what
+    ``np.asarray`` makes of them.
+
+    Raises
+    ------
+    TypeError
+        What is no number, a sparse matrix, more digits than float64 has.
+    ValueError
+        Rows of several lengths, masked entries.
+    """
+    if type(value) is np.ndarray and value.dtype.char in "dfDF" and value.dtype.isnative:
+        return value
+    if hasattr(value, "nnz") and hasattr(value, "tocsr"):
+        raise TypeError(
+            f"{name} must be dense, got a sparse {type(value).__name__}: a sparse system is made by "
+            "balred.sparse_system(A, B, C, D), a dense one of its toarray()"
+        )
+    library = library_of(type(value))
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        if library == "numpy":
+            return _of_numpy(name, value)
+        if is_known(library) or not hasattr(value, "__array__"):
+            return _of_library(name, value)
+    _check_unmasked(name, value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(value, (list, tuple)) and "inhomogeneous" in str(error):
+            raise ValueError(f"{name} must have rows of one length, got others: {error}") from None
+        raise TypeError(f"{name} must be an array or lists of numbers, got a {type(value).__name__}: {error}") from None
+    return _of_numpy(name, array)
+
+
+def host_array(name: str, value: Any) -> np.ndarray[Any, Any]:
+    """The same as an array of NumPy in double precision, from any library; sparse matrices become full ones."""
+    array = as_array(name, value.toarray() if hasattr(value, "toarray") else value)
+    if not is_floating(array):
+        raise TypeError(_not_numbers(name, array))
+    host = to_numpy(array)
+    return np.asarray(host, np.complex128 if np.iscomplexobj(host) else np.float64)
+
+
+def _of_numpy(name: str, value: Any) -> Array:
+    """The same of NumPy: a plain array, without mask and units."""
+    _check_unmasked(name, value)
+    array = np.asarray(value)
+    if array.dtype.kind == "O":
+        long = (np.longdouble, np.clongdouble)
+        odd = {type(x).__name__ for x in array.flat if not isinstance(x, _NUMBERS) or isinstance(x, long)}
+        if odd or not array.size:
+            what = ", ".join(f"a {kind}" for kind in sorted(odd)) or "none"
+            raise TypeError(f"{name} must hold numbers of at most double precision, got {what}: convert it first")
+        complex_entry = any(isinstance(x, (complex, np.complexfloating)) for x in array.flat)
+        array = np.array(array.tolist(), np.complex128 if complex_entry else np.float64)
+    if array.dtype.kind in "biu":
+        return array.astype(np.float64)
+    if array.dtype.kind in "fc" and array.dtype.itemsize > (8 if array.dtype.kind == "f" else 16):
+        raise TypeError(
+            f"{name} must be of at most double precision, got dtype {array.dtype}: convert it first, for example to float64"
+        )
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _of_library(name: str, value: Any) -> Array:
+    """The same of another library."""
+    if is_floating(value) or not is_known(library_of(type(value))):
+        return value
+    xp = namespace(value)
+    if not xp.isdtype(value.dtype, ("integral", "bool")):
+        return value
+    widest = xp.result_type(xp.float32, xp.float64)  # in JAX float32, if it was not told otherwise
+    floats = xp.astype(value, widest)
+    if backend_of(value).is_concrete(value) and "32" in str(widest) and (to_numpy(floats) != to_numpy(value)).any():
+        raise TypeError(
+            f"{name} must hold integers that float32 has, got larger ones: allow JAX float64, or convert it"
+        )
+    return floats
+
+
+def _check_unmasked(name: str, value: Any) -> None:
+    """Raise where an entry is masked, in lists too: what is missing is no number."""
+    ma = sys.modules.get("numpy.ma")  # no array of it where it was never imported
+    if ma is None:
+        return
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            _check_unmasked(name, part)
+    elif isinstance(value, ma.MaskedArray) and (count := int(np.sum(ma.getmaskarray(value)))):
+        raise ValueError(
+            f"{name} must have no masked entries, got {count}: fill them first, with filled(0.0) for example"
+        )
+
+
+def _not_numbers(name: str, x: Array) -> str:
+    return f"{name} must be a floating-point array, got dtype {x.dtype}: convert it first, for example to float64"
 
 
 def checked_dt(dt: Any) -> float | bool:
@@ -25,9 +141,7 @@ def checked(
     """The four arrays with common batch axes, precision, library and device; `first` is A or the poles, of order `n`."""
     for name, x in zip(names, (first, B, C), strict=False):
         if not is_floating(x):
-            raise TypeError(
-                f"{name} must be a floating-point array, got dtype {x.dtype}: convert it first, for example to float64"
-            )
+            raise TypeError(_not_numbers(name, x))
     be = backend_of(first, B, C)
     xp = namespace(first, B, C)
     if B.ndim < 2 or B.shape[-2] != n:
@@ -40,12 +154,12 @@ def checked(
         raise ValueError(f"a system must have at least {states}one input and one output, got n = {n}, m = {m}, p = {p}")
     if D is None:
         D = zeros(xp.real(C) if is_complex(C) and real_D else C, (p, m))
-    elif not hasattr(D, "shape"):
-        D = be.from_numpy(np.asarray(as_array(D)), like=C, real=not np.iscomplexobj(D))
-    if not is_floating(D):
-        raise TypeError(
-            f"D must be a floating-point array, got dtype {D.dtype}: convert it first, for example to float64"
-        )
+    else:
+        given, D = D, as_array("D", D)
+        if not is_floating(D):
+            raise TypeError(_not_numbers("D", D))
+        if not hasattr(given, "shape"):  # a number or lists
+            D = be.from_numpy(D, like=C)
     if D.ndim == 0:
         D = D + zeros(D, (p, m))
     if real_D and is_complex(D):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from balred.systems.arrays import Array, as_array, eye, namespace, to_complex
-from balred.systems.checks import checked, checked_dt
+from balred.systems.arrays import Array, eye, namespace, to_complex
+from balred.systems.checks import as_array, checked, checked_dt
 
 
 def is_discrete(dt: float | bool) -> bool:
@@ -110,9 +110,9 @@ def ss(A: Any, B: Any, C: Any, D: Any = None, dt: float | bool = 0) -> DenseSyst
     Raises
     ------
     ValueError
-        Shapes do not fit, no inputs or no outputs, a value is NaN or infinite, `dt` is negative, devices differ.
+        Shapes do not fit, no inputs or no outputs, a value is NaN, infinite or masked, `dt` is negative, devices differ.
     TypeError
-        Arrays of integers, or from different libraries.
+        What is no number, or has more digits than float64; arrays from different libraries.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def ss(A: Any, B: Any, C: Any, D: Any = None, dt: float | bool = 0) -> DenseSyst
     >>> balred.ss([[-1.0, 1.0], [0.0, -2.0]], [[0.0], [1.0]], [[1.0, 0.0]])
     DenseSystem(states=2, inputs=1, outputs=1, continuous, float64, numpy)
     """
-    A, B, C = (as_array(x) for x in (A, B, C))
+    A, B, C = (as_array(*named) for named in (("A", A), ("B", B), ("C", C)))
     if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
         raise ValueError(f"A must have shape (..., n, n), got {tuple(A.shape)}")
     return DenseSystem(*checked(("A", "B", "C", "D"), A, B, C, D, int(A.shape[-1])), dt=checked_dt(dt))

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from balred.systems.arrays import Array, as_array, eye, is_complex, is_floating, namespace, to_complex
-from balred.systems.checks import check_finite, checked, checked_dt
+from balred.systems.arrays import Array, eye, is_complex, is_floating, namespace, to_complex
+from balred.systems.checks import as_array, check_finite, checked, checked_dt
 from balred.systems.dense_system import DenseSystem, describe, is_discrete
 
 
@@ -166,7 +166,8 @@ def diagonal(
         )
     dt = checked_dt(dt)
     name = "poles" if log_poles is None else "log_poles"
-    p, B, C = (as_array(x) for x in (poles if log_poles is None else log_poles, B, C))
+    given = poles if log_poles is None else log_poles
+    p, B, C = (as_array(*named) for named in ((name, given), ("B", B), ("C", C)))
     if p.ndim < 1:
         raise ValueError(f"{name} must have shape (..., n), got a scalar")
     if log_poles is None and is_discrete(dt) and is_floating(p):

@@ -1,21 +1,41 @@
-"""The arrays of a system of either kind, taken out and put back: to compute in another precision, or in another place."""
+"""The arrays of a system of either kind, taken out and put back: to compute in another precision, place or size.
+
+What is computed squares them, and squares squares, which are no numbers where the arrays are very large or small.  So they
+are brought near one first, by powers of two, which round nothing, and what was computed is brought back.
+"""
 
 from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from balred.systems import arrays
 from balred.systems.arrays import (
     Array,
     backend_of,
     is_complex,
+    is_concrete,
     is_one,
     namespace,
     on_host,
+    size_of,
     to_numpy,
 )
+from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 
 System = DenseSystem | DiagonalSystem
+
+_NAMES: dict[type, tuple[str, str, str]] = {DenseSystem: ("A", "B", "C"), DiagonalSystem: ("log_poles", "B", "C")}
+T = TypeVar("T", DenseSystem, DiagonalSystem)
+
+_ORDINARY = (1e-9, 1e9)
+"""Norms between which squares of squares are numbers, in single precision too."""
 
 
 def with_leaves(system: System, leaves: tuple[Array, ...]) -> System:
@@ -52,3 +72,95 @@ def where_fastest(system: System) -> System:
     stay = be.DYNAMIC_SHAPES and not on_host(*system.leaves)
     constant: System = arrays.mapped(system, be.stop_gradient if stay else to_numpy)
     return constant
+
+
+class Ports(NamedTuple):
+    """Powers of two, shape (..., 1, 1): A = time A', B = inputs B', C = outputs C'."""
+
+    time: Array
+    inputs: Array
+    outputs: Array
+
+    def gain(self, x: NDArray[Any], time: float = 1.0) -> NDArray[Any]:
+        """Values `x` of G' on the host, shape (...) or (..., k), as they are of G(s) = inputs outputs / time G'(s / time).
+
+        With another power of `time` those of another integral of G.
+        """
+        sizes = (np.log2(to_numpy(size)[..., 0]) for size in self)
+        clock, inputs, outputs = sizes
+        power = inputs + outputs - time * clock
+        power = np.clip(power if x.ndim == power.ndim else power[..., 0], -2000, 2000)
+        half = np.round(power / 2)
+        with np.errstate(over="ignore", under="ignore"):
+            return np.asarray(x * 2.0**half * 2.0 ** (power - half))
+
+    def factors(self, Zp: Array, Zq: Array) -> tuple[Array, Array]:
+        """Gramian factors of (A, B, C), from those of (A', B', C'): only time is shared by the two."""
+        xp = namespace(Zp)
+        root = xp.sqrt(self.time)
+        return Zp * xp.astype(self.inputs / root, Zp.dtype), Zq * xp.astype(self.outputs / root, Zq.dtype)
+
+    def system(self, g: DenseSystem) -> DenseSystem:
+        """`g` with its matrices in the units given."""
+        xp = namespace(g.A)
+        A, B, C = (x * xp.astype(size, x.dtype) for x, size in zip(g.leaves, self, strict=True))
+        return DenseSystem(A, B, C, g.D, g.dt)
+
+
+def moderate(system: DenseSystem) -> tuple[DenseSystem, Ports | None]:
+    """`system` in units of time, inputs and outputs in which the squares of its numbers are numbers; None where they are.
+
+    Raises
+    ------
+    ValueError
+        An entry is NaN or infinite.
+    """
+    A, B, C = system.leaves
+    if are_ordinary(A, B, C):
+        return system, None
+    xp = namespace(A)
+    if is_concrete(A, B, C):
+        for name, x in zip("ABC", (A, B, C), strict=True):
+            check_finite(name, x)
+    time, inputs, outputs = (unit_of(x, step=step) for x, step in ((A, 2), (B, 1), (C, 1)))
+    ports = Ports(xp.ones_like(time) if system.discrete else time, inputs, outputs)
+    A, B, C = (x / xp.astype(size, x.dtype) for x, size in zip((A, B, C), ports, strict=True))
+    return DenseSystem(A, B, C, system.D, system.dt), ports
+
+
+def are_ordinary(*several: Array) -> bool:
+    """Whether squares of squares of the arrays are numbers, as far as anybody can look."""
+    if all(map(is_one, several)):
+        with np.errstate(over="ignore"):
+            return all(_ORDINARY[0] < size_of(x) < _ORDINARY[1] for x in several)
+    if not is_concrete(*several):
+        return False
+    xp = namespace(*several)
+    return all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, several))
+
+
+def alike(system: T) -> tuple[T, Array | None]:
+    """`system` with B and C of one size, and the unit of all its states, shape (..., 1, 1); None where they are ordinary."""
+    first, B, C = system.leaves
+    if 0 in (*B.shape, *C.shape) or are_ordinary(B, C):
+        return system, None
+    xp = namespace(B)
+    d = xp.log2(unit_of(B, step=2)) - xp.log2(unit_of(C, step=2))
+    d = 2.0 ** xp.round(d / 2)
+    leaves = first, B / xp.astype(d, B.dtype), C * xp.astype(d, C.dtype)
+    return dataclasses.replace(system, **dict(zip(_NAMES[type(system)], leaves, strict=True))), d
+
+
+def unit_of(x: Array, axis: int | tuple[int, ...] = (-2, -1), step: int = 1) -> Array:
+    """A power of 2 ** step near the largest entry along `axis`, which stays with length 1; one where all are zero."""
+    xp, be = namespace(x), backend_of(x)
+    if 0 in x.shape:  # no inputs, or no outputs
+        return xp.sum(xp.abs(x), axis=axis, keepdims=True) + 1.0
+    largest = xp.max(xp.abs(be.stop_gradient(x)), axis=axis, keepdims=True)
+    largest = xp.where(largest > 0, largest, xp.ones_like(largest))
+    limits = xp.finfo(largest.dtype)
+    most = step * (math.floor(math.log2(float(limits.max))) // step - 1)
+    least = -step * (-math.floor(math.log2(float(limits.smallest_normal))) // step - 1)
+    exponent = step * xp.round(xp.log2(largest) / step)
+    power: Array = 2.0 ** xp.minimum(xp.maximum(exponent, xp.full_like(exponent, least)), xp.full_like(exponent, most))
+    return power

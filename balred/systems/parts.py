@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems import arrays
-from balred.systems.arrays import backend, backend_of, is_concrete, mapped, namespace, to_numpy
+from balred.systems.arrays import backend, backend_of, is_concrete, library_of, mapped, namespace, to_numpy
 from balred.systems.clusters import poles_of_form, put_on_boundary
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System
+from balred.systems.leaves import System, alike
 from balred.systems.poles import UnstableError, entry_rounding, known_poles, pole_margin
 from balred.systems.units import in_even_units
 
@@ -224,6 +224,12 @@ def block_diagonal(X: arrays.Array, Y: arrays.Array) -> arrays.Array:
     return xp.concat([upper, lower], axis=-2)
 
 
+def _repeated(system: System, batch: tuple[int, ...]) -> System:
+    """`system` as a batch of this shape."""
+    xp, own = namespace(system.B), system.B.ndim - 2
+    return mapped(system, lambda x: xp.broadcast_to(x, (*batch, *x.shape[own:])))
+
+
 def difference(a: System, b: System) -> System:
     """The system ``a - b``: states beside each other, outputs subtracted."""
     if (a.discrete, b.discrete) != (a.discrete, a.discrete) or (
@@ -233,7 +239,20 @@ def difference(a: System, b: System) -> System:
     shapes = [(int(s.C.shape[-2]), int(s.B.shape[-1])) for s in (a, b)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"both systems must have the same outputs and inputs, got {shapes[0]} and {shapes[1]}")
+    libraries = [library_of(type(s.B)) for s in (a, b)]
+    if libraries[0] != libraries[1]:
+        raise TypeError(
+            f"both systems must be of one array library, got {' and '.join(libraries)}: convert one of them first"
+        )
     xp = namespace(a.B, b.B)
+    batches = [tuple(s.B.shape[:-2]) for s in (a, b)]
+    if batches[0] != batches[1]:
+        try:
+            batch = np.broadcast_shapes(*batches)
+        except ValueError:
+            raise ValueError(f"leading (batch) axes must broadcast, got {batches[0]} and {batches[1]}") from None
+        a, b = (_repeated(s, batch) for s in (a, b))
+    a, b = alike(a)[0], alike(b)[0]
     if isinstance(a, DiagonalSystem) and isinstance(b, DiagonalSystem) and a.conjugate == b.conjugate:
         return DiagonalSystem(
             xp.concat([a.log_poles, b.log_poles], axis=-1),

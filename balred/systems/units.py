@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, is_one, namespace, size_of, to_numpy
-from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
-from balred.systems.leaves import System, with_leaves
+from balred.systems.leaves import System, are_ordinary, with_leaves
 
 Matrix = NDArray[Any]
 
@@ -25,8 +24,6 @@ _PORTS = 0.125
 """What inputs and outputs weigh beside the state matrix where groups of states are not told apart."""
 _UNEVEN = 1024.0
 """Units of state that differ by less are left as they are by :func:`in_even_units`."""
-_ORDINARY = (1e-9, 1e9)
-"""Norms between which squares of squares are numbers, in single precision too."""
 _SWEEPS = 8
 """How often every state's unit is chosen where nobody can look whether it still changes."""
 
@@ -124,7 +121,8 @@ def already_even(A: Matrix) -> NDArray[np.bool_]:
 
     Every state drives every other, and no row is four times as long as its column, or a quarter, beside its diagonal.
     """
-    if is_one(A) and 1e-12 < (size := size_of(A)) < 1e12:  # the same in fewer calls
+    if is_one(A) and are_ordinary(A):  # the same in fewer calls
+        size = size_of(A)
         S = np.square(A if A.dtype.kind == "f" else np.abs(A))
         rows, columns, own = S.sum(1), S.sum(0), 15 * S.diagonal()
         return np.asarray(
@@ -214,7 +212,7 @@ def _between(W: Matrix, b: Matrix, c: Matrix, groups: NDArray[np.int64], by_rate
 def _inverse_size(x: Matrix) -> float:
     """A power of two that brings the largest entry of `x` near one."""
     largest = float(np.abs(x).max(initial=0.0))
-    return float(np.ldexp(1.0, -int(np.frexp(largest)[1]))) if largest else 1.0
+    return float(np.ldexp(1.0, min(-int(np.frexp(largest)[1]), 1022))) if largest else 1.0
 
 
 def even_factors(b: Array, c: Array) -> Array:
@@ -247,7 +245,8 @@ def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
     if isinstance(system, DenseSystem):
         d = even_units(_change(system.A, system.discrete), system.B, system.C).astype(system.A.real.dtype)
     else:
-        d = even_factors(np.linalg.norm(system.B, axis=1), np.linalg.norm(system.C, axis=0))
+        sizes = ((system.B, 1), (system.C, 0))
+        d = even_factors(*(np.linalg.norm(x * _inverse_size(x), axis=axis) for x, axis in sizes))
     if d.max() <= _UNEVEN * d.min():
         return system, None
     if not isinstance(system, DenseSystem):
@@ -299,60 +298,6 @@ def in_units(system: DenseSystem, d: Array) -> DenseSystem:
     A, B, C = system.leaves
     leaves = (A * (d[..., None, :] / d[..., :, None]), B / d[..., :, None], C * d[..., None, :])
     return DenseSystem(*leaves, system.D, system.dt)
-
-
-class Ports(NamedTuple):
-    """Powers of two, shape (..., 1, 1): A = time A', B = inputs B', C = outputs C'."""
-
-    time: Array
-    inputs: Array
-    outputs: Array
-
-    def factors(self, Zp: Array, Zq: Array) -> tuple[Array, Array]:
-        """Gramian factors of (A, B, C), from those of (A', B', C'): only time is shared by the two."""
-        xp = namespace(Zp)
-        root = xp.sqrt(self.time)
-        return Zp * xp.astype(self.inputs / root, Zp.dtype), Zq * xp.astype(self.outputs / root, Zq.dtype)
-
-    def system(self, g: DenseSystem) -> DenseSystem:
-        """`g` with its matrices in the units given."""
-        xp = namespace(g.A)
-        A, B, C = (x * xp.astype(size, x.dtype) for x, size in zip(g.leaves, self, strict=True))
-        return DenseSystem(A, B, C, g.D, g.dt)
-
-
-def moderate(system: DenseSystem) -> tuple[DenseSystem, Ports | None]:
-    """`system` in units of time, inputs and outputs in which the squares of its numbers are numbers; None where they are.
-
-    Raises
-    ------
-    ValueError
-        An entry is NaN or infinite.
-    """
-    A, B, C = system.leaves
-    if is_one(A) and all(_ORDINARY[0] < size_of(x) < _ORDINARY[1] for x in (A, B, C)):
-        return system, None
-    xp = namespace(A)
-    if is_concrete(A, B, C):
-        if all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, (A, B, C))):
-            return system, None
-        for name, x in zip("ABC", (A, B, C), strict=True):
-            check_finite(name, x)
-    time, inputs, outputs = (unit_of(x, step=step) for x, step in ((A, 2), (B, 1), (C, 1)))
-    ports = Ports(xp.ones_like(time) if system.discrete else time, inputs, outputs)
-    A, B, C = (x / xp.astype(size, x.dtype) for x, size in zip((A, B, C), ports, strict=True))
-    return DenseSystem(A, B, C, system.D, system.dt), ports
-
-
-def unit_of(x: Array, axis: int | tuple[int, ...] = (-2, -1), step: int = 1) -> Array:
-    """A power of 2 ** step near the largest entry along `axis`, which stays with length 1; one where all are zero."""
-    xp, be = namespace(x), backend_of(x)
-    if 0 in x.shape:  # no inputs, or no outputs
-        return xp.sum(xp.abs(x), axis=axis, keepdims=True) + 1.0
-    largest = xp.max(xp.abs(be.stop_gradient(x)), axis=axis, keepdims=True)
-    largest = xp.where(largest > 0, largest, xp.ones_like(largest))
-    power: Array = 2.0 ** (step * xp.round(xp.log2(largest) / step))
-    return power
 
 
 def _swept(A: Array, B: Array, C: Array) -> Array:

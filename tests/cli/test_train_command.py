@@ -162,6 +162,7 @@ def test_an_unknown_configuration_names_those_there_are() -> None:
     result = invoke("smnits")
     assert result.exit_code == 1
     assert "CONFIG must be a file, or one of digits, " in result.stderr
+    pytest.importorskip("torch")  # what is not installed is told first
     assert invoke("no/such.toml").stderr.strip() == "balred train: no/such.toml: No such file or directory"
 
 
