@@ -71,7 +71,7 @@ slow: env
 # damaged files of every kind, some minutes; COUNT of each
 COUNT ?= 500
 fuzz: env
-	$(BIN)/python benchmarks/fuzz.py --count $(COUNT)
+	$(BIN)/python benchmarks/fuzz.py --count $(COUNT) --out benchmarks/results
 
 docs: html doctest
 
@@ -98,6 +98,7 @@ bench: env
 	$(BIN)/python benchmarks/hook.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/inputs.py
+	$(BIN)/python benchmarks/promises.py
 
 # hours; killed, it goes on when called again
 studies: env

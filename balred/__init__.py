@@ -1,84 +1,27 @@
 """Model reduction for linear systems and for the state-space layers of neural networks.
 
-``import balred`` loads NumPy and nothing else; a framework is loaded when its arrays or layers arrive.
+``import balred`` loads nothing, its first name NumPy and nothing else; a framework is loaded when its arrays or layers
+arrive.  So the command answers Ctrl-C in a word from its first moment on.
 """
 
-from balred import ranks, testing
-from balred.files.checkpoints import load, save
-from balred.hankel.nuclear_norm import hankel_nuclear_norm, hankel_weights
-from balred.hankel.values import hsv
-from balred.measures import stability
-from balred.measures.covariance import covar
-from balred.measures.norms import error, norm
-from balred.methods.truncation import RoundingWarning
-from balred.ranks.budget import Budget
-from balred.ranks.choosing import RankWarning
-from balred.ranks.divergence import Divergence
-from balred.ranks.rules import Energy, ErrorBound, Order, Relative
-from balred.realisations.balanced import Balanced, balance
-from balred.realisations.descriptor import descriptor
-from balred.realisations.era import era
-from balred.realisations.loewner import loewner
-from balred.realisations.minimal import minimal
-from balred.realisations.second_order import SecondOrderSystem, second_order
-from balred.realisations.sparse import sparse_system
-from balred.reduction.analysis import Analysis, analyze
-from balred.reduction.controllers import reduce_controller as controller_reduction
-from balred.reduction.plan import Plan, plan, reduce
-from balred.registry.entries import register
-from balred.registry.reading import adapt
-from balred.solvers.equations import lyap, stein
-from balred.solvers.gramians import gramian_factors, gramians
-from balred.systems.dense_system import DenseSystem, ss
-from balred.systems.diagonal_system import DiagonalSystem, diagonal
-from balred.systems.poles import UnstableError
-from balred.version import VERSION as __version__
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Analysis",
-    "Balanced",
-    "Budget",
-    "DenseSystem",
-    "DiagonalSystem",
-    "Divergence",
-    "Energy",
-    "ErrorBound",
-    "Order",
-    "Plan",
-    "RankWarning",
-    "Relative",
-    "RoundingWarning",
-    "SecondOrderSystem",
-    "UnstableError",
-    "__version__",
-    "adapt",
-    "analyze",
-    "balance",
-    "controller_reduction",
-    "covar",
-    "descriptor",
-    "diagonal",
-    "era",
-    "error",
-    "gramian_factors",
-    "gramians",
-    "hankel_nuclear_norm",
-    "hankel_weights",
-    "hsv",
-    "load",
-    "loewner",
-    "lyap",
-    "minimal",
-    "norm",
-    "plan",
-    "ranks",
-    "reduce",
-    "register",
-    "save",
-    "second_order",
-    "sparse_system",
-    "ss",
-    "stability",
-    "stein",
-    "testing",
-]
+if TYPE_CHECKING:
+    from balred.face import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """Load all names when the first of them is asked for."""
+    if name.startswith("__") and name not in ("__all__", "__version__"):
+        raise AttributeError(f"module 'balred' has no attribute {name!r}")
+    face = importlib.import_module("balred.face")
+    if hasattr(face, "__all__"):
+        globals().update({known: getattr(face, known) for known in face.__all__}, __all__=face.__all__)
+    if name not in globals():
+        raise AttributeError(f"module 'balred' has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *importlib.import_module("balred.face").__all__})

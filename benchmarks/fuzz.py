@@ -6,6 +6,7 @@ A traceback, a second line of error, a terminal's control code or a stop of more
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
 import sys
@@ -20,6 +21,7 @@ sys.path[:0] = [str(TESTS / folder) for folder in ("support", "cli", "files")]
 
 import test_foreign_folders as folders  # noqa: E402
 import test_matlab as matlab  # noqa: E402
+from benchmarks_common import describe_machine  # noqa: E402
 
 import balred  # noqa: E402
 import balred.files  # noqa: E402
@@ -56,7 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=500, help="files of each kind")
     parser.add_argument("--first", type=int, default=1000, help="the first seed; those of the tests are below")
+    parser.add_argument("--out", type=Path, help="a folder for the counts, fuzz.json")
     args = parser.parse_args()
+    everything: dict[str, Counter[str]] = {}
     work = Path(tempfile.mkdtemp())
     try:
         for name, attack in attacks(work):
@@ -67,10 +71,14 @@ def main() -> None:
                 except BaseException:
                     print(f"{name}: seed {seed}", file=sys.stderr)
                     raise
+            everything[name] = found
             counts = ", ".join(f"{n} {what}" for what, n in sorted(found.items()))
             print(f"{name:32} {counts:28} {time.perf_counter() - start:6.1f} s", flush=True)
     finally:
         shutil.rmtree(work)
+    if args.out is not None:
+        found_by = {"machine": describe_machine(), "count": args.count, "found": everything}
+        (args.out / "fuzz.json").write_text(json.dumps(found_by, indent=1) + "\n")
 
 
 if __name__ == "__main__":

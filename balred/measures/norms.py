@@ -203,7 +203,7 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
         if cancelled is not None:
             value = np.asarray(norm(cancelled, kind, solver=solver))
             return backend_of(apart.B).from_numpy(value, like=apart.B, real=True)
-    if kind == "h2" and isinstance(apart, DiagonalSystem) and not is_siso(apart):
+    if kind in ("h2", "hankel") and isinstance(apart, DiagonalSystem) and not is_siso(apart):
         apart = apart.to_dense()  # whose factors keep the digits of a small difference; a root of a Gramian does not
     return norm(apart, kind, solver=solver)
 

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from balred.registry.reading import system_of
-from balred.solvers.closed_form import closed_form_factors
+from balred.solvers.closed_form import closed_form_factors, is_siso
 from balred.solvers.doubling import residual
 from balred.solvers.smith import Solved, smith_solved
 from balred.systems import arrays
-from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, to_numpy
+from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System, cast_like, moderate, with_leaves
-from balred.systems.poles import check_stable, check_stored
+from balred.systems.leaves import System, cast_like, moderate, unit_of, with_leaves
+from balred.systems.poles import UnstableError, check_stable, check_stored
 from balred.systems.units import Coordinates, even_units, in_units, whole_units
 
 __all__ = ["SOLVERS", "factors", "gramian_factors", "gramians", "solved", "structure"]
@@ -42,6 +42,8 @@ SOLVERS: dict[str, dict[str, str]] = {
 }
 """Which solver takes which structure; an entry is empty or says why not (tests and docs read this table)."""
 
+_FEWEST = 1e-4
+"""What may be left of a product of factors that are roots of Gramians: eps / 1e-8, so that half of the digits are right."""
 _RESIDUAL = 1e-7
 """Of Gramians from elsewhere, beside the sizes of the terms of their equations."""
 
@@ -162,7 +164,14 @@ def solved(system: System, solver: str | None) -> Solved:
     if solver in ("closed", "cauchy"):
         assert isinstance(system, DiagonalSystem)
         check_stable(system)
-        return Solved(system, *closed_form_factors(system, relative=solver == "cauchy"), Coordinates(None))
+        Zp, Zq = closed_form_factors(system, relative=solver == "cauchy")
+        if _cancels(system, Zp, Zq):
+            try:
+                dense = smith_solved(system.to_dense())
+            except UnstableError:  # of poles so close to the boundary that their logarithms alone tell them from it
+                return Solved(system, Zp, Zq, Coordinates(None))
+            Zp, Zq = dense.coordinates.factors(dense.Zp, dense.Zq)
+        return Solved(system, Zp, Zq, Coordinates(None))
     if solver == "smith":
         return smith_solved(system.to_dense())
     try:
@@ -175,6 +184,20 @@ def solved(system: System, solver: str | None) -> Solved:
         )
     check_stable(system)
     return _on_host(host, system.to_dense(), solver)
+
+
+def _cancels(system: DiagonalSystem, Zp: Array, Zq: Array) -> bool:
+    """Whether so much cancels in the product of the factors that errors of Gramians, not of factors, would be seen.
+
+    Where there are several inputs or outputs the factors come from Gramians: Hankel singular values have an error of
+    rounding times the square of what cancels, and are to have half of their digits.
+    """
+    if not is_concrete(*system.leaves) or is_siso(system) or "64" not in str(arrays.real(Zp).dtype):
+        return False
+    xp, be = namespace(Zp), backend_of(Zp)
+    Zp, Zq = (x / xp.astype(unit_of(x), x.dtype) for x in map(be.stop_gradient, (Zp, Zq)))
+    reach, product = arrays.fro(Zp) * arrays.fro(Zq), arrays.fro(ct(Zq) @ Zp)
+    return bool(xp.any(product < _FEWEST * reach))
 
 
 def _on_host(host: Backend, system: DenseSystem, solver: str) -> Solved:

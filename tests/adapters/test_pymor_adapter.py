@@ -53,9 +53,9 @@ from balred.testing import random_system  # noqa: E402
 def convection_diffusion(n: int, with_E: bool, dt: bool) -> tuple[Any, Any]:
     """A and E (None for finite differences) of u_t = u_xx - 0.1 u_x on (0, 1); explicit Euler steps if `dt`."""
     h, b = 1 / (n + 1), 0.1
-    A = sps.diags_array([1 / h**2 + b / (2 * h), -2 / h**2, 1 / h**2 - b / (2 * h)], offsets=[-1, 0, 1], shape=(n, n))
-    E = sps.diags_array([1 / 6, 2 / 3, 1 / 6], offsets=[-1, 0, 1], shape=(n, n))
-    mass = E if with_E else sps.eye_array(n)
+    A = sps.diags([1 / h**2 + b / (2 * h), -2 / h**2, 1 / h**2 - b / (2 * h)], offsets=[-1, 0, 1], shape=(n, n))
+    E = sps.diags([1 / 6, 2 / 3, 1 / 6], offsets=[-1, 0, 1], shape=(n, n))
+    mass = E if with_E else sps.identity(n)
     if dt:
         A = mass + 0.1 / (4 / h**2 + b / h) * A
     return sps.csc_array(A), sps.csc_array(E) if with_E else None

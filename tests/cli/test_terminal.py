@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +85,27 @@ def test_a_picture_is_judged_before_the_computing(
         told = run(command, "g.json", *more, "--plot", tmp_path / plot, code=1).stderr
         assert told.startswith(f"balred {command}: {tmp_path / plot}: ")
         assert message in told
+
+
+@pytest.mark.parametrize("after", [0.05, 0.2, 0.4])
+def test_ctrl_c_while_it_starts_is_answered_without_a_traceback(after: float, tmp_path: Path) -> None:
+    """From the first line of the package on: the moment is waited for, not guessed, and then some."""
+    mark = tmp_path / "began"
+    code = (
+        f"import pathlib, sys; sys.argv = ['balred', 'methods']; from balred.__main__ import main; "
+        f"pathlib.Path({str(mark)!r}).touch(); main()"
+    )
+    paths = os.pathsep.join(p for p in sys.path if p)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    while not mark.exists():
+        assert process.poll() is None, process.stderr
+        time.sleep(0.01)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode in (0, 130)  # it may have been done
+    assert "Traceback" not in told
+    assert told.count("\n") <= 1

@@ -66,6 +66,8 @@ def test_nothing_pollutes_the_top_level():
         ("torch", "from balred.adapters.torch import InTrainingReducer", "torch"),
         ("lightning", "import balred.adapters.lightning", "lightning"),
         ("transformers", "import balred.adapters.hf_trainer", "transformers"),
+        ("torch", "import balred.adapters.hf_trainer", "transformers"),
+        ("torch", "import balred.adapters.lightning", "lightning"),
         ("torch", "import balred.adapters.torch.layers.s5", "torch"),
         ("torch", "import balred.adapters.torch.layers.s4", "torch"),
         ("torch", "import balred.adapters.torch.layers.s4d", "torch"),
@@ -98,3 +100,41 @@ def test_the_core_runs_without_an_optional_dependency(package):
         f"import sys; sys.modules[{package!r}] = None\nimport balred\nprint(balred.reduce(balred.testing.random_system(5), 2).order)"
     )
     assert done.stdout.strip() == "2", done.stderr
+
+
+@pytest.mark.alike
+@pytest.mark.parametrize("library", ["none", "torch", "jax", "equinox", "flax", "control", "matplotlib", "pymor"])
+def test_importing_changes_nothing_for_others(library):
+    """No environment variable, warning filter, number of threads, signal or setting of a framework."""
+    code = """
+import importlib, os, signal, sys, warnings
+library = sys.argv[1]
+if library != "none":
+    try: importlib.import_module({"flax": "flax.linen"}.get(library, library))
+    except ModuleNotFoundError: sys.exit(0)
+    if library == "flax": import flax.nnx
+    if library == "pymor": import pymor.basic
+    if library in ("equinox", "flax"): import jax
+import numpy, scipy.linalg, threadpoolctl
+def seen():
+    found = {"environment": dict(os.environ), "filters": list(warnings.filters), "path": list(sys.path),
+             "pools": [(p["internal_api"], p["num_threads"]) for p in threadpoolctl.threadpool_info()],
+             "signal": signal.getsignal(signal.SIGINT), "numpy": repr(numpy.geterr()), "print": repr(numpy.get_printoptions())}
+    if "torch" in sys.modules:
+        import torch
+        found["torch"] = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state().tolist())
+    if "jax" in sys.modules: found["jax"] = dict(sys.modules["jax"].config.values)
+    if "matplotlib" in sys.modules: found["matplotlib"] = dict(sys.modules["matplotlib"].rcParams)
+    return found
+before = seen()
+import balred
+balred.reduce(balred.testing.random_system(5), 2)
+if library != "none": importlib.import_module("balred.adapters." + library)
+after = seen()
+print([key for key in before if before[key] != after[key]])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, library], capture_output=True, text=True, timeout=120, cwd="/", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("[]", ""), done.stdout

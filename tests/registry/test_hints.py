@@ -37,7 +37,7 @@ def mat_struct() -> Any:
 G = random_system(3)
 KNOWN = [
     (State(), "balred.ss(*G.matrices"),
-    (scipy.sparse.eye_array(3, format="csc"), "sparse_system(A, B, C)"),
+    (scipy.sparse.csc_array(np.eye(3)), "sparse_system(A, B, C)"),
     (struct(), "balred.ss(s[0, 0]['A'], s[0, 0]['B'], s[0, 0]['C'], s[0, 0]['D'])"),
     (mat_struct(), "balred.ss(sys.A, sys.B, sys.C, sys.D)"),
     ({"A": G.A, "B": G.B, "C": G.C}, "balred.ss(d['A'], d['B'], d['C'])"),

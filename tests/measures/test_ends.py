@@ -1,0 +1,136 @@
+"""Systems whose numbers are near the ends of the range: what is computed scales as they do, or is refused, and never hangs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tables import skip_without
+
+import balred
+from balred.testing import random_system
+
+KINDS = {
+    "dense": lambda: random_system(4, 2, 2, seed=1),
+    "discrete": lambda: random_system(4, 2, 2, seed=1, dt=1),
+    "complex": lambda: random_system(4, 2, 2, seed=1, complex=True),
+    "diagonal": lambda: random_system(4, 2, 2, seed=1, kind="diagonal"),
+    "one input": lambda: random_system(4, 1, 1, seed=1, kind="diagonal", dt=1),
+    "conjugate": lambda: random_system(3, 2, 2, seed=1, kind="conjugate", dt=1),
+    "batch": lambda: random_system(4, 2, 2, seed=1, batch=(2,)),
+    "diagonal batch": lambda: random_system(4, 2, 2, seed=1, batch=(2,), kind="diagonal"),
+}
+POWERS = [(560, -560), (-560, 560), (1000, 0), (0, -1000), (300, 500), (-300, -400), (-1020, 1000)]
+
+
+def scaled(g, b, c):
+    """With B 2^b and C 2^c, without D: so what is linear is exactly 2^(b + c) times what it was."""
+    two = [2.0 ** (p // 2) for p in (b, c)], [2.0 ** (p - p // 2) for p in (b, c)]
+    return dataclasses.replace(g, B=g.B * two[0][0] * two[1][0], C=g.C * two[0][1] * two[1][1], D=0 * g.D)
+
+
+VALUES = {
+    "hsv": balred.hsv,
+    **{kind: lambda g, kind=kind: balred.norm(g, kind) for kind in ("h2", "hinf", "hankel", "linf", "l2")},
+    "bound": lambda g: balred.analyze(g).bound(2),
+    "error": lambda g: balred.error(g, balred.reduce(g, 2)),
+    "hankel_norm": lambda g: balred.error(g, balred.reduce(g, 2, method="hankel_norm")),
+}
+
+
+@pytest.mark.alike
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_linear_scales_as_inputs_and_outputs_do(kind, value):
+    g = KINDS[kind]()
+    if value == "hankel_norm" and g.B.ndim > 2:
+        pytest.skip("the method takes single systems")
+    want = np.asarray(VALUES[value](scaled(g, 0, 0)))
+    for b, c in POWERS:
+        found = np.asarray(VALUES[value](scaled(g, b, c)))
+        factor = 2.0 ** ((b + c) // 2), 2.0 ** (b + c - (b + c) // 2)
+        # of a B of denormal numbers few digits are left
+        np.testing.assert_allclose(found / factor[0] / factor[1], want, rtol=1e-6, atol=1e-9 * want.max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", ["hsv", "hinf", "error", "bound"])
+def test_what_is_no_number_is_refused(kind, value):
+    too_large = scaled(KINDS[kind](), 800, 800)
+    with pytest.raises(OverflowError, match="measure inputs or outputs in other units"):
+        VALUES[value](too_large)
+
+
+@pytest.mark.parametrize("method", [m for m, row in balred.methods.METHODS.items() if not row.linear])
+def test_methods_that_depend_on_the_size_refuse_what_they_cannot_square(method):
+    g = dataclasses.replace(random_system(4, 2, 2, seed=1), D=np.eye(2))
+    with pytest.raises(OverflowError, match="a method that depends on the size of the system needs one between"):
+        balred.reduce(dataclasses.replace(g, B=g.B * 1e200), 2, method=method)
+
+
+def test_a_direct_term_beside_which_all_else_is_nothing():
+    for b, d in ((1e-300, 1.0), (1.0, 1e300), (1e-200, 1e200)):
+        g = balred.ss([[-1.0]], [[b]], [[1.0]], [[d]])
+        assert float(balred.norm(g, "hinf")) == pytest.approx(b + d, rel=1e-12)
+        assert float(balred.reduce(balred.ss(-np.diag([1.0, 2]), [[b], [b]], [[1.0, 1.0]], [[d]]), 1).D[0, 0]) == d
+
+
+@skip_without("torch")
+@pytest.mark.parametrize("value", ["hsv", "hinf", "error"])
+def test_tensors_of_less_precision(value):
+    import torch
+
+    g = random_system(4, 2, 2, seed=1)
+
+    def single(b, c):
+        h = scaled(g, b, c)
+        return balred.ss(*(torch.tensor(x, dtype=torch.float32) for x in (h.A, h.B, h.C, h.D)))
+
+    want = np.asarray(VALUES[value](single(0, 0)))
+    for b, c in ((90, -90), (-90, 90), (110, 0), (0, -80)):
+        np.testing.assert_allclose(
+            np.asarray(VALUES[value](single(b, c))) * 2.0 ** -(b + c), want, rtol=1e-3, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["diagonal", "conjugate"])
+def test_the_hankel_norm_of_a_small_difference_lies_below_its_h_infinity_norm(kind, seed):
+    """Hankel <= H-infinity <= twice the sum, of two diagonal systems that are all but equal."""
+    g = random_system(4, 2, 2, seed=seed, kind=kind, dt=1)
+    r = np.random.default_rng(seed)
+    near = 10.0 ** -r.uniform(3, 9)
+    other = dataclasses.replace(g, B=g.B * (1 + near * r.standard_normal(g.B.shape)))
+    hankel, hinf = (float(balred.error(g, other, kind)) for kind in ("hankel", "hinf"))
+    assert 0 < hankel <= hinf * (1 + 1e-6)
+    together = np.asarray(balred.hsv(balred.systems.parts.difference(g, other)))
+    assert together[0] == pytest.approx(hankel, rel=1e-6)
+    assert hinf <= 2 * together.sum() * (1 + 1e-6)
+
+
+def test_batches_beside_single_systems():
+    several, one = random_system(4, 2, 2, seed=1, batch=(3,)), random_system(3, 2, 2, seed=2)
+    for kind in ("hinf", "h2", "hankel"):
+        several = dataclasses.replace(several, D=0 * several.D)
+        want = [balred.error(balred.ss(*x), dataclasses.replace(one, D=0 * one.D), kind)
+                for x in zip(several.A, several.B, several.C, several.D, strict=True)]  # fmt: skip
+        found = balred.error(several, dataclasses.replace(one, D=0 * one.D), kind)
+        np.testing.assert_allclose(np.asarray(found), np.asarray(want), rtol=1e-9)
+    with pytest.raises(ValueError, match=r"leading \(batch\) axes must broadcast, got \(3,\) and \(2,\)"):
+        balred.error(several, random_system(4, 2, 2, batch=(2,)))
+
+
+@skip_without("torch")
+def test_libraries_are_not_mixed_and_real_matrices_stand_beside_complex_ones():
+    import torch
+
+    g = random_system(4, 2, 2, seed=1)
+    tensors = [torch.tensor(x) for x in (g.A, g.B, g.C)]
+    with pytest.raises(TypeError, match="both systems must be of one array library, got numpy and torch"):
+        balred.error(g, balred.ss(*tensors))
+    for which in range(3):
+        mixed = [x.to(torch.complex128) if i == which else x for i, x in enumerate(tensors)]
+        for kind in ("h2", "hinf", "hankel"):
+            want = balred.norm(balred.ss(g.A, g.B, g.C), kind)
+            assert float(balred.norm(balred.ss(*mixed), kind)) == pytest.approx(float(want), rel=1e-9)
