@@ -75,7 +75,7 @@ def full_disks(count: int) -> Counter[str]:
         for _ in range(count):
             resource.setrlimit(resource.RLIMIT_FSIZE, (rng.randrange(10_000), before[1]))
             try:
-                with replacing(path) as stream:
+                with replacing(path, "wb") as stream:
                     stream.write(b"x" * 10_000)
                 found["written"] += 1
             except OSError as error:
