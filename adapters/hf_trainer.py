@@ -12,7 +12,9 @@ try:
     from torch import nn
     from transformers import Trainer, TrainerCallback
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("transformers and PyTorch are not installed: pip install 'balred[transformers]'") from error
+    raise ModuleNotFoundError(
+        "transformers and PyTorch are not installed: pip install 'balred[transformers]'"
+    ) from error
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 from transformers.training_args import ParallelMode, TrainingArguments
 
