@@ -58,6 +58,11 @@ def smith_solved(system: DenseSystem) -> Solved:
     ArithmeticError
         The factors cannot be had to half of the digits of the precision.
     """
+    if not is_one(system.B) and len({x.dtype for x in system.leaves}) > 1:  # not every library mixes real and complex
+        xp = namespace(*system.leaves)
+        dtype = xp.result_type(*system.leaves)
+        A, B, C = (xp.astype(x, dtype) for x in system.leaves)
+        system = DenseSystem(A, B, C, system.D, system.dt)
     with backend_of(*system.leaves).few_threads(system.order):
         even, d = evened(system)
         ordinary, ports = moderate(even)

@@ -130,13 +130,14 @@ def moderate(system: DenseSystem) -> tuple[DenseSystem, Ports | None]:
 
 def are_ordinary(*several: Array) -> bool:
     """Whether squares of squares of the arrays are numbers, as far as anybody can look."""
-    if all(map(is_one, several)):
-        with np.errstate(over="ignore"):
-            return all(_ORDINARY[0] < size_of(x) < _ORDINARY[1] for x in several)
-    if not is_concrete(*several):
+    one = all(map(is_one, several))
+    if not one and not is_concrete(*several):
         return False
-    xp = namespace(*several)
-    return all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, several))
+    with np.errstate(over="ignore"):
+        if one:
+            return all(_ORDINARY[0] < size_of(x) < _ORDINARY[1] for x in several)
+        xp = namespace(*several)
+        return all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, several))
 
 
 def alike(system: T) -> tuple[T, Array | None]:
