@@ -7,6 +7,7 @@ iteration is run again in other coordinates (:mod:`balred.solvers.rebalanced`), 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from balred.solvers.doubling import MAX_DOUBLINGS, Run, iterated, limit
 from balred.solvers.rebalanced import continuous_image, rebalanced
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, ct, fro, is_concrete, is_one, namespace, size_of, to_numpy
+from balred.systems.arrays import Array, backend, backend_of, ct, fro, is_concrete, is_one, namespace, size_of, to_numpy
+from balred.systems.clusters import poles_of_form
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import moderate
-from balred.systems.poles import check_stable
+from balred.systems.poles import check_stable, pole_margin
 from balred.systems.units import Coordinates, evened, in_units, whole_units
 
 _SUSPECT_DOUBLINGS = 26
@@ -131,15 +133,31 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
         run = iterated(small)
         _check_run(system, run)  # whose poles no change of coordinates has rounded
         found = Solved(small, run.Zp, run.Zq, Coordinates(None, right, left))
-        doubt = float(be.to_numpy(_doubt(run, reach)))
+        doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(given, seen[0], arrays.eps(arrays.real(system.B))))
         if doubt < least:
             least, best = doubt, found
     if not least <= _accuracy(system, 0.4):
         raise ArithmeticError(
             f"Hankel singular values must be known to {_accuracy(system, 0.4):.1g} of the first, got an error of up to "
-            f"{least:.1g}: the state matrix is too far from normal for its precision"
+            f"{least:.1g}: the state matrix is too far from normal for its precision, or its poles spread too far"
         )
     return best
+
+
+def _moved(given: DenseSystem, small: DenseSystem, eps: float) -> float:
+    """By which part of their distances from the boundary other coordinates may have moved the poles: values change by as much.
+
+    What is known of the poles in the new coordinates says so, unless those of the given system contradict it: a slow pole that
+    the given entries hold may be lost between large entries, each of which is right.
+    """
+    was, now = (poles_of_form(backend("scipy").block_schur(g.A), g.discrete, eps) for g in (given, small))
+    a, b = np.argsort(was.margin), np.argsort(now.margin)
+    change, doubt = np.abs(now.margin[b] - was.margin[a]), now.doubt[b]
+    # of a group of poles that cannot be told apart the mean may be known, but not where each of them is
+    known = np.maximum(was.doubt[a], np.abs(np.sort(pole_margin(given)[1]) - was.margin[a]))
+    moved = np.where(change <= doubt + known, np.minimum(doubt, change + known), change + known)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.max(moved / np.abs(was.margin[a]), initial=0.0))
 
 
 def _one_by_one(found: Solved, again: NDArray[np.bool_]) -> Solved:
@@ -191,20 +209,24 @@ def _reach(run: Run) -> Array:
 def _doubt(run: Run, given: Array | None = None) -> Array:
     """About how wrong Hankel singular values may be beside the first, shape (...); infinite where the iteration ended early.
 
-    A first that is only rounding of the data counts as that: `given` is the size of the factors in the coordinates given.
+    A first that is only rounding of the data counts as that: `given` is the size of the factors in the coordinates given.  Where powers
+    grow beyond those of a normal matrix, what rounding does to the first is added up for as long as the slowest state lasts.
     """
-    eps = arrays.eps(arrays.real(run.Zp))
+    eps, n = arrays.eps(arrays.real(run.Zp)), int(run.Zp.shape[-2])
+    lasts = 2.0**run.count / -math.log(eps) if isinstance(run.count, int) else 0.0
     if is_one(run.Zp):
         if not run.growth < limit(run.Zp):
             return np.float64(np.inf)
         product = max(size_of(ct(run.Zq) @ run.Zp), 0.0 if given is None else eps * float(given))
         fold = size_of(run.Zp) * size_of(run.Zq) / product if product > 0 else 1.0
-        return np.maximum(eps * run.growth**2 * len(run.Zp) ** -0.5 * fold, run.residual)
+        grown = max(run.growth**2 / n - 1, 0.0)
+        return np.maximum(eps * max(run.growth**2 * n**-0.5 * fold, grown * lasts), run.residual)
     xp = namespace(run.Zp)
     reach, product = _reach(run), fro(ct(run.Zq) @ run.Zp)
     product = product if given is None else xp.maximum(product, eps * given)
     fold = xp.where(product > 0, reach / xp.where(product > 0, product, xp.ones_like(product)), xp.ones_like(product))
-    doubt = xp.maximum(eps * run.growth**2 * int(run.Zp.shape[-2]) ** -0.5 * fold, run.residual)
+    doubt = xp.maximum(eps * run.growth**2 * n**-0.5 * fold, run.residual)
+    doubt = xp.maximum(doubt, eps * lasts * (run.growth**2 / n - 1))
     return xp.where(run.growth < limit(run.Zp), doubt, xp.inf)
 
 
