@@ -7,7 +7,7 @@ from balred.hankel.values import hsv
 from balred.measures import stability
 from balred.measures.covariance import covar
 from balred.measures.norms import error, norm
-from balred.methods.truncation import RoundingWarning
+from balred.measures.promises import RoundingWarning
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import RankWarning
 from balred.ranks.divergence import Divergence
@@ -28,7 +28,7 @@ from balred.solvers.equations import lyap, stein
 from balred.solvers.gramians import gramian_factors, gramians
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.diagonal_system import DiagonalSystem, diagonal
-from balred.systems.poles import UnstableError
+from balred.systems.poles import InstabilityWarning, UnstableError
 from balred.version import VERSION as __version__
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Divergence",
     "Energy",
     "ErrorBound",
+    "InstabilityWarning",
     "Order",
     "Plan",
     "RankWarning",

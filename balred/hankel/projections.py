@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balred.hankel.spectrum import Spectrum
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, ct, is_one, namespace
+from balred.systems.arrays import Array, backend_of, ct, is_concrete, is_double, is_one, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import seen_through
 from balred.systems.units import even_factors
@@ -66,27 +67,60 @@ def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
     """Balanced truncation to order k with its projections, from the coordinates given; masked states of a batch become
     stable and unused."""
     g, L, R = projected_by(sp.system, *projections(sp, k))
-    if rounding_counts(sp, g, L, R):
-        g, L, R = _rounded_once(sp.system, L, R)
+    counts = rounding_counts(sp, g, L, R)
+    if counts.any():
+        g, L, R = _rounded_once(sp.system, L, R) if counts.ndim == 0 else _members_once(sp.system, g, L, R, counts)
     return g, sp.coordinates.after(L), sp.coordinates.before(R)
 
 
-def rounding_counts(sp: Spectrum, g: DenseSystem, L: Array, R: Array) -> bool:
-    """Whether rounding errors of the product L A R may be seen beside the error that the reduction itself makes.
+def rounding_counts(sp: Spectrum, g: DenseSystem, L: Array, R: Array) -> NDArray[np.bool_]:
+    """Whether rounding errors of the product L A R may be seen beside the error that the reduction itself makes, shape (...).
 
-    They move a pole that is near the boundary of the stable region by as much as others, which counts more.
+    They move a pole that is near the boundary of the stable region by as much as others, which counts more.  Of traced arrays,
+    and in single precision, they are taken for what they are.
     """
-    if not (isinstance(L, np.ndarray) and L.ndim == 2 and sp.s.dtype == np.float64):
-        return False
-    if not (L.size and np.abs(L).sum(axis=1).all()):
-        return False
-    own = g.A.diagonal()
-    size = ((np.abs(L) @ np.abs(sp.system.A)) * np.abs(R).T).sum(1)
-    margin = np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)
-    k, eps = len(own), float(np.finfo(np.float64).eps)
-    tail = max(float(sp.s[k:].sum()), _FINE * float(sp.s[0]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return bool(np.max(eps * sp.s[:k] * size / margin, initial=0.0) > _SEEN * tail)
+    k, eps = int(L.shape[-2]), float(np.finfo(np.float64).eps)
+    if not (k and is_double(sp.s) and is_concrete(L)):
+        return np.zeros(L.shape[:-2], bool)
+    if is_one(L):  # the same in fewer calls
+        own, driven = np.abs(g.A.diagonal()) if g.discrete else np.abs(g.A.diagonal().real), np.abs(L)
+        if not driven.sum(axis=1).all():
+            return np.asarray(False)
+        size = ((driven @ np.abs(sp.system.A)) * np.abs(R).T).sum(1)
+        tail = max(float(sp.s[k:].sum()), _FINE * float(sp.s[0]))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lost = eps * sp.s[:k] * size / (np.abs(1 - own) if g.discrete else own)
+        return np.asarray(np.max(lost, initial=0.0) > _SEEN * tail)
+    be, xp = backend_of(L), namespace(L)
+    L, R, A, own, s = (be.stop_gradient(x) for x in (L, R, sp.system.A, xp.linalg.diagonal(g.A), sp.s))
+    size = xp.sum((xp.abs(L) @ xp.abs(A)) * xp.matrix_transpose(xp.abs(R)), axis=-1)
+    margin = xp.abs(1 - xp.abs(own)) if g.discrete else xp.abs(arrays.real(own))
+    tail = xp.maximum(xp.sum(s[..., k:], axis=-1), _FINE * s[..., 0])[..., None]
+    # a state that is masked has no size, and no part in this
+    counts = to_numpy(eps * s[..., :k] * size > _SEEN * tail * margin)
+    return np.asarray(counts.any(axis=-1))
+
+
+def _members_once(
+    system: DenseSystem, g: DenseSystem, L: Array, R: Array, again: NDArray[np.bool_]
+) -> tuple[DenseSystem, Array, Array]:
+    """Those members of a batch (or a system on a device) that need it seen through their projections with twice the digits."""
+    be = backend_of(L)
+    given = [to_numpy(be.stop_gradient(x)) for x in (*system.leaves, system.D)]
+    paths = (g.A, g.B, g.C, L, R)
+    given = [np.broadcast_to(x, (*again.shape, *x.shape[-2:])) for x in given]
+    made = [np.array(to_numpy(be.stop_gradient(x))) for x in paths]
+    for i in map(tuple, np.argwhere(again)):
+        A, B, C, l, r = (x[i] for x in made)
+        alive = np.abs(l).sum(axis=1) > 0
+        one = DenseSystem(*(x[i] for x in given[:3]), given[3][i], system.dt)
+        small, left, right = _rounded_once(one, l[alive], r[:, alive])
+        A[np.ix_(alive, alive)], B[alive], C[:, alive], l[alive], r[:, alive] = *small.leaves, left, right
+    # the values are these; the way to them is only for derivatives
+    A, B, C, L, R = (
+        be.from_numpy(x, like=path) + (path - be.stop_gradient(path)) for x, path in zip(made, paths, strict=True)
+    )
+    return DenseSystem(A, B, C, g.D, g.dt), L, R
 
 
 def _rounded_once(g: DenseSystem, L: Any, R: Any) -> tuple[DenseSystem, Any, Any]:

@@ -98,7 +98,15 @@ def left_factors(g: DenseSystem, *, normalized: bool) -> DenseSystem:
         if normalized
         else (I, np.zeros((g.order, p), g.A.dtype), np.zeros_like(g.A))
     )
-    Y = stabilising(Equation(ct(g.A), ct(g.C), Q, R, S, g.discrete), _RULE)
+    return _of_solution(g, stabilising(Equation(ct(g.A), ct(g.C), Q, R, S, g.discrete), _RULE), R, S)
+
+
+def normalised_factors(g: DenseSystem, Y: Matrix) -> DenseSystem:
+    """The same for normalised factors, where the solution of their Riccati equation is at hand."""
+    return _of_solution(g, Y, np.eye(len(g.C), dtype=g.C.dtype) + g.D @ ct(g.D), g.B @ ct(g.D))
+
+
+def _of_solution(g: DenseSystem, Y: Matrix, R: Matrix, S: Matrix) -> DenseSystem:
     if g.discrete:
         R, S = R + g.C @ Y @ ct(g.C), S + g.A @ Y @ ct(g.C)
     else:

@@ -11,6 +11,7 @@ if there were no weights, and the weights are then taken off again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import Spectrum, spectrum
+from balred.measures.promises import Gap
 from balred.methods.method import OfSpectrum, Reduced
 from balred.methods.weighted import check_same_time, dense_on_host
 from balred.ranks.bounds import a_priori_bound
 from balred.solvers.riccati import dual
 from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
+from balred.systems.parts import difference
 from balred.systems.poles import check_stable, known_poles
 
 Matrix = NDArray[Any]
@@ -215,6 +218,18 @@ def weighted_hankel_reduction(state: WeightedHankel, k: int) -> Reduced:
 def weighted_hankel_bound(state: WeightedHankel, k: int) -> NDArray[np.float64]:
     r""":math:`\sigma_{k+1}`, which is attained."""
     return np.asarray(state.sigma[k] if k < state.cap else 0.0)
+
+
+def weighted_hankel_gap(state: WeightedHankel, small: DenseSystem, options: Mapping[str, Any]) -> Gap:
+    """The Hankel norm of the weighted error's stable part, a number for all frequencies."""
+    k = bilinear(small) if small.discrete else small
+    whole = state.spectrum.system
+    C = k.C if state.left is None else _seen_through(state.left, k.A, k.C)
+    B = k.B if state.right is None else ct(_seen_through(dual(state.right), ct(k.A), ct(k.B)))
+    nothing = np.zeros((len(C), B.shape[1]))
+    error = difference(replace(whole, D=nothing), DenseSystem(k.A, B, C, nothing)).to_dense()
+    size = spectrum(error, None).sigma[:1]
+    return lambda at: size[None]
 
 
 def _antistable(name: str, obj: Any, system: DenseSystem, size: int, ports: str) -> DenseSystem:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.hankel.spectrum import Spectrum, spectrum
+from balred.measures.promises import Gap, Promise, error_gap
 from balred.ranks.bounds import a_priori_bound
 from balred.systems.arrays import Array, namespace
 from balred.systems.checks import check_finite
@@ -131,6 +132,13 @@ class AtPorts(NamedTuple):
             L, R = L / size, R * size
         return self._given(g), L, R
 
+    def within(self, g: DenseSystem) -> DenseSystem:
+        """A system as it was given in the units of the state: what :meth:`reduced` makes of the state's, undone."""
+        xp, d = namespace(g.B), _root(self.ports)
+        inputs, outputs = xp.astype(self.ports.inputs / d, g.B.dtype), xp.astype(self.ports.outputs * d, g.C.dtype)
+        D = g.D if self.D is None else (g.D - self.D) / inputs / outputs
+        return replace(g, B=g.B / inputs, C=g.C / outputs, D=D)
+
     def _given(self, g: Any) -> Any:
         xp, d = namespace(g.B), _root(self.ports)
         # half of the gain each, as balanced states have it
@@ -179,6 +187,11 @@ _SIZES = (1e-120, 1e120)
 """Of a system, whose fourth powers a Riccati equation has."""
 
 
+def gap_of_error(state: State, small: DenseSystem, options: Mapping[str, Any]) -> Gap:
+    """The error itself."""
+    return error_gap(state.system, small)
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the table of methods.
@@ -194,6 +207,9 @@ class Method:
         ``bound(state, k)``, the a-priori bound.
     bounds : Of
         What `bound` bounds.
+    gap : callable or None
+        ``gap(state, small, options)``, what `bound` bounds as a function of a point of the boundary, with which a result is
+        compared with its bound; it gives None where there is none.  None for methods that compare by themselves.
     takes : {"dense", "host", "arrays"}
         What it is given: one dense system of NumPy arrays in float64 (or complex128), whose result is written back; the
         same, but a diagonal system as it is; or whatever there is, arrays of every library, batches and diagonal systems.
@@ -202,15 +218,20 @@ class Method:
         part is put back whole.
     linear : bool
         Whether a multiple of a system is reduced to that multiple of the reduced system, and D only added to.
+    mixes_units : bool
+        Whether what it makes depends on the units of states (it takes the definite part of a matrix, say), so that those given are
+        kept where they do no harm.
     """
 
     reduce: Callable[[Any, int], Reduced]
     prepare: Callable[..., Any] = spectrum
     bound: Callable[[Any, int], NDArray[np.float64]] = tail_bound
     bounds: Of = Of.ERROR
+    gap: Callable[[Any, DenseSystem, Mapping[str, Any]], Gap | None] | None = gap_of_error
     takes: Literal["dense", "host", "arrays"] = "dense"
     takes_unstable: bool = False
     linear: bool = False
+    mixes_units: bool = False
 
     def prepared(self, system: System, solver: str | None, **options: Any) -> Any:
         """The state of `system`, in units of its inputs and outputs in which its squares are numbers.
@@ -233,6 +254,16 @@ class Method:
         if not isinstance(state, AtPorts):
             return self.bound(state, k)
         return state.ports.gain(np.asarray(self.bound(state.state, k)))
+
+    def promise(self, state: Any, small: DenseSystem, options: Mapping[str, Any], order: int) -> Promise | None:
+        """What is promised of a reduced system, in the units of the state; None where nothing is, or nothing left to look at."""
+        if isinstance(state, AtPorts):
+            state, small = state.state, state.within(small)
+        if self.gap is None or small.order >= state.system.order:
+            return None
+        bound, first = float(self.bound(state, order)), float(self.bound(state, 0))
+        gap = self.gap(state, small, options) if np.isfinite(bound) else None
+        return None if gap is None else Promise(gap, small, bound, first if np.isfinite(first) else 1.0)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -7,7 +7,8 @@ error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from balred.hankel.spectrum import Spectrum, spectrum_of
 from balred.measures.norms import norm
+from balred.measures.promises import Gap, error_gap
+from balred.methods.coprime import left_factors, normalised_factors
 from balred.methods.method import no_bound
 from balred.ranks.bounds import a_priori_bound
 from balred.solvers.riccati import (
@@ -32,6 +35,7 @@ from balred.solvers.riccati import (
 from balred.solvers.smith import smith_factors
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
+from balred.systems.long_products import response
 from balred.systems.poles import check_stable
 
 _LQG = "LQG balancing needs a stabilisable and detectable system"
@@ -104,6 +108,22 @@ def lqg_bound(sp: Spectrum, k: int) -> NDArray[np.float64]:
     if sp.system.discrete:
         return no_bound(sp, k)
     return a_priori_bound(sp.sigma / np.sqrt(1 + sp.sigma**2), k)
+
+
+def lqg_gap(sp: Spectrum, small: DenseSystem, options: Mapping[str, Any]) -> Gap:
+    r"""The error of the normalised left coprime factors, which come from Y, the factor of which is at hand.
+
+    They are unique up to a unitary matrix, by which truncation and singular perturbation differ: the response at infinity, or at
+    zero, is the same.
+    """
+    Y = sp.Zp @ ct(sp.Zp)
+    full, reduced = normalised_factors(sp.system, Y), left_factors(small, normalized=True)
+    inner = error_gap(full, reduced)
+    if not sp.match_dc:
+        return inner
+    X, _, Zh = np.linalg.svd(full(0.0) @ ct(reduced(0.0)))
+    turned = replace(reduced, C=X @ Zh @ reduced.C, D=X @ Zh @ reduced.D)
+    return error_gap(full, turned)
 
 
 def bounded_real(
@@ -253,6 +273,15 @@ def stochastic(
     else:
         M = inverse_root(R, _STOCHASTIC) @ (C - ct(Bw) @ Q)
     return spectrum_of(system, Zp, W @ observability_factor(A, M, system.dt), match_dc=match_dc)
+
+
+def stochastic_gap(sp: Spectrum, small: DenseSystem, options: Mapping[str, Any]) -> Gap | None:
+    r""":math:`G^{-1}(G-G_k)`, of which there is a bound where G is square and nothing (`beta`) is traded."""
+    g = sp.system
+    if options.get("beta", 0.0) or g.D.shape[0] != g.D.shape[1]:
+        return None
+    inner = error_gap(g, small)
+    return lambda at: np.linalg.solve(response(*g.leaves, g.D, at, g.discrete), inner(at))
 
 
 def stochastic_bound(sp: Spectrum, k: int) -> NDArray[np.float64]:

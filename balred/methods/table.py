@@ -10,35 +10,60 @@ from balred.methods.hankel_norm import (
     hankel_norm,
     hankel_norm_bound,
     weighted_hankel_bound,
+    weighted_hankel_gap,
     weighted_hankel_norm,
     weighted_hankel_reduction,
 )
 from balred.methods.limited import frequency_limited, limited_truncation, time_limited
 from balred.methods.method import Method, Of, no_bound
 from balred.methods.modal import modal, modal_bound, modes
-from balred.methods.riccati_balancing import bounded_real, lqg, lqg_bound, positive_real, stochastic, stochastic_bound
+from balred.methods.riccati_balancing import (
+    bounded_real,
+    lqg,
+    lqg_bound,
+    lqg_gap,
+    positive_real,
+    stochastic,
+    stochastic_bound,
+    stochastic_gap,
+)
 from balred.methods.truncation import singular_perturbation, square_root, truncate, truncate_or_match
-from balred.methods.weighted import frequency_weighted, weighted_bound, weighted_truncation
+from balred.methods.weighted import frequency_weighted, weighted_bound, weighted_gap, weighted_truncation
 
 METHODS: dict[str, Method] = {
-    "truncate": Method(truncate, takes="arrays", linear=True),
-    "square_root": Method(square_root, takes="arrays", linear=True),
-    "singular_perturbation": Method(singular_perturbation, takes="arrays", linear=True),
+    "truncate": Method(truncate, gap=None, takes="arrays", linear=True),
+    "square_root": Method(square_root, gap=None, takes="arrays", linear=True),
+    "singular_perturbation": Method(singular_perturbation, gap=None, takes="arrays", linear=True),
     "hankel_norm": Method(hankel_norm, bound=hankel_norm_bound, linear=True),
-    "stochastic": Method(truncate_or_match, stochastic, stochastic_bound, Of.RELATIVE),
-    "left_coprime": Method(coprime, left_coprime, bounds=Of.COPRIME, takes_unstable=True),
-    "right_coprime": Method(coprime, right_coprime, bounds=Of.COPRIME, takes_unstable=True),
-    "lqg": Method(truncate_or_match, lqg, lqg_bound, Of.NORMALIZED, takes_unstable=True),
+    "stochastic": Method(truncate_or_match, stochastic, stochastic_bound, Of.RELATIVE, stochastic_gap),
+    "left_coprime": Method(coprime, left_coprime, bounds=Of.COPRIME, gap=None, takes_unstable=True),
+    "right_coprime": Method(coprime, right_coprime, bounds=Of.COPRIME, gap=None, takes_unstable=True),
+    "lqg": Method(truncate_or_match, lqg, lqg_bound, Of.NORMALIZED, lqg_gap, takes_unstable=True),
     "bounded_real": Method(truncate_or_match, bounded_real, takes_unstable=True),
     "positive_real": Method(truncate_or_match, positive_real, no_bound, takes_unstable=True),
     "modal": Method(modal, modes, modal_bound),
     "irka": Method(irka, h2_spectrum, no_bound, takes="host", linear=True),
     "tsia": Method(tsia, h2_spectrum, no_bound, takes="host", linear=True),
-    "frequency_weighted": Method(weighted_truncation, frequency_weighted, weighted_bound, Of.WEIGHTED, linear=True),
-    "time_limited": Method(limited_truncation, time_limited, weighted_bound, takes_unstable=True, linear=True),
-    "frequency_limited": Method(limited_truncation, frequency_limited, weighted_bound, linear=True),
+    "frequency_weighted": Method(
+        weighted_truncation,
+        frequency_weighted,
+        weighted_bound,
+        Of.WEIGHTED,
+        weighted_gap,
+        mixes_units=True,
+        linear=True,
+    ),
+    "time_limited": Method(
+        limited_truncation, time_limited, weighted_bound, takes_unstable=True, mixes_units=True, linear=True
+    ),
+    "frequency_limited": Method(limited_truncation, frequency_limited, weighted_bound, mixes_units=True, linear=True),
     "weighted_hankel_norm": Method(
-        weighted_hankel_reduction, weighted_hankel_norm, weighted_hankel_bound, Of.WEIGHTED_HANKEL, linear=True
+        weighted_hankel_reduction,
+        weighted_hankel_norm,
+        weighted_hankel_bound,
+        Of.WEIGHTED_HANKEL,
+        weighted_hankel_gap,
+        linear=True,
     ),
 }
 """The methods by name; ``reduce(obj, rank, method=...)``."""

@@ -2,24 +2,19 @@ r"""Truncation and singular perturbation: what a pair of Gramian factors is used
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from balred.hankel.projections import projected, projected_by, signed
 from balred.hankel.spectrum import Spectrum
+from balred.measures.promises import Promise, check_promises, error_gap, visible
 from balred.methods.method import Reduced
 from balred.ranks.bounds import a_priori_bound, numerical_rank
 from balred.systems import arrays
-from balred.systems.arrays import ct, namespace, warn_caller
+from balred.systems.arrays import backend_of, ct, is_concrete, is_double, is_one, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem
-from balred.systems.long_products import response
-
-_SLACK, _FLOOR, _DIGITS = 1e-6, 1e-8, 1e-6
-"""Parts of the bound, and of the first value, by which an error may exceed the bound; beyond the last it is no result."""
-_LOOKED_AT = 6
-
-
-class RoundingWarning(UserWarning):
-    """A result is as good as its precision allows, and that is less than its bound promises."""
 
 
 def truncate(sp: Spectrum, k: int) -> Reduced:
@@ -85,57 +80,48 @@ def square_root(sp: Spectrum, k: int) -> Reduced:
 
 
 def promised(sp: Spectrum, k: int, made: Reduced) -> Reduced:
-    """What was `made` of order k, where rounding may count compared with what the bound promises, near its poles.
+    """What was `made` of order k; where rounding may count, compared with what the bound promises (:mod:`balred.measures.promises`).
 
-    Raises
-    ------
-    ArithmeticError
-        Rounding leaves less than six digits of the response.
-
-    Warns
-    -----
-    RoundingWarning
-        The error is larger than the bound, because no system of that order with entries of that precision has a smaller one.
+    Of a batch the members are looked at that need it; of traced arrays, and in single precision, none is.
     """
     g = made[0]
-    if not (sp.bounding and isinstance(g, DenseSystem) and _rounding_counts(sp, g)):
+    if not (sp.bounding and isinstance(g, DenseSystem)):
         return made
-    bound, first = float(a_priori_bound(sp.sigma, k)), float(sp.s[0])
-    poles = np.linalg.eigvals(g.A)
-    near = poles[np.argsort(np.abs(1 - np.abs(poles)) if g.discrete else np.abs(poles.real))[:_LOOKED_AT]]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        w = np.abs(np.log(near)) if g.discrete else np.abs(near)
-    points = np.unique(np.concatenate([[0.0], w[np.isfinite(w)], np.abs(np.angle(near) if g.discrete else near.imag)]))
-    for s in np.exp(1j * points[points <= np.pi]) if g.discrete else 1j * points:
-        full, small = (response(*x.leaves, x.D, complex(s), g.discrete) for x in (sp.system, g))
-        error = float(np.linalg.norm(full - small, 2))
-        if error > bound + _DIGITS * first:
-            raise ArithmeticError(
-                f"a reduced system must keep the response to {_DIGITS:g} of the first Hankel singular value beyond its bound, got "
-                f"an error of {error:.3g} with a bound of {bound:.3g}: its poles are close to the boundary of the stable region, "
-                f"and rounding errors in double precision count for more there{'; use a longer time step' if g.discrete else ''}"
-            )
-        if error > bound * (1 + _SLACK) + _FLOOR * first:
-            warn_caller(
-                f"the error of order {k}, {error:.3g}, is larger than the bound, {bound:.3g}, by rounding errors of the "
-                f"entries of the reduced system, whose poles are close to the boundary of the stable region",
-                RoundingWarning,
-            )
-            break
+    if (counts := _rounding_counts(sp, g)).any():
+        full, small = (_members(x, counts.shape) for x in (sp.system, g))
+        s, bounds = np.broadcast_to(to_numpy(sp.s), (*counts.shape, sp.s.shape[-1])), a_priori_bound(sp.sigma, k)
+        check_promises(
+            (
+                Promise(error_gap(full(i), small(i)), small(i), float(bounds[i]), float(s[i][0]))
+                for i in map(tuple, np.argwhere(counts))
+            ),
+            k,
+        )
     return made
 
 
-def _rounding_counts(sp: Spectrum, g: DenseSystem) -> bool:
-    """Whether rounding errors may be seen beside the error that a reduction makes: a look that costs nothing."""
-    if not (isinstance(g.A, np.ndarray) and g.A.ndim == 2 and sp.s.dtype == np.float64):
-        return False
-    own, k, eps = g.A.diagonal(), g.order, float(np.finfo(np.float64).eps)
-    margin, size = (
-        (np.abs(1 - np.abs(own)), 1.0) if g.discrete else (np.abs(own.real), float(np.linalg.norm(sp.system.A)))
-    )
-    seen = max(_SLACK * float(sp.s[k:].sum()), 1e-2 * _FLOOR * float(sp.s[0]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return bool(np.max(eps * sp.s[:k] * size / margin, initial=0.0) > seen)
+def _members(g: DenseSystem, batch: tuple[int, ...]) -> Callable[[tuple[int, ...]], DenseSystem]:
+    be = backend_of(*g.leaves)
+    leaves = [to_numpy(be.stop_gradient(x)) for x in (*g.leaves, g.D)]
+    whole = [np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in leaves]
+    return lambda i: DenseSystem(*(x[i] for x in whole), g.dt)
+
+
+def _rounding_counts(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
+    """Whether rounding errors may be seen beside the error that a reduction makes, shape (...): a look that costs nothing."""
+    k, eps = g.order, float(np.finfo(np.float64).eps)
+    if not (k and is_double(sp.s) and is_concrete(g.A)):
+        return np.zeros(g.A.shape[:-2], bool)
+    if is_one(g.A):
+        own = g.A.diagonal()
+        s, size = sp.s, 1.0 if g.discrete else float(np.linalg.norm(sp.system.A))
+    else:
+        own, s = (to_numpy(backend_of(x).stop_gradient(x)) for x in (namespace(g.A).linalg.diagonal(g.A), sp.s))
+        size = 1.0 if g.discrete else to_numpy(arrays.fro(backend_of(g.A).stop_gradient(sp.system.A)))[..., None]
+    margin = np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)
+    lost = eps * s[..., :k] * size
+    least = np.asarray(visible(s[..., k:].sum(-1), s[..., 0]))
+    return np.asarray((lost > least[..., None] * margin).any(-1))
 
 
 def truncate_or_match(sp: Spectrum, k: int) -> Reduced:

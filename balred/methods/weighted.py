@@ -9,7 +9,7 @@ A recorded input signal is such a weight too (:func:`along_inputs`), known by wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from balred.hankel.spectrum import Spectrum, spectrum, spectrum_of
 from balred.measures.norms import norm
+from balred.measures.promises import Gap, error_gap
 from balred.measures.recordings import RecordingWarning, independent_inputs, recordings_of, signals_factor
 from balred.methods.method import Method, OfSpectrum, Reduced, no_bound
 from balred.methods.truncation import truncate_or_match
@@ -148,6 +149,21 @@ def weighted_bound(state: Weighted, k: int) -> NDArray[np.float64]:
     if np.isnan(state.factor):
         return no_bound(state.spectrum, k)
     return np.asarray(state.factor * a_priori_bound(state.sigma, k))
+
+
+def weighted_gap(state: Weighted, small: DenseSystem, options: Mapping[str, Any]) -> Gap:
+    """The weighted error."""
+    inner = error_gap(state.system, small)
+    left, right = (
+        None if (w := options.get(side)) is None else dense_on_host("weight", w) for side in ("left", "right")
+    )
+
+    def gap(at: complex) -> Matrix:
+        E = inner(at)
+        E = E if left is None else left(at) @ E
+        return E if right is None else np.asarray(E @ right(at))
+
+    return gap
 
 
 def weighted_truncation(state: Weighted, k: int) -> Reduced:

@@ -31,9 +31,8 @@ from balred.registry.reading import linear_layers_of, per_layer
 from balred.selection.calibration import Calibration, at_most
 from balred.solvers.gramians import factors
 from balred.systems.arrays import Array, ct, double_precision, mapped, to_numpy
-from balred.systems.dense_system import DenseSystem
-from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, with_leaves
+from balred.systems.parts import without_first
 from balred.systems.poles import UnstableError, pole_margin
 
 
@@ -196,7 +195,7 @@ class Analysis:
             return "hinf", 0.0
         full, small = self.system, made.system
         if self.unstable is not None:
-            full, small = self.stable, _without_first(small, self.unstable.states)
+            full, small = self.stable, without_first(small, self.unstable.states)
         for kind in ("hinf", "linf"):
             try:
                 return kind, float(norms.error(full, small, kind))
@@ -226,13 +225,6 @@ class Analysis:
             raise ValueError("an error along recordings needs an analysis with inputs=..., got one without")
         small = self.reduction(rank).system
         return output_error(self.system, small, given["inputs"], dt=given.get("dt"), hold=given.get("hold", "zoh"))
-
-
-def _without_first(g: System, k: int) -> System:
-    """`g` without its first k states, from which the others are apart."""
-    if isinstance(g, DiagonalSystem):
-        return dataclasses.replace(g, log_poles=g.log_poles[k:], B=g.B[k:, :], C=g.C[:, k:])
-    return DenseSystem(g.A[k:, k:], g.B[k:, :], g.C[:, k:], g.D, g.dt)
 
 
 def analyze(

@@ -99,7 +99,10 @@ def solve(system: System, settings: Settings) -> Solved:
     stable: System | None = None
     state: State | None = None
     with in_precision(settings.precision, *work.leaves) as wide:
-        precise, units = in_even_units(with_leaves(work, wide))
+        given = with_leaves(work, wide)
+        # what takes arrays has its units where it is solved
+        own = method.takes == "arrays" or method.mixes_units
+        precise, units = in_even_units(given) if own else in_even_units(given, 1.0)
         if system.order == 0:
             pass  # a static gain
         elif method.takes_unstable:

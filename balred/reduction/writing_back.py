@@ -6,10 +6,13 @@ Unstable modes were kept aside where the method cannot take them; here they come
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.measures.promises import check_promises
+from balred.methods.method import Method, Of, State
 from balred.ranks.choosing import RankWarning, check_rank
 from balred.reduction.diagonalisation import diagonalised
 from balred.reduction.settings import Settings
@@ -20,8 +23,8 @@ from balred.systems.checks import check_representable
 from balred.systems.coordinates import Change
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, with_leaves
-from balred.systems.parts import join
-from balred.systems.poles import pole_margin
+from balred.systems.parts import join, without_first
+from balred.systems.poles import known_poles, pole_margin, warn_if_unstable
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,6 +59,11 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
     ValueError
         `rank` is out of range, or leaves no state beside the unstable modes; no input reaches an output; the reduced
         system cannot be diagonalised accurately.
+
+    Warns
+    -----
+    InstabilityWarning
+        What was made of the part that the method sees has more unstable modes than that part.
     """
     system, method = solved.system, settings.row
     be = backend_of(system.B)
@@ -100,6 +108,9 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
                 )
             note = "" if order == full else f"order {order} instead of {full}, whose poles would grow too fast"
             orders = np.full(batch, min(order, small.order))
+        bound = _bounds(method, state, orders)
+        if not batch and method.gap is not None:
+            _told_of_promise(settings, state, small, int(orders))
         joined = join(kept, small)
     if backend_of(joined.B) is be:
         narrow = with_leaves(joined, tuple(_cast(x, like=system.B) for x in joined.leaves))
@@ -107,14 +118,44 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
         narrow = arrays.mapped(joined, lambda x: be.from_numpy(x, like=system.B))
     for x in narrow.leaves:
         check_representable("entries of the reduced system", x)
-    if batch:
-        bounds = {int(k): method.bounded(state, int(k)) for k in np.unique(orders)}
-        bound = np.select([orders == k for k in bounds], list(bounds.values()))
-    else:
-        bound = method.bounded(state, int(orders))
     capped = int(orders.min()) == cap
     change = None if kept is not None or change is None else change.within(solved.units)
+    _told_of_unstable(narrow, solved, settings)
     return Reduction(narrow, orders, np.asarray(bound), change, capped, note)
+
+
+def _bounds(method: Method, state: State, orders: NDArray[np.int64]) -> NDArray[np.float64]:
+    if not orders.ndim:
+        return method.bounded(state, int(orders))
+    bounds = {int(k): method.bounded(state, int(k)) for k in np.unique(orders)}
+    return np.select([orders == k for k in bounds], list(bounds.values()))
+
+
+def _told_of_promise(settings: Settings, state: State, small: System, order: int) -> None:
+    """The result of a method that does not compare it with its bound by itself."""
+    method, dense = settings.row, small.to_dense()
+    promise = method.promise(state, dense, settings.options, order)
+    if promise is not None:
+        check_promises([promise], dense.order, "error" if method.bounds is Of.ERROR else str(method.bounds))
+
+
+def _told_of_unstable(small: System, solved: Solved, settings: Settings) -> None:
+    """Every method's result is looked at here, as it is written back: not all keep stability, and rounding may cost it."""
+    method = settings.row
+    rest = without_first(small, solved.fixed) if solved.fixed else small
+
+    def had() -> Any:
+        if not (method.takes_unstable or settings.on_data):
+            return 0
+        return (~known_poles(arrays.mapped(solved.system, to_numpy)).inside()).sum(axis=-1)
+
+    if "stable" in method.options and not settings.options.get("stable", False):
+        how = f"stable=True is the variant of {settings.method!r} that keeps stability"
+    elif method.takes == "arrays":
+        how = "try another rank, one that does not part Hankel singular values that are equal"
+    else:
+        how = "try another rank, or method 'truncate', which leaves unstable modes as they are and the others stable"
+    warn_if_unstable(rest, had, f"the system that {settings.method!r} reduced to {small.states} states", how)
 
 
 def _within(g: System, margin: float | None) -> bool:

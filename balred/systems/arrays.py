@@ -139,6 +139,13 @@ def is_floating(x: Array) -> bool:
     return "float" in name or "complex" in name
 
 
+def is_double(x: Array) -> bool:
+    """Whether `x` is in double precision."""
+    if isinstance(x, np.ndarray):
+        return x.dtype.char in "dD"
+    return str(x.dtype).rpartition(".")[2] in ("float64", "complex128")
+
+
 def eps(x: Array) -> float:
     """Unit roundoff (spacing at one) of the dtype of `x`."""
     if isinstance(x, np.ndarray):

@@ -37,7 +37,7 @@ def split(system: System, offset: float | None, eps: float = 0.0) -> tuple[Syste
     rounding: poles that cannot be told from that boundary are unstable, and so is, as a whole, a group of poles that
     cannot be told from each other.  `eps` is as in :func:`balred.systems.poles.known_poles`.
     """
-    if offset is not None and not isinstance(offset, (int, float, np.integer, np.floating)):
+    if isinstance(offset, bool) or not isinstance(offset, (int, float, np.integer, np.floating, type(None))):
         raise TypeError(f"offset must be a number, got {offset!r}")
     if offset is not None and not 0 <= offset < (1 if system.discrete else np.inf):
         raise ValueError(f"offset must be between 0 and {'1' if system.discrete else 'infinity'}, got {offset}")
@@ -142,6 +142,13 @@ def separated(
     if unstable is None and failed is not None:
         raise failed
     return unstable, stable, None if stable is None else solve(stable)
+
+
+def without_first(g: System, k: int) -> System:
+    """`g` without its first k states, from which the others are apart."""
+    if isinstance(g, DiagonalSystem):
+        return dataclasses.replace(g, log_poles=g.log_poles[..., k:], B=g.B[..., k:, :], C=g.C[..., :, k:])
+    return DenseSystem(g.A[..., k:, k:], g.B[..., k:, :], g.C[..., :, k:], g.D, g.dt)
 
 
 def _take(system: DiagonalSystem, mask: Mask) -> DiagonalSystem | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from balred.systems import arrays
-from balred.systems.arrays import backend, is_concrete, to_numpy
+from balred.systems.arrays import backend, is_concrete, to_numpy, warn_caller
 from balred.systems.clusters import Poles, margins, poles_of_form, rounding
 from balred.systems.dense_system import DenseSystem, is_discrete
 from balred.systems.diagonal_system import DiagonalSystem
@@ -19,6 +19,10 @@ _ILL, _NEAR = 1e7, 1e-3
 
 class UnstableError(ValueError):
     """A quantity that only stable systems have was asked of an unstable or marginally stable one."""
+
+
+class InstabilityWarning(UserWarning):
+    """A reduced system has more unstable modes than what it stands for."""
 
 
 def pole_margin(system: System) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -86,6 +90,38 @@ def check_stable(system: System, eps: float = 0.0) -> None:
     size = f"modulus {abs(worst):.6g}" if system.discrete else f"real part {worst.real:.6g}"
     raise UnstableError(
         f"{rule}, got a pole at {at} ({size}); hsv and reduce split off the unstable part of a single system, Gramians do not exist for it"
+    )
+
+
+def warn_if_unstable(small: System, had: Any, what: str, how: str) -> None:
+    """Warn if `small`, or a member of a batch, has more than `had` poles that are not inside by more than rounding.
+
+    Parameters
+    ----------
+    small : System
+        What was made; nothing is said of traced arrays, whose poles nobody can look at.
+    had : int, array over the batch, or callable
+        So many unstable poles are no surprise; a callable is asked only if there are some.
+    what, how : str
+        What was made, and what can be done about it.
+    """
+    if not is_concrete(*small.leaves):
+        return
+    poles = known_poles(small)
+    outside = ~poles.inside()
+    if not outside.any():
+        return
+    had = np.asarray(had() if callable(had) else had)
+    more = outside.sum(axis=-1) > had
+    if not more.any():
+        return
+    worst = complex(poles.at[outside & more[..., None]][np.argmin(poles.margin[outside & more[..., None]])])
+    where = "" if more.ndim == 0 else f" in {int(more.sum())} of {more.size} members"
+    has = int(outside.sum(axis=-1)[more].max())
+    warn_caller(
+        f"{what} has {has} unstable or marginal {'poles' if has > 1 else 'pole'}{where}, the worst at {worst:.4g}, and what it "
+        f"stands for has {int(np.max(had)) or 'none'}: {how}",
+        InstabilityWarning,
     )
 
 

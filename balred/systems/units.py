@@ -234,8 +234,8 @@ def even_factors(b: Array, c: Array) -> Array:
     return power
 
 
-def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
-    """A single system on the host in other units of state, and d (x = d x_new), where its own lie far apart.
+def in_even_units(system: System, uneven: float = _UNEVEN) -> tuple[System, np.ndarray[Any, Any] | None]:
+    """A single system on the host in other units of state, and d (x = d x_new), where its own lie `uneven` apart.
 
     Other systems as they are, and None: what some methods make depends a little on the coordinates (frequency-weighted
     balancing with definite parts, say), and those given are the ones to use where they do no harm.
@@ -247,7 +247,7 @@ def in_even_units(system: System) -> tuple[System, np.ndarray[Any, Any] | None]:
     else:
         sizes = ((system.B, 1), (system.C, 0))
         d = even_factors(*(np.linalg.norm(x * _inverse_size(x), axis=axis) for x, axis in sizes))
-    if d.max() <= _UNEVEN * d.min():
+    if d.max() <= uneven * d.min():
         return system, None
     if not isinstance(system, DenseSystem):
         poles, B, C = system.leaves

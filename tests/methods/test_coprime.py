@@ -38,6 +38,9 @@ def test_factors(seed, factorization, complex, dt):
 @METHODS
 @KINDS
 @TIMES
+@pytest.mark.filterwarnings(
+    "ignore::balred.InstabilityWarning"
+)  # of the factors something is promised, not of the modes
 def test_the_reduced_system_is_the_quotient_of_reduced_factors(seed, method, factorization, match_dc, dt):
     g = unstable(seed, dt)
     a = balred.analyze(g, method=method, factorization=factorization, match_dc=match_dc)
@@ -114,3 +117,21 @@ def test_a_marginal_pole_is_refused():
 def test_an_unknown_factorization_is_named():
     with pytest.raises(ValueError, match="factorization must be 'inner' or 'normalized', got 'outer'"):
         balred.reduce(slicot_variant(), 3, method="left_coprime", factorization="outer")
+
+
+@METHODS
+@pytest.mark.parametrize("seed", [80, 89, *range(6)])
+def test_units_less_than_a_thousand_apart_change_nothing(seed, method):
+    """Of 400 such systems the first two were refused: a Riccati equation in mixed units has a solution of mixed sizes."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 9))
+    A = rng.standard_normal((n, n))
+    A *= rng.uniform(0.5, 1.3) / np.abs(np.linalg.eigvals(A)).max()
+    B, C = rng.standard_normal((n, 2)), rng.standard_normal((2, n))
+    D = np.zeros((2, 2)) if seed % 2 else rng.standard_normal((2, 2))
+    gain = 10.0 ** rng.uniform(-3, 3)
+    t = 2.0 ** rng.integers(-4, 6, n)
+    even = balred.ss(A, B * gain, C, D * gain, 1)
+    uneven = balred.ss(A * t / t[:, None], B * gain / t[:, None], C * t, D * gain, 1)
+    want = balred.analyze(even, method=method).hsv
+    assert_allclose(balred.analyze(uneven, method=method).hsv, want, rtol=0, atol=1e-9 * want[0])

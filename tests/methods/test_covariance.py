@@ -91,6 +91,9 @@ def test_units_of_inputs_outputs_and_time(method, dt, seed, u, y, t):
 
 
 @pytest.mark.parametrize("method", [k for k, m in METHODS.items() if m.takes_unstable and "real" not in k])
+@pytest.mark.filterwarnings(
+    "ignore::balred.InstabilityWarning"
+)  # of the factors something is promised, not of the modes
 @TIMES
 @settings(max_examples=12)
 @given(seed=st.integers(0, 10**6), u=DECADES, t=DECADES)

@@ -80,6 +80,57 @@ def test_what_no_entry_holds_is_told() -> None:
         balred.reduce(sampled(stiff_chain("parallel", [-5.0, 0.0, 2.0]), 1e-6), 1)
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_members_of_a_batch_are_as_right_as_alone(library: str) -> None:
+    # one needs twice the digits, one none, one cannot hold its bound
+    hard = sampled(stiff_chain("parallel", [-3.0, 0.0, 2.0]), 1e-6)
+    easy = sampled(stiff_chain("lags", [-1.0, 0.0, 0.5]), 0.3)
+    members = [hard, easy, sampled(stiff_chain("lags", [-3.0, 0.0, 2.0]), 1e-4)]
+    stack = [np.stack([getattr(g, name) for g in members]) for name in "ABCD"]
+    if library == "torch":
+        torch = pytest.importorskip("torch")
+        stack = [torch.from_numpy(x) for x in stack]
+    batch = balred.ss(*stack, 1e-6)
+    small = balred.reduce(batch, 2)
+    for i, g in enumerate(members):
+        one = balred.ss(*(np.asarray(getattr(small, name)[i]) for name in "ABCD"), 1e-6)
+        full = balred.ss(g.A, g.B, g.C, g.D, 1e-6)
+        want = oracle_hsv(full)
+        true = oracle_gain(full, one)
+        assert want[2] * (1 - 1e-6) <= true <= 2 * want[2] * (1 + 1e-6) + 2e-8 * want[0]
+
+
+def test_what_a_member_of_a_batch_cannot_hold_is_told() -> None:
+    g = sampled(stiff_chain("parallel", [-6.0, 2.0]), 1e-3)
+    batch = balred.ss(*(np.stack([x, x]) for x in (g.A, g.B, g.C, g.D)), 1e-3)
+    with pytest.warns(balred.RoundingWarning, match="is larger than the bound, 0.0105, by rounding errors") as told:
+        balred.reduce(batch, 1)
+    assert len(told) == 1
+
+
+def triangular(seed: int) -> balred.DenseSystem:
+    """A cascade of rates between 1e-14 and 1e3, with a gain up to 1e45 where each stage hands on what it has."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 6))
+    A = -np.diag(10.0 ** rng.uniform(-14, 3, n))
+    coupling = np.eye(n, k=-1) if seed % 2 else np.tril(rng.standard_normal((n, n)), -1) * 10.0 ** rng.uniform(-3, 3)
+    return balred.ss(A + coupling, rng.standard_normal((n, 1)), rng.standard_normal((1, n)))
+
+
+@given(st.integers(0, 10_000))
+def test_values_of_cascades_are_right_or_refused(seed: int) -> None:
+    g, refusal = triangular(seed), ""
+    try:
+        s = balred.hsv(g)
+    except ArithmeticError as error:
+        refusal = str(error)
+    if refusal:
+        assert "must be known to" in refusal or "must converge" in refusal, refusal
+        return
+    want = oracle_hsv(g, 150)
+    assert np.abs(s - want).max() <= 3e-6 * want[0]
+
+
 def test_every_function_knows_the_same_of_a_slow_pole() -> None:
     # a cascade that no coordinates in double precision hold: one reason, and a pole that is stable is not blamed
     g = stiff_chain("cascade", [-14.0, 3.0, -13.0, -12.0, -11.0])

@@ -1,0 +1,96 @@
+"""Whether a reduced system is as near to the given one as its bound promises, looked at where rounding would show first.
+
+Theory bounds the error of a system whose numbers are exact.  Rounding moves poles, and one near the boundary of the stable region
+counts most: so what the bound is of is evaluated at the frequencies of the slowest poles, at zero and at infinity, and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balred.systems.arrays import warn_caller
+from balred.systems.dense_system import DenseSystem
+from balred.systems.long_products import response
+
+Gap: TypeAlias = Callable[[complex], NDArray[Any]]
+"""What a bound is of, at a point of the boundary of the stable region: a matrix, the norm of which is bounded."""
+
+_SLACK, _FLOOR, _DIGITS = 1e-6, 1e-8, 1e-6
+"""Parts of the bound, and of the first value, by which an error may exceed the bound; beyond the last it is no result."""
+_LOOKED_AT = 6
+
+
+class RoundingWarning(UserWarning):
+    """A result is as good as its precision allows, and that is less than its bound promises."""
+
+
+class Promise(NamedTuple):
+    """What is promised of one reduced system: that `gap` stays below `bound`, beside the `first` value."""
+
+    gap: Gap
+    small: DenseSystem
+    bound: float
+    first: float
+
+
+def visible(error: Any, first: Any) -> NDArray[np.float64]:
+    """The least change of a response that may be seen beside an error that is made anyway."""
+    return np.maximum(_SLACK * error, 1e-2 * _FLOOR * first)
+
+
+def error_gap(full: DenseSystem, small: DenseSystem) -> Gap:
+    """The response of one system less that of another, with twice the digits."""
+
+    def gap(at: complex) -> NDArray[Any]:
+        one, other = (response(*g.leaves, g.D, at, g.discrete) for g in (full, small))
+        return np.asarray(one - other)
+
+    return gap
+
+
+def check_promises(promises: Iterable[Promise], order: int, of: str = "error") -> None:
+    """Compare what was made with what is promised of it, and tell of the worst where there are several (the members of a batch).
+
+    Raises
+    ------
+    ArithmeticError
+        Rounding leaves less than six digits.
+
+    Warns
+    -----
+    RoundingWarning
+        What is bounded is above its bound.
+    """
+    worst, told = 0.0, ""
+    for gap, small, bound, first in promises:
+        for at in _points(small):
+            error = float(np.linalg.norm(gap(at), 2))
+            beyond = (error - bound) / first if first else 0.0
+            if beyond > _DIGITS:
+                raise ArithmeticError(
+                    f"a reduced system must keep the response to {_DIGITS:g} of the first value beyond its bound, got "
+                    f"an {of} of {error:.3g} with a bound of {bound:.3g}: its poles are close to the boundary of the stable region, "
+                    f"and rounding errors in double precision count for more there{'; use a longer time step' if small.discrete else ''}"
+                )
+            if error > bound * (1 + _SLACK) + _FLOOR * first and beyond > worst:
+                worst, told = beyond, f"the {of} of order {order}, {error:.3g}, is larger than the bound, {bound:.3g}"
+    if told:
+        warn_caller(
+            f"{told}, by rounding errors of the entries of the reduced system, whose poles are close to the boundary of the "
+            "stable region",
+            RoundingWarning,
+        )
+
+
+def _points(g: DenseSystem) -> list[complex]:
+    """Zero, and the frequencies of the slowest poles: their own and their distances from zero."""
+    poles = np.linalg.eigvals(g.A)
+    near = poles[np.argsort(np.abs(1 - np.abs(poles)) if g.discrete else np.abs(poles.real))[:_LOOKED_AT]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        w = np.abs(np.log(near)) if g.discrete else np.abs(near)
+    points = np.unique(np.concatenate([[0.0], w[np.isfinite(w)], np.abs(np.angle(near) if g.discrete else near.imag)]))
+    return [complex(s) for s in (np.exp(1j * points[points <= np.pi]) if g.discrete else 1j * points)]
