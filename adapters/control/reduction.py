@@ -19,6 +19,7 @@ from balred.registry.reading import adapt
 from balred.systems.arrays import backend, warn_caller
 from balred.systems.dense_system import DenseSystem
 from balred.systems.parts import join
+from balred.systems.poles import known_poles, warn_if_unstable
 
 _METHODS = {"truncate": "truncate", "matchdc": "singular_perturbation"}
 
@@ -153,6 +154,8 @@ def model_reduction(
     -----
     UserWarning
         The system is unstable; E is nearly singular, beside the state matrix.
+    InstabilityWarning
+        What is left has more unstable modes than the system.
 
     Examples
     --------
@@ -180,6 +183,10 @@ def model_reduction(
         XA, XB = np.linalg.solve(E, sys.A[np.ix_(z, x)]), np.linalg.solve(E, sys.B[np.ix_(z, u)])
         A12, C2 = sys.A[np.ix_(x, z)], sys.C[np.ix_(y, z)]
         A, B, C, D = A + A12 @ XA, B + A12 @ XB, C + C2 @ XA, D + C2 @ XB
+    if warn_unstable and z and x:
+        had = int((~known_poles(adapt(sys)[0]).inside()).sum())
+        made = f"the system without {', '.join(sys.state_labels[i] for i in z)}"
+        warn_if_unstable(DenseSystem(A, B, C, D, float(discrete)), had, made, "eliminate other states")
     labels = {
         "states": [sys.state_labels[i] for i in x],
         "inputs": [sys.input_labels[i] for i in u],

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.hankel.projections import signed
+from balred.ranks.bounds import numerical_rank
 from balred.ranks.choosing import RankWarning, check_rank, choose_order, is_rule
 from balred.ranks.rules import Order, Rule
 from balred.realisations.markov import Matrix, count_of
 from balred.systems.arrays import warn_caller
 from balred.systems.checks import check_finite, checked_dt, host_array
 from balred.systems.dense_system import DenseSystem, is_discrete
+from balred.systems.poles import warn_if_unstable
 
 
 def hankel_matrix_hsv(
@@ -98,6 +100,8 @@ def era(
     -----
     RankWarning
         An integer `rank` is beyond the numerical rank of H, which is used instead.
+    InstabilityWarning
+        Less than the numerical rank is kept, and the model is unstable.
 
     Notes
     -----
@@ -125,7 +129,15 @@ def era(
     root = np.sqrt(s[:order])
     p, m = h.shape[1:]
     L, R = signed((U[:, :order] / root).conj().T, Vh[:order].conj().T / root, H[:, :m])
-    return DenseSystem(L @ shifted @ R, L @ H[:, :m], H[:p] @ R, h[0], dt)
+    g = DenseSystem(L @ shifted @ R, L @ H[:, :m], H[:p] @ R, h[0], dt)
+    warn_if_cut_unstable(g, order, s, "stable=True takes the response to be over at the end of the data")
+    return g
+
+
+def warn_if_cut_unstable(g: DenseSystem, order: int, s: NDArray[np.float64], how: str) -> None:
+    """Warn that a model of data is unstable, if values were cut: the whole of the data may show an unstable system."""
+    if order < numerical_rank(s):
+        warn_if_unstable(g, 0, f"the model of order {g.order} of the data", f"if their system is stable, {how}")
 
 
 def order_of(rank: Any, s: NDArray[np.float64]) -> int:

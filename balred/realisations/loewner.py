@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from balred.ranks.bounds import numerical_rank
 from balred.ranks.rules import Rule
 from balred.realisations.descriptor import descriptor
-from balred.realisations.era import order_of
+from balred.realisations.era import order_of, warn_if_cut_unstable
 from balred.systems.checks import check_finite, checked_dt, host_array
 from balred.systems.dense_system import DenseSystem
 
@@ -125,6 +125,8 @@ def loewner(
     -----
     RankWarning
         An integer `rank` is beyond the rank above the noise, which is used instead.
+    InstabilityWarning
+        Less than that rank is kept, and the model is unstable.
 
     Notes
     -----
@@ -161,7 +163,9 @@ def loewner(
     A = -Y @ Ls @ X
     algebraic = np.linalg.norm(A[e == 0], axis=1).min(initial=np.inf)
     g = descriptor(np.diag(e), A, Y @ V, W @ X, dt=dt, tol=min(noise[1] / algebraic, 0.5) if algebraic else 0.5)
-    return DenseSystem(unit * g.A, unit * g.B, g.C, g.D, dt)
+    g = DenseSystem(unit * g.A, unit * g.B, g.C, g.D, dt)
+    warn_if_cut_unstable(g, k, s, "try another rank, or keep the stable part alone (balred.realisations.separation)")
+    return g
 
 
 def _pencil(points: Any, values: Any, left: Any, right: Any, real: bool, tol: float) -> Pencil:

@@ -21,16 +21,12 @@ from balred.realisations.second_order import SecondOrderSystem
 from balred.realisations.sparse import TRUSTED, SparseSystem, gramian_factors_lr
 from balred.solvers.gramians import factors
 from balred.systems.arrays import backend, warn_caller
-from balred.systems.poles import UnstableError, check_stable
+from balred.systems.poles import InstabilityWarning, UnstableError, check_stable
 
 Matrix = NDArray[Any]
 
 BALANCINGS = ("position", "velocity", "position_velocity")
 DOMINANCES = ("frequency", "residue")
-
-
-class InstabilityWarning(UserWarning):
-    """A reduced system is unstable, and whether the given one is, is not known."""
 
 
 @dataclass(frozen=True, eq=False)

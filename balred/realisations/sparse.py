@@ -24,7 +24,7 @@ from balred.solvers.smith import smith_factors
 from balred.systems.arrays import backend
 from balred.systems.checks import check_finite, checked_dt, host_array
 from balred.systems.dense_system import DenseSystem, is_discrete, ss
-from balred.systems.poles import UnstableError
+from balred.systems.poles import UnstableError, warn_if_unstable
 
 Matrix = NDArray[Any]
 
@@ -259,6 +259,11 @@ def reduce_sparse(system: SparseSystem, rank: Any = None, *, tol: float = 1e-14,
     ConvergenceError, UnstableError
         As :func:`gramian_factors_lr`.
 
+    Warns
+    -----
+    InstabilityWarning
+        The result is unstable: the factors are not accurate enough, or the system is unstable itself.
+
     Notes
     -----
     The bound :math:`2\sum_{i>k}\sigma_i` sums the values that are known; those that the factors do not hold are below
@@ -281,7 +286,9 @@ def reduce_sparse(system: SparseSystem, rank: Any = None, *, tol: float = 1e-14,
     k = choose_order(rank, s) if is_rule(rank) else rank
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= cap:
         raise ValueError(f"rank must be a rule or an integer between 1 and the numerical rank {cap}, got {rank!r}")
-    return _truncated(system, Zp, Zq, U, s, Vh, min(int(k), cap))
+    small = _truncated(system, Zp, Zq, U, s, Vh, min(int(k), cap))
+    warn_if_unstable(small, 0, f"the sparse system reduced to {small.states} states", "try another rank")
+    return small
 
 
 def _truncated(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix, k: int) -> DenseSystem:
