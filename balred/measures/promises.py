@@ -39,7 +39,7 @@ class Promise(NamedTuple):
 
 def visible(error: Any, first: Any) -> NDArray[np.float64]:
     """The least change of a response that may be seen beside an error that is made anyway."""
-    return np.maximum(_SLACK * error, 1e-2 * _FLOOR * first)
+    return np.asarray(np.maximum(_SLACK * error, 1e-2 * _FLOOR * first))
 
 
 def error_gap(full: DenseSystem, small: DenseSystem) -> Gap:

@@ -120,7 +120,7 @@ def _rounding_counts(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
         size = 1.0 if g.discrete else to_numpy(arrays.fro(backend_of(g.A).stop_gradient(sp.system.A)))[..., None]
     margin = np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)
     lost = eps * s[..., :k] * size
-    least = np.asarray(visible(s[..., k:].sum(-1), s[..., 0]))
+    least = visible(s[..., k:].sum(-1), s[..., 0])
     return np.asarray((lost > least[..., None] * margin).any(-1))
 
 

@@ -201,7 +201,7 @@ def test_a_promise_that_is_not_kept(
         g, L, R = truncate(state, k)
         return (dataclasses.replace(g, **{leaf: factor * getattr(g, leaf)}), L, R)
 
-    monkeypatch.setitem(balred.methods.METHODS, "spoiled", Method(spoiled))
+    monkeypatch.setitem(balred.methods.METHODS, "spoiled", Method(spoiled, gap=None))  # else it is not even made
     small = tmp_path / "small.mat"
     result = run("reduce", plant, "--order", "2", "--method", "spoiled", "-o", small, *["--json"] * as_data, code=1)
     assert message in result.stderr
