@@ -113,7 +113,7 @@ def _members_once(
     for i in map(tuple, np.argwhere(again)):
         A, B, C, l, r = (x[i] for x in made)
         alive = np.abs(l).sum(axis=1) > 0
-        one = DenseSystem(*(x[i] for x in given[:3]), given[3][i], system.dt)
+        one = DenseSystem(given[0][i], given[1][i], given[2][i], given[3][i], system.dt)
         small, left, right = _rounded_once(one, l[alive], r[:, alive])
         A[np.ix_(alive, alive)], B[alive], C[:, alive], l[alive], r[:, alive] = *small.leaves, left, right
     # the values are these; the way to them is only for derivatives

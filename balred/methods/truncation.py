@@ -3,6 +3,7 @@ r"""Truncation and singular perturbation: what a pair of Gramian factors is used
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,12 @@ def _members(g: DenseSystem, batch: tuple[int, ...]) -> Callable[[tuple[int, ...
     be = backend_of(*g.leaves)
     leaves = [to_numpy(be.stop_gradient(x)) for x in (*g.leaves, g.D)]
     whole = [np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in leaves]
-    return lambda i: DenseSystem(*(x[i] for x in whole), g.dt)
+
+    def one(i: tuple[int, ...]) -> DenseSystem:
+        A, B, C, D = (x[i] for x in whole)
+        return DenseSystem(A, B, C, D, g.dt)
+
+    return one
 
 
 def _rounding_counts(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
@@ -112,9 +118,10 @@ def _rounding_counts(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
     k, eps = g.order, float(np.finfo(np.float64).eps)
     if not (k and is_double(sp.s) and is_concrete(g.A)):
         return np.zeros(g.A.shape[:-2], bool)
+    size: Any = 1.0
     if is_one(g.A):
-        own = g.A.diagonal()
-        s, size = sp.s, 1.0 if g.discrete else float(np.linalg.norm(sp.system.A))
+        own, s = g.A.diagonal(), sp.s
+        size = 1.0 if g.discrete else float(np.linalg.norm(sp.system.A))
     else:
         own, s = (to_numpy(backend_of(x).stop_gradient(x)) for x in (namespace(g.A).linalg.diagonal(g.A), sp.s))
         size = 1.0 if g.discrete else to_numpy(arrays.fro(backend_of(g.A).stop_gradient(sp.system.A)))[..., None]
