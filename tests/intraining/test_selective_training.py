@@ -192,9 +192,7 @@ def test_layers_of_both_kinds_in_one_model() -> None:
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(
-        ValueError, match=r"calibration must be given for selective layers.*got none for body.layers.0"
-    ):
+    with pytest.raises(ValueError, match=r"calibration must be given for selective layers.*got none for body.layers.0"):
         made(calibration=None)
     with pytest.raises(ValueError, match="no a-priori error bound"):
         made(rule=balred.ErrorBound(0.1))
