@@ -215,7 +215,7 @@ def test_reduce_takes_it_as_it_takes_others() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"method": "irka"}, ValueError, "reduced by method 'truncate' or 'modal', .* got 'irka'"),
+        ({"method": "irka"}, ValueError, "method must be 'truncate' or 'modal' for a second-order system, got 'irka'"),
         (
             {"balancing": "both"},
             ValueError,
