@@ -117,7 +117,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
     batch = B.shape[:-2]
     members = int(np.prod(batch))
     flat = [x.reshape(members, *x.shape[-2:]) for x in (A, B, C, np.broadcast_to(D, (*batch, *D.shape[-2:])))]
-    peaks = [_moderated(function, DenseSystem(*one, system.dt), solver) for one in zip(*flat, strict=True)]
+    peaks = [_moderated(function, DenseSystem(a, b, c, d, system.dt), solver) for a, b, c, d in zip(*flat, strict=True)]
     if not (kind == "l2" and not system.discrete and D.any()):  # which is infinite
         check_representable("norms", np.array([value for value, _ in peaks]))
     values, where = (

@@ -103,7 +103,7 @@ class AtPorts(NamedTuple):
     @property
     def system(self) -> DenseSystem:
         """The system that was analysed, dense."""
-        g = self._given(self.state.system)
+        g: DenseSystem = self._given(self.state.system)
         return g if self.D is None else replace(g, D=self.D)
 
     @property

@@ -63,7 +63,7 @@ def backend_of(*arrays: Array) -> Backend:
     """Return the backend of the array library that `arrays` come from (they must all come from one)."""
     if arrays and all(type(a) is np.ndarray for a in arrays):
         return backend("numpy")
-    names = {library_of(type(a)) for a in arrays if not isinstance(a, (int, float, complex))}
+    names = {library_of(a) for a in arrays if not isinstance(a, (int, float, complex))}
     if len(names) != 1:
         raise TypeError(f"A, B, C and D must come from one array library, got {', '.join(sorted(names)) or 'none'}")
     name = names.pop()
@@ -75,9 +75,14 @@ def backend_of(*arrays: Array) -> Backend:
     return backend(name)
 
 
+def library_of(array: object) -> str:
+    """The array library of a value: a package with a backend that its class or a base of it comes from, or its own."""
+    cls: Any = type(array)
+    return _library_of_class(cls)
+
+
 @functools.cache
-def library_of(cls: type) -> str:
-    """The array library of a class: a package with a backend that it or a class it is derived from comes from, or its own."""
+def _library_of_class(cls: Any) -> str:
     names = [base.__module__.partition(".")[0] for base in cls.__mro__]
     name = next((name for name in names if name in _LIBRARIES), names[0])
     return "jax" if name == "jaxlib" else name

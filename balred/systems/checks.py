@@ -46,7 +46,7 @@ def as_array(name: str, value: Any) -> Array:
             f"{name} must be dense, got a sparse {type(value).__name__}: a sparse system is made by "
             "balred.sparse_system(A, B, C, D), a dense one of its toarray()"
         )
-    library = library_of(type(value))
+    library = library_of(value)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         if library == "numpy":
             return _of_numpy(name, value)
@@ -94,7 +94,7 @@ def _of_numpy(name: str, value: Any) -> Array:
 
 def _of_library(name: str, value: Any) -> Array:
     """The same of another library."""
-    if is_floating(value) or not is_known(library_of(type(value))):
+    if is_floating(value) or not is_known(library_of(value)):
         return value
     xp = namespace(value)
     if not xp.isdtype(value.dtype, ("integral", "bool")):

@@ -140,7 +140,7 @@ def are_ordinary(*several: Array) -> bool:
         return all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, several))
 
 
-def alike(system: T) -> tuple[T, Array | None]:
+def alike(system: System) -> tuple[Any, Array | None]:
     """`system` with B and C of one size, and the unit of all its states, shape (..., 1, 1); None where they are ordinary."""
     first, B, C = system.leaves
     if 0 in (*B.shape, *C.shape) or are_ordinary(B, C):

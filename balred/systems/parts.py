@@ -234,7 +234,8 @@ def block_diagonal(X: arrays.Array, Y: arrays.Array) -> arrays.Array:
 def _repeated(system: System, batch: tuple[int, ...]) -> System:
     """`system` as a batch of this shape."""
     xp, own = namespace(system.B), system.B.ndim - 2
-    return mapped(system, lambda x: xp.broadcast_to(x, (*batch, *x.shape[own:])))
+    repeated: System = mapped(system, lambda x: xp.broadcast_to(x, (*batch, *x.shape[own:])))
+    return repeated
 
 
 def difference(a: System, b: System) -> System:
@@ -246,7 +247,7 @@ def difference(a: System, b: System) -> System:
     shapes = [(int(s.C.shape[-2]), int(s.B.shape[-1])) for s in (a, b)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"both systems must have the same outputs and inputs, got {shapes[0]} and {shapes[1]}")
-    libraries = [library_of(type(s.B)) for s in (a, b)]
+    libraries = [library_of(s.B) for s in (a, b)]
     if libraries[0] != libraries[1]:
         raise TypeError(
             f"both systems must be of one array library, got {' and '.join(libraries)}: convert one of them first"
