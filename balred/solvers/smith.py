@@ -153,8 +153,10 @@ def _moved(given: DenseSystem, small: DenseSystem, eps: float) -> float:
     was, now = (poles_of_form(backend("scipy").block_schur(g.A), g.discrete, eps) for g in (given, small))
     a, b = np.argsort(was.margin), np.argsort(now.margin)
     change, doubt = np.abs(now.margin[b] - was.margin[a]), now.doubt[b]
-    # of a group of poles that cannot be told apart the mean may be known, but not where each of them is
-    known = np.maximum(was.doubt[a], np.abs(np.sort(pole_margin(given)[1]) - was.margin[a]))
+    # of a group of poles that cannot be told apart the mean may be known, but not where each of them is: they come out as a ring
+    ring = np.abs(np.sort(pole_margin(given)[1]) - was.margin[a])
+    ring = np.array([2 * ring[was.margin[a] == margin].max() for margin in was.margin[a]])
+    known = np.maximum(was.doubt[a], ring)
     moved = np.where(change <= doubt + known, np.minimum(doubt, change + known), change + known)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.max(moved / np.abs(was.margin[a]), initial=0.0))

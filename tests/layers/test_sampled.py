@@ -54,7 +54,8 @@ def test_s5_there_and_back(rule: str, twice: bool) -> None:
         B=g.B, C=g.C, D=np.diag(D), dt=True, conjugate=True,
     )  # fmt: skip
     values = s5_parameters(system, 0.02, 0.7, twice=twice, rule=rule)
-    np.testing.assert_allclose(np.linalg.norm(values["B"], axis=1), 0.7, rtol=1e-13)
+    norms = np.linalg.norm(values["B"], axis=1), np.linalg.norm(values["C"], axis=0)
+    np.testing.assert_allclose(norms[0] * (1 if twice else 2) / norms[1], 0.7, rtol=1e-13)  # beside the system's C
     u = np.random.default_rng(0).standard_normal((40, 2))
     want = simulate(system, u)
     assert apart(s5_output(values, D, u, twice, rule), want) < 1e-12

@@ -59,7 +59,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "positive_real"])
 def test_no_method_makes_an_unstable_model_without_a_word(method: str) -> None:
     g = chain()
-    for rank in range(1, 12):
+    for rank in (1, 4, 8, 11):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             try:

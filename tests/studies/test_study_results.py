@@ -74,7 +74,7 @@ def test_tables_of_benchmarks_are_those_that_were_printed(file: Path) -> None:
     if not file.stem.startswith("demo"):
         table = ROOT / "docs" / "_tables" / f"{file.stem}.md"
         assert table.read_text() == file.with_suffix(".md").read_text()
-        assert f"_tables/{table.name}\n" in "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+        assert f"_tables/{table.name}\n" in "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
 
 
 def test_the_ideal_time(tables: Any) -> None:
