@@ -173,6 +173,7 @@ def test_a_shrunk_model_is_saved_and_loaded_as_any_other(tmp_path: Any) -> None:
     assert torch.equal(again(u)["y"], model(u)["y"])
 
 
+@pytest.mark.full
 def test_a_config_that_says_otherwise_is_refused(tmp_path: Any) -> None:
     model = made()
     with pytest.raises(ValueError, match=r"config.widths must be the states of the layers, \[16, 16\], got \[\]"):

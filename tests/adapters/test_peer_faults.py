@@ -87,6 +87,7 @@ def test_control_modred_has_no_steady_state_in_discrete_time(control: Any, ours:
     assert control.modred(sys, [6, 7], "truncate").dt == 0
 
 
+@pytest.mark.full
 def test_control_hsvd_refuses_discrete_systems(control: Any, ours: Any) -> None:
     sys = discrete_plant(control)
     assert_allclose(ours.hsvd(sys), oracle_hsv(balred.adapt(sys)[0]), rtol=1e-8)

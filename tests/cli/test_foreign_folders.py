@@ -287,6 +287,7 @@ def views() -> Any:
     return vectors | {"B": one.expand(40_000, 40_000, 2), "C": one.expand(40_000, 40_000, 2)}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", [itself, doubling, views])
 def test_files_that_grow(make: Callable[[], Any], tmp_path: Path) -> None:
     torch.save(make(), tmp_path / "x.pt")

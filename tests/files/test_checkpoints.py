@@ -308,6 +308,7 @@ def test_jax_precisions(dtype: str, tmp_path: Path) -> None:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+@pytest.mark.full
 def test_linen_parameters_and_bound_modules(tmp_path: Path) -> None:
     jax = pytest.importorskip("jax")
     pytest.importorskip("flax")

@@ -178,6 +178,7 @@ def test_h2_norm_has_a_gradient(kind, dt):
     assert torch.autograd.gradcheck(norm, leaves)
 
 
+@pytest.mark.full
 def test_h2_norm_has_a_gradient_in_jax():
     jax = pytest.importorskip("jax")
     g = balred.testing.random_system(4, seed=5)

@@ -180,6 +180,7 @@ def test_unstable_modes_are_infinite():
     assert np.all(np.isinf(balred.hsv(balred.ss(np.eye(2), np.ones((2, 1)), np.ones((1, 2))))))
 
 
+@pytest.mark.full
 @skip_without("jax")
 @pytest.mark.parametrize("kind", ["dense", "diagonal"])
 def test_unstable_under_jit_is_nan(kind):

@@ -60,6 +60,7 @@ def test_traces_in_every_jax_framework(kind: str) -> None:
     assert trainer.traces == 1 + len(steps)
 
 
+@pytest.mark.full
 def test_graphs_in_pytorch() -> None:
     torch = pytest.importorskip("torch")
     from torch._dynamo.testing import CompileCounter

@@ -144,6 +144,7 @@ def test_a_guard_takes_a_cut_of_a_selective_layer_back() -> None:
     one_step(model, optimizer, 5)
 
 
+@pytest.mark.full
 def test_a_checkpoint_is_gone_on_with_from_a_model_of_full_size() -> None:
     model, optimizer, reducer, _ = trained(6)
     saved = copy.deepcopy([model.state_dict(), optimizer.state_dict(), reducer.state_dict()])

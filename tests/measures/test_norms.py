@@ -301,6 +301,7 @@ SEVEN = balred.ss(
 """The unstable seven-state plant of SLICOT's documentation (AB13BD, AB09FD)."""
 
 
+@pytest.mark.full
 def test_the_l2_norm_of_slicots_documentation():
     """AB13BD prints 7.93948 for this plant."""
     assert_allclose(balred.norm(SEVEN, "l2"), 7.93948, atol=5e-6)

@@ -240,6 +240,7 @@ def test_a_start_near_an_integrator():
         assert h2_error(g, small) < h2_error(g, balred.reduce(g, k))
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @each_h2
 def test_down_to_the_last_digits(method):
@@ -310,6 +311,7 @@ def test_sylvester_equations_with_a_defective_reduced_system(dt):
     assert np.abs(two).max() < 1e-12 * np.abs(Y).max() * np.abs(full.A).max()
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @pytest.mark.parametrize("kind", ["diagonal", "conjugate"])
 def test_diagonal_systems_are_iterated_pole_by_pole(kind, monkeypatch):

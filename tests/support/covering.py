@@ -6,7 +6,7 @@ Of a test that is marked ``alike``, whose values all go the same way through the
 from test to test, so that together they meet in most pairs.
 
 What is written for every array library goes the same way in all of them, and JAX takes seconds to compile for it what others
-do at once: so the quick run takes JAX once from a folder.
+do at once: so the quick run takes JAX once from a folder, the simplest of its values, and one docstring's example of it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import pytest
 
 COMPILED = "jax"
 """What the name of a value begins with that takes long to compile."""
+FRAMEWORKS = (COMPILED, "equinox", "flax")
+"""What the files are named for that use it."""
 APART = ("full", "slow", "gpu", "skip", "xfail")
 """Marks of what does not run in the quick run, or does not pass in it: nothing is covered by these."""
 
@@ -26,6 +28,8 @@ APART = ("full", "slow", "gpu", "skip", "xfail")
 def repeated(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
     """The items that show again what others of the same test show."""
     tests: dict[Any, list[pytest.Item]] = {}
+    items = list(items)
+    yield from [item for item in items if isinstance(item, pytest.DoctestItem) and _of_compiled(item)][1:]
     for item in items:
         if values(item) and not any(item.get_closest_marker(name) for name in APART):
             tests.setdefault((item.parent, getattr(item, "originalname", "")), []).append(item)
@@ -37,13 +41,18 @@ def repeated(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
         if others and len(others) < len(several) and not alike and several[0].path.parent not in shown:
             shown.add(several[0].path.parent)
             chosen.add(
-                min((item for item in several if _compiled(item)), key=lambda item: zlib.crc32(item.nodeid.encode()))
+                min((item for item in several if _compiled(item)), key=lambda item: (len(item.nodeid), item.nodeid))
             )
         yield from set(several) - chosen
 
 
 def _compiled(item: pytest.Item) -> bool:
     return any(name.split("-")[0] == COMPILED for _, name in values(item))
+
+
+def _of_compiled(item: pytest.Item) -> bool:
+    file = item.nodeid.partition("::")[0].removesuffix(".py")
+    return any(name in FRAMEWORKS for name in file.replace("_", "/").split("/"))
 
 
 def values(item: pytest.Item) -> set[tuple[int, str]]:

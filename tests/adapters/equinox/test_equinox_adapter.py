@@ -180,6 +180,7 @@ def test_rebuild_refuses_what_an_lru_cannot_hold() -> None:
             rebuild(system)
 
 
+@pytest.mark.full
 def test_singular_perturbation_is_refused() -> None:
     with pytest.raises(ValueError, match="method='truncate'"):
         balred.reduce(lru(), 3, method="singular_perturbation")
@@ -355,6 +356,7 @@ def test_the_state_is_that_of_an_optimizer_of_the_small_model(make: Callable[[],
     assert max(np.abs(x).max() for x in leaves(params(m))) < 20
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
 def test_a_state_that_cannot_be_cut_is_refused_or_right_never_silently_wrong(make: Callable[[], Any]) -> None:
     optimizer, m = make(), model()
@@ -429,6 +431,7 @@ def test_counts_and_schedules_go_on() -> None:
     assert int(opt_state.count) == 3
 
 
+@pytest.mark.full
 def test_reset_forgets_cut_moments_only_and_old_values_stay() -> None:
     _, m, opt_state, _, old_model, old_state = cut(OPTIMIZERS["adamw"])
     assert states(old_model) == [8, 8]
@@ -599,6 +602,7 @@ def test_a_delayed_guard_restores_the_state_before_the_cut() -> None:
     assert [r is not None for r in drive(guard, 10)[2]] == [False, True, False, False, True] + [False] * 5
 
 
+@pytest.mark.full
 def test_a_guard_that_accepts_lets_every_later_attempt_through() -> None:
     # judged at the very step of the next attempt, which must happen all the same (as it does in torch)
     _, _, reports, _ = drive(Guard(lambda m: 1.0, tolerance=0.0, delay=2), 8)

@@ -51,6 +51,7 @@ def test_all_oscillators_give_the_layer_back(kind: str) -> None:
     np.testing.assert_array_equal(same(u), layer(u))
 
 
+@pytest.mark.full
 @each_kind
 @pytest.mark.parametrize("rank", [2, 5])
 @pytest.mark.parametrize("compensate", [True, False])
@@ -80,6 +81,7 @@ def test_the_error_announced_is_the_H2_error_of_the_systems() -> None:
     assert share == pytest.approx(1 - p.rows[0].energy, rel=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @each_kind
 def test_refitting_beats_the_best_C_for_the_kept_oscillators(kind: str) -> None:

@@ -42,6 +42,7 @@ def test_check_adapter(make: Callable[..., Any], variant: dict[str, Any]) -> Non
     check_adapter(make(**variant))
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @each_framework
 @pytest.mark.parametrize("halves", ["C1 C2", "wide"])
@@ -63,6 +64,7 @@ def test_a_layer_of_both_ways_is_its_system_run_forward_and_backward(
     assert np.abs(small(u) - want).max() < 1e-5 * np.abs(want).max()
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @each_framework
 @pytest.mark.parametrize("rank", [2, 5])

@@ -22,6 +22,7 @@ class Both(eqx.Module):
         self.both = eqx.nn.Shared((f, b), lambda pair: pair[1].nu_log, lambda pair: pair[0].nu_log)
 
 
+@pytest.mark.full
 def test_shared_arrays_are_refused_by_name() -> None:
     reducer = InTrainingReducer(balred.Order(4), (0, 1), 1)
     for cut in (lambda model: balred.reduce(model, 4), reducer.init):

@@ -52,6 +52,7 @@ def test_outputs_are_those_of_the_reduced_system(kind: str, rank: int | None) ->
     assert np.abs(apply(small, U) - want).max() < 1e-5 * np.abs(want).max()
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_returned_is_a_bound_module_of_the_smaller_size(kind: str) -> None:
@@ -66,6 +67,7 @@ def test_what_is_returned_is_a_bound_module_of_the_smaller_size(kind: str) -> No
     jax.tree.map(np.testing.assert_array_equal, before, full.variables)
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @pytest.mark.parametrize("rank", [2, 5])
 def test_the_error_of_both_ways_on_data_is_within_the_bound(rank: int) -> None:
@@ -83,6 +85,7 @@ def test_the_error_of_both_ways_on_data_is_within_the_bound(rank: int) -> None:
     assert 0 < worst <= bound
 
 
+@pytest.mark.full
 def test_a_slow_pole_stays_away_from_the_clip() -> None:
     full = bound_s5(clip_eigs=True)
     module, variables = full.unbind()
@@ -129,6 +132,7 @@ def test_the_tree_of_a_model_goes_into_the_smaller_model(frozen: bool) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_parameters_of_a_layer_on_their_own(frozen: bool) -> None:
     tree = bound_lru().variables["params"]

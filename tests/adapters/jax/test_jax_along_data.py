@@ -90,6 +90,7 @@ def brute_force(system: Any, u: Any, width: int) -> tuple[Any, Any]:
     return sum(v.T @ v for v in flat), sum(g.T @ g for g in slopes)
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @pytest.mark.parametrize("name", LAYERS)
 def test_sums_are_those_of_a_plain_recurrence(name: str) -> None:
@@ -153,6 +154,7 @@ def test_values_are_those_of_pytorch() -> None:
     np.testing.assert_allclose(mine.sigma, other.sigma, rtol=1e-5, atol=1e-6 * other.sigma.max())
 
 
+@pytest.mark.full
 def test_a_promise_is_measured_on_what_was_kept_out_and_holds() -> None:
     model, x = Model(lru()), data(32, LENGTH, 1)
     plan = balred.plan(model, balred.Divergence(0.02, of="values"), x)
@@ -206,6 +208,7 @@ def test_what_cannot_be_seen_is_balanced_on_noise_and_told(model: Any, why: str)
     assert plan.rows[0].note.startswith(f"balanced on white noise: {why}")
 
 
+@pytest.mark.full
 def test_layers_are_seen_through_transformations_and_in_several_places() -> None:
     class Wrapped(Model):
         def __call__(self, x: Any) -> Any:
@@ -242,6 +245,7 @@ class Batched(nnx.Module):
         return z - z.mean(1, keepdims=True)
 
 
+@pytest.mark.full
 def test_whether_a_model_takes_batches_is_found_told_or_refused() -> None:
     u = data(4, LENGTH, WIDTH)
     one = lru_copies.Nnx(4)  # runs on batches, along the sequences: no batch at all
@@ -305,6 +309,7 @@ class Stack(linen_layers.nn.Module):  # type: ignore[misc, name-defined]
         return u.mean(0)
 
 
+@pytest.mark.full
 def test_a_bound_model_is_one_with_its_fields() -> None:
     u = data(4, LENGTH, WIDTH)
     module = Stack(6)

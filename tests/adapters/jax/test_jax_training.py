@@ -244,6 +244,7 @@ STATES_OF: dict[str, Callable[[Any], int]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_a_guard_takes_everything_back(kind: str) -> None:
@@ -322,6 +323,7 @@ def test_a_checkpoint_of_another_model_is_refused(make: Any) -> None:
     assert same(before, kept(trainer))
 
 
+@pytest.mark.full
 @every
 def test_a_held_cut_of_another_training_is_refused(make: Any, tmp_path: Any) -> None:
     options = {**POLICY, "guard": Guard(lambda m: 0.0, tolerance=1.0, delay=2), "log": tmp_path / "events.jsonl"}

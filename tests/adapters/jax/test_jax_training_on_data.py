@@ -44,6 +44,7 @@ def twin(tree: Any) -> Any:
     return trainer.model
 
 
+@pytest.mark.full
 @pytest.mark.alike
 @every
 def test_a_cut_is_that_of_reduce_and_told(make: Any) -> None:

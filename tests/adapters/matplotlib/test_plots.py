@@ -165,6 +165,7 @@ def test_several_layers_get_a_curve_each():
     assert legend(plot_hsv(analyses, 4)) == legend(plot_hsv(layers, 4))
 
 
+@pytest.mark.full
 def test_many_layers_have_different_colours():
     ax = plot_hsv([balred.testing.random_system(3, seed=k) for k in range(14)])
     assert len({tuple(line.get_color()) for line in ax.get_lines()}) == 14
