@@ -5,13 +5,17 @@ arrive.  So the command answers Ctrl-C in a word from its first moment on.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if (
+    TYPE_CHECKING
+):  # what a type checker takes for true; to import that of typing takes as long as half of Python's start
+    from typing import Any
+
     from balred.face import *  # noqa: F403
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Load all names when the first of them is asked for."""
     if name.startswith("__") and name not in ("__all__", "__version__"):
         raise AttributeError(f"module 'balred' has no attribute {name!r}")
