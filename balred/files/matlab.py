@@ -264,7 +264,7 @@ def _sparse(reader: _Reader, flags: int, shape: tuple[int, ...]) -> Any:
     parts = [reader.numbers() for _ in range(1 + bool(flags & _COMPLEX))]
     if any(part.size < count for part in parts):
         raise ValueError(f"a sparse matrix of {count} entries has {min(part.size for part in parts)} numbers")
-    reader.grow(16 * (count + starts.size))
+    reader.grow(16 * (count + sum(shape)))  # a vector of either length is all that it takes to use it
     values = [part[:count].astype(np.float64) for part in parts]
     whole = values[0] if len(values) == 1 else _joined(*values)
     return backend("scipy").sparse_columns(whole, rows[:count], starts, shape)
@@ -302,11 +302,11 @@ def _old_variables(data: memoryview, wanted: Wanted, room: list[int]) -> dict[st
         if what == 1:
             found[name] = _rows("".join(map(chr, whole.real.astype(np.uint8).ravel(order="F"))), (rows, columns))
         else:
-            found[name] = _old_sparse(whole) if what == 2 else whole
+            found[name] = _old_sparse(reader, whole) if what == 2 else whole
     return found
 
 
-def _old_sparse(triplets: NDArray[Any]) -> Any:
+def _old_sparse(reader: _Reader, triplets: NDArray[Any]) -> Any:
     """A sparse matrix from its rows (i, j, value), or (i, j, real, imaginary); the last one has its sizes."""
     if triplets.shape[0] < 1 or triplets.shape[1] not in (3, 4) or not np.all(np.abs(triplets[:, :2]) < 2**53):
         raise ValueError(f"a sparse matrix has entries of shape {triplets.shape}")
@@ -315,8 +315,9 @@ def _old_sparse(triplets: NDArray[Any]) -> Any:
     i, j = i[:-1] - 1, j[:-1] - 1
     if i.size and not (0 <= i.min() <= i.max() < shape[0] and 0 <= j.min() <= j.max() < shape[1]):
         raise ValueError(f"the entries of a sparse matrix must be inside {shape}")
-    if not 0 <= shape[1] <= 10**8:
+    if min(shape) < 0:
         raise ValueError(f"a sparse matrix has the shape {shape}")
+    reader.grow(16 * (len(i) + sum(shape)))
     values = triplets[:-1, 2] if triplets.shape[1] == 3 else _joined(triplets[:-1, 2].real, triplets[:-1, 3].real)
     order = np.lexsort((i, j))
     starts = np.concatenate([[0], np.cumsum(np.bincount(j, minlength=shape[1]))])
