@@ -6,10 +6,9 @@ arrive.  So the command answers Ctrl-C in a word from its first moment on.
 
 import importlib
 
+# a type checker takes it for true; to import that of typing takes as long as half of Python's start
 TYPE_CHECKING = False
-if (
-    TYPE_CHECKING
-):  # what a type checker takes for true; to import that of typing takes as long as half of Python's start
+if TYPE_CHECKING:
     from typing import Any
 
     from balred.face import *  # noqa: F403

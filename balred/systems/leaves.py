@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,6 @@ from balred.systems.diagonal_system import DiagonalSystem
 System = DenseSystem | DiagonalSystem
 
 _NAMES: dict[type, tuple[str, str, str]] = {DenseSystem: ("A", "B", "C"), DiagonalSystem: ("log_poles", "B", "C")}
-T = TypeVar("T", DenseSystem, DiagonalSystem)
 
 _ORDINARY = (1e-9, 1e9)
 """Norms between which squares of squares are numbers, in single precision too."""
