@@ -53,7 +53,7 @@ FACES = [
     importlib.import_module(f"balred.{name}") for _, name, folder in pkgutil.iter_modules(balred.__path__) if folder
 ]
 autosummary_context = {
-    "undocumented": "Reduced, Projection, Read, Hosts",  # aliases of generics, on which autodoc fails
+    "undocumented": "Reduced, Projection, Read, Hosts, Path",  # aliases of generics, on which autodoc fails
     "repeated": {  # what ``balred`` itself hands on has a page already
         face.__name__: ", ".join(
             n for n in getattr(face, "__all__", ()) if getattr(face, n) is getattr(balred, n, None)
