@@ -73,22 +73,27 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return (serves and importlib.util.find_spec(collection_path.stem) is None) or None
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """An example of a docstring cannot say what it needs, so it is skipped where that is not installed."""
-    try:
-        return (yield)
-    except MultipleDoctestFailures as error:
-        first: Any = error.failures[0]
-        name = lacking(first.exc_info[1]) if hasattr(first, "exc_info") else None
-        if name is not None and item.config.getoption("--without-extras"):
-            pytest.skip(f"{name} is not installed")
-        raise
+class Examples:
+    """A plugin, since what a folder's conftest says of running is heard in that folder alone, and docstrings are elsewhere."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """An example of a docstring cannot say what it needs, so it is skipped where that is not installed."""
+        try:
+            return (yield)
+        except MultipleDoctestFailures as error:
+            first: Any = error.failures[0]
+            name = lacking(first.exc_info[1]) if hasattr(first, "exc_info") else None
+            if name is not None:
+                pytest.skip(f"{name} is not installed")
+            raise
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """JAX compiles every program once; the quick run, which leaves out what is ``full``, tries fewer examples."""
     quick = "not full" in config.option.markexpr
+    if config.getoption("--without-extras"):
+        config.pluginmanager.register(Examples())
     hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick" if quick else "dev"))
     # a new function is a new program to JAX, though most are alike; a folder for each worker, since JAX writes files that
     # others may be reading
