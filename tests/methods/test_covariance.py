@@ -80,6 +80,7 @@ def check(method: str, g: Any, u: float, y: float, t: float, k: int = 3, **more:
     assert_allclose(got, want, rtol=0, atol=(1e-6 if method in ("irka", "tsia") else 1e-9) * np.abs(want).max())
 
 
+@pytest.mark.filterwarnings("ignore::balred.InstabilityWarning")  # of which some methods make some
 @pytest.mark.alike
 @EVERY
 @TIMES
