@@ -74,6 +74,10 @@ def smith_solved(system: DenseSystem) -> Solved:
     return Solved(small, Zp, Zq, at.within(d))
 
 
+_WORTH_A_LOOK = 1e-2
+"""Values that may be wrong by more, as a part of the first, are not compared."""
+
+
 def _solved(system: DenseSystem, d: Array | None) -> Solved:
     """The same for a system in even units d."""
     run, one = iterated(system), is_one(system.A)
@@ -114,7 +118,7 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
     # what rounding of the data leaves of a first value that is nothing; a window of time does not tell
     reach = min((_reach(run) for _, run in runs if bool(run.growth < limit(run.Zp))), default=0 * _reach(run))
     found, run = min(runs, key=lambda x: float(be.to_numpy(_doubt(x[1]))))
-    least, best = float(be.to_numpy(_doubt(run, reach))), found
+    least, best, seen_so = float(be.to_numpy(_doubt(run, reach))), found, list[NDArray[np.float64]]()
     for _ in range(_ROUNDS):
         if least <= _accuracy(system, 0.6):
             return best
@@ -136,12 +140,28 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
         doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(given, seen[0], arrays.eps(arrays.real(system.B))))
         if doubt < least:
             least, best = doubt, found
-    if not least <= _accuracy(system, 0.4):
+        if doubt < _WORTH_A_LOOK:
+            seen_so.append(np.linalg.svd(to_numpy(be.stop_gradient(ct(run.Zq) @ run.Zp)), compute_uv=False))
+    # beside what rounding of the data leaves, values that are nothing need no digits
+    rest = arrays.eps(arrays.real(system.B)) * float(be.to_numpy(be.stop_gradient(reach)))
+    nothing = least < _WORTH_A_LOOK and float(be.to_numpy(be.stop_gradient(fro(ct(best.Zq) @ best.Zp)))) <= rest
+    if not (least <= _accuracy(system, 0.4) or nothing or _agree(seen_so, 0.1 * _accuracy(system, 0.4))):
         raise ArithmeticError(
             f"Hankel singular values must be known to {_accuracy(system, 0.4):.1g} of the first, got an error of up to "
             f"{least:.1g}: the state matrix is too far from normal for its precision, or its poles spread too far"
         )
     return best
+
+
+def _agree(several: list[NDArray[np.float64]], tolerance: float) -> bool:
+    """Whether values are the same in all the coordinates in which they were computed.
+
+    The doubt is what rounding may do at worst.  Each of the coordinates was rounded by itself, so what rounding did shows
+    as a difference between them.
+    """
+    return len(several) > 2 and all(
+        len(x) == len(several[0]) and np.abs(x - several[0]).max() <= tolerance * several[0][0] for x in several
+    )
 
 
 def _moved(given: DenseSystem, small: DenseSystem, eps: float) -> float:
