@@ -22,7 +22,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from benchmarks_common import describe_machine, markdown, write
+from benchmarks_common import describe_machine, markdown, train, write
 
 import balred
 from balred.adapters.torch import InTrainingReducer
@@ -78,22 +78,16 @@ def run(name: str, seed: int, way: str, steps: int, kept: Path) -> dict[str, Any
     if way != SMALL:
         path = kept / f"before-{name}-{seed}-{config.steps}.pt"
         if trainer.load(path, print) is None:
-            train(trainer, task, order, held, 1, config.last_cut)
+            train(trainer.train_step, task, order, held, 1, config.last_cut)
             trainer.save(path)
         cut(trainer, way, RANKS[name], torch.from_numpy(task.inputs(task.train_x[held : held + SEQUENCES])), seed)
         first, after = config.last_cut + 1, trainer.evaluate(task.test_x, task.test_y)[1]
-    train(trainer, task, order, held, first, config.steps)
+    train(trainer.train_step, task, order, held, first, config.steps)
     accuracy, loss = trainer.evaluate(task.test_x, task.test_y)
     return {
         "task": name, "seed": seed, "way": way, "states": RANKS[name], "steps": config.steps, "after": after, "loss": loss,
         "accuracy": accuracy,
     }  # fmt: skip
-
-
-def train(trainer: TorchRun, task: Any, order: Order, held: int, first: int, last: int) -> None:
-    for step in range(first, last + 1):
-        batch = held + order.at(step)
-        trainer.train_step(task.train_x[batch], task.train_y[batch])
 
 
 def cut(trainer: TorchRun, way: str, rank: int, data: torch.Tensor, seed: int) -> None:

@@ -64,3 +64,10 @@ def write(folder: Path, name: str, result: dict[str, Any], table: str) -> None:
     packages = ", ".join(f"{k} {v}" for k, v in machine["packages"].items())
     note = f"\n{machine['date']}, {machine['processor']}, {machine['cores']} cores; {packages}.\n"
     (folder / f"{name}.md").write_text(table + note)
+
+
+def train(step: Callable[[Any, Any], object], task: Any, order: Any, held: int, first: int, last: int) -> None:
+    """The steps `first` to `last` of a training, each on its batch of `order`; the first `held` examples are kept out."""
+    for i in range(first, last + 1):
+        batch = held + order.at(i)
+        step(task.train_x[batch], task.train_y[batch])

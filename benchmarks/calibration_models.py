@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks_common import train
 from torch import nn
 
 from balred.studies.data.tasks import Task
@@ -67,7 +68,7 @@ def trained(name: str, config: TrainConfig, task: Task, seed: int, kept: Path) -
     if path.exists():
         run.model.load_state_dict(torch.load(path, weights_only=True))
     else:
-        _train(run.train_step, task, config.validation, order, steps)
+        train(run.train_step, task, order, config.validation, 1, steps)
         torch.save(run.model.state_dict(), path)
 
     def inputs(x: Any) -> torch.Tensor:
@@ -80,12 +81,6 @@ def trained(name: str, config: TrainConfig, task: Task, seed: int, kept: Path) -
     states = OWN_STATES if name in ("s5", "s4d") else config.states
     # steps are timed on the run's own model; cuts are of a copy
     return Trained(copy.deepcopy(run.model).eval(), steps, states, inputs, answers, run.train_step)
-
-
-def _train(step: Callable[[Any, Any], object], task: Task, held: int, order: Order, steps: int) -> None:
-    for i in range(1, steps + 1):
-        batch = held + order.at(i)
-        step(task.train_x[batch], task.train_y[batch])
 
 
 class OwnRun:
@@ -199,7 +194,7 @@ def _jax(config: TrainConfig, task: Task, seed: int, path: Path, order: Order) -
     if path.exists():
         run.model = eqx.tree_deserialise_leaves(path, run.model)
     else:
-        _train(step, task, config.validation, order, config.steps)
+        train(step, task, order, config.validation, 1, config.steps)
         eqx.tree_serialise_leaves(path, run.model)
     forward = eqx.filter_jit(lambda model, x: model(x))
 

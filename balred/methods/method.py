@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from balred.hankel.spectrum import Spectrum, spectrum
 from balred.measures.promises import Gap, Promise, error_gap
 from balred.ranks.bounds import a_priori_bound
+from balred.systems import arrays
 from balred.systems.arrays import Array, namespace
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
@@ -134,20 +135,20 @@ class AtPorts(NamedTuple):
 
     def within(self, g: DenseSystem) -> DenseSystem:
         """A system as it was given in the units of the state: what :meth:`reduced` makes of the state's, undone."""
-        xp, d = namespace(g.B), _root(self.ports)
-        inputs, outputs = xp.astype(self.ports.inputs / d, g.B.dtype), xp.astype(self.ports.outputs * d, g.C.dtype)
+        inputs, outputs = self._gains(g)
         D = g.D if self.D is None else (g.D - self.D) / inputs / outputs
         return replace(g, B=g.B / inputs, C=g.C / outputs, D=D)
 
     def _given(self, g: Any) -> Any:
+        inputs, outputs = self._gains(g)
+        D = g.D if self.D is None else self.D + g.D * inputs * outputs
+        return replace(g, B=g.B * inputs, C=g.C * outputs, D=D)
+
+    def _gains(self, g: Any) -> tuple[Array, Array]:
+        """What B and C are multiplied by: half of the gain each, as balanced states have it."""
         xp, d = namespace(g.B), _root(self.ports)
-        # half of the gain each, as balanced states have it
-        gain = xp.astype(self.ports.inputs / d, g.B.dtype), xp.astype(self.ports.outputs * d, g.C.dtype)
-        D = g.D
-        if self.D is not None:
-            whole = self.ports.inputs / d
-            D = self.D + D * xp.astype(whole, D.dtype) * xp.astype(self.ports.outputs * d, D.dtype)
-        return replace(g, B=g.B * gain[0], C=g.C * gain[1], D=D)
+        dtype = arrays.real(g.B).dtype
+        return xp.astype(self.ports.inputs / d, dtype), xp.astype(self.ports.outputs * d, dtype)
 
 
 def _root(ports: Ports) -> Array:

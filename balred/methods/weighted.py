@@ -168,12 +168,19 @@ def weighted_gap(state: Weighted, small: DenseSystem, options: Mapping[str, Any]
 
 def weighted_truncation(state: Weighted, k: int) -> Reduced:
     """Truncation or singular perturbation; an error where two weights cost the system its stability."""
-    made = truncate_or_match(state.spectrum, k)
-    poles, margin = pole_margin(made[0])
-    if margin.min() < 0:
+    return _stable(
+        truncate_or_match(state.spectrum, k),
+        k,
+        "two weights ask for technique 'lin_chiu', 'wang' or 'varga_anderson', or for another rank",
+    )
+
+
+def _stable(made: Reduced, k: int, advice: str) -> Reduced:
+    """A reduction, looked at."""
+    poles, margin = pole_margin(mapped(made[0], to_numpy))
+    if margin.min(initial=0.0) < 0:
         raise UnstableError(
-            f"the reduced system must be stable, got a pole at {complex(poles[np.argmin(margin)]):.4g} at order {k}: two "
-            "weights ask for technique 'lin_chiu', 'wang' or 'varga_anderson', or for another rank"
+            f"the reduced system must be stable, got a pole at {complex(poles.flat[np.argmin(margin)]):.4g} at order {k}: {advice}"
         )
     return made
 
@@ -369,16 +376,8 @@ def on_recordings(name: str, row: Method) -> Method:
         raise ValueError(
             f"with recorded inputs a method must be truncate, square_root or singular_perturbation, got {name!r}"
         )
-    return replace(row, reduce=partial(_stable, row.reduce), prepare=along_inputs, bound=no_bound)
+    return replace(row, reduce=partial(_along_inputs, row.reduce), prepare=along_inputs, bound=no_bound)
 
 
-def _stable(reduce: Callable[[Any, int], Reduced], state: Spectrum, k: int) -> Reduced:
-    """A reduction, looked at."""
-    made = reduce(state, k)
-    poles, margin = pole_margin(mapped(made[0], to_numpy))
-    if margin.min(initial=0.0) < 0:
-        raise UnstableError(
-            f"the reduced system must be stable, got a pole at {complex(poles.flat[np.argmin(margin)]):.4g} at order {k}: "
-            "a left weight without states promises it"
-        )
-    return made
+def _along_inputs(reduce: Callable[[Any, int], Reduced], state: Spectrum, k: int) -> Reduced:
+    return _stable(reduce(state, k), k, "a left weight without states promises it")
