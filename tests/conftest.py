@@ -65,16 +65,15 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return made
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """What serves a package that is not installed has no examples to run, and half of it would stay imported."""
-    if not config.getoption("--without-extras") or collection_path.stem not in OPTIONAL:
-        return None
-    serves = collection_path.parent.name in ("adapters", "backends") and "tests" not in collection_path.parts
-    return (serves and importlib.util.find_spec(collection_path.stem) is None) or None
-
-
 class Examples:
-    """A plugin, since what a folder's conftest says of running is heard in that folder alone, and docstrings are elsewhere."""
+    """A plugin, since what a folder's conftest says is heard in that folder alone, and docstrings are elsewhere."""
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """What serves a package that is not installed has no examples to run, and half of it would stay imported."""
+        if collection_path.stem not in OPTIONAL:
+            return None
+        serves = collection_path.parent.name in ("adapters", "backends") and "tests" not in collection_path.parts
+        return (serves and importlib.util.find_spec(collection_path.stem) is None) or None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
