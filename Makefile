@@ -45,6 +45,9 @@ info: env
 demo: env
 	$(BIN)/balred demo --framework $(FRAMEWORK)
 
+# PyTorch's threads wait for each other where two workers share two cores
+test test-all test-core test-oldest test-python slow doctest: export OMP_NUM_THREADS ?= 1
+
 # every test file and every value of every parameter, each combination of values where it shows something new
 test: env
 	$(BIN)/pytest $(WORKERS)

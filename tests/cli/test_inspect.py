@@ -78,6 +78,7 @@ def test_layers_of_other_packages(make: Any, tmp_path: Path) -> None:
     assert {"LRU": "LRU", "S5": "S5", "Mixer": "S4D"}[type(model[1]).__name__] == found[0].type
 
 
+@pytest.mark.full
 def test_parameter_trees_of_flax(tmp_path: Path) -> None:
     pytest.importorskip("flax")
     flax_file = pytest.importorskip("safetensors.flax")

@@ -336,6 +336,7 @@ def test_linen_parameters_and_bound_modules(tmp_path: Path) -> None:
         np.testing.assert_array_equal(apply(loaded, u), apply(reduced, u))
 
 
+@pytest.mark.full
 def test_nnx(tmp_path: Path) -> None:
     nnx = pytest.importorskip("flax.nnx")
     from lru_copies import Model

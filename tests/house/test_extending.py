@@ -121,6 +121,7 @@ def test_an_installed_distribution_brings_a_solver(installed: Path) -> None:
     assert out.splitlines() == ["[]", "mylayers Modes (3, 2) (6, 2) ['adapter', 'solver']", "True"]
 
 
+@pytest.mark.full
 def test_nothing_is_found_where_it_is_not_installed(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "mylayers").symlink_to(installed / "mylayers")
     out = fresh(

@@ -87,6 +87,7 @@ def test_the_wheel_made_from_the_sdist_is_the_same(built: dict[str, Path]) -> No
     assert contents(built["from_sdist"]) == contents(built["wheel"])
 
 
+@pytest.mark.full
 def test_the_sdist_holds_what_says_what_it_is_and_no_tests(built: dict[str, Path]) -> None:
     with tarfile.open(built["sdist"]) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}

@@ -18,7 +18,12 @@ def test_there_are_examples() -> None:
     assert len(BLOCKS) >= 5
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def longer(number: int) -> tuple[pytest.MarkDecorator, ...]:
+    """JAX compiles for longer than all other examples run."""
+    return (pytest.mark.full,) if "import jax" in BLOCKS[number] else ()
+
+
+@pytest.mark.parametrize("number", [pytest.param(number, marks=longer(number)) for number in range(len(BLOCKS))])
 def test_example(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     block = BLOCKS[number]
     for package in PACKAGES:

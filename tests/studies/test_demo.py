@@ -36,6 +36,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         return run_demo(request.param, (3,), out, TINY), out
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tiny", FRAMEWORKS, indirect=True)
 class TestTiny:
     def test_results_json(self, tiny: tuple[DemoResult, Path]) -> None:

@@ -5,8 +5,9 @@ shows in most of its combinations.  So the quick run takes few combinations, in 
 Of a test that is marked ``alike``, whose values all go the same way through the library, it takes one.  Which ones differs
 from test to test, so that together they meet in most pairs.
 
-What is written for every array library goes the same way in all of them, and JAX takes seconds to compile for it what others
-do at once: so the quick run takes JAX once from a folder, the simplest of its values, and one docstring's example of it.
+Some values take seconds where others take none: JAX compiles what others do at once, IRKA and TSIA go on until nothing
+changes.  Beside the tests that are about them the quick run takes each once, in its simplest item, and one docstring's
+example of JAX.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 
 import pytest
 
-COMPILED = "jax"
-"""What the name of a value begins with that takes long to compile."""
-FRAMEWORKS = (COMPILED, "equinox", "flax")
-"""What the files are named for that use it."""
+LONG = ("jax", "irka", "tsia")
+"""What the names of values that take long begin with."""
+COMPILED = ("jax", "equinox", "flax")
+"""What the files are named for that use JAX."""
 APART = ("full", "slow", "gpu", "skip", "xfail")
 """Marks of what does not run in the quick run, or does not pass in it: nothing is covered by these."""
 
@@ -33,26 +34,28 @@ def repeated(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
     for item in items:
         if values(item) and not any(item.get_closest_marker(name) for name in APART):
             tests.setdefault((item.parent, getattr(item, "originalname", "")), []).append(item)
-    shown = set()
-    for several in sorted(tests.values(), key=lambda t: zlib.crc32(t[0].nodeid.encode())):
-        others = [item for item in several if not _compiled(item)]
-        chosen = set(taken(others or several))
-        alike = several[0].get_closest_marker("alike")
-        if others and len(others) < len(several) and not alike and several[0].path.parent not in shown:
-            shown.add(several[0].path.parent)
-            chosen.add(
-                min((item for item in several if _compiled(item)), key=lambda item: (len(item.nodeid), item.nodeid))
-            )
+    chosen: set[pytest.Item] = set()
+    once: dict[str, list[pytest.Item]] = {name: [] for name in LONG}
+    for several in tests.values():
+        long = {item: _long(item) for item in several}
+        others = [item for item in several if not long[item]]
+        chosen.update(taken(others or several))
+        if others and not several[0].get_closest_marker("alike"):
+            for item in several:
+                for name in long[item]:
+                    once[name].append(item)
+    chosen |= {min(of, key=lambda item: (len(item.nodeid), item.nodeid)) for of in once.values() if of}
+    for several in tests.values():
         yield from set(several) - chosen
 
 
-def _compiled(item: pytest.Item) -> bool:
-    return any(name.split("-")[0] == COMPILED for _, name in values(item))
+def _long(item: pytest.Item) -> set[str]:
+    return {name for _, value in values(item) for name in LONG if name == value.split("-")[0]}
 
 
 def _of_compiled(item: pytest.Item) -> bool:
     file = item.nodeid.partition("::")[0].removesuffix(".py")
-    return any(name in FRAMEWORKS for name in file.replace("_", "/").split("/"))
+    return any(name in COMPILED for name in file.replace("_", "/").split("/"))
 
 
 def values(item: pytest.Item) -> set[tuple[int, str]]:

@@ -169,6 +169,7 @@ def test_poles_written_back_survive_with_finite_gradients(poles: list[complex]) 
     assert all(np.isfinite(g).all() for g in leaves(grads))
 
 
+@pytest.mark.full
 def test_rebuild_refuses_what_an_lru_cannot_hold() -> None:
     rebuild = balred.adapt(lru(2, 2))[1]
     kw: dict[str, Any] = {"B": np.ones((2, 2), complex), "C": np.ones((2, 2), complex)}

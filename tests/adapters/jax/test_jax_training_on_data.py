@@ -110,6 +110,7 @@ def test_what_cannot_be_done_is_said_when_the_training_begins() -> None:
         Equinox(**POLICY, calibration=data()[..., :1])
 
 
+@pytest.mark.full
 def test_data_that_fail_later_leave_the_layers_and_say_why() -> None:
     given = iter([data(), data()[..., :1]])
     trainer = Equinox(**POLICY, calibration=lambda: next(given))

@@ -144,6 +144,7 @@ def test_options_reach_the_method():
         plot_hsv(g, beta=3.0)
 
 
+@pytest.mark.full
 def test_several_layers_get_a_curve_each():
     layers = {
         "first": balred.testing.random_system(8, dt=1, seed=1),
