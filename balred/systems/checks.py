@@ -47,7 +47,7 @@ def as_array(name: str, value: Any) -> Array:
             "balred.sparse_system(A, B, C, D), a dense one of its toarray()"
         )
     library = library_of(value)
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if hasattr(value, "dtype"):
         if library == "numpy":
             return _of_numpy(name, value)
         if is_known(library) or not hasattr(value, "__array__"):
@@ -82,7 +82,10 @@ def _of_numpy(name: str, value: Any) -> Array:
             what = ", ".join(f"a {kind}" for kind in sorted(odd)) or "none"
             raise TypeError(f"{name} must hold numbers of at most double precision, got {what}: convert it first")
         complex_entry = any(isinstance(x, (complex, np.complexfloating)) for x in array.flat)
-        array = np.array(array.tolist(), np.complex128 if complex_entry else np.float64)
+        try:
+            array = np.array(array.tolist(), np.complex128 if complex_entry else np.float64)
+        except OverflowError as error:
+            raise ValueError(f"{name} must hold numbers that float64 has, got one that is too large: {error}") from None
     if array.dtype.kind in "biu":
         return array.astype(np.float64)
     if array.dtype.kind in "fc" and array.dtype.itemsize > (8 if array.dtype.kind == "f" else 16):
@@ -94,10 +97,17 @@ def _of_numpy(name: str, value: Any) -> Array:
 
 def _of_library(name: str, value: Any) -> Array:
     """The same of another library."""
-    if is_floating(value) or not is_known(library_of(value)):
+    if not is_known(library_of(value)):
         return value
-    xp = namespace(value)
-    if not xp.isdtype(value.dtype, ("integral", "bool")):
+    try:
+        xp, floating, _ = namespace(value), is_floating(value), tuple(value.shape)
+        integral = xp.isdtype(value.dtype, ("integral", "bool"))
+    except (TypeError, ValueError, RuntimeError) as error:  # sparse and ragged arrays, keys of random numbers
+        raise TypeError(_not_dense(name, value, error)) from None
+    if floating:
+        small = value.dtype.itemsize < (8 if is_complex(value) else 4)
+        return xp.astype(value, xp.complex64 if is_complex(value) else xp.float32) if small else value
+    if not integral:
         return value
     widest = xp.result_type(xp.float32, xp.float64)  # in JAX float32, if it was not told otherwise
     floats = xp.astype(value, widest)
@@ -120,6 +130,13 @@ def _check_unmasked(name: str, value: Any) -> None:
         raise ValueError(
             f"{name} must have no masked entries, got {count}: fill them first, with filled(0.0) for example"
         )
+
+
+def _not_dense(name: str, value: Any, error: Exception) -> str:
+    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+    layout = f" of layout {value.layout}" if hasattr(value, "layout") else ""
+    reason = str(error).partition("\n")[0]
+    return f"{name} must be a dense array of numbers in memory, got a {kind}{layout}: {reason}"
 
 
 def _not_numbers(name: str, x: Array) -> str:
@@ -171,6 +188,8 @@ def checked(
     devices = sorted({be.device_name(x) for x in arrays} - {""})
     if len(devices) > 1:
         raise ValueError(f"all matrices must be on one device, got {', '.join(devices)}")
+    if devices == ["meta"]:
+        raise ValueError("the matrices must be in memory, got tensors on the meta device: load their values first")
     for name, x in zip(names, arrays, strict=True):
         check_finite(name, x)
     batches = [
@@ -202,7 +221,13 @@ def _promoted(x: Array, wide: bool) -> Array:
 def check_finite(name: str, x: Array) -> None:
     """Raise if a concrete array has a NaN or infinite entry, naming the first."""
     be = backend_of(x)
-    if be.is_concrete(x) and not be.all_finite(x):
+    if not be.is_concrete(x):
+        return
+    try:
+        finite = be.all_finite(x)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(_not_dense(name, x, error)) from None
+    if not finite:
         bad = np.argwhere(~np.isfinite(be.to_numpy(x)))
         where = tuple(int(i) for i in bad[0])
         raise ValueError(f"{name} must be finite, got {len(bad)} NaN or infinite entries, the first at {where}")
