@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.layers.recurrence import matrix_scan, scan
+from balred.layers.scans import matrix_scan, scan
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, in_precision, is_complex, namespace, to_complex, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem

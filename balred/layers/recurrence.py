@@ -1,13 +1,18 @@
-"""What the LRU layers of all frameworks run, in any array library: initial values, the scan, the output."""
+"""What the LRU layers of all frameworks run, in any array library: initial values, and the output, the quickest way."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from balred.layers.scans import chunked_output, scan
 from balred.systems.arrays import Array, namespace
+
+_BALANCE = 1000.0
+"""Operations of a matrix product in the time that a scan spends on one state of one position."""
 
 
 def lru_initial(
@@ -43,74 +48,53 @@ def lru_initial(
     }
 
 
-def lru_output(xp: Any, layer: Any, u: Array) -> Array:
-    """Output (..., L, H) of an LRU layer with split parameters, from rest; `xp` is the framework's array namespace."""
-    log_poles = -xp.exp(layer.nu_log) + 1j * xp.exp(layer.theta_log)
-    gain = xp.exp(layer.gamma_log)[:, None]
-    drive = u @ (gain * layer.B_re).T + 1j * (u @ (gain * layer.B_im).T)
-    x = scan(xp, log_poles, drive)
-    return xp.real(x) @ layer.C_re.T - xp.imag(x) @ layer.C_im.T + layer.D * u
+def lru_output(xp: Any, layer: Any, u: Array, sequences: int | None = None) -> Array:
+    """Output (..., L, H) of an LRU layer with split parameters, from rest; `xp` is the framework's array namespace.
+
+    `sequences` says how many are worked on at once where `u` does not show it (``jax.vmap``); see :func:`chunk_of`.
+    What is stored in half precision is computed in float32, since no library has complex numbers of half precision.
+
+    Raises
+    ------
+    ValueError
+        `u` is not real.
+    """
+    if xp.isdtype(u.dtype, "complex floating"):
+        raise ValueError(f"inputs of an LRU layer must be real numbers, got {u.dtype}")
+    names = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
+    nu, theta, gamma, B_re, B_im, C_re, C_im, D = (_whole(xp, getattr(layer, name)) for name in names)
+    given, u = u, _whole(xp, u)
+    log_poles, gain = -xp.exp(nu) + 1j * xp.exp(theta), xp.exp(gamma)[:, None]
+    rows = math.prod(u.shape[:-2]) if sequences is None else sequences
+    chunk = chunk_of(D.shape[0], nu.shape[0], u.shape[-2], rows)
+    if chunk:
+        B, C = gain * B_re + 1j * (gain * B_im), C_re + 1j * C_im
+        y = chunked_output(xp, log_poles, B, C, u, chunk)
+    else:
+        x = scan(xp, log_poles, u @ (gain * B_re).T + 1j * (u @ (gain * B_im).T))
+        y = xp.real(x) @ C_re.T - xp.imag(x) @ C_im.T
+    y = y + D * u
+    return y if u is given else xp.astype(y, given.dtype)
 
 
-def scan(xp: Any, log_poles: Array, u: Array) -> Array:
-    r"""All states of :math:`x_k = \lambda \odot x_{k-1} + u_k` from rest, by cyclic reduction.
+def _whole(xp: Any, x: Array) -> Array:
+    """`x` itself, or in float32 what is stored in half precision."""
+    return xp.astype(x, xp.float32) if str(x.dtype).rpartition(".")[2] in ("float16", "bfloat16") else x
 
-    The states at odd positions obey the same recurrence with :math:`\lambda^2` over half the length; from them the
-    even ones follow at once.  O(L) work in ceil(log2 L) levels, each over all its positions in parallel; unlike a
-    generic associative scan it does not carry a product of poles for every position.
 
-    Parameters
-    ----------
-    xp : module
-        Array namespace of `u`, named so that a compiler need not look it up.
-    log_poles : array, shape (N,), complex
-    u : array, shape (..., L, N), complex
+def chunk_of(features: int, states: int, length: int, sequences: int) -> int:
+    r"""Positions of a chunk for :func:`balred.layers.scans.chunked_output`, or 0 where the scan of all states is quicker.
 
-    Returns
-    -------
-    array, shape (..., L, N)
+    A chunk of T positions costs :math:`2TH^2` operations a position and 1/T of a scan, which is the least for T near
+    :math:`\sqrt{cN}/H`; the scan wins where that is below 4, or where there is little to work on beside the matrices
+    of T x T blocks.  Memory and arithmetic slow down alike in float64 and speed up alike on a GPU, so that neither dtype
+    nor device enters.
 
     Examples
     --------
-    >>> scan(np, np.log(np.array([0.5 + 0j])), np.ones((3, 1)) + 0j).real.ravel()
-    array([1.  , 1.5 , 1.75])
+    >>> chunk_of(16, 256, 1024, 16), chunk_of(256, 256, 1024, 16), chunk_of(16, 256, 8, 1)
+    (32, 0, 0)
     """
-    if u.shape[-2] < 2:
-        return u
-    poles = xp.exp(log_poles)
-    return _halved(xp, u, lambda x: poles * x, lambda x: scan(xp, 2 * log_poles, x))
-
-
-def matrix_scan(xp: Any, M: Array, u: Array) -> Array:
-    r"""The same of :math:`x_k = x_{k-1}M + u_k`, states in rows, with the squares of M.
-
-    Parameters
-    ----------
-    xp : module
-    M : array, shape (..., N, N)
-    u : array, shape (..., L, N)
-
-    Returns
-    -------
-    array, shape (..., L, N)
-
-    Examples
-    --------
-    >>> matrix_scan(np, np.array([[0.0, 1.0], [0.0, 0.0]]), np.eye(3, 2)).tolist()
-    [[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]
-    """
-    if u.shape[-2] < 2:
-        return u
-    return _halved(xp, u, lambda x: x @ M, lambda x: matrix_scan(xp, M @ M, x))
-
-
-def _halved(xp: Any, u: Array, ahead: Callable[[Array], Array], rest: Callable[[Array], Array]) -> Array:
-    """All states, of which `rest` finds those at odd positions; ``ahead(x)`` is a free state a step later."""
-    length = u.shape[-2]
-    half = length // 2
-    even, odd = u[..., 0::2, :], u[..., 1::2, :]
-    x_odd = rest(odd + ahead(even[..., :half, :]))
-    later = even[..., 1:, :] + ahead(x_odd[..., : even.shape[-2] - 1, :])
-    x_even = xp.concat([even[..., :1, :], later], axis=-2)
-    pairs = xp.reshape(xp.stack([x_even[..., :half, :], x_odd], axis=-2), (*u.shape[:-2], 2 * half, u.shape[-1]))
-    return pairs if length % 2 == 0 else xp.concat([pairs, x_even[..., half:, :]], axis=-2)
+    best = math.sqrt(_BALANCE * states) / features
+    size = 2 ** min(round(math.log2(best)), 5)
+    return size if size >= 4 and length * sequences >= size * features and length >= 2 * size else 0

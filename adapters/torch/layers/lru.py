@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -95,8 +96,11 @@ class LRU(nn.Module):
         return int(self.nu_log.shape[0])
 
     def forward(self, u: Tensor) -> Tensor:
-        """Output sequence of the input sequence `u`, shape (..., L, H), from rest."""
-        output: Tensor = lru_output(xp, self, u)
+        """Output sequence of the input sequence `u`, shape (..., L, H), from rest; under autocast in float32."""
+        kind = u.device.type
+        whole = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with whole:  # powers of poles near the unit circle do not survive bfloat16
+            output: Tensor = lru_output(xp, self, u)
         return output
 
     def extra_repr(self) -> str:

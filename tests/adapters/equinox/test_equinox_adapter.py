@@ -19,7 +19,7 @@ import jax.numpy as jnp  # noqa: E402
 import balred  # noqa: E402
 from balred.adapters.equinox import LRU, InTrainingReducer  # noqa: E402
 from balred.intraining import Guard  # noqa: E402
-from balred.layers.recurrence import scan  # noqa: E402
+from balred.layers.scans import scan  # noqa: E402
 from balred.reduction import SkippedWarning  # noqa: E402
 from balred.testing import check_adapter, simulate  # noqa: E402
 

@@ -17,7 +17,7 @@ import array_api_compat.torch  # noqa: E402
 import balred  # noqa: E402
 from balred.adapters.torch import LRU, InTrainingReducer  # noqa: E402
 from balred.intraining import Guard  # noqa: E402
-from balred.layers.recurrence import scan  # noqa: E402
+from balred.layers.scans import scan  # noqa: E402
 from balred.reduction import SkippedWarning  # noqa: E402
 from balred.systems.arrays import to_numpy  # noqa: E402
 from balred.testing import check_adapter, simulate  # noqa: E402
