@@ -11,9 +11,6 @@ import numpy as np
 from balred.layers.scans import chunked_output, scan
 from balred.systems.arrays import Array, namespace
 
-_BALANCE = 1000.0
-"""Operations of a matrix product in the time that a scan spends on one state of one position."""
-
 
 def lru_initial(
     features: int,
@@ -85,16 +82,19 @@ def _whole(xp: Any, x: Array) -> Array:
 def chunk_of(features: int, states: int, length: int, sequences: int) -> int:
     r"""Positions of a chunk for :func:`balred.layers.scans.chunked_output`, or 0 where the scan of all states is quicker.
 
-    A chunk of T positions costs :math:`2TH^2` operations a position and 1/T of a scan, which is the least for T near
-    :math:`\sqrt{cN}/H`; the scan wins where that is below 4, or where there is little to work on beside the matrices
-    of T x T blocks.  Memory and arithmetic slow down alike in float64 and speed up alike on a GPU, so that neither dtype
-    nor device enters.
+    A chunk of T positions costs :math:`2TH^2` operations a position and 1/T of a scan, and matrices of THN numbers that are made
+    once for all P positions of all sequences.  That is least near :math:`T = \sqrt{N/H/(H/1000+N/(2.5P))}`, with both constants
+    measured on a CPU; a chunk is a power of two from 4 to 32.  Where it would be shorter the scan
+    wins: in wide layers.  Memory and arithmetic
+    slow down alike in float64 and speed up alike on a GPU, so that neither dtype nor device enters.
 
     Examples
     --------
-    >>> chunk_of(16, 256, 1024, 16), chunk_of(256, 256, 1024, 16), chunk_of(16, 256, 8, 1)
-    (32, 0, 0)
+    >>> chunk_of(16, 256, 1024, 16), chunk_of(64, 256, 1024, 16), chunk_of(256, 256, 1024, 16), chunk_of(16, 256, 4, 1)
+    (32, 8, 0, 0)
     """
-    best = math.sqrt(_BALANCE * states) / features
-    size = 2 ** min(round(math.log2(best)), 5)
-    return size if size >= 4 and length * sequences >= size * features and length >= 2 * size else 0
+    positions = length * sequences
+    if positions == 0:
+        return 0
+    squared = states / features / (features / 1000 + states / (2.5 * positions))
+    return next((size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared), 0)

@@ -114,7 +114,7 @@ def chunked_output(xp: Any, log_poles: Array, B: Array, C: Array, u: Array, chun
     missing = count * size - length
     if missing:
         u = xp.concat([u, xp.broadcast_to(xp.zeros_like(u[..., :1, :]), (*lead, missing, width))], axis=-2)
-    u = xp.reshape(u, (rows * count, size * width))
+    u = xp.reshape(u, (rows, count, size * width))
     falling = powers(xp, log_poles, size)
     V = falling[:, :, None] * B[:, None, :]
     left = xp.reshape(xp.concat([xp.real(V), xp.imag(V)], axis=0), (2 * states, size * width))
@@ -123,13 +123,15 @@ def chunked_output(xp: Any, log_poles: Array, B: Array, C: Array, u: Array, chun
     within = xp.reshape(xp.permute_dims(blocks, (0, 2, 1, 3)), (size * out, size * width))
     y = u @ xp.matrix_transpose(within)
     if count > 1:
-        s_re, s_im = xp.unstack(xp.reshape(u @ xp.matrix_transpose(left), (rows, count, 2, states)), axis=2)
-        ends = scan(xp, size * log_poles, (s_re + 1j * s_im)[:, :-1, :])
-        x = xp.concat([xp.zeros_like(ends[:, :1, :]), ends], axis=1)
-        x = xp.reshape(xp.concat([xp.real(x), -xp.imag(x)], axis=2), (rows * count, 2 * states))
+        s_re, s_im = xp.unstack(
+            xp.reshape(u[:, :-1, :] @ xp.matrix_transpose(left), (rows, count - 1, 2, states)), axis=2
+        )
+        x = scan(xp, size * log_poles, s_re + 1j * s_im)
         seen = xp.matrix_transpose(C * xp.exp(log_poles))
         W = xp.flip(falling, axis=(1,))[:, :, None] * seen[:, None, :]
-        y = y + x @ xp.reshape(xp.concat([xp.real(W), xp.imag(W)], axis=0), (2 * states, size * out))
+        right = xp.reshape(xp.concat([xp.real(W), -xp.imag(W)], axis=0), (2 * states, size * out))
+        carried = xp.concat([xp.real(x), xp.imag(x)], axis=2) @ right
+        y = y + xp.concat([xp.zeros_like(y[:, :1, :]), carried], axis=1)
     y = xp.reshape(y, (*lead, count * size, out))
     return y[..., :length, :] if missing else y
 
