@@ -123,10 +123,8 @@ def chunked_output(xp: Any, log_poles: Array, B: Array, C: Array, u: Array, chun
     within = xp.reshape(xp.permute_dims(blocks, (0, 2, 1, 3)), (size * out, size * width))
     y = u @ xp.matrix_transpose(within)
     if count > 1:
-        s_re, s_im = xp.unstack(
-            xp.reshape(u[:, :-1, :] @ xp.matrix_transpose(left), (rows, count - 1, 2, states)), axis=2
-        )
-        x = scan(xp, size * log_poles, s_re + 1j * s_im)
+        s = u[:, :-1, :] @ xp.matrix_transpose(left)
+        x = scan(xp, size * log_poles, s[..., :states] + 1j * s[..., states:])
         seen = xp.matrix_transpose(C * xp.exp(log_poles))
         W = xp.flip(falling, axis=(1,))[:, :, None] * seen[:, None, :]
         right = xp.reshape(xp.concat([xp.real(W), -xp.imag(W)], axis=0), (2 * states, size * out))
