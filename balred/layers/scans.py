@@ -116,39 +116,50 @@ def chunked_output(xp: Any, log_poles: Array, B: Array, C: Array, u: Array, chun
         u = xp.concat([u, xp.broadcast_to(xp.zeros_like(u[..., :1, :]), (*lead, missing, width))], axis=-2)
     u = xp.reshape(u, (rows, count, size * width))
     falling = powers(xp, log_poles, size)
-    V = falling[:, :, None] * B[:, None, :]
-    left = xp.reshape(xp.concat([xp.real(V), xp.imag(V)], axis=0), (2 * states, size * width))
-    kernel = xp.reshape(xp.concat([xp.real(C), -xp.imag(C)], axis=1) @ left, (out, size, width))
-    blocks = toeplitz(xp, xp.permute_dims(kernel, (1, 0, 2)))
-    within = xp.reshape(xp.permute_dims(blocks, (0, 2, 1, 3)), (size * out, size * width))
-    y = u @ xp.matrix_transpose(within)
+    enter = _lagged(xp, falling, B.T)
+    kernel = xp.reshape(enter @ xp.concat([xp.real(C), -xp.imag(C)], axis=1).T, (size, width, out))
+    blocks = xp.permute_dims(toeplitz(xp, kernel), (1, 2, 0, 3))
+    y = xp.reshape(u, (rows * count, size * width)) @ xp.reshape(blocks, (size * width, size * out))
+    y = xp.reshape(y, (rows, count, size * out))
     if count > 1:
-        s = u[:, :-1, :] @ xp.matrix_transpose(left)
-        x = scan(xp, size * log_poles, s[..., :states] + 1j * s[..., states:])
-        seen = xp.matrix_transpose(C * xp.exp(log_poles))
-        W = xp.flip(falling, axis=(1,))[:, :, None] * seen[:, None, :]
-        right = xp.reshape(xp.concat([xp.real(W), -xp.imag(W)], axis=0), (2 * states, size * out))
-        carried = xp.concat([xp.real(x), xp.imag(x)], axis=2) @ right
+        s = xp.reshape(u[:, :-1, :], (rows * (count - 1), size * width)) @ enter
+        s = xp.reshape(s[:, :states] + 1j * s[:, states:], (rows, count - 1, states))
+        x = xp.reshape(scan(xp, size * log_poles, s), (rows * (count - 1), states))
+        leave = _lagged(xp, xp.flip(falling, axis=(0,)), C * xp.exp(log_poles))
+        carried = xp.concat([xp.real(x), -xp.imag(x)], axis=1) @ leave.T
+        carried = xp.reshape(carried, (rows, count - 1, size * out))
         y = y + xp.concat([xp.zeros_like(y[:, :1, :]), carried], axis=1)
     y = xp.reshape(y, (*lead, count * size, out))
     return y[..., :length, :] if missing else y
 
 
+def _lagged(xp: Any, powers: Array, M: Array) -> Array:
+    """Real beside imaginary parts of each power's product with the rows of M; (T, N) and (H, N) to (TH, 2N).
+
+    In real numbers: the derivative of a real part is a complex array, filled with zeros first.
+    """
+    re, im = xp.real(powers), xp.imag(powers)
+    by_re, by_im = xp.concat([re, im], axis=1)[:, None, :], xp.concat([-im, re], axis=1)[:, None, :]
+    M_re, M_im = xp.real(M), xp.imag(M)
+    both = by_re * xp.concat([M_re, M_re], axis=1) + by_im * xp.concat([M_im, M_im], axis=1)
+    return xp.reshape(both, (powers.shape[0] * M.shape[0], 2 * M.shape[1]))
+
+
 def powers(xp: Any, log_poles: Array, count: int) -> Array:
-    r"""The powers :math:`\lambda^{T-1} \dots \lambda^0` of N poles, shape (N, T).
+    r"""The powers :math:`\lambda^{T-1} \dots \lambda^0` of N poles, shape (T, N).
 
     By doubling: :math:`\exp(l\log\lambda)` for an l that is no power of two would round the phase, which may be large.
 
     Examples
     --------
     >>> import numpy as np
-    >>> powers(np, np.log(np.array([2 + 0j])), 4).real.round(12)
-    array([[8., 4., 2., 1.]])
+    >>> powers(np, np.log(np.array([2 + 0j])), 4).real.round(12).ravel()
+    array([8., 4., 2., 1.])
     """
-    p = xp.ones_like(log_poles)[:, None]
-    while p.shape[1] < count:
-        p = xp.concat([xp.exp(p.shape[1] * log_poles)[:, None] * p, p], axis=1)
-    return p if p.shape[1] == count else p[:, p.shape[1] - count :]
+    p = xp.ones_like(log_poles)[None]
+    while p.shape[0] < count:
+        p = xp.concat([xp.exp(p.shape[0] * log_poles) * p, p], axis=0)
+    return p if p.shape[0] == count else p[p.shape[0] - count :]
 
 
 def toeplitz(xp: Any, kernel: Array) -> Array:

@@ -92,7 +92,7 @@ def test_powers_of_poles_on_the_circle_keep_their_phase(count: int, seed: int) -
     """In float32 a product of l and a phase would be wrong by l times the phase's rounding; doubling rounds log2(l) times."""
     phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, 8).astype(np.float32)
     got = powers(XP, (1j * phases).astype(np.complex64), count)
-    want = np.exp(1j * phases.astype(np.float64)[:, None] * np.arange(count)[::-1])
+    want = np.exp(1j * phases.astype(np.float64) * np.arange(count)[::-1, None])
     assert got.shape == want.shape
     assert np.abs(got - want).max() <= 8 * ROUNDING[np.float32] * (1 + np.log2(count))
 
