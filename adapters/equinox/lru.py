@@ -10,9 +10,6 @@ import jax.numpy as jnp
 
 from balred.layers.recurrence import lru_initial, lru_output
 
-_VMAPPED = 16
-"""Sequences that a call is taken to work on at least: under ``jax.vmap``, where time counts, it sees one."""
-
 
 class LRU(eqx.Module):
     r"""Linear recurrent unit, :math:`x_k = \lambda x_{k-1} + e^\gamma Bu_k`, :math:`y_k = \mathrm{Re}(Cx_k) + D \odot u_k`.
@@ -87,5 +84,5 @@ class LRU(eqx.Module):
 
     def __call__(self, u: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Output sequence of the input sequence `u`, shape (L, H), from rest."""
-        output: jax.Array = lru_output(jnp, self, u, sequences=max(math.prod(u.shape[:-2]), _VMAPPED))
+        output: jax.Array = lru_output(jnp, self, u)
         return output

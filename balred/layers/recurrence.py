@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,11 +44,11 @@ def lru_initial(
     }
 
 
-def lru_output(xp: Any, layer: Any, u: Array, sequences: int | None = None) -> Array:
+def lru_output(xp: Any, layer: Any, u: Array) -> Array:
     """Output (..., L, H) of an LRU layer with split parameters, from rest; `xp` is the framework's array namespace.
 
-    `sequences` says how many are worked on at once where `u` does not show it (``jax.vmap``); see :func:`chunk_of`.
-    What is stored in half precision is computed in float32, since no library has complex numbers of half precision.
+    In chunks or by a scan, as :func:`chunk_of` says.  What is stored in half precision is computed in float32, since no
+    library has complex numbers of half precision.
 
     Raises
     ------
@@ -62,8 +61,7 @@ def lru_output(xp: Any, layer: Any, u: Array, sequences: int | None = None) -> A
     nu, theta, gamma, B_re, B_im, C_re, C_im, D = (_whole(xp, getattr(layer, name)) for name in names)
     given, u = u, _whole(xp, u)
     log_poles, gain = -xp.exp(nu) + 1j * xp.exp(theta), xp.exp(gamma)[:, None]
-    rows = math.prod(u.shape[:-2]) if sequences is None else sequences
-    chunk = chunk_of(D.shape[0], nu.shape[0], u.shape[-2], rows)
+    chunk = chunk_of(D.shape[0], nu.shape[0], u.shape[-2])
     if chunk:
         B, C = gain * B_re + 1j * (gain * B_im), C_re + 1j * C_im
         y = chunked_output(xp, log_poles, B, C, u, chunk)
@@ -79,22 +77,21 @@ def _whole(xp: Any, x: Array) -> Array:
     return xp.astype(x, xp.float32) if str(x.dtype).rpartition(".")[2] in ("float16", "bfloat16") else x
 
 
-def chunk_of(features: int, states: int, length: int, sequences: int) -> int:
+def chunk_of(features: int, states: int, length: int) -> int:
     r"""Positions of a chunk for :func:`balred.layers.scans.chunked_output`, or 0 where the scan of all states is quicker.
 
-    A chunk of T positions costs :math:`2TH^2` operations a position and 1/T of a scan, and matrices of THN numbers that are made
-    once for all P positions of all sequences.  That is least near :math:`T = \sqrt{N/H/(H/1000+N/(2.5P))}`, with both constants
-    measured on a CPU; a chunk is a power of two from 4 to 32.  Where it would be shorter the scan
-    wins: in wide layers.  Memory and arithmetic
-    slow down alike in float64 and speed up alike on a GPU, so that neither dtype nor device enters.
+    A chunk of T positions costs :math:`2TH^2` operations a position and 1/T of a scan, and matrices of THN numbers that
+    are made once for all sequences, of which a training is taken to have 16.  That is least near
+    :math:`T = \sqrt{N/H/(H/1000+N/(40L))}`, with both constants measured on a CPU; a chunk is a power of two from 4 to
+    32.  Where it would be shorter the scan wins: in wide layers.  The number of sequences itself does not enter: it is
+    unknown under ``jax.vmap`` and may vary in a compiled program, and one sequence shall be computed as many are.
 
     Examples
     --------
-    >>> chunk_of(16, 256, 1024, 16), chunk_of(64, 256, 1024, 16), chunk_of(256, 256, 1024, 16), chunk_of(16, 256, 4, 1)
+    >>> chunk_of(16, 256, 1024), chunk_of(64, 256, 1024), chunk_of(256, 256, 1024), chunk_of(16, 256, 4)
     (32, 8, 0, 0)
     """
-    positions = length * sequences
-    if positions == 0:
+    if length < 8:
         return 0
-    squared = states / features / (features / 1000 + states / (2.5 * positions))
+    squared = states / features / (features / 1000 + states / (40 * length))
     return next((size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared), 0)

@@ -1,8 +1,8 @@
 r"""A layer with a diagonal recurrence: by a scan, or a chunk of positions at a time, since a scan waits for memory.
 
 A scan makes the states of all positions, some times over.  Here they are made where a chunk of T positions begins, and
-nowhere else.  Within a chunk the output is a product with the layer's own kernel, :math:`K_l = \mathrm{Re}(C\lambda^lB)`, as one
-Toeplitz matrix of T x T blocks; what a chunk leaves behind, and what the next one makes of it, are matrix products too.
+nowhere else.  Within a chunk the output is a product with the layer's own kernel,
+:math:`K_l = \mathrm{Re}(C\lambda^lB)`, as one Toeplitz matrix of T x T blocks; what a chunk leaves behind, and what the next one makes of it, are matrix products too.
 It costs :math:`2TH^2 + 8HN` operations a position, the scan :math:`8HN` and a dozen passes over N complex numbers.
 """
 
@@ -125,8 +125,8 @@ def chunked_output(xp: Any, log_poles: Array, B: Array, C: Array, u: Array, chun
         s = xp.reshape(u[:, :-1, :], (rows * (count - 1), size * width)) @ enter
         s = xp.reshape(s[:, :states] + 1j * s[:, states:], (rows, count - 1, states))
         x = xp.reshape(scan(xp, size * log_poles, s), (rows * (count - 1), states))
-        leave = _lagged(xp, xp.flip(falling, axis=(0,)), C * xp.exp(log_poles))
-        carried = xp.concat([xp.real(x), -xp.imag(x)], axis=1) @ leave.T
+        leave = _lagged(xp, xp.conj(xp.flip(falling, axis=(0,))), xp.conj(C * xp.exp(log_poles)))
+        carried = xp.concat([xp.real(x), xp.imag(x)], axis=1) @ leave.T
         carried = xp.reshape(carried, (rows, count - 1, size * out))
         y = y + xp.concat([xp.zeros_like(y[:, :1, :]), carried], axis=1)
     y = xp.reshape(y, (*lead, count * size, out))
@@ -165,8 +165,8 @@ def powers(xp: Any, log_poles: Array, count: int) -> Array:
 def toeplitz(xp: Any, kernel: Array) -> Array:
     """Block (t, s) is that of lag t - s, zero where s > t; from blocks of falling lag, shape (T, ...) to (T, T, ...).
 
-    A period of the blocks and as many zeros, repeated T times and cut into rows one shorter than the period, moves on by one
-    in each row: slices and copies alone, whose derivatives are cheap in every framework.
+    A period of the blocks and as many zeros, repeated T times and cut into rows one shorter than the period, moves on
+    by one in each row: slices and copies alone, whose derivatives are cheap in every framework.
 
     Examples
     --------
