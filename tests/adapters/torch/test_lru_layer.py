@@ -73,7 +73,7 @@ def test_second_derivatives_and_transforms() -> None:
     assert chunk_of(2, 24, 32) > 0
     torch.testing.assert_close(torch.func.vmap(layer)(u), layer(u), rtol=0, atol=1e-12)
     few = lru(1, 2)
-    assert chunk_of(1, 2, 8, 4) > 0
+    assert chunk_of(1, 2, 8) > 0
     assert torch.autograd.gradgradcheck(few, signal(4, 8, 1).requires_grad_())
 
 
