@@ -17,6 +17,7 @@ from balred.methods.method import Method
 from balred.methods.table import METHODS, method_name
 from balred.methods.weighted import on_recordings
 from balred.ranks.rules import Energy, ErrorBound, Relative
+from balred.realisations.sparse import OPTIONS
 from balred.reduction.operators import SECOND_ORDER
 
 ORDER, METHOD, OUTPUT = "Order: exactly one", "Method", "Output"
@@ -110,9 +111,11 @@ def method_options(
     try:
         row.check_options(method, options)
     except TypeError as error:
-        # only the file will say whether a system is of second order, whose methods have options of their own
+        # only the file will say whether a system is sparse, or of second order: both have options of their own
         second = SECOND_ORDER.get(method_name(method))
-        if second is None or not options.keys() <= second.options.keys():
+        if not any(
+            options.keys() <= set(known) for known in ([*row.options, *OPTIONS], second.options if second else ())
+        ):
             raise typer.BadParameter(str(error), param_hint="--option") from None
     missing = [key for key in required(row) if key not in (*options, "inputs")]
     if missing:

@@ -20,7 +20,7 @@ from balred.files.formats import FORMATS, NAMES, SECOND_ORDER, Entries, Format
 from balred.files.replacing import replacing
 from balred.realisations.descriptor import descriptor
 from balred.realisations.second_order import SecondOrderSystem, second_order
-from balred.realisations.sparse import SparseSystem, sparse_system
+from balred.realisations.sparse import SparseSystem, sparse_system, with_options
 from balred.registry.entries import Entry, register_entry
 from balred.registry.reading import adapt
 from balred.systems.arrays import mapped, to_numpy
@@ -63,7 +63,14 @@ def _second_order_stored(obj: StoredSystem) -> tuple[Any, Callable[[Any], Stored
     return obj.system, lambda reduced: dataclasses.replace(obj, system=reduced, states=())
 
 
-register_entry(StoredSystem, Entry(_adapt_stored, second_order=_second_order_stored))
+def _configured(obj: StoredSystem, options: Mapping[str, Any]) -> tuple[StoredSystem, Mapping[str, Any]]:
+    if not isinstance(obj.system, SparseSystem):
+        return obj, options
+    system, rest = with_options(obj.system, options)
+    return (obj if system is obj.system else dataclasses.replace(obj, system=system)), rest
+
+
+register_entry(StoredSystem, Entry(_adapt_stored, second_order=_second_order_stored, configured=_configured))
 
 
 def load(path: str | PathLike[str]) -> StoredSystem:

@@ -2,12 +2,14 @@ r"""Large sparse systems, which no dense method can take: low-rank Gramian facto
 
 A :class:`SparseSystem` is known to :func:`balred.adapt` by its :attr:`~SparseSystem.compressed` form, the balanced
 truncation to the order beyond which only rounding errors grow.  So every question and every method
-of the library takes it: ``balred.hsv``, ``balred.norm``, ``balred.reduce(sparse, rank, method=...)``.
+of the library takes it: ``balred.hsv``, ``balred.norm``, ``balred.reduce(sparse, rank, method=...)``.  How accurately it
+is solved for the system says itself, so that all of them may be told.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +20,7 @@ from balred.hankel.projections import signed
 from balred.hankel.spectrum import pad
 from balred.ranks.bounds import numerical_rank
 from balred.ranks.choosing import choose_order, is_rule
-from balred.registry.entries import register
+from balred.registry.entries import Entry, register_entry
 from balred.solvers.adi import AdiInfo, ConvergenceError, low_rank_factors
 from balred.solvers.smith import smith_factors
 from balred.systems.arrays import backend
@@ -28,9 +30,11 @@ from balred.systems.poles import UnstableError, warn_if_unstable
 
 Matrix = NDArray[Any]
 
+OPTIONS = ("tol", "max_steps")
+"""What a sparse system may be told with a call."""
+
 TRUSTED = 1e-12
 """Values below this fraction of the largest are left out: the factors do not hold them to any digit."""
-
 
 _ELIMINATE = ": eliminate the algebraic equations first (balred.descriptor does it for dense matrices)"
 
@@ -50,6 +54,10 @@ class SparseSystem:
     E : sparse matrix, shape (n, n), or None
         Nonsingular; None stands for the identity.
     dt : float or bool
+    tol : float
+        For the relative residuals of the equations of both Gramians, as :func:`gramian_factors_lr`.
+    max_steps : int
+        Of the iteration that solves them.
     """
 
     A: Any
@@ -58,6 +66,8 @@ class SparseSystem:
     D: Matrix
     E: Any = None
     dt: float | bool = 0
+    tol: float = 1e-14
+    max_steps: int = 500
 
     @property
     def order(self) -> int:
@@ -105,7 +115,17 @@ class SparseSystem:
         )
 
 
-def sparse_system(A: Any, B: Any, C: Any, D: Any = None, E: Any = None, dt: float | bool = 0) -> SparseSystem:
+def sparse_system(
+    A: Any,
+    B: Any,
+    C: Any,
+    D: Any = None,
+    E: Any = None,
+    dt: float | bool = 0,
+    *,
+    tol: float = 1e-14,
+    max_steps: int = 500,
+) -> SparseSystem:
     """Make a sparse system from its matrices, and check them.
 
     Parameters
@@ -119,6 +139,11 @@ def sparse_system(A: Any, B: Any, C: Any, D: Any = None, E: Any = None, dt: floa
     E : sparse matrix, shape (n, n), optional
         The mass matrix, nonsingular; the identity if omitted.
     dt : float or bool, default 0
+    tol : float, default 1e-14
+        How small the relative residuals of the equations of its Gramians must become.  :func:`balred.reduce`,
+        :func:`balred.plan` and :func:`balred.analyze` take another one with the call.
+    max_steps : int, default 500
+        In so many steps, likewise.
 
     Returns
     -------
@@ -127,7 +152,7 @@ def sparse_system(A: Any, B: Any, C: Any, D: Any = None, E: Any = None, dt: floa
     Raises
     ------
     ValueError
-        Shapes do not fit, a dimension is empty, a value is NaN or infinite.
+        Shapes do not fit, a dimension is empty, a value is NaN or infinite; `tol` or `max_steps` mean nothing.
 
     Examples
     --------
@@ -142,6 +167,9 @@ def sparse_system(A: Any, B: Any, C: Any, D: Any = None, E: Any = None, dt: floa
     SparseSystem(states=10000, inputs=1, outputs=1, continuous, 29998 nonzeros)
     >>> balred.reduce(rod, balred.ErrorBound(1e-3, relative=True)).states < 20
     True
+
+    >>> balred.reduce(rod, 4, tol=1e-10).states  # in fewer steps
+    4
     """
     host = backend("scipy")
     A, E = host.sparse_matrix(A), None if E is None else host.sparse_matrix(E)
@@ -167,11 +195,22 @@ def sparse_system(A: Any, B: Any, C: Any, D: Any = None, E: Any = None, dt: floa
         raise ValueError(f"D must have shape (p, m) = {(p, m)}, got {D.shape}")
     for name, x in (("A", A.data), ("B", B), ("C", C), ("D", D), *((("E", E.data),) if E is not None else ())):
         check_finite(name, x)
-    return SparseSystem(A, B, C, D, E, checked_dt(dt))
+    return _configured(SparseSystem(A, B, C, D, E, checked_dt(dt)), tol, max_steps)
+
+
+def _configured(system: SparseSystem, tol: float | None, max_steps: int | None) -> SparseSystem:
+    """`system` solved for so accurately; itself where nothing else is asked for."""
+    tol, max_steps = system.tol if tol is None else tol, system.max_steps if max_steps is None else max_steps
+    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.number)) or not 0 < tol < 1:
+        raise ValueError(f"tol must be a number between 0 and 1, got {tol!r}")
+    if isinstance(max_steps, bool) or not isinstance(max_steps, (int, np.integer)) or max_steps < 1:
+        raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
+    same = (tol, max_steps) == (system.tol, system.max_steps)
+    return system if same else replace(system, tol=float(tol), max_steps=int(max_steps))
 
 
 def gramian_factors_lr(
-    system: SparseSystem, *, tol: float = 1e-14, max_steps: int = 500
+    system: SparseSystem, *, tol: float | None = None, max_steps: int | None = None
 ) -> tuple[Matrix, Matrix, AdiInfo]:
     r"""Low-rank factors of both Gramians of a stable sparse system, by :func:`balred.solvers.adi.low_rank_factors`.
 
@@ -186,9 +225,10 @@ def gramian_factors_lr(
     Parameters
     ----------
     system : SparseSystem
-    tol : float, default 1e-14
-        For the relative residuals (see :class:`balred.solvers.adi.AdiInfo`).
-    max_steps : int, default 500
+    tol : float, optional
+        For the relative residuals (see :class:`balred.solvers.adi.AdiInfo`); by default that of `system`.
+    max_steps : int, optional
+        By default that of `system`.
 
     Returns
     -------
@@ -204,7 +244,7 @@ def gramian_factors_lr(
     UnstableError
         A pole at the stability boundary was met.
     ValueError
-        E is singular.
+        E is singular; `tol` is not between 0 and 1, `max_steps` no positive integer.
 
     Examples
     --------
@@ -215,12 +255,13 @@ def gramian_factors_lr(
     >>> max(info.residuals) < 1e-11
     True
     """
+    system = _configured(system, tol, max_steps)
     A, E, B, C = system.A, system._mass, system.B, system.C
     if system.E is not None:
         check_nonsingular("E", E, _ELIMINATE)
     if system.discrete:
         A, E, B, C = (A - E).tocsc(), (A + E).tocsc(), 2**0.5 * B, 2**0.5 * C
-    return low_rank_factors(A, E, B, C, tol=tol, max_steps=max_steps)
+    return low_rank_factors(A, E, B, C, tol=system.tol, max_steps=system.max_steps)
 
 
 def check_nonsingular(name: str, E: Any, what: str) -> None:
@@ -229,7 +270,9 @@ def check_nonsingular(name: str, E: Any, what: str) -> None:
         raise ValueError(f"{name} must be nonsingular, got one that is singular to working precision{what}")
 
 
-def reduce_sparse(system: SparseSystem, rank: Any = None, *, tol: float = 1e-14, max_steps: int = 500) -> DenseSystem:
+def reduce_sparse(
+    system: SparseSystem, rank: Any = None, *, tol: float | None = None, max_steps: int | None = None
+) -> DenseSystem:
     r"""Balanced truncation of a sparse system from low-rank Gramian factors.
 
     With :math:`Z_q^HEZ_p = U\Sigma V^H`,
@@ -274,44 +317,62 @@ def reduce_sparse(system: SparseSystem, rank: Any = None, *, tol: float = 1e-14,
     T. Penzl, Algorithms for model reduction of large dynamical systems, Linear Algebra Appl. 415 (2006).
     """
     Zp, Zq, _ = gramian_factors_lr(system, tol=tol, max_steps=max_steps)
-    E = system._mass
-    U, s, Vh = np.linalg.svd(Zq.conj().T @ (E @ Zp), full_matrices=False)
+    U, s, Vh = np.linalg.svd(Zq.conj().T @ (system._mass @ Zp), full_matrices=False)
     cap = min(int(numerical_rank(s)), int(np.sum(s > TRUSTED * s[:1]))) if s.size else 0
     if cap == 0:
         raise ValueError(
             "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
         )
     if rank is None:
-        return _most_accurate(system, Zp, Zq, U, s, Vh)
+        return _most_accurate(_Projected.onto(system, Zp @ Vh[:cap].conj().T, Zq @ U[:, :cap]), s)
     k = choose_order(rank, s) if is_rule(rank) else rank
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= cap:
         raise ValueError(f"rank must be a rule or an integer between 1 and the numerical rank {cap}, got {rank!r}")
-    small = _truncated(system, Zp, Zq, U, s, Vh, min(int(k), cap))
+    k = min(int(k), cap)
+    small = _Projected.onto(system, Zp @ Vh[:k].conj().T, Zq @ U[:, :k]).truncated(s, k)
     warn_if_unstable(small, 0, f"the sparse system reduced to {small.states} states", "try another rank")
     return small
 
 
-def _truncated(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix, k: int) -> DenseSystem:
-    Tr, Rr = np.linalg.qr(Zp @ Vh[:k].conj().T)
-    Tl, _ = np.linalg.qr(Zq @ U[:, :k])
-    X = Rr / np.sqrt(s[:k])
-    L = np.linalg.solve(X, np.linalg.solve(Tl.conj().T @ (g._mass @ Tr), Tl.conj().T))
-    L, R = signed(L, Tr @ X, g.B)
-    return DenseSystem(L @ (g.A @ R), L @ g.B, g.C @ R, g.D, g.dt)
+@dataclass(frozen=True)
+class _Projected:
+    """A system in orthonormal bases of both dominant subspaces: truncations to every order are leading blocks of it."""
+
+    system: DenseSystem
+    E: Matrix
+    X: Matrix
+    """The dominant directions of the controllability factor in their basis, upper triangular."""
+
+    @classmethod
+    def onto(cls, g: SparseSystem, right: Matrix, left: Matrix) -> _Projected:
+        """`g` projected onto the columns of `right` along those orthogonal to `left`."""
+        Tr, X = np.linalg.qr(right)
+        Tl, _ = np.linalg.qr(left)
+        LH = Tl.conj().T
+        return cls(DenseSystem(LH @ (g.A @ Tr), LH @ g.B, g.C @ Tr, g.D, g.dt), LH @ (g._mass @ Tr), X)
+
+    def truncated(self, s: Matrix, k: int) -> DenseSystem:
+        """The balanced truncation to `k` states, for values `s`."""
+        A, B, C = self.system.leaves
+        R = self.X[:k, :k] / np.sqrt(s[:k])
+        L = np.linalg.solve(R, np.linalg.inv(self.E[:k, :k]))
+        L, R = signed(L, R, B[:k])
+        return DenseSystem(L @ A[:k, :k] @ R, L @ B[:k], C[:, :k] @ R, self.system.D, self.system.dt)
 
 
-def _most_accurate(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix) -> DenseSystem:
+def _most_accurate(g: _Projected, s: Matrix) -> DenseSystem:
     """The truncation with the least error: few states leave a tail, very many amplify rounding errors.
 
     The projections onto a state of value s_k scale the rounding errors of A by 1/s_k, and the Hankel singular values
     of the result then differ from those of the factors; their difference and the tail are weighed against each other.
     """
-    best, least = None, np.inf
-    for k in sorted({int(np.sum(s > t * s[0])) for t in TRUSTED * 10.0 ** np.arange(7)}):
-        small = _truncated(g, Zp, Zq, U, s, Vh, k)
+    best, least, cap = None, np.inf, len(g.X)
+    for k in sorted({min(int(np.sum(s > t * s[0])), cap) for t in TRUSTED * 10.0 ** np.arange(7)}):
+        small = g.truncated(s, k)
         try:
             with backend("numpy").double_scope():
-                own = np.linalg.svd(_product(*smith_factors(small)), compute_uv=False)
+                own_p, own_q = smith_factors(small)
+                own = np.linalg.svd(own_q.conj().T @ own_p, compute_uv=False)
         except (UnstableError, ArithmeticError):
             continue
         missed = float(np.max(np.abs(pad(own, k) - s[:k]))) + 2 * float(np.sum(s[k:]))
@@ -325,11 +386,15 @@ def _most_accurate(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix
     return best
 
 
-def _product(Zp: Matrix, Zq: Matrix) -> Matrix:
-    return Zq.conj().T @ Zp
-
-
-@register(SparseSystem)
 def adapt_sparse(obj: SparseSystem) -> tuple[DenseSystem, Any]:
     """The compressed system; what is made of it stays dense."""
     return obj.compressed, lambda reduced: reduced
+
+
+def with_options(obj: SparseSystem, options: Mapping[str, Any]) -> tuple[SparseSystem, Mapping[str, Any]]:
+    """`obj` with the `tol` and `max_steps` among `options`, and the others."""
+    rest = {key: value for key, value in options.items() if key not in OPTIONS}
+    return _configured(obj, options.get("tol"), options.get("max_steps")), rest
+
+
+register_entry(SparseSystem, Entry(adapt_sparse, configured=with_options))

@@ -23,7 +23,7 @@ from balred.ranks.budget import tail
 from balred.ranks.choosing import check_rank, is_rule
 from balred.ranks.rules import Rule
 from balred.reduction.ranking import rank_for
-from balred.reduction.settings import DataSettings, Settings
+from balred.reduction.settings import DataSettings, Settings, configured_for
 from balred.reduction.solve import Solved, solve, solve_for, solve_together
 from balred.reduction.writing_back import Reduction, reduced_or_mended, warn_if_capped
 from balred.registry.entries import container_of, qualified
@@ -255,7 +255,7 @@ def analyze(
     precision : str, default "float64"
         As :func:`balred.hsv`; methods that are SciPy's work on the host have float64 only.
     **options
-        Of the method; with recorded ``inputs`` as :func:`balred.reduce`.
+        Of the method, or of a sparse system; with recorded ``inputs`` as :func:`balred.reduce`.
 
     Returns
     -------
@@ -271,6 +271,7 @@ def analyze(
     >>> float(balred.error(a.system, small, kind="hinf")) <= a.bound(r)
     True
     """
+    obj, options = configured_for(obj, method, options)
     settings = Settings(method, solver, offset, precision, options)
     how = Calibration(calibration, balanced_on=balanced_on, scalar=scalar, seed=seed, vmapped=vmapped)
     read = per_layer(obj, lambda system, rebuild: (system, rebuild))

@@ -30,7 +30,7 @@ from balred.reduction.choosing import (
 )
 from balred.reduction.operators import Read, operator_candidates, read_operators, second_order_candidates
 from balred.reduction.selective import CalibrationWarning, SelectiveLayers, check_wanted, selective_candidates
-from balred.reduction.settings import Settings
+from balred.reduction.settings import Settings, configured_for
 from balred.reduction.solve import solve
 from balred.reduction.writing_back import warn_if_capped
 from balred.registry.reading import adapt, layers_of, obstacles_of, replace_layers, second_order_of, selective_of
@@ -133,6 +133,7 @@ def plan(
         several layers, one that cannot be cut is skipped and the table says why.
     """
     choosing = {key: options.pop(key) for key in _CHOOSING if key in options}
+    model, options = configured_for(model, method, options)
     layers = layers_of(model)
     selective, second = selective_of(layers), second_order_of(layers)
     if second and options and len(second) < len(layers):
@@ -307,7 +308,8 @@ def reduce(
     precision : str, default "float64"
         As :func:`balred.analyze`.
     **options
-        Of the method, ``beta=1.0`` for "stochastic" say.  With ``inputs``, recorded signals (inputs, samples), a system is
+        Of the method, ``beta=1.0`` for "stochastic" say, or of a sparse system (`tol`, `max_steps`:
+        :func:`balred.sparse_system`).  With ``inputs``, recorded signals (inputs, samples), a system is
         balanced on what its states do under them, not under white noise; ``dt`` and ``hold`` ("zoh", "foh") say what they are in
         continuous time, ``left`` weights outputs (:func:`balred.methods.weighted.along_inputs`).  A :class:`balred.SecondOrderSystem` stays one by "truncate"
         (``balancing``, ``galerkin``) and "modal" (``dominance``), `rank` counts its positions, and there is no bound: see
@@ -348,6 +350,7 @@ def reduce(
     """
     if isinstance(rank, (list, tuple, range)) or (isinstance(rank, np.ndarray) and rank.ndim == 1):
         how = Calibration(calibration, **{key: options.pop(key) for key in _CHOOSING if key in options})
+        obj, options = configured_for(obj, method, options)
         settings = Settings(method, solver, offset, precision, {} if second_order_of(layers_of(obj)) else options)
         settings.check_recorded(1, calibration)
         return _each(obj, list(rank), settings, options, how)

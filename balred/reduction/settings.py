@@ -10,7 +10,30 @@ from balred.hankel.spectrum import spectrum
 from balred.methods.method import Method, no_bound
 from balred.methods.table import method_called, method_name
 from balred.methods.weighted import on_recordings
+from balred.registry.reading import configured
 from balred.solvers.gramians import check_precision
+
+
+def configured_for(obj: Any, method: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """`obj` with those of `options` that say how it is read, and those of the method.
+
+    Examples
+    --------
+    A large sparse system has a tolerance; a method that has one too, as "irka", keeps its own:
+
+    >>> import numpy as np, scipy.sparse
+    >>> from balred.realisations.sparse import sparse_system
+    >>> g = sparse_system(-scipy.sparse.identity(3), np.ones((3, 1)), np.ones((1, 3)))
+    >>> new, rest = configured_for(g, "truncate", {"tol": 1e-8})
+    >>> new.tol, rest
+    (1e-08, {})
+    >>> configured_for(g, "irka", {"tol": 1e-8})[1]
+    {'tol': 1e-08}
+    """
+    if not options:  # to look up those of a method takes as long as to balance three states
+        return obj, {}
+    new, rest = configured(obj, options, method_called(method_name(method)).options)
+    return new, dict(rest)
 
 
 @dataclass(frozen=True)

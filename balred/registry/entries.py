@@ -87,6 +87,8 @@ class Entry:
     second_order: Callable[[Any], tuple[Any, Rebuild] | None] | None = None
     accounts: frozenset[str] | None = None
     """Arrays, and modules with arrays, that the adapter knows by name; None: all that do not look sized by the states."""
+    configured: Callable[[Any, Mapping[str, Any]], tuple[Any, Mapping[str, Any]]] | None = None
+    """``configured(obj, options)``: the object with those among the options that say how it is read, and the others."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -244,6 +244,37 @@ def second_order_of(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Rebuild]]
     entries = {name: entry_of(layer) for name, layer in layers.items()}
     found = {n: e.second_order(layers[n]) for n, e in entries.items() if e is not None and e.second_order is not None}
     return {name: one for name, one in found.items() if one is not None}
+
+
+def configured(obj: Any, options: Mapping[str, Any], known: Collection[str]) -> tuple[Any, Mapping[str, Any]]:
+    """`obj` with those of `options` that say how the systems in it are read, and the others.
+
+    What a method has an option for, in `known`, is the method's.
+
+    Raises
+    ------
+    TypeError
+        Systems in one model do not all have such an option.
+    """
+    mine = {key: value for key, value in options.items() if key not in known}
+    if not mine or isinstance(obj, (DenseSystem, DiagonalSystem)):
+        return obj, options
+    layers = layers_of(obj)
+    entries = {name: entry_of(layer) for name, layer in layers.items()}
+    new, left = {}, dict[str, Mapping[str, Any]]()
+    for name, layer in layers.items():
+        entry = entries[name]
+        new[name], left[name] = (
+            (layer, mine) if entry is None or entry.configured is None else entry.configured(layer, mine)
+        )
+    rest = next(iter(left.values()))
+    if any(one.keys() != rest.keys() for one in left.values()):
+        several = sorted(set(mine) - set.intersection(*(set(one) for one in left.values())))
+        raise TypeError(
+            f"options must mean the same for all systems, got {', '.join(several)} for sparse systems and others together"
+        )
+    changed = {name: layer for name, layer in new.items() if layer is not layers[name]}
+    return replace_layers(obj, changed), {key: x for key, x in options.items() if key in known or key in rest}
 
 
 def is_selective(layer: Any) -> bool:

@@ -284,6 +284,7 @@ def test_sparse_systems(tmp_path: Path) -> None:
     A = scipy.sparse.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(n, n)) * n**2
     B = scipy.sparse.csc_matrix(([float(n)], ([0], [0])), shape=(n, 1))
     save(sparse_system(A, B, B.T), tmp_path / "rod.mat")
+    assert "in 2 steps" in run("reduce", tmp_path / "rod.mat", "--order", "4", "--option", "max_steps=2", code=1).stderr
     assert "too small to be found" in run("hsv", tmp_path / "rod.mat", "--top", "1").stdout
     small = tmp_path / "small.mat"
     out = as_json("reduce", tmp_path / "rod.mat", "--bound", "1e-6", "--relative", "-o", small)

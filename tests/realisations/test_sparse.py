@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import balred
+from balred.files.stored import StoredSystem
 from balred.realisations.sparse import gramian_factors_lr, reduce_sparse, sparse_system
 from balred.solvers.adi import ConvergenceError
 
@@ -322,6 +323,49 @@ def test_a_damped_plate_against_dense():
     g = damped(scipy.sparse.kron(line, eye) + scipy.sparse.kron(eye, line))
     values, want = balred.hsv(g), balred.hsv(g.to_dense())
     assert_allclose(values, want[: len(values)], atol=1e-9 * want[0])
+
+
+def test_options_say_how_accurately_a_sparse_system_is_solved():
+    """As one that was made with them, of which the factors are looser than at the default."""
+    g = plate(15)
+    loose = sparse_system(g.A, g.B, g.C, E=g.E, tol=1e-4)
+    steps = [gramian_factors_lr(x)[2].steps for x in (loose, g)]
+    assert steps[0] < steps[1]
+    assert gramian_factors_lr(g, tol=1e-4)[2].steps == steps[0]
+    want, exact = balred.reduce(loose, 4)(3j), balred.reduce(g, 4)(3j)
+    assert np.abs(want - exact).max() > 1e-12
+    for made in (
+        balred.reduce(g, 4, tol=1e-4),
+        balred.reduce(g, [2, 4], tol=1e-4)[1],
+        balred.plan(g, 4, tol=1e-4).apply(),
+        balred.analyze(g, tol=1e-4).reduce(4),
+        balred.reduce([g, g], 4, tol=1e-4)[1],
+        balred.reduce(StoredSystem(g), 4, tol=1e-4).system,
+    ):
+        assert_allclose(made(3j), want, rtol=1e-12)
+    assert_allclose(balred.reduce(g, 4, method="stochastic", beta=1.0, tol=1e-4)(3j), exact, rtol=0.1)
+    assert balred.reduce(g, 4, tol=1e-14, max_steps=500).states == 4  # the defaults
+    # a method that has a tolerance too keeps its own: 0.9 ends its iteration at once
+    assert balred.reduce(g, 4, method="irka", tol=0.9).states == 4
+    with pytest.raises(ConvergenceError, match=r"in 3 steps"):
+        balred.reduce(g, 4, max_steps=3)
+
+
+def test_options_that_a_system_does_not_have_are_told_by_name():
+    g = plate(5)
+    for obj in (g.to_dense(), [g.to_dense(), g.to_dense()]):
+        with pytest.raises(TypeError, match=r"the options of method 'truncate' are none, got 'tol'"):
+            balred.reduce(obj, 2, tol=1e-8)
+    with pytest.raises(TypeError, match=r"are none, got 'tolerance'"):
+        balred.reduce(g, 2, tol=1e-8, tolerance=1)
+    with pytest.raises(TypeError, match=r"must mean the same for all systems, got tol for sparse systems and others"):
+        balred.reduce([g, g.to_dense()], 2, tol=1e-8)
+    for tol in (0, 1, -1e-8, np.nan, "small", True):
+        with pytest.raises(ValueError, match=r"tol must be a number between 0 and 1, got"):
+            balred.reduce(g, 2, tol=tol)
+    for steps in (0, 2.5, True):
+        with pytest.raises(ValueError, match=r"max_steps must be a positive integer, got"):
+            sparse_system(g.A, g.B, g.C, max_steps=steps)
 
 
 def test_residuals_that_rounding_has_taken_over_are_told(monkeypatch):
