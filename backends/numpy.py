@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import importlib
+import importlib.machinery
+import importlib.util
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-import scipy.linalg
+import scipy
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
@@ -69,10 +73,27 @@ def from_bytes(data: NDArray[np.uint8], like: Array) -> Array:
     return np.array(data).view(like.dtype.newbyteorder("=")).reshape(like.shape)
 
 
+def _compiled(name: str) -> Any:
+    """SciPy's module ``_flapack`` or ``_fblas`` by itself: the rest of ``scipy.linalg`` takes longer to load than NumPy.
+
+    What is loaded is in the place where ``scipy.linalg`` looks for it, and is the same there.  If it is not found so, all of
+    ``scipy.linalg`` is loaded.
+    """
+    whole = f"scipy.linalg.{name}"
+    if whole in sys.modules:
+        return sys.modules[whole]
+    found = importlib.machinery.PathFinder.find_spec(whole, [os.path.join(at, "linalg") for at in scipy.__path__])
+    if found is None or not isinstance(found.loader, importlib.machinery.ExtensionFileLoader):
+        return importlib.import_module(f"scipy.linalg.{name[2:]}")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return sys.modules.setdefault(whole, module)
+
+
 @functools.cache
 def lapack(name: str, char: str) -> Callable[..., Any]:
     """A routine of LAPACK or BLAS for a dtype (functions of SciPy look it up and check their arguments every time)."""
-    library = scipy.linalg.blas if name == "trmm" or name.startswith("syrk") else scipy.linalg.lapack
+    library = _compiled("_fblas" if name == "trmm" or name.startswith("syrk") else "_flapack")
     return getattr(library, {"f": "s", "d": "d", "F": "c", "D": "z"}[char] + name)  # type: ignore[no-any-return]
 
 
@@ -177,6 +198,8 @@ def svd(x: Array) -> tuple[Array, Array, Array]:
     if x.dtype.char not in "fF":
         return np.linalg.svd(x, full_matrices=False)
     if x.ndim == 2:
+        import scipy.linalg
+
         return scipy.linalg.svd(x, full_matrices=False, check_finite=False)  # type: ignore[no-any-return]
     parts = [svd(one) for one in x.reshape(-1, *x.shape[-2:])]
     U, s, Vh = (np.stack(part) for part in zip(*parts, strict=True))
@@ -196,6 +219,8 @@ def svdvals(x: Array) -> Array:
         return _small_svd(x, 0)[1]
     if x.dtype.char not in "fF":
         return np.asarray(np.linalg.svd(x, compute_uv=False))
+    import scipy.linalg
+
     values = [scipy.linalg.svd(one, compute_uv=False, check_finite=False) for one in x.reshape(-1, *x.shape[-2:])]
     return np.stack(values).reshape(*x.shape[:-2], -1)
 
@@ -293,6 +318,7 @@ def few_threads(n: int) -> AbstractContextManager[None]:
 
 @functools.cache
 def _controller() -> ThreadpoolController:
+    _compiled("_flapack")  # the BLAS of SciPy is another one than NumPy's, and is to be limited too
     return ThreadpoolController()
 
 
@@ -356,7 +382,7 @@ def graded_singular_values(x: Array) -> Array:
         return graded_singular_values(real.reshape(*x.shape[:-2], 2 * rows, 2 * columns))[..., ::2]
     out = np.empty(x.shape[:-1])
     for at in np.ndindex(*x.shape[:-2]):
-        s, _, _, work, _, info = scipy.linalg.lapack.dgejsv(x[at], joba=2, jobu=3, jobv=3, jobr=0, jobt=0)
+        s, _, _, work, _, info = lapack("gejsv", "d")(x[at], joba=2, jobu=3, jobv=3, jobr=0, jobt=0)
         if info != 0:
             raise ArithmeticError(f"dgejsv must converge, got info = {info}")
         out[at] = np.sort(s * (work[0] / work[1]))[::-1]

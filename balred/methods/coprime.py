@@ -89,8 +89,8 @@ def _analysed(system: DenseSystem, solver: str | None, factorization: str, match
     return Factors(sp._replace(match_dc=match_dc), system, g.B.shape[1], right, W)
 
 
-def left_factors(g: DenseSystem, *, normalized: bool) -> DenseSystem:
-    """The stable system [N M] of :func:`left_coprime`."""
+def left_factors(g: DenseSystem, *, normalized: bool, near: Matrix | None = None) -> DenseSystem:
+    """The stable system [N M] of :func:`left_coprime`; `near` may be the solution of its Riccati equation, or not."""
     p = len(g.C)
     I = np.eye(p, dtype=g.C.dtype)
     R, S, Q = (
@@ -98,7 +98,7 @@ def left_factors(g: DenseSystem, *, normalized: bool) -> DenseSystem:
         if normalized
         else (I, np.zeros((g.order, p), g.A.dtype), np.zeros_like(g.A))
     )
-    return _of_solution(g, stabilising(Equation(ct(g.A), ct(g.C), Q, R, S, g.discrete), _RULE), R, S)
+    return _of_solution(g, stabilising(Equation(ct(g.A), ct(g.C), Q, R, S, g.discrete), _RULE, near), R, S)
 
 
 def normalised_factors(g: DenseSystem, Y: Matrix) -> DenseSystem:

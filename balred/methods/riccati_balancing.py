@@ -35,7 +35,7 @@ from balred.solvers.riccati import (
 from balred.solvers.smith import smith_factors
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
-from balred.systems.long_products import response
+from balred.systems.long_products import ten_digits
 from balred.systems.poles import check_stable
 
 _LQG = "LQG balancing needs a stabilisable and detectable system"
@@ -114,10 +114,10 @@ def lqg_gap(sp: Spectrum, small: DenseSystem, options: Mapping[str, Any]) -> Gap
     r"""The error of the normalised left coprime factors, which come from Y, the factor of which is at hand.
 
     They are unique up to a unitary matrix, by which truncation and singular perturbation differ: the response at infinity, or at
-    zero, is the same.
+    zero, is the same.  In continuous time the values that are kept solve the equations of the reduced system.
     """
-    Y = sp.Zp @ ct(sp.Zp)
-    full, reduced = normalised_factors(sp.system, Y), left_factors(small, normalized=True)
+    Y, kept = sp.Zp @ ct(sp.Zp), np.diag(sp.sigma[: small.order]).astype(small.A.dtype)
+    full, reduced = normalised_factors(sp.system, Y), left_factors(small, normalized=True, near=kept)
     inner = error_gap(full, reduced)
     if not sp.match_dc:
         return inner
@@ -281,7 +281,7 @@ def stochastic_gap(sp: Spectrum, small: DenseSystem, options: Mapping[str, Any])
     if options.get("beta", 0.0) or g.D.shape[0] != g.D.shape[1]:
         return None
     inner = error_gap(g, small)
-    return lambda at: np.linalg.solve(response(*g.leaves, g.D, at, g.discrete), inner(at))
+    return lambda at: np.linalg.solve(ten_digits(*g.leaves, g.D, at, g.discrete), inner(at))
 
 
 def stochastic_bound(sp: Spectrum, k: int) -> NDArray[np.float64]:

@@ -158,12 +158,17 @@ def weighted_gap(state: Weighted, small: DenseSystem, options: Mapping[str, Any]
         None if (w := options.get(side)) is None else dense_on_host("weight", w) for side in ("left", "right")
     )
 
-    def gap(at: complex) -> Matrix:
+    def gap(at: Any) -> Matrix:
         E = inner(at)
-        E = E if left is None else left(at) @ E
-        return E if right is None else np.asarray(E @ right(at))
+        E = E if left is None else _responses(left, at) @ E
+        return E if right is None else np.asarray(E @ _responses(right, at))
 
     return gap
+
+
+def _responses(w: DenseSystem, at: Any) -> Matrix:
+    points = np.asarray(at)
+    return np.reshape([w(complex(s)) for s in points.ravel()], (*points.shape, *w.D.shape))
 
 
 def weighted_truncation(state: Weighted, k: int) -> Reduced:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.solvers.smith import smith_factors
-from balred.systems.arrays import backend, ct
+from balred.systems.arrays import backend, ct, size_of
 from balred.systems.dense_system import DenseSystem
 
 Matrix = NDArray[Any]
@@ -84,14 +84,19 @@ def _scaled(given: Equation, rule: str) -> _Scaled:
     return _Scaled(scaled, sign, time, unit)
 
 
-def stabilising(given: Equation, rule: str) -> Matrix:
+def stabilising(given: Equation, rule: str, near: Matrix | None = None) -> Matrix:
     r"""The stabilising solution, Hermitian, of an equation; or an error that states `rule`, without which there is none.
 
     It is solved in units in which :math:`R=\pm I`, :math:`|A|=1` in continuous time, and :math:`BR^{-1}B^H` is as large
     as what drives the equation.  Where the gain of the system is far from one, its solution has entries of very
     different sizes; they keep their digits in coordinates of :func:`reached_first`.
+
+    What may be `near` the solution, to half of its digits, is tried first: Newton's method restores the others.
     """
-    e, _, time, unit = _scaled(given, rule)
+    scaled = _scaled(given, rule)
+    if near is not None and (found := _polished(scaled, near)) is not None:
+        return found
+    e, _, time, unit = scaled
     try:
         X: Matrix = backend("scipy").riccati(*e)
     except (np.linalg.LinAlgError, ValueError) as error:
@@ -128,7 +133,8 @@ def stabilising_pair(given: Equation, dual: Equation, rule: str) -> tuple[Matrix
     E. K.-W. Chu, H.-Y. Fan and W.-W. Lin, A structure-preserving doubling algorithm for continuous-time algebraic
     Riccati equations, Linear Algebra Appl. 396 (2005).
     """
-    (a, b, q, _, s, discrete), sign, _, unit = _scaled(given, rule)
+    scaled = _scaled(given, rule)
+    (a, b, q, _, s, discrete), sign, _, unit = scaled
     gain = _norm(b) ** 2
     if not (len(a) and 1 / _MODERATE < gain < _MODERATE):
         return None
@@ -150,7 +156,7 @@ def stabilising_pair(given: Equation, dual: Equation, rule: str) -> tuple[Matrix
                     break
             else:
                 return None
-            X, Y = _polished(_scaled(given, rule), unit * H), _polished(_scaled(dual, rule), sign / unit * G)
+            X, Y = _polished(scaled, unit * H), _polished(_scaled(dual, rule), sign / unit * G)
         except np.linalg.LinAlgError:
             return None
     return None if X is None or Y is None else (X, Y)
@@ -175,10 +181,13 @@ def _polished(scaled: _Scaled, X: Matrix) -> Matrix | None:
     X = X / unit
     enough = 8 * np.finfo(np.float64).eps * len(X) ** 0.5
     for _ in range(4):
-        left, residual, closed = e.residual(X)
-        if not residual < _ROUNDING:
+        try:
+            left, residual, closed = e.residual(X)
+            if not residual < _ROUNDING:
+                return None
+            correction = _summed(ct(closed), left, e.discrete)
+        except np.linalg.LinAlgError:
             return None
-        correction = _summed(ct(closed), left, e.discrete)
         if correction is None:
             return None
         X = X + correction
@@ -201,8 +210,8 @@ def _summed(A: Matrix, R: Matrix, discrete: bool) -> Matrix | None:
     return None
 
 
-def _norm(x: Any) -> float:
-    return float(np.linalg.norm(x))
+def _norm(x: Matrix) -> float:
+    return size_of(x)
 
 
 def reached_first(A: Matrix, B: Matrix) -> Matrix:
@@ -262,8 +271,17 @@ def observability_factor(A: Matrix, C: Matrix, dt: float | bool) -> Matrix:
 
 def inverse_root(R: Matrix, rule: str) -> Matrix:
     """L^-1 of the Cholesky factor R = L L^H of a positive definite matrix, or an error that states `rule`."""
-    R = (R + ct(R)) / 2
-    w = np.linalg.eigvalsh(R)
-    if not w[0] > len(w) * np.finfo(np.float64).eps * np.abs(w).max():
-        raise ValueError(f"{rule}, got a least eigenvalue of {w[0]:.3g} beside {np.abs(w).max():.3g}")
-    return np.asarray(np.linalg.inv(np.linalg.cholesky(R)))
+    R, eps = (R + ct(R)) / 2, float(np.finfo(np.float64).eps)
+    try:
+        L = np.linalg.cholesky(R)
+        inverse = np.linalg.inv(L)
+        # the squares of the norms bound the condition number: mostly there is nothing to look at
+        far = (_norm(L) * _norm(inverse)) ** 2 * len(R) * eps < 0.5
+    except np.linalg.LinAlgError:
+        far = False
+    if not far:
+        w = np.linalg.eigvalsh(R)
+        if not w[0] > len(w) * eps * np.abs(w).max():
+            raise ValueError(f"{rule}, got a least eigenvalue of {w[0]:.3g} beside {np.abs(w).max():.3g}")
+        inverse = np.linalg.inv(np.linalg.cholesky(R))
+    return np.asarray(inverse)

@@ -19,6 +19,8 @@ Matrix = NDArray[Any]
 _SLICES = 5
 """Of more than 20 bits each: more than the 106 bits of two words."""
 _REFINEMENTS = 30
+_FEW = 300
+"""States for which an inverse takes less time than products with twice the digits."""
 
 
 def product(X: Matrix, Y: Matrix) -> tuple[Matrix, Matrix]:
@@ -138,13 +140,78 @@ def response(
     )
 
 
+def ten_digits(A: Matrix, B: Matrix, C: Matrix, D: Matrix, at: Any, discrete: bool) -> Matrix:
+    """:func:`response` to ten digits at least, at many points: in ordinary digits where these are shown to leave so many.
+
+    Parameters
+    ----------
+    A, B, C, D : arrays
+    at : complex, or array of them of any shape (...)
+
+    Returns
+    -------
+    array, shape (..., p, m)
+
+    Raises
+    ------
+    ArithmeticError
+        As :func:`response`.
+
+    Examples
+    --------
+    >>> A, B, C, D = np.diag([-1.0, -2.0]), np.ones((2, 1)), np.ones((1, 2)), np.zeros((1, 1))
+    >>> s = 1j * np.arange(3)
+    >>> np.abs(ten_digits(A, B, C, D, s, False)[:, 0, 0] - 1 / (s + 1) - 1 / (s + 2)).max() < 1e-10
+    True
+    """
+    points = np.asarray(at, np.complex128)
+    each = points.reshape(-1)
+    out = np.empty((len(each), len(C), B.shape[1]), np.complex128)
+    known = np.zeros(len(each), bool)
+    if 0 < len(A) <= _FEW:
+        out, known = _ordinary(A, B, C, D, each)
+    for k in np.flatnonzero(~known):
+        out[k] = response(A, B, C, D, complex(each[k]), discrete)
+    return out.reshape(*points.shape, *out.shape[1:])
+
+
+def _ordinary(A: Matrix, B: Matrix, C: Matrix, D: Matrix, at: Matrix) -> tuple[Matrix, NDArray[np.bool_]]:
+    """The response at each point in ordinary digits, and whether ten of them are known to be right.
+
+    An error in the solution X is that of its residual seen through ``C (sI - A)^-1``, which holds every rounding error: of the
+    entries of the matrix, of the point, of the products.  It is bounded entry by entry by the sizes of what was multiplied.
+    """
+    n, eps = len(A), 1.5 * (len(A) + 2) * float(np.finfo(np.float64).eps)
+    M = np.repeat(-A[None].astype(np.complex128), len(at), axis=0)
+    M.reshape(len(at), -1)[:, :: n + 1] += at[:, None]
+    try:
+        inverse = np.linalg.inv(M)
+    except np.linalg.LinAlgError:
+        return np.empty((len(at), len(C), B.shape[1]), np.complex128), np.zeros(len(at), bool)
+    size = np.abs(M)
+    # the inverse is that of M but for a part of this size
+    sound = size.sum(axis=-1).max(axis=-1) * np.abs(inverse).sum(axis=-1).max(axis=-1) * eps < 1e-3
+    size.reshape(len(at), -1)[:, :: n + 1] += np.abs(at)[:, None]  # a difference may be less than what it is of
+    X, seen = inverse @ B, np.abs(C @ inverse)
+    found = D + C @ X
+    reach = np.abs(X)
+    missed = seen @ (np.abs(B - M @ X) + eps * (size @ reach + np.abs(B))) + eps * (np.abs(C) @ reach + np.abs(D))
+    wanted, lost = (np.sqrt((np.abs(x) ** 2).sum(axis=(-2, -1))) for x in (found, missed))
+    return found, sound & (lost <= 1e-10 * wanted)
+
+
 def _stacked(X: Matrix) -> Matrix:
     return np.concatenate([X.real, X.imag])
 
 
 def _real(X: Matrix) -> Matrix:
     """A complex matrix as a real one of twice the size, which multiplies alike."""
-    return np.block([[X.real, -X.imag], [X.imag, X.real]])
+    n, m = X.shape
+    out = np.empty((2 * n, 2 * m))
+    out[:n, :m] = out[n:, m:] = X.real
+    out[n:, :m] = X.imag
+    np.negative(out[n:, :m], out=out[:n, m:])
+    return out
 
 
 def _terms(X: Matrix, Y: Matrix) -> list[Matrix]:
