@@ -20,9 +20,11 @@ from balred.backends.multifrontal import Fronts
 
 Array = NDArray[Any]
 
-_SMALL, _NARROW, _LEAF, _HEAVY = 500, 24, 64, 70_000
-"""States below which SuperLU pivots; diagonals of a narrow band; vertices of a part that is not cut; multiplications for
-each state from which dense fronts are quicker than SuperLU without pivoting."""
+_SMALL, _NARROW, _LEAF = 500, 24, 64
+"""States below which SuperLU pivots; diagonals of a narrow band; vertices of a part that is not cut."""
+_HEAVY, _HEAVY_HERMITIAN = 70_000, 20_000
+"""Multiplications for each state from which dense fronts are quicker than SuperLU without pivoting, which gains nothing from
+symmetry."""
 _GOOD, _ENOUGH = 1e-15, 1e-13
 """Backward errors of a solution: one that is refined where it is larger, and one at which a factorisation is dropped."""
 
@@ -94,7 +96,8 @@ class Pencil:
             bands = Bands(A, E)
             fronts = None if bands.below + bands.above <= _NARROW else Fronts(A, E, leaf=_LEAF)
             # diagonal entries that are p alone are no pivots for SuperLU, however light the fill
-            light = fronts is not None and not fronts.paired and fronts.work <= _HEAVY * A.shape[0]
+            heavy = (_HEAVY_HERMITIAN if self.hermitian else _HEAVY) * A.shape[0]
+            light = fronts is not None and not fronts.paired and fronts.work <= heavy
             self._family = bands if fronts is None else None if light else fronts
             self._quick = self._family is None
 

@@ -138,3 +138,19 @@ print([key for key in before if before[key] != after[key]])
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("[]", ""), done.stdout
+
+
+def test_a_few_states_need_no_more_of_scipy_than_its_lapack():
+    """And it is the same one that the rest of SciPy finds when it is loaded later."""
+    code = """
+import sys, numpy as np, balred
+assert np.isclose(balred.hsv(balred.ss([[-1.0]], [[1.0]], [[1.0]]))[0], 0.5)
+print([m for m in ("scipy.linalg", "scipy.sparse") if m in sys.modules])
+from balred.backends.numpy import lapack
+import scipy.linalg
+assert scipy.linalg.lapack.dgesdd is lapack("gesdd", "d")
+assert scipy.linalg.blas.dtrmm is lapack("trmm", "d")
+"""
+    done = run(code)
+    assert done.stdout.strip() == "[]", done.stderr
+    assert not done.returncode, done.stderr
