@@ -44,6 +44,8 @@ def a_priori_bound(hsv: FloatArray, order: int) -> FloatArray:
         return np.zeros(s.shape[:-1])
     same = np.zeros(tail.shape, dtype=bool)
     same[..., 1:] = tail[..., 1:] >= tail[..., :-1] * (1 - 1e-9)
+    if not same.any():
+        return np.asarray(2 * tail.sum(axis=-1))
     if order > 0:
         split = np.cumprod(tail >= s[..., order - 1 : order] * (1 - 1e-9), axis=-1).astype(bool)
         same &= ~split

@@ -18,7 +18,7 @@ from balred.reduction.diagonalisation import diagonalised
 from balred.reduction.settings import Settings
 from balred.reduction.solve import Solved
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, in_precision, namespace, to_numpy, warn_caller
+from balred.systems.arrays import Array, backend_of, in_precision, is_double, namespace, to_numpy, warn_caller
 from balred.systems.checks import check_representable
 from balred.systems.coordinates import Change
 from balred.systems.diagonal_system import DiagonalSystem
@@ -149,12 +149,13 @@ def _told_of_unstable(small: System, solved: Solved, settings: Settings) -> None
             return 0
         return (~known_poles(arrays.mapped(solved.system, to_numpy)).inside()).sum(axis=-1)
 
-    if "stable" in method.options and not settings.options.get("stable", False):
-        how = f"stable=True is the variant of {settings.method!r} that keeps stability"
-    elif method.takes == "arrays":
-        how = "try another rank, one that does not part Hankel singular values that are equal"
-    else:
-        how = "try another rank, or method 'truncate', which leaves unstable modes as they are and the others stable"
+    def how() -> str:
+        if "stable" in method.options and not settings.options.get("stable", False):
+            return f"stable=True is the variant of {settings.method!r} that keeps stability"
+        if method.takes == "arrays":
+            return "try another rank, one that does not part Hankel singular values that are equal"
+        return "try another rank, or method 'truncate', which leaves unstable modes as they are and the others stable"
+
     warn_if_unstable(rest, had, f"the system that {settings.method!r} reduced to {small.states} states", how)
 
 
@@ -213,6 +214,8 @@ def warn_if_capped(rank: int, states: int, capped: bool, *, recorded: bool = Fal
 
 
 def _cast(x: Array, like: Array) -> Array:
+    if is_double(x) and is_double(like):
+        return x
     xp = namespace(x)
     wide = like.dtype in (xp.float64, xp.complex128)
     dtypes = (xp.float64, xp.complex128) if wide else (xp.float32, xp.complex64)

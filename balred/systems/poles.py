@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from balred.systems import arrays
-from balred.systems.arrays import backend, is_concrete, to_numpy, warn_caller
+from balred.systems.arrays import backend, is_concrete, is_one, size_of, to_numpy, warn_caller
 from balred.systems.clusters import Poles, margins, poles_of_form, rounding
 from balred.systems.dense_system import DenseSystem, is_discrete
 from balred.systems.diagonal_system import DiagonalSystem
@@ -32,6 +33,44 @@ def pole_margin(system: System) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, A
         return np.exp(logs) if system.discrete else logs, -logs.real
     poles = np.linalg.eigvals(to_numpy(system.A))
     return poles, margins(poles, system.discrete)
+
+
+def eigenvalues(A: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Those of one matrix on the host: as NumPy's, which asks longer than a few states are worked on."""
+    return eigenvectors(A, vectors=False)[0]
+
+
+def eigenvectors(A: np.ndarray[Any, Any], *, vectors: bool = True) -> tuple[np.ndarray[Any, Any], Any]:
+    """The same, and with `vectors` the columns V with ``A V = V diag(eigenvalues)``, else nothing to speak of."""
+    if not np.isfinite(A).all():
+        raise np.linalg.LinAlgError("Array must not contain infs or NaNs")
+    n = len(A)
+    found = backend("numpy").lapack("geev", A.dtype.char)(A, compute_vl=0, compute_vr=vectors, lwork=max(64, 34 * n))
+    if found[-1] > 0:
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+    if A.dtype.kind == "c":
+        return found[0], found[2]
+    real, imag, V = found[0], found[1], found[3]
+    if not imag.any():
+        return real, V
+    if vectors:
+        V, first = V + 0j, np.flatnonzero(imag > 0)
+        V[:, first] += 1j * V[:, first + 1]
+        V[:, first + 1] = V[:, first].conj()
+    return real + 1j * imag, V
+
+
+def far_inside(system: DenseSystem) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
+    """Poles and eigenvectors of one dense system of NumPy in double precision, or None if one of its poles needs a closer look."""
+    A = system.A
+    poles, V = eigenvectors(A)
+    near = _near(len(A), entry_rounding(system)) * size_of(A)
+    return (poles, V) if margins(poles, system.discrete).min() > near else None
+
+
+def _near(n: int, eps: float) -> float:
+    """By which part of the norm a pole is inside that needs no closer look."""
+    return min(_ILL * rounding(n, eps), _NEAR)
 
 
 def continuous_poles(poles: np.ndarray[Any, Any], dt: float | bool) -> np.ndarray[Any, Any]:
@@ -61,12 +100,18 @@ def known_poles(system: System, eps: float = 0.0) -> Poles:
         return Poles(np.asarray(poles), margin, np.zeros(margin.shape))
     A = to_numpy(system.A)
     eps = max(eps, entry_rounding(system))
-    A = A.astype(np.result_type(A.dtype, np.float64))
-    poles = np.linalg.eigvals(A).astype(np.complex128)
+    A = A.astype(np.result_type(A.dtype, np.float64), copy=False)
+    unit, near = rounding(A.shape[-1], eps), _near(A.shape[-1], eps)
+    size: Any
+    if one := is_one(A) and len(A) > 0:  # the same in fewer calls
+        poles, size = eigenvalues(A).astype(np.complex128), np.float64(size_of(A))
+    else:
+        poles, size = np.linalg.eigvals(A).astype(np.complex128), np.linalg.norm(A, axis=(-2, -1))
     margin = margins(poles, system.discrete)
-    unit, size = rounding(A.shape[-1], eps), np.linalg.norm(A, axis=(-2, -1))
+    if one and margin.min() > near * size:
+        return Poles(poles, margin, np.full(margin.shape, unit * size))
     doubt = np.broadcast_to(unit * size[..., None], margin.shape).copy()
-    unclear = ~(margin.min(axis=-1, initial=np.inf) > min(_ILL * unit, _NEAR) * size)
+    unclear = ~(margin.min(axis=-1, initial=np.inf) > near * size)
     for i in np.argwhere(unclear):
         at = tuple(i)
         close = poles_of_form(backend("scipy").block_schur(A[at]), system.discrete, eps)
@@ -93,7 +138,7 @@ def check_stable(system: System, eps: float = 0.0) -> None:
     )
 
 
-def warn_if_unstable(small: System, had: Any, what: str, how: str) -> None:
+def warn_if_unstable(small: System, had: Any, what: str, how: str | Callable[[], str]) -> None:
     """Warn if `small`, or a member of a batch, has more than `had` poles that are not inside by more than rounding.
 
     Parameters
@@ -103,7 +148,7 @@ def warn_if_unstable(small: System, had: Any, what: str, how: str) -> None:
     had : int, array over the batch, or callable
         So many unstable poles are no surprise; a callable is asked only if there are some.
     what, how : str
-        What was made, and what can be done about it.
+        What was made, and what can be done about it, or a callable that says so.
     """
     if not is_concrete(*small.leaves):
         return
@@ -120,7 +165,7 @@ def warn_if_unstable(small: System, had: Any, what: str, how: str) -> None:
     has = int(outside.sum(axis=-1)[more].max())
     warn_caller(
         f"{what} has {has} unstable or marginal {'poles' if has > 1 else 'pole'}{where}, the worst at {worst:.4g}, and what it "
-        f"stands for has {int(np.max(had)) or 'none'}: {how}",
+        f"stands for has {int(np.max(had)) or 'none'}: {how() if callable(how) else how}",
         InstabilityWarning,
     )
 

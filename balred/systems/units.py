@@ -124,10 +124,10 @@ def already_even(A: Matrix) -> NDArray[np.bool_]:
     if is_one(A) and are_ordinary(A):  # the same in fewer calls
         size = size_of(A)
         S = np.square(A if A.dtype.kind == "f" else np.abs(A))
-        rows, columns, own = S.sum(1), S.sum(0), 15 * S.diagonal()
-        return np.asarray(
-            S.min() > 1e-30 * size * size and bool(((rows + own <= 16 * columns) & (columns + own <= 16 * rows)).all())
-        )
+        if not np.minimum.reduce(S, axis=None) > 1e-30 * size * size:
+            return np.asarray(False)
+        rows, columns, own = np.add.reduce(S, 1), np.add.reduce(S, 0), 15 * S.diagonal()
+        return np.asarray(((rows + own <= 16 * columns) & (columns + own <= 16 * rows)).all())
     W = np.abs(A)
     largest = W.max(axis=(-2, -1), keepdims=True)
     if not np.isfinite(largest).all():
