@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ class Run(NamedTuple):
     Attributes
     ----------
     Zp, Zq : arrays, shape (..., n, k)
-        Factors; of the Gramians over a window of time where the powers grew too large.
+        Factors; of the Gramians over a window of time where the powers grew too large.  Zq is None where it was not asked for.
     growth : array, shape (...)
         The largest norm of a power of the state matrix.
     residual : array, shape (...)
@@ -42,6 +43,8 @@ class Run(NamedTuple):
         Doublings.
     nearest : array, shape ()
         The smallest shift of a continuous system as a part of its norm: about the root of its reciprocal condition.
+    last : array, shape (...)
+        The norm of the last power: where it is below one, every pole is stable.
     """
 
     Zp: Array
@@ -50,6 +53,7 @@ class Run(NamedTuple):
     residual: Array
     count: Any
     nearest: Array
+    last: Any = None
 
 
 def limit(x: Array) -> float:
@@ -57,8 +61,10 @@ def limit(x: Array) -> float:
     return float(arrays.eps(arrays.real(x)) ** -0.4)
 
 
-def iterated(system: DenseSystem) -> Run:
+def iterated(system: DenseSystem, both: bool = True) -> Run:
     """The iteration for a dense system, or a batch; what becomes of it is for the caller to judge.
+
+    Of a batch of NumPy the factor of the controllability Gramian alone may be asked for, which takes half the time.
 
     Raises
     ------
@@ -69,16 +75,17 @@ def iterated(system: DenseSystem) -> Run:
         return _iterated(system)
 
     def piece(A: Array, B: Array, C: Array) -> tuple[Array, ...]:
-        run = _iterated(DenseSystem(A, B, C, system.D, system.dt))
-        same = np.ones((*A.shape[:-2], 1))
-        return run.Zp, run.Zq, run.growth[..., None], run.residual[..., None], run.count * same, run.nearest * same
+        run = _iterated(DenseSystem(A, B, C, system.D, system.dt), both)
+        same = np.ones(A.shape[:-2])
+        told = np.stack([run.growth, run.residual, run.count * same, run.nearest * same, run.last], axis=-1)
+        return (told, run.Zp, run.Zq) if both else (told, run.Zp)
 
-    Zp, Zq, *others = backend_of(system.A).over_batch(piece, system.A.shape[:-2], *system.leaves)
-    growth, rest, count, nearest = (x[..., 0] for x in others)
-    return Run(Zp, Zq, growth, rest, int(count.max()), nearest.min())
+    told, *Z = backend_of(system.A).over_batch(piece, system.A.shape[:-2], *system.leaves)
+    growth, rest, count, nearest, last = np.moveaxis(told, -1, 0)
+    return Run(Z[0], Z[1] if both else None, growth, rest, int(count.max()), nearest.min(), last)
 
 
-def _iterated(system: DenseSystem) -> Run:
+def _iterated(system: DenseSystem, both: bool = True) -> Run:
     """The same without pieces."""
     A, B, C = system.leaves
     xp, be = namespace(A, B, C), backend_of(A, B, C)
@@ -91,14 +98,16 @@ def _iterated(system: DenseSystem) -> Run:
             raise
     dtype = A.dtype if A.dtype == B.dtype == C.dtype else xp.result_type(A, B, C)
     # the factors lie on their sides, P = Fp^H Fp, so that what a QR factorisation leaves is the next factor
-    M, Fp, Fq = (x if x.dtype == dtype else xp.astype(x, dtype) for x in (A, ct(B), C))
-    loop = _one if is_one(M) else _many if isinstance(M, np.ndarray) and M.shape[-1] <= _FEW else _several
-    Fp, Fq, growth, count = loop(be, M, Fp, Fq)
-    Zp, Zq = ct(Fp), ct(Fq)
+    M, *F = (x if x.dtype == dtype else xp.astype(x, dtype) for x in (A, ct(B), C)[: 2 + both])
     if is_one(M):
+        Fp, Fq, growth, count = _one(be, M, *F)
+        Zp, Zq = ct(Fp), ct(Fq)
         return Run(Zp, Zq, growth, _of_one(*system.leaves, Zp, Zq, system.discrete), count, nearest)
-    rest = residual(*(be.stop_gradient(x) for x in (*system.leaves, Zp, Zq)), discrete=system.discrete)
-    return Run(Zp, Zq, growth, rest, count, nearest)
+    loop = _many if isinstance(M, np.ndarray) and M.shape[-1] <= _FEW else _several
+    F, growth, count, last = loop(be, M, F)
+    Z = [ct(x) for x in F]
+    rest = residual(*(be.stop_gradient(x) for x in (*system.leaves, *Z)), discrete=system.discrete)
+    return Run(Z[0], Z[1] if both else None, growth, rest, count, nearest, last)
 
 
 def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, float, int]:
@@ -114,8 +123,8 @@ def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, flo
         if count and not size < most:
             M, size = np.zeros_like(M), 0.0
         square = len(Fp) == n, len(Fq) == n  # upper triangles then
-        Wp = trmm(1.0, Fp, ct(M)) if square[0] else Fp @ ct(M)
-        Wq = trmm(1.0, Fq, M) if square[1] else Fq @ M
+        Wp = trmm(1.0, Fp, ct(M)) if square[0] else Fp.dot(ct(M))
+        Wq = trmm(1.0, Fq, M) if square[1] else Fq.dot(M)
         wp, wq, reach = lange("F", Wp), lange("F", Wq), min(size, 1.0)
         done = (reach * wp <= eps * p and reach * wq <= eps * q) or count == MAX_DOUBLINGS
         # W is appended in any case, and what would follow it is less than |M||W|
@@ -136,26 +145,27 @@ def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, flo
         if done:
             return Fp, Fq, growth, count
         p, q = math.hypot(p, wp), math.hypot(q, wq)
-        M = M @ M
+        M = M.dot(M)
         size = size_of(M)
         growth, count = max(growth, size), count + 1
 
 
-def _many(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, Array, int]:
+def _many(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array, int, Array]:
     """The same for a batch of small matrices of NumPy, by operations on all of them at once; one that is done leaves.
 
     The batch is the last axis here, where a processor takes several numbers at a time; both factors are one array.
     """
-    batch, n = M.shape[:-2], M.shape[-1]
-    M, Fp, Fq = (np.moveaxis(x.reshape(-1, *x.shape[-2:]), 0, -1) for x in (M, Fp, Fq))
-    k, rows, eps, most = M.shape[-1], max(len(Fp), len(Fq)), arrays.eps(arrays.real(M)), limit(M)
-    W = np.zeros((rows, n, 2 * k), M.dtype)
-    W[: len(Fp), :, :k], W[: len(Fq), :, k:] = Fp, Fq
-    R = np.zeros((n, n, 2 * k), M.dtype)
+    batch, n, sides = M.shape[:-2], M.shape[-1], len(F)
+    M, *F = (np.moveaxis(x.reshape(-1, *x.shape[-2:]), 0, -1) for x in (M, *F))
+    k, eps, most = M.shape[-1], arrays.eps(arrays.real(M)), limit(M)
+    W = np.zeros((max(map(len, F)), n, sides * k), M.dtype)
+    for i, x in enumerate(F):
+        W[: len(x), :, i * k : (i + 1) * k] = x
+    R = np.zeros((n, n, sides * k), M.dtype)
     be.extend_triangles(R, W)
     M = np.ascontiguousarray(M)
     left, count = np.arange(k), 0
-    found, growth = np.empty((n, n, 2 * k), M.dtype), np.empty(k)
+    found, growth, last = np.empty((n, n, sides * k), M.dtype), np.empty(k), np.empty(k)
 
     def sizes(X: Array) -> Array:
         return np.sqrt(np.einsum("ijk,ijk->k", X.conj(), X).real)
@@ -165,62 +175,65 @@ def _many(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, Ar
     while True:
         if count and not (size < most).all():  # what grows too large stops growing, whatever else goes on
             M, size = np.where(size < most, M, 0), np.where(size < most, size, 0.0)
-        W = np.einsum("ijk,jlk->ilk", R, np.concatenate([M.swapaxes(0, 1).conj(), M], axis=-1))
+        W = np.einsum("ijk,jlk->ilk", R, np.concatenate([M.swapaxes(0, 1).conj(), M][:sides], axis=-1))
         more = sizes(W)
-        small = np.tile(np.minimum(size, 1.0), 2) * more <= eps * weight
+        small = np.tile(np.minimum(size, 1.0), sides) * more <= eps * weight
         be.extend_triangles(R, W)
-        done = small[: len(left)] & small[len(left) :]
+        done = small.reshape(sides, -1).all(axis=0)
+        last[left] = size
         if done.all() or count == MAX_DOUBLINGS:
-            at = np.concatenate([left, left + k])
-            found[:, :, at] = R
+            found[:, :, np.concatenate([left + i * k for i in range(sides)])] = R
             break
         weight = np.hypot(weight, more)
         if 4 * done.sum() >= len(done):
-            both = np.tile(done, 2)
-            found[:, :, np.concatenate([left[done], left[done] + k])] = R[:, :, both]
-            left, M, R, weight = left[~done], M[:, :, ~done], R[:, :, ~both], weight[~both]
+            each = np.tile(done, sides)
+            found[:, :, np.concatenate([left[done] + i * k for i in range(sides)])] = R[:, :, each]
+            left, M, R, weight = left[~done], M[:, :, ~done], R[:, :, ~each], weight[~each]
         M = np.einsum("ijk,jlk->ilk", M, M)
         size = sizes(M)
         growth[left], count = np.maximum(growth[left], size), count + 1
-    Fp, Fq = (
-        np.ascontiguousarray(np.moveaxis(x, -1, 0)).reshape(*batch, n, n) for x in (found[..., :k], found[..., k:])
-    )
-    return Fp, Fq, growth.reshape(batch), count
+    F = [np.ascontiguousarray(np.moveaxis(x, -1, 0)).reshape(*batch, n, n) for x in np.split(found, sides, axis=-1)]
+    return F, growth.reshape(batch), count, last.reshape(batch)
 
 
-def _several(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, Array, Any]:
+def _several(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array, Any, Array]:
     """The same for a batch, for arrays of any library, and under a trace."""
     xp, n = namespace(M), int(M.shape[-1])
-    concrete = is_concrete(M, Fp, Fq)
+    concrete = is_concrete(M, *F)
     shed = be.DYNAMIC_SHAPES and M.ndim == 2 and concrete
     eps, most = arrays.eps(arrays.real(M)), limit(M)
 
     def grow(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        M, Fp, Fq, Wp, Wq, growth, count, _ = state
-        Fp, Fq = _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed)
+        M, F, W, growth, count, _ = state
+        F = tuple(_joined(be, f, w, shed) for f, w in zip(F, W, strict=True))
         M = M @ M
         size = fro(M)
         growth = xp.maximum(growth, be.stop_gradient(size))
         if not concrete or not bool(xp.all(size < most)):  # what grows too large stops growing, whatever else goes on
             M = xp.where((size < most)[..., None, None], M, xp.zeros_like(M))
             size = xp.where(size < most, size, xp.zeros_like(size))
-        Wp, Wq = _times(be, Fp, ct(M)), _times(be, Fq, M)
+        W = moved(M, F)
         # W is appended after the loop, and what would follow it is less than |M||W|
         reach = xp.where(size < 1, size, xp.ones_like(size))
-        small = xp.all(reach * fro(Wp) <= eps * fro(Fp)) & xp.all(reach * fro(Wq) <= eps * fro(Fq))
-        return M, Fp, Fq, Wp, Wq, growth, count + 1, ~small & (count < MAX_DOUBLINGS)
+        small = functools.reduce(
+            operator.and_, (xp.all(reach * fro(w) <= eps * fro(f)) for f, w in zip(F, W, strict=True))
+        )
+        return M, F, W, growth, count + 1, ~small & (count < MAX_DOUBLINGS)
 
-    Fp, Fq = (be.triangular_factor(F) if F.shape[-2] >= n else F for F in (Fp, Fq))
+    def moved(M: Array, F: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(_times(be, f, m) for f, m in zip(F, (ct(M), M), strict=False))
+
+    start = tuple(be.triangular_factor(f) if f.shape[-2] >= n else f for f in F)
     counter, going = (0, True) if concrete else (xp.asarray(0), xp.asarray(True))
     growth = be.stop_gradient(fro(M))
-    state: tuple[Any, ...] = (M, Fp, Fq, _times(be, Fp, ct(M)), _times(be, Fq, M), growth, counter, going)
-    if not shed:  # a fixed number of doublings until both factors are square; their shapes change no more
-        for _ in range(math.ceil(math.log2(n / min(Fp.shape[-2], Fq.shape[-2])))):
+    state: tuple[Any, ...] = (M, start, moved(M, start), growth, counter, going)
+    if not shed:  # a fixed number of doublings until the factors are square; their shapes change no more
+        for _ in range(math.ceil(math.log2(n / min(f.shape[-2] for f in start)))):
             state = grow(state)
-    _, Fp, Fq, Wp, Wq, growth, count, _ = be.while_loop(lambda s: s[-1], grow, state)
+    M, last, W, growth, count, _ = be.while_loop(lambda s: s[-1], grow, state)
     if not concrete:
         growth = xp.where(count < MAX_DOUBLINGS, growth, xp.inf)
-    return _joined(be, Fp, Wp, shed), _joined(be, Fq, Wq, shed), growth, count
+    return [_joined(be, f, w, shed) for f, w in zip(last, W, strict=True)], growth, count, fro(M)
 
 
 def _joined(be: Backend, F: Array, W: Array, shed: bool) -> Array:
@@ -278,7 +291,7 @@ def _cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array, Array]:
         M = shifted * (2 * at)
         M.flat[:: n + 1] -= 1.0
         shifted *= math.sqrt(2 * at)
-        return M, shifted @ B, C @ shifted, nearest
+        return M, shifted.dot(B), C.dot(shifted), nearest
     size, length = fro(A, keepdims=True), fro(probes, keepdims=True)
     probes = xp.broadcast_to(probes, (*A.shape[:-1], 4)) if A.ndim > 2 else probes
     try:
@@ -317,7 +330,7 @@ def lyapunov(A: Array, G: Array, discrete: bool) -> Array:
     return be.while_loop(lambda s: s[2] & (s[3] < 60), body, state)[1]
 
 
-def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, *, discrete: bool) -> Array:
+def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array | None = None, *, discrete: bool) -> Array:
     r"""How far factors are from solving their Lyapunov equations, beside the sizes of its terms, shape (...).
 
     .. math::
@@ -325,9 +338,9 @@ def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, *, discrete: bo
         \frac{\|(APA^H-P+BB^H)x\|}{((1+\|A\|^2)\|Z_p\|^2+\|B\|^2)\|x\|}
 
     with :math:`P=Z_pZ_p^H` and a vector x without pattern, in continuous and in discrete time, or the same of
-    :math:`A^H, C^H` and :math:`Z_q` where that is larger.
+    :math:`A^H, C^H` and :math:`Z_q`, if there is one, where that is larger.
     """
-    if is_one(A):
+    if is_one(A) and Zq is not None:
         return _of_one(A, B, C, Zp, Zq, discrete)
     xp = namespace(A)
     x = vectors(A, 2)[:, 1:] / int(A.shape[-1]) ** 0.5
@@ -342,7 +355,8 @@ def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, *, discrete: bo
         scale = weight * square * square + right * right
         return fro(rest + B @ (ct(B) @ x)) / xp.where(scale > 0, scale, xp.ones_like(scale))
 
-    return xp.maximum(side(A, AHx, B, Zp), side(AH, Ax, ct(C), Zq))
+    reachable = side(A, AHx, B, Zp)
+    return reachable if Zq is None else xp.maximum(reachable, side(AH, Ax, ct(C), Zq))
 
 
 def _of_one(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, discrete: bool) -> float:
