@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import response
+from balred.systems.poles import eigenvalues
 
 _TOLD = 1e-8
 """Relative error of a peak that may be rounding."""
 
 Matrix = NDArray[Any]
+Form: TypeAlias = tuple[Matrix, Matrix, Matrix, Matrix]
+"""A, B, C and D of a continuous system with the same gains."""
 
 _ENTRIES = 2**19
 """Of state matrices at several frequencies that are solved with at once."""
@@ -35,10 +38,10 @@ def hinf_peak(
     `others` are further realisations of the same transfer function, whose Hamiltonians may be better conditioned, and
     `given` is the one that was rounded to `system`, if it was.
     """
-    turn = _turn(np.linalg.eigvals(system.A)) if system.discrete else 1.0
-    forms = [_continuous(g, turn) for g in (system, *others)]
+    turn = turn_of(np.linalg.eigvals(system.A)) if system.discrete else 1.0
+    forms = [continuous(g, turn) for g in (system, *others)]
     A, B, C, D = forms[0]
-    poles, gains = np.linalg.eigvals(A), _gains(A, B, C, D)
+    poles, gains = np.linalg.eigvals(A), gains_of(A, B, C, D)
     real = not any(np.iscomplexobj(x) for x in (A, B, C, D))
     starts = np.concatenate([poles.imag, np.sign(poles.imag) * np.abs(poles)])
     if len(starts) > 200:  # lightly damped poles first: the search below finds what these miss
@@ -46,25 +49,46 @@ def hinf_peak(
     size = np.abs(poles)
     grid = np.geomspace(1e-2 * size.min() + 1e-300, 1e4 * size.max() + 1e-300, 60)
     starts = np.concatenate([[0.0, np.inf], np.abs(starts) if real else starts, grid, [] if real else -grid])
-    best, where = _largest(gains, starts)
-    through = float(np.linalg.norm(D, 2))
+
+    def climbed(best: float, where: float) -> tuple[float, float]:
+        return _climb(gains, where, float(size.min()))
+
+    best, where = raised(forms, gains, *largest(gains, starts), climbed, tol)
+    if system.discrete:
+        starts, where = on_circle(starts, turn), float(on_circle(where, turn))
+    return _sure(system, given, best, where, starts)
+
+
+def raised(
+    forms: Sequence[Form],
+    gains: Callable[[Matrix], Matrix],
+    best: float,
+    where: float,
+    climbed: Callable[[float, float], tuple[float, float]],
+    tol: float,
+) -> tuple[float, float]:
+    """The largest gain and where it is, from a gain and its frequency, by what the Hamiltonians of several forms say is above.
+
+    ``climbed(gain, frequency)`` is the top of the peak there: the level above it need be looked at only once then.  It may be an
+    estimate to less than `tol`; `gains` has the last word.
+    """
+    through = gain_of(forms[0][3])
+    real = not any(np.iscomplexobj(x) for x in forms[0])
     for _ in range(50):
         if best == 0.0:
             break
-        # from the top of a peak the level above it need be looked at only once
-        best, where = _climb(gains, where, float(size.min()))
+        best, where = climbed(best, where)
         # at the gain of D itself the Hamiltonian is singular: look a little above it too
         levels = (tol, 1e-8, 1e-6, 1e-4) if best <= through * (1 + 1e-6) else (tol,)
         found = [_crossings(*form, best * (1 + t), real) for form in forms for t in levels]
         middles = [np.concatenate([_middles(f), f]) for f in found if len(f)]
-        peak, at = _largest(gains, np.concatenate([*middles, [where]]))
+        points = np.concatenate([*middles, [where]])
+        values = gains(points)
+        peak = float(values.max())
         if peak <= best * (1 + tol):
-            break
-        best, where = peak, at
-    if system.discrete:
-        starts = np.angle(np.exp(2j * np.arctan(starts)) * turn)
-        where = float(np.angle(np.exp(2j * np.arctan(where)) * turn))
-    return _sure(system, given, best, where, starts)
+            return float(values[-1]), where
+        best, where = peak, float(points[values.argmax()])
+    return best, where
 
 
 def _sure(
@@ -94,7 +118,7 @@ def _sure(
     value = gain(where)
     if abs(value - found) <= _TOLD * value:
         return value, where
-    value, where = _largest(gains, np.unique(np.append(starts, where)))
+    value, where = largest(gains, np.unique(np.append(starts, where)))
     sizes = np.abs(starts[np.isfinite(starts) & (starts != 0)])
     return _climb(gains, where, float(sizes.min(initial=np.inf)) if len(sizes) else 1.0)
 
@@ -108,42 +132,50 @@ def _rounding(system: DenseSystem, w: float) -> float:
     return float(np.finfo(np.float64).eps * np.linalg.norm(size))
 
 
-def _gains(A: Matrix, B: Matrix, C: Matrix, D: Matrix) -> Callable[[Matrix], Matrix]:
+def gains_of(A: Matrix, B: Matrix, C: Matrix, D: Matrix) -> Callable[[Matrix], Matrix]:
     """The function that gives the largest singular value of the transfer function at several frequencies."""
-    n, through = len(A), float(np.linalg.norm(D, 2))
+    n, through = len(A), gain_of(D)
     eye, piece = np.eye(n), max(1, _ENTRIES // (n * n or 1))
 
     def gains(w: Matrix) -> Matrix:
+        if len(w) <= piece and np.isfinite(w).all():
+            return largest_singular_values(D + C @ np.linalg.solve(1j * w[:, None, None] * eye - A, B))
         found = np.full(len(w), through)
         finite = np.flatnonzero(np.isfinite(w))
         for i in range(0, len(finite), piece):
             at = finite[i : i + piece]
-            found[at] = _norms(D + C @ np.linalg.solve(1j * w[at, None, None] * eye - A, B))
+            found[at] = largest_singular_values(D + C @ np.linalg.solve(1j * w[at, None, None] * eye - A, B))
         return found
 
     return gains
 
 
-def _norms(G: Matrix) -> Matrix:
+def gain_of(D: Matrix) -> float:
+    """The largest singular value of one matrix, most often zero."""
+    return float(np.linalg.norm(D, 2)) if D.any() else 0.0
+
+
+def largest_singular_values(G: Matrix) -> Matrix:
     """The largest singular values of several matrices."""
-    size = np.sqrt(np.sum(G.real**2 + G.imag**2, axis=(-2, -1)))
+    squares = G.real**2 + G.imag**2
+    total = np.add.reduce(squares, axis=(1, 2))
     if min(G.shape[1:]) == 1:
-        return np.asarray(size)
-    if min(G.shape[1:]) > 2 or not np.all((size > 1e-70) & (size < 1e70)):
+        return np.asarray(np.sqrt(total))
+    if min(G.shape[1:]) > 2 or not (total.min() > 1e-140 and total.max() < 1e140):
         return np.asarray(np.linalg.norm(G, 2, axis=(-2, -1)))
     # of two rows or columns in closed form: what squares lose is small beside the largest
-    X = G if G.shape[1] == 2 else G.swapaxes(-2, -1)
-    a, b = np.sum(np.abs(X) ** 2, axis=-1).T
-    cross = np.sum(X[:, 0] * X[:, 1].conj(), axis=-1)
-    return np.asarray(np.sqrt((a + b) / 2 + np.hypot((a - b) / 2, np.abs(cross))))
+    X, squares = (G, squares) if G.shape[1] == 2 else (G.swapaxes(1, 2), squares.swapaxes(1, 2))
+    a, b = np.add.reduce(squares, axis=2).T
+    cross = np.add.reduce(X[:, 0] * X[:, 1].conj(), axis=1)
+    return np.asarray(np.sqrt(total / 2 + np.hypot((a - b) / 2, np.abs(cross))))
 
 
-def _largest(gains: Callable[[Matrix], Matrix], w: Matrix) -> tuple[float, float]:
+def largest(gains: Callable[[Matrix], Matrix], w: Matrix) -> tuple[float, float]:
     """The largest gain at several frequencies, and where it is."""
     return max(zip(gains(w).tolist(), w.tolist(), strict=True))
 
 
-def _turn(poles: NDArray[Any]) -> complex:
+def turn_of(poles: NDArray[Any]) -> complex:
     """A rotation of the unit circle after which no pole lies near z = -1, which the bilinear map sends to infinity."""
     turns = np.exp(1j * np.linspace(0, 2 * np.pi, 17)[:-1])
     return 1.0 if _reach(poles, 1.0) > 0.3 else max(turns, key=lambda t: _reach(poles, t))
@@ -153,7 +185,7 @@ def _reach(poles: NDArray[Any], turn: complex) -> float:
     return float(np.min(np.abs(poles + turn), initial=2.0))
 
 
-def _continuous(g: DenseSystem, turn: complex) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+def continuous(g: DenseSystem, turn: complex) -> Form:
     """`g` itself, or in discrete time its image under s = (z - 1) / (z + 1) after the rotation z -> z / turn."""
     A, B, C, D = g.A, g.B, g.C, g.D
     if not g.discrete:
@@ -164,22 +196,31 @@ def _continuous(g: DenseSystem, turn: complex) -> tuple[NDArray[Any], NDArray[An
     return inv @ (A - eye), 2**0.5 * inv @ B, 2**0.5 * C @ inv, D - C @ inv @ B
 
 
+def on_circle(w: Any, turn: complex) -> Any:
+    """The angles of frequencies of the continuous form of a discrete system."""
+    return np.angle(np.exp(2j * np.arctan(w)) * turn)
+
+
 def _crossings(
     A: NDArray[Any], B: NDArray[Any], C: NDArray[Any], D: NDArray[Any], level: float, real: bool
 ) -> NDArray[np.float64]:
     """Frequencies at which a singular value of the transfer function equals `level`, sorted (with some false ones)."""
-    BH, CH, DH = B.conj().T, C.conj().T, D.conj().T
-    R = level**2 * np.eye(D.shape[1]) - DH @ D
-    RB = np.linalg.solve(R, np.concatenate([DH @ C, BH], axis=1))
-    n = len(A)
-    X, Y = RB[:, :n], RB[:, n:]
-    top = A + B @ X
-    H = np.block([[top, level * B @ Y], [-(CH @ C + CH @ D @ X) / level, -top.conj().T]])
-    w = np.linalg.eigvals(H)
+    n, BH, CH, dtype = len(A), B.conj().T, C.conj().T, np.result_type(A, B, C, D)
+    if D.any():
+        DH = D.conj().T
+        R = level**2 * np.eye(D.shape[1]) - DH @ D
+        RB = np.linalg.solve(R, np.concatenate([DH @ C, BH], axis=1))
+        top = A + B @ RB[:, :n]
+        right, low = level * B @ RB[:, n:], (CH @ C + CH @ D @ RB[:, :n]) / level
+    else:
+        top, right, low = A, B @ BH / level, CH @ C / level
+    H = np.empty((2 * n, 2 * n), dtype)
+    H[:n, :n], H[:n, n:], H[n:, :n], H[n:, n:] = top, right, -low, -top.conj().T
+    w = eigenvalues(H)
     # an imaginary eigenvalue comes out with a rounding error of its real part, larger where it is double
     near = np.abs(w.real) <= 1e-5 * (np.abs(w) + 1e-3 * np.abs(w).max())
     frequencies = w.imag[near]
-    return np.unique(np.abs(frequencies) if real else frequencies)
+    return np.array(sorted(set((np.abs(frequencies) if real else frequencies).tolist())))
 
 
 def _middles(f: NDArray[np.float64]) -> NDArray[np.float64]:

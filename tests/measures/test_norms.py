@@ -388,3 +388,30 @@ def test_small_h2_errors_of_diagonal_systems_have_digits(kind, m):
     g = dataclasses.replace(g, D=0 * g.D)
     other = dataclasses.replace(g, C=g.C * (1 + 1e-10))
     assert_allclose(balred.error(g, other, "h2"), 1e-10 * balred.norm(g, "h2"), rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [3, 12])
+@pytest.mark.parametrize("dt", [0, 1])
+def test_h2_of_a_batch_is_that_of_its_members(n, dt):
+    """Its factor comes from one Gramian alone, that of a single system from both; trace(B^T Q B) is the same number."""
+    several = [balred.testing.random_system(n, dt=dt, seed=seed) for seed in range(6)]
+    A, B, C, D = (np.stack([getattr(g, name) for g in several]) for name in "ABCD")
+    D = 0 * D
+    want = [
+        np.sqrt(np.trace(b.T @ balred.gramians(balred.ss(a, b, c, dt=dt))[1] @ b))
+        for a, b, c in zip(A, B, C, strict=True)
+    ]
+    assert_allclose(balred.norm(balred.ss(A, B, C, D, dt=dt), "h2"), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 12])
+def test_h2_of_a_batch_refuses_an_unstable_mode_that_no_input_reaches(n):
+    """The Gramian of the inputs is finite there; the system is unstable all the same."""
+    A = -np.diag(np.arange(1.0, n + 1))
+    A[-1, -1] = 0.5
+    B, C = np.ones((n, 1)), np.ones((1, n))
+    B[-1] = 0
+    with pytest.raises(balred.UnstableError):
+        balred.norm(balred.ss(np.stack([A, A]), np.stack([B, B]), np.stack([C, C])), "h2")
+    with pytest.raises(balred.UnstableError):
+        balred.norm(balred.ss(np.stack([A, A]), np.stack([B, B]), 0 * np.stack([C, C])), "h2")
