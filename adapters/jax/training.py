@@ -88,7 +88,11 @@ class TreeReducer:
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
         self.ema_decay = ema_decay
-        self._sinks = sinks_of(self.policy.log)
+        self._sinks = sinks_of(self.policy.log, self.policy.recorded())
+
+    def __repr__(self) -> str:
+        """When it cuts and by which rule; the sizes of the layers are in the state that :meth:`init` returns."""
+        return f"{type(self).__name__}({self.policy.outline()})"
 
     # -------------------------------------------------------------------------------- what a framework may say otherwise
 

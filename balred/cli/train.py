@@ -76,10 +76,16 @@ def train(
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="A study, or a run with events.jsonl.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RUN_DIR", help="A study, a folder with logs of reducers, or one log.", show_default=False
+        ),
     ],
 ) -> None:
-    """Write the HTML report of a run's folder: what was cut, when, and what came of it."""
+    """Write report.html: what was cut, when, and what came of it.
+
+    RUN_DIR may be the folder of a study, the log that a reducer wrote (log="run/cuts.jsonl"), or a folder with such logs.
+    """
     with reported("report", None):
         from balred.studies.settings.records import require_report
 

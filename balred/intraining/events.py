@@ -69,14 +69,23 @@ class EventLog:
     ----------
     path : path
         Appended to; made with its folders when the first event comes.
+    settings : mapping, optional
+        What the training was told, in plain values.  The first event that this object appends has them, as "settings", so
+        that whoever reads the file knows where the window was.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], settings: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
+        self.settings = settings
+        self._told = settings is None
 
     def __call__(self, report: Report) -> None:
         """Append the events of a report; they are on the disk when this returns."""
-        self.append(events_of(report))
+        first, *others = events_of(report)
+        if not self._told:
+            first["settings"] = self.settings
+        self.append([first, *others])
+        self._told = True
 
     def append(self, events: Sequence[Event]) -> None:
         """Append events, each with an "event" and a "step"; they are on the disk when this returns.
@@ -153,6 +162,7 @@ class EventLog:
 
     def rewind(self, count: int) -> None:
         """Drop all but the first `count` events: what happened after the checkpoint from which a run goes on."""
+        self._told = self.settings is None
         if not self.path.exists():
             return
         there = self.read()
@@ -198,7 +208,7 @@ def scalars_of(report: Report) -> dict[str, float]:
     return found
 
 
-def sinks_of(log: Any) -> tuple[Sink, ...]:
+def sinks_of(log: Any, settings: Mapping[str, Any] | None = None) -> tuple[Sink, ...]:
     """What to call with each report.
 
     Parameters
@@ -206,6 +216,8 @@ def sinks_of(log: Any) -> tuple[Sink, ...]:
     log : None, path, TensorBoard writer, W&B run, callable, or a sequence of these
         A path becomes an :class:`EventLog`; a writer has ``add_scalar(name, value, step)``, a run ``log(dict)``; anything
         callable gets the report.
+    settings : mapping, optional
+        What files are to say of the training, see :class:`EventLog`.
 
     Raises
     ------
@@ -215,9 +227,11 @@ def sinks_of(log: Any) -> tuple[Sink, ...]:
     if log is None:
         return ()
     if isinstance(log, (list, tuple)):
-        return tuple(sink for one in log for sink in sinks_of(one))
+        return tuple(sink for one in log for sink in sinks_of(one, settings))
     if isinstance(log, (str, PathLike)):
-        return (EventLog(log),)
+        return (EventLog(log, settings),)
+    if isinstance(log, EventLog):
+        return (log if log.settings is not None else EventLog(log.path, settings),)
     if hasattr(log, "add_scalar"):
 
         def add(report: Report) -> None:

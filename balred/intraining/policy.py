@@ -151,6 +151,19 @@ class Policy:
         n = self.attempts if self.attempts is not None else min(4, end - start)
         return tuple(start + math.ceil((i + 1) * (end - start) / n) for i in range(n))
 
+    def outline(self) -> str:
+        """The rule and the steps of the attempts, for the ``repr`` of what follows this policy.
+
+        Examples
+        --------
+        >>> import balred
+        >>> Policy(balred.Order(16), window=(0, 4000), attempts=2).outline()
+        'Order(rank=16, multiple_of=1), attempts at 2000, 4000'
+        """
+        steps = self.steps
+        shown = steps if len(steps) <= 6 else (*steps[:3], "...", steps[-1])
+        return f"{self.rule!r}, attempts at {', '.join(map(str, shown))}{', dry run' if self.dry_run else ''}"
+
     def init(self) -> PolicyState:
         """The state before the first step."""
         return PolicyState()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from balred.intraining.events import sinks_of
 from balred.intraining.policy import Policy
+from balred.version import VERSION
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,6 +61,23 @@ class TrainingSettings(Policy):
         if self.moments not in ("reset", "carry"):
             raise ValueError(f"moments must be 'reset' or 'carry', got {self.moments!r}")
         sinks_of(self.log)
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings in plain values, as a log keeps them: what the reader of a report must know of the training.
+
+        Examples
+        --------
+        >>> import balred
+        >>> told = TrainingSettings(balred.Energy(0.99), window=(0, 4000), attempts=2).recorded()
+        >>> told["window"], told["attempts at"], told["min_cut"], told["guard"]
+        ([0, 4000], [2000, 4000], 0.05, None)
+        """
+        guard = self.guard and {"tolerance": self.guard.tolerance, "delay": self.guard.delay}
+        return {
+            "rule": repr(self.rule), "window": [int(step) for step in self.window], "attempts at": [int(step) for step in self.steps],
+            "min_cut": self.min_cut, "settled": self.settled, "guard": guard, "dry_run": self.dry_run, "moments": self.moments,
+            "balanced on": "white noise" if self.calibration is None else "calibration data", "balred": VERSION,
+        }  # fmt: skip
 
 
 def options_of(source: Callable[..., Any], *without: str) -> Callable[[F], F]:

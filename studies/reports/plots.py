@@ -22,6 +22,8 @@ _COLOURS = {
     "squeezed": "#7a4a2b", "random": "#888888",
 }  # fmt: skip
 Labels = Mapping[str, str]
+Window = tuple[int, int]
+"""First and last step at which a training may be cut."""
 _STYLES = ("-", "--", ":", "-.")
 _FLOOR = 1e-6
 """Spectra are drawn down to this share of the largest value: below, float32 parameters mean little."""
@@ -48,8 +50,9 @@ def _axes(width: float, height: float, rows: int = 1, columns: int = 1, **option
     return figure, list(axes)
 
 
-def _warmup(ax: Any, config: Schedule) -> None:
-    ax.axvspan(0, config.last_cut, color="0.92", zorder=0, label="warm-up: cuts are allowed")
+def _shaded(ax: Any, windows: Sequence[Window]) -> None:
+    for i, (start, end) in enumerate(windows):
+        ax.axvspan(start, end, color="0.92", zorder=0, label="window: cuts are allowed" if i == 0 else None)
 
 
 def spectra(records: Sequence[RunRecord], layer: str, labels: Labels = LABELS) -> Figure:
@@ -86,10 +89,12 @@ def spectra(records: Sequence[RunRecord], layer: str, labels: Labels = LABELS) -
     return figure
 
 
-def ranks(records: Sequence[RunRecord], trace: Trace | None, layer: str, labels: Labels = LABELS) -> Figure:
-    """States of one layer against the step, and what the rule would choose in the full run."""
+def ranks(
+    records: Sequence[RunRecord], trace: Trace | None, layer: str, windows: Sequence[Window], labels: Labels = LABELS
+) -> Figure:
+    """States of one layer against the step, and what the rule would choose in the full run; the windows are shaded."""
     figure, (ax,) = _axes(8.2, 3.8)
-    _warmup(ax, records[0].config)
+    _shaded(ax, windows)
     for record in records:
         first = record.first_states(layer)
         if first is None:
@@ -136,7 +141,7 @@ def stability(trace: Trace, config: Schedule) -> Figure:
     right.plot(steps, 100 * trace.tail, ".-", color="C2", label="tail energy (right axis)")
     right.set(ylabel="% of the sum of all values", ylim=(0, None))
     for ax in axes:
-        _warmup(ax, config)
+        _shaded(ax, [(0, config.last_cut)])
         if trace.settled is not None:
             ax.axvline(trace.settled, color="k", ls="--", lw=1.2, label=f"choice settled: step {trace.settled}")
     for ax in axes[:3]:

@@ -126,7 +126,9 @@ def _figures(result: DemoResult, folder: Path) -> list[tuple[str, str, str]]:
         figures.append((f"Hankel singular values along the training: {layer}", SPECTRA, plots.png(figure)))
         text = "Solid: states that the layer had. Dotted: what the rule, without rounding, would choose at each checkpoint of (a)."
         trace = result.traces.get(layer)
-        figures.append((f"Rank: {layer}", text, plots.png(plots.ranks(first, trace, layer))))
+        figures.append(
+            (f"Rank: {layer}", text, plots.png(plots.ranks(first, trace, layer, [(0, result.config.last_cut)])))
+        )
         if trace is not None:
             text = STABILITY.format("the full run (a)")
             figures.append(

@@ -14,6 +14,7 @@ from balred.ranks import Rule
 from balred.studies.reports.summary import spread
 from balred.studies.settings.records import RunRecord, Schedule
 from balred.studies.settings.train_config import TrainConfig, config_from
+from balred.studies.training.reading import EVENTS
 from balred.studies.training.run_files import RunFolder, saved_config
 
 HEADINGS = (
@@ -74,22 +75,55 @@ def runs_in(root: Path, config: TrainConfig | None) -> list[Found]:
     ValueError
         There are none.
     """
-    folders = {p.parent for name in ("events.jsonl", "metrics.jsonl", "result.json") for p in root.rglob(name)}
     found = []
-    for path in folders:
-        folder = RunFolder(path)
-        result = folder.result
+    for folder, label in _folders(root):
+        result, path = folder.result, folder.path
         seed = int(path.parent.name.partition("-")[2]) if path.parent.name.removeprefix("seed-").isdecimal() else 0
-        name = path.name if config is not None or path == root else str(path.relative_to(root))
+        name = path.name if config is not None else label
         record = folder.record(name, seed, config or Schedule())
         if config is None:  # nobody says how long it is meant to be
             last = max([record.steps, *(report.step for report in record.reports)])
             record = folder.record(name, seed, Schedule(steps=max(20, last)))
         found.append(Found(name, seed, folder, record, result))
     if not found:
-        raise ValueError(f"RUN_DIR must hold events.jsonl or metrics.jsonl of a run, or folders that do, got {root}")
+        raise ValueError(
+            f"RUN_DIR must hold events.jsonl or metrics.jsonl of a run, or another log of a reducer, or folders that do, got {root}"
+        )
     order = {name: i for i, name in enumerate(_names(config))}
     return sorted(found, key=lambda f: (order.get(f.name, len(order)), f.name, f.seed))
+
+
+def _folders(root: Path) -> list[tuple[RunFolder, str]]:
+    """The runs that have files below a folder, or in one file, and what to call them; of several logs in a folder each is a run."""
+    if root.is_file():
+        if root.name == "metrics.jsonl":
+            return [(RunFolder(root.parent), root.parent.resolve().name)]
+        if not _is_log(root):
+            raise ValueError(f"RUN_DIR must be a folder, or the log of a reducer, got {root}, which holds no events")
+        return [(RunFolder(root.parent, root.name), root.parent.resolve().name)]
+    named = {p.parent for name in ("events.jsonl", "metrics.jsonl", "result.json") for p in root.rglob(name)}
+    logs: dict[Path, list[str]] = {path: [] for path in named}
+    for file in sorted(root.rglob("*")):
+        if file.name not in ("events.jsonl", "metrics.jsonl") and file.is_file() and _is_log(file):
+            logs.setdefault(file.parent, []).append(file.name)
+    found = []
+    for path, others in logs.items():
+        name = path.resolve().name if path == root else str(path.relative_to(root))
+        if (path / "events.jsonl").exists() or not others:
+            found.append((RunFolder(path), name))
+        elif len(others) == 1:
+            found.append((RunFolder(path, others.pop()), name))
+        found += [(RunFolder(path, other), f"{name}/{Path(other).stem}") for other in others]
+    return found
+
+
+_BEGINS = b'{"event": "'
+
+
+def _is_log(file: Path) -> bool:
+    """Whether a file begins as a reducer's log does: folders of runs hold all kinds of files, large ones too."""
+    with file.open("rb") as opened:
+        return opened.read(80).startswith(tuple(_BEGINS + f'{kind}"'.encode() for kind in EVENTS))
 
 
 def _names(config: TrainConfig | None) -> list[str]:
@@ -142,15 +176,15 @@ def table(root: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def write_run_report(root: Path) -> Path:
-    """Write ``report.html`` to a folder with runs; its path.
+    """Write ``report.html`` to a folder with runs, or beside the log of one; its path.
 
     Raises
     ------
     ValueError
         There are no runs, or a file is damaged.
     """
-    if not root.is_dir():
-        raise ValueError(f"RUN_DIR must be a folder, got {root}")
+    if not root.exists():
+        raise ValueError(f"RUN_DIR must be a folder, or the log of a reducer, got {root}: no such file")
     try:
         return _written(root)
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
@@ -163,15 +197,16 @@ def write_run_report(root: Path) -> Path:
 def _written(root: Path) -> Path:
     from balred.studies.reports.report import render
 
-    config = config_of(root)
+    folder = root if root.is_dir() else root.parent
+    config = config_of(root) if root.is_dir() else None
     found = runs_in(root, config)
     results = [f.result for f in found if f.result is not None]
     hardware = list(dict.fromkeys(str(r["hardware"]) for r in results if "hardware" in r))
     task = "" if config is None else f" on {config.task}"
-    page = root / "report.html"
+    page = folder / "report.html"
     text = render(
         _PAGE,
-        title=f"In-training truncation{task}: {root.resolve().name}",
+        title=f"In-training truncation{task}: {folder.resolve().name}",
         config=config,
         running=[f"{f.name} (seed {f.seed})" for f in found if f.result is None] if config is not None else [],
         headings=HEADINGS,
@@ -181,7 +216,7 @@ def _written(root: Path) -> Path:
             f"{f.name}, seed {f.seed}: {line}" for f in found for r in f.record.reports for line in str(r).split("\n")
         ],
         figures=figures(found, config),
-        settings=_settings(config, results),
+        settings=_settings(config, results) + (_logged(found) if config is None else []),
         hardware=hardware,
     )
     with replacing(page) as file:
@@ -197,6 +232,15 @@ def _settings(config: TrainConfig | None, results: Sequence[Mapping[str, Any]]) 
         ", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in results if "versions" in r
     )
     return rows + [("versions", line) for line in versions]
+
+
+def _logged(found: Sequence[Found]) -> list[tuple[str, Any]]:
+    """What the logs say that the reducers were told, run by run where there are several."""
+    return [
+        (key if len(found) == 1 else f"{f.name}: {key}", "none" if value is None else value)
+        for f in found
+        for key, value in f.record.settings.items()
+    ]
 
 
 def figures(found: Sequence[Found], config: TrainConfig | None) -> list[tuple[str, str, str]]:
@@ -215,6 +259,9 @@ def figures(found: Sequence[Found], config: TrainConfig | None) -> list[tuple[st
         text = "Each point is one run of one seed, at the size it ended with."
         drawn.append(("Accuracy against final dimension", text, plots.png(plots.dimensions(points))))
     first = [f.record for f in found if f.seed == found[0].seed]
+    # a training of the user's is shaded where its log says, and not at all where it does not
+    told = [tuple(r.settings["window"]) for r in first if "window" in r.settings]
+    windows = list(dict.fromkeys(told)) if config is None else [(0, config.last_cut)]
     full = next((r for r in first if r.run == "full"), None)
     for layer in dict.fromkeys(name for r in first for name in (*r.snapshots, *r.ranks)):
         seen = [r for r in first if layer in r.snapshots and r.run.partition("-")[0] in ("full", "truncated")][:2]
@@ -228,7 +275,7 @@ def figures(found: Sequence[Found], config: TrainConfig | None) -> list[tuple[st
             text = "States that the layer had, run by run" + (
                 "" if metrics is None else "; dotted: what the rule would choose at each snapshot of the full run"
             )
-            drawn.append((f"Rank: {label}", text + ".", plots.png(plots.ranks(moving, metrics, layer, {}))))
+            drawn.append((f"Rank: {label}", text + ".", plots.png(plots.ranks(moving, metrics, layer, windows, {}))))
         if metrics is not None and config is not None:
             picture = plots.png(plots.stability(metrics, config))
             drawn.append((f"Stability of the ranking: {label}", STABILITY.format("the full run"), picture))

@@ -194,6 +194,8 @@ class RunRecord:
     points: list[Point] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What its log says that the reducer was told."""
 
     @property
     def finished(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,6 +63,15 @@ def maybe(kind: Kind) -> Kind:
     return lambda x: x is None or kind(x)
 
 
+def is_settings(x: Any) -> bool:
+    """What a training was told, value by name; its window, if it is there, are two steps."""
+    window = x.get("window", [0, 0]) if isinstance(x, dict) else None
+    steps = isinstance(window, list) and len(window) == 2 and all(map(is_count, window))
+    return (
+        steps and all(map(is_text, x)) and all(is_text(json.dumps(value, ensure_ascii=False)) for value in x.values())
+    )
+
+
 _STEP = {"step": is_count, "seconds": maybe(is_number), "loss": maybe(is_measured), "ranks": maybe(is_ranks)}
 METRICS: dict[str, Mapping[str, Kind]] = {
     "step": _STEP,
@@ -81,13 +91,17 @@ _CUT = {
     "to": is_count,
     "energy": is_measured,
     "bound": maybe(is_measured),
+    "note": maybe(is_text),
+    "loss_before": maybe(is_measured),
+    "loss_after": maybe(is_measured),
+    "settings": maybe(is_settings),
 }
 EVENTS: dict[str, Mapping[str, Kind]] = {
     "cut": _CUT,
     "would cut": _CUT,
-    "skipped": {"step": is_count, "layer": is_text, "why": is_text},
-    "restored": {"step": is_count, "ranks": is_ranks, "back_to": maybe(is_count)},
-    "nothing": {"step": is_count, "ranks": is_ranks},
+    "skipped": {"step": is_count, "layer": is_text, "why": is_text, "settings": maybe(is_settings)},
+    "restored": {"step": is_count, "ranks": is_ranks, "back_to": maybe(is_count), "settings": maybe(is_settings)},
+    "nothing": {"step": is_count, "ranks": is_ranks, "settings": maybe(is_settings)},
 }
 RESULT: Mapping[str, Kind] = {
     "run": is_text, "seed": is_count, "accuracy": maybe(is_number), "seconds": is_number, "steps": is_count,

@@ -24,11 +24,11 @@ from balred.systems import DiagonalSystem
 
 
 class RunFolder:
-    """Names and formats of the files in a run's folder."""
+    """Names and formats of the files in a run's folder; its log of events may have another name in a training of the user's."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, events: str = "events.jsonl") -> None:
         self.path = path
-        self.events = EventLog(path / "events.jsonl")
+        self.events = EventLog(path / events)
         self.metrics = EventLog(path / "metrics.jsonl")
         self.checkpoint = path / "checkpoint.pt"
         self.model = path / "model.safetensors"
@@ -94,6 +94,8 @@ class RunFolder:
                 loss = line["loss"] if line["loss"] is not None else float("nan")
                 record.points.append(Point(step, line["seconds"], loss, line["accuracy"], line["ranks"]))
         record.reports = reports_of(events)
+        for event in events:
+            record.settings = event.get("settings") or record.settings
         logged: dict[str, int] = {}
         for report in record.reports:
             logged |= report.ranks
@@ -118,14 +120,20 @@ def reports_of(events: list[dict[str, Any]]) -> list[Report]:
         step, kind = int(event["step"]), event["event"]
         if kind in ("cut", "would cut"):
             bound = float("nan") if event["bound"] is None else event["bound"]
-            cut = Cut(event["layer"], event["from"], event["to"], event["energy"], bound)
+            cut = Cut(event["layer"], event["from"], event["to"], event["energy"], bound, event.get("note") or "")
             ranks = {cut.layer: cut.before if kind == "would cut" else cut.after}
-            found.append(Report(step, (cut,), ranks, dry_run=kind == "would cut"))
+            found.append(Report(step, (cut,), ranks, dry_run=kind == "would cut", loss=_loss(event)))
         elif kind == "skipped":
             found.append(Report(step, (), {}, {event["layer"]: event["why"]}))
         elif kind in ("restored", "nothing"):
             found.append(Report(step, (), event["ranks"], restored=kind == "restored", back_to=event.get("back_to")))
     return found
+
+
+def _loss(event: dict[str, Any]) -> tuple[float, float] | None:
+    """The loss of the last batch before and after a cut, where it was measured."""
+    before, after = event.get("loss_before"), event.get("loss_after")
+    return None if before is None or after is None else (before, after)
 
 
 def saved_config(root: Path) -> dict[str, Any]:

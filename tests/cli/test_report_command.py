@@ -18,6 +18,7 @@ from balred.intraining import Cut, Report
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from balred.studies.reports import plots
 from balred.studies.reports.run_report import config_of, runs_in, summary, write_run_report
 from balred.studies.settings.train_config import TrainConfig
 from balred.studies.training.run_files import RunFolder, reports_of, write_json
@@ -111,6 +112,56 @@ def test_what_a_loop_of_ones_own_logged(tmp_path: Path) -> None:
     assert "<td>mine</td>" in (tmp_path / "report.html").read_text()
 
 
+def test_a_log_of_any_name_and_its_folder(tmp_path: Path) -> None:
+    """The settings of the training are in the log; the page has them, and the file or its folder may be asked for."""
+    log = balred.intraining.EventLog(tmp_path / "run" / "cuts.jsonl", _told(window=(30, 90)))
+    log(Report(60, (Cut("a", 64, 32, 0.99, 0.1, "balanced on data"),), {"a": 32}, loss=(0.5, 0.25)))
+    log(Report(90, (), {"a": 32}))
+    (tmp_path / "run" / "model.pt").write_bytes(b"\x80")
+    for path in (log.path, tmp_path / "run", tmp_path):
+        result = invoke(str(path))
+        assert result.exit_code == 0, result.output
+        page = (tmp_path / ("report.html" if path == tmp_path else "run/report.html")).read_text()
+        assert "<td>window</td><td>[30, 90]</td>" in page
+        assert "<td>rule</td><td>Energy(" in page
+        assert "64 -&gt; 32 states, 99.00 % of the energy, error bound 0.1, balanced on data" in page
+        assert "loss of the last batch 0.5 -&gt; 0.25" in page
+        (tmp_path / "run" / "report.html").unlink(missing_ok=True)
+    assert [f.name for f in runs_in(tmp_path / "run", None)] == ["run"]
+
+
+def test_each_of_several_logs_in_a_folder_is_a_run(tmp_path: Path) -> None:
+    for name, window in (("one.jsonl", (0, 10)), ("two.log", (5, 20))):
+        balred.intraining.EventLog(tmp_path / name, _told(window=window))(
+            Report(10, (Cut("a", 8, 4, 0.9, 0.1),), {"a": 4})
+        )
+    (tmp_path / "data.jsonl").write_text('{"text": "no event"}\n')
+    found = runs_in(tmp_path, None)
+    assert [f.name for f in found] == [f"{tmp_path.name}/one", f"{tmp_path.name}/two"]
+    assert [f.record.settings["window"] for f in found] == [[0, 10], [5, 20]]
+    assert len(runs_in(tmp_path / "one.jsonl", None)) == 1
+    result = invoke(str(tmp_path / "data.jsonl"))
+    assert result.exit_code == 1
+    assert "which holds no events" in result.stderr
+
+
+def test_the_shaded_window_is_the_recorded_one(tmp_path: Path) -> None:
+    """Without a record nothing is shaded: a guess would be taken for what happened."""
+    record = RunFolder(tmp_path).record("mine", 0, TrainConfig())
+    record.reports = [Report(60, (Cut("a", 64, 32, 0.99, 0.1),), {"a": 32})]
+    for windows in ([(30, 90)], []):
+        figure = plots.ranks([record], None, "a", windows)
+        shaded = (
+            [p.get_x() for p in figure.axes[0].patches],
+            [p.get_x() + p.get_width() for p in figure.axes[0].patches],
+        )
+        assert shaded == ([w[0] for w in windows], [w[1] for w in windows])
+
+
+def _told(window: tuple[int, int]) -> dict[str, Any]:
+    return balred.intraining.TrainingSettings(balred.Energy(0.9), window, 1).recorded()
+
+
 @pytest.mark.parametrize("dry", [False, True])
 def test_reports_come_back_from_their_events(dry: bool) -> None:
     report = Report(7, (Cut("a", 8, 4, 0.9, 0.5),), {"a": 8 if dry else 4}, dry_run=dry)
@@ -137,9 +188,12 @@ def test_snapshots_come_back(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     result = invoke(str(tmp_path))
     assert result.exit_code == 1
-    assert "RUN_DIR must hold events.jsonl or metrics.jsonl of a run, or folders that do, got" in result.stderr
+    assert (
+        "RUN_DIR must hold events.jsonl or metrics.jsonl of a run, or another log of a reducer, or folders that do, got"
+        in result.stderr
+    )
     result = invoke(str(tmp_path / "none"))
-    assert "RUN_DIR must be a folder, got" in result.stderr
+    assert "RUN_DIR must be a folder, or the log of a reducer, got" in result.stderr
     (tmp_path / "events.jsonl").write_text('{"event": "cut"}\n{}\n')
     result = invoke(str(tmp_path))
     assert result.exit_code == 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from balred.intraining import EventLog
+from balred.intraining import EventLog, Report, sinks_of
 
 
 def event(step: int) -> dict[str, Any]:
@@ -98,3 +98,27 @@ def test_a_log_that_lost_lines_is_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="must hold the 5 events that it held then, got 2: the others are lost"):
         log.rewind(5)
     assert steps(log) == [1, 2]
+
+
+def test_the_first_event_tells_the_settings(tmp_path: Path) -> None:
+    """Once for each training that writes to the file, and again where a checkpoint's rewind took it away."""
+    path, report = tmp_path / "e.jsonl", Report(3, (), {"a": 4})
+    log = EventLog(path, {"window": [0, 9]})
+    for _ in range(2):
+        log(report)
+    EventLog(path, {"window": [0, 5]})(report)
+    EventLog(path)(report)
+    assert [e.get("settings") for e in log.read()] == [{"window": [0, 9]}, None, {"window": [0, 5]}, None]
+    log.rewind(0)
+    log(report)
+    assert [e["settings"] for e in log.read()] == [{"window": [0, 9]}]
+
+
+def test_a_log_of_any_form_gets_the_settings(tmp_path: Path) -> None:
+    own = EventLog(tmp_path / "own.jsonl", {"mine": 1})
+    sinks = sinks_of([tmp_path / "a.jsonl", EventLog(tmp_path / "b.jsonl"), own], {"window": [0, 9]})
+    assert [sink.settings for sink in sinks if isinstance(sink, EventLog)] == [
+        {"window": [0, 9]},
+        {"window": [0, 9]},
+        {"mine": 1},
+    ]

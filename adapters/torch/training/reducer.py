@@ -117,7 +117,7 @@ class InTrainingReducer:
         self.state: PolicyState = self.policy.init()
         self.steps = 0
         self.reports: list[Report] = []
-        self._sinks = sinks_of(self.policy.log)
+        self._sinks = sinks_of(self.policy.log, self.policy.recorded())
         self._held: Held[Snapshot] | None = None
         refuse_graphs(self.model)
         for one in (self.model, *self.averages):
@@ -127,11 +127,18 @@ class InTrainingReducer:
         check_rule_for(rule, layers, self.calibration)
         self._place.check(optimizer)
         with torch.no_grad():
-            check_cuttable(self.model, layers, self._place.layers())
+            whole = self._place.layers()
+            self._ranks = ranks_of(whole)
+            check_cuttable(self.model, layers, whole)
             with unseen():
                 check_data(self.model, layers, self.calibration)
         check_holds(optimizer, layers)
         check_shapes(self.model, optimizer)
+
+    def __repr__(self) -> str:
+        """The layers found and their states, which not every layer's own ``repr`` tells; gathers nothing."""
+        layers = ", ".join(f"{name or 'layer'}: {rank} states" for name, rank in self._ranks.items())
+        return f"{type(self).__name__}({layers}; step {self.steps}; {self.policy.outline()})"
 
     def step(self, loss: Callable[[], Any] | None = None) -> Report | None:
         """Count a training step; call it after ``optimizer.step()``.
@@ -151,6 +158,7 @@ class InTrainingReducer:
         self.steps += 1
         report = self._judge() or self._attempt(loss)
         if report is not None:
+            self._ranks = {**self._ranks, **report.ranks}
             self.reports.append(report)
             for sink in self._sinks if self._place.exchange.rank == 0 else ():
                 sink(report)
@@ -254,6 +262,7 @@ class InTrainingReducer:
                     if misfits(self.optimizer, p):
                         forget(self.optimizer, p)
         self.steps, self.state, self._held = int(state["steps"]), saved.policy, saved.held
+        self._ranks = dict(saved.ranks)
         self._place.finish()
 
     def _judge(self) -> Report | None:
