@@ -8,7 +8,8 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("matplotlib is not installed: pip install 'balred[plot]'") from error
 
-from balred.adapters.matplotlib.responses import plot_bode, plot_error
+from balred.adapters.matplotlib.bode import plot_bode
+from balred.adapters.matplotlib.responses import plot_error, plot_sigma
 from balred.adapters.matplotlib.spectra import plot_hsv
 
-__all__ = ["plot_bode", "plot_error", "plot_hsv"]
+__all__ = ["plot_bode", "plot_error", "plot_hsv", "plot_sigma"]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
@@ -53,34 +52,41 @@ def plot_error(
 
     Examples
     --------
-    >>> import balred
+    >>> import balred, matplotlib.pyplot as plt
     >>> a = balred.analyze(balred.testing.random_system(20))
     >>> ax = plot_error(a.system, a.reduce(5), bound=a)
     >>> [line.get_label() for line in ax.get_lines()]
     ['full, 20 states', 'reduced, 5 states', 'error', 'bound 0.796']
     >>> plt.close(ax.figure)
     """
-    g, r = _together(sys, reduced)
+    g, r = together(sys, reduced)
     difference(g, r)  # raises where they do not fit
     limit = _bound(bound, r.states)
-    omega = frequency_grid(g, r) if omega is None else _checked(omega)
+    omega = frequency_grid(g, r) if omega is None else checked_frequencies(omega)
     points = omega if is_real(g) and is_real(r) else np.concatenate([omega, -omega])
     G, R = frequency_response(g, points), frequency_response(r, points)
     ax = new_axes() if ax is None else ax
     curves = [(G, f"full, {g.states} states", FULL, "-"), (R, f"reduced, {r.states} states", SMALL, "--")]
     for H, label, colour, style in [*curves, (G - R, "error", ERROR, "-")]:
         gain = np.linalg.norm(H, 2, axis=(-2, -1)).reshape(-1, len(omega)).max(axis=0)
-        ax.plot(omega, _decibels(gain), style, color=colour, label=label, lw=2.2 if H is G else 1.5)
+        ax.plot(omega, decibels(gain), style, color=colour, label=label, lw=2.2 if H is G else 1.5)
     if limit:
-        ax.axhline(float(_decibels(np.asarray(limit))), color=BOUND, ls=":", label=f"bound {limit:.3g}")
+        ax.axhline(float(decibels(np.asarray(limit))), color=BOUND, ls=":", label=f"bound {limit:.3g}")
     ax.set(ylabel="largest singular value (dB)")
-    _cropped(ax)
-    _frequency_axis(ax, g, omega)
+    cropped(ax)
+    frequency_axis(ax, g, omega)
     return finished(ax)
 
 
-def plot_bode(*systems: Any, omega: Any = None, labels: Sequence[str] | None = None, axes: Any = None) -> Any:
-    """Draw magnitude and phase of systems with one input and output.
+def plot_sigma(
+    *systems: Any, omega: Any = None, labels: Sequence[str] | None = None, every: bool = True, ax: Axes | None = None
+) -> Axes:
+    r"""Draw the singular values of the frequency responses of systems with any inputs and outputs, in decibels.
+
+    .. math:: 20\log_{10}\sigma_i(G(\mathrm{j}\omega)), \qquad i = 1, \dots, \min(p, m)
+
+    The largest is the gain that inputs can have at that frequency in their worst direction, the smallest that in their
+    best.
 
     Parameters
     ----------
@@ -90,58 +96,67 @@ def plot_bode(*systems: Any, omega: Any = None, labels: Sequence[str] | None = N
         As :func:`plot_error`.
     labels : sequence of str, optional
         For the legend; by default the number of states.
-    axes : pair of matplotlib Axes, optional
-        For magnitude and phase.  New ones are made otherwise.
+    every : bool, default True
+        False draws the largest singular value alone.
+    ax : matplotlib Axes, optional
+        New ones are made otherwise.
 
     Returns
     -------
-    ndarray of two matplotlib Axes
+    matplotlib Axes
+        For systems with complex matrices the larger of the values at :math:`\pm\omega`.
 
     Raises
     ------
     ValueError
-        No system, or not one input and output; batches; `dt` differs; labels that do not match.
+        No system; batches; `dt` differs; labels that do not match; frequencies that are not positive.
 
     Examples
     --------
-    >>> import balred
-    >>> g = balred.testing.random_system(20, 1, 1)
-    >>> magnitude, phase = plot_bode(g, balred.reduce(g, 4))
-    >>> phase.get_ylabel()
-    'phase (degrees)'
-    >>> plt.close(phase.figure)
+    >>> import balred, matplotlib.pyplot as plt
+    >>> g = balred.testing.random_system(20, 3, 2)
+    >>> ax = plot_sigma(g, balred.reduce(g, 6))
+    >>> len(ax.get_lines()), ax.get_ylabel()
+    (4, 'singular values (dB)')
+    >>> plt.close(ax.figure)
     """
-    found = _together(*systems)
-    shapes = [(x.C.shape[-2], x.B.shape[-1]) for x in found]
-    if not found or any(s != (1, 1) for s in shapes):
-        raise ValueError(f"a Bode plot needs systems with one output and one input, got {shapes or 'none'}")
-    labels = [f"{x.states} states" for x in found] if labels is None else list(labels)
-    if len(labels) != len(found):
-        raise ValueError(f"there must be a label for each of the {len(found)} systems, got {len(labels)}")
-    omega = frequency_grid(*found) if omega is None else _checked(omega)
-    if axes is None:
-        axes = plt.subplots(2, 1, sharex=True, figsize=(6.4, 5.6), layout="constrained")[1]
-    magnitude, phase = axes
-    first = None
+    found, labels = labelled(systems, labels, "a plot of singular values")
+    omega = frequency_grid(*found) if omega is None else checked_frequencies(omega)
+    ax = new_axes() if ax is None else ax
     for i, (g, label) in enumerate(zip(found, labels, strict=True)):
-        h = frequency_response(g, omega)[:, 0, 0]
-        style, colour = "-" if i == 0 else "--", (FULL, SMALL, ERROR)[i] if i < 3 else None
-        angle = np.degrees(np.unwrap(np.angle(h)))
-        first = angle[0] if first is None else first
-        width = 2.2 if i == 0 else 1.5
-        magnitude.plot(omega, _decibels(np.abs(h)), style, color=colour, label=label, lw=width)
-        phase.plot(omega, angle - 360 * np.round((angle[0] - first) / 360), style, color=colour, label=label, lw=width)
-    magnitude.set(ylabel="magnitude (dB)")
-    phase.set(ylabel="phase (degrees)")
-    _cropped(magnitude)
-    for ax in (magnitude, phase):
-        _frequency_axis(ax, found[0], omega)
-        finished(ax, legend=ax is magnitude)
-    magnitude.set_xlabel("")
-    return axes
+        points = omega if is_real(g) else np.concatenate([omega, -omega])
+        values = np.linalg.svd(frequency_response(g, points), compute_uv=False)
+        values = values.reshape(-1, len(omega), values.shape[-1]).max(axis=0).T
+        style, colour, width = curve_style(i)
+        for k, row in enumerate(values if every else values[:1]):
+            named = label if k == 0 else f"_{label}"  # one entry of the legend for each system
+            (line,) = ax.plot(
+                omega, decibels(row), style, color=colour, label=named, lw=width if k == 0 else 0.6 * width
+            )
+            colour = line.get_color()
+    ax.set(ylabel="singular values (dB)" if every else "largest singular value (dB)")
+    cropped(ax)
+    frequency_axis(ax, found[0], omega)
+    return finished(ax)
 
 
-def _together(*objects: Any) -> list[System]:
+def labelled(systems: Sequence[Any], labels: Sequence[str] | None, what: str) -> tuple[list[System], list[str]]:
+    """The systems, all with one time step, and a label for each: by default its states."""
+    found = together(*systems)
+    if not found:
+        raise ValueError(f"{what} needs at least one system, got none")
+    named = [f"{x.states} states" for x in found] if labels is None else list(labels)
+    if len(named) != len(found):
+        raise ValueError(f"there must be a label for each of the {len(found)} systems, got {len(named)}")
+    return found, named
+
+
+def curve_style(i: int) -> tuple[str, Any, float]:
+    """Line style, colour and width of the i-th system: the first is what the others are compared with."""
+    return "-" if i == 0 else "--", (FULL, SMALL, ERROR)[i] if i < 3 else None, 2.2 if i == 0 else 1.5
+
+
+def together(*objects: Any) -> list[System]:
     """The systems, all with one time step: an unspecified one is that of the others."""
     found = [single_system(x) for x in objects]
     steps = {float(g.dt) for g in found if g.dt is not True}
@@ -150,7 +165,8 @@ def _together(*objects: Any) -> list[System]:
     return [replace(g, dt=next(iter(steps), True)) for g in found]
 
 
-def _checked(omega: Any) -> FloatArray:
+def checked_frequencies(omega: Any) -> FloatArray:
+    """Positive frequencies in order."""
     found = np.asarray(omega, dtype=np.float64)
     if found.ndim != 1 or not found.size or not np.all(np.isfinite(found) & (found > 0)):
         raise ValueError(f"omega must be a vector of positive frequencies, got {omega!r}")
@@ -172,14 +188,15 @@ def _bound(bound: float | Analysis | None, states: int) -> float | None:
     return float(bound)
 
 
-def _frequency_axis(ax: Axes, g: System, omega: FloatArray) -> None:
+def frequency_axis(ax: Axes, g: System, omega: FloatArray) -> None:
+    """A logarithmic axis of frequencies, with the Nyquist frequency where it is near."""
     ax.set(xscale="log", xlabel="frequency (rad per step)" if g.dt is True else "frequency (rad/s)")
     ax.margins(x=0)
     if g.discrete and omega[-1] >= 0.5 * np.pi / step_of(g):
         ax.axvline(np.pi / step_of(g), color="0.6", lw=0.8, label="Nyquist frequency")
 
 
-def _cropped(ax: Axes) -> None:
+def cropped(ax: Axes) -> None:
     """Curves that fall on and on would leave no room for the others: 80 dB below the lowest peak are enough."""
     peaks = [
         np.nanmax(y)
@@ -190,6 +207,6 @@ def _cropped(ax: Axes) -> None:
         ax.set_ylim(bottom=max(ax.get_ylim()[0], min(peaks) - 80))
 
 
-def _decibels(gain: FloatArray) -> FloatArray:
+def decibels(gain: FloatArray) -> FloatArray:
     """20 log10; NaN, which is not drawn, for zero."""
     return 20 * np.log10(np.where(gain > 0, gain, np.nan))

@@ -16,7 +16,7 @@ from balred.measures.recordings import HOLDS
 from balred.methods.method import Method
 from balred.methods.table import METHODS, method_name
 from balred.methods.weighted import on_recordings
-from balred.ranks.rules import Energy, ErrorBound, Relative
+from balred.ranks.rules import Energy, ErrorBound, MeasuredError, Relative
 from balred.realisations.sparse import OPTIONS
 from balred.reduction.operators import SECOND_ORDER
 
@@ -141,22 +141,29 @@ def required(method: Method) -> list[str]:
 
 
 def chosen_rank(
-    order: int | None, energy: float | None, bound: float | None, relative: bool, above: float | None
+    order: int | None,
+    energy: float | None,
+    bound: float | None,
+    measured: float | None,
+    relative: bool,
+    above: float | None,
 ) -> Any:
     """The order or the rule that the options ask for."""
-    rules = {"--order": order, "--energy": energy, "--bound": bound, "--relative-hsv": above}
+    rules = {"--order": order, "--energy": energy, "--bound": bound, "--max-error": measured, "--relative-hsv": above}
     given = [name for name, value in rules.items() if value is not None]
     if len(given) != 1:
         raise typer.BadParameter(
             f"exactly one must be given, got {' and '.join(given) or 'none'}", param_hint=", ".join(rules)
         )
-    if relative and bound is None:
-        raise typer.BadParameter("must go with --bound", param_hint="--relative")
+    if relative and bound is None and measured is None:
+        raise typer.BadParameter("must go with --bound or --max-error", param_hint="--relative")
     try:
         if energy is not None:
             return Energy(energy)
         if bound is not None:
             return ErrorBound(bound, relative=relative)
+        if measured is not None:
+            return MeasuredError(measured, relative=relative)
         return order if above is None else Relative(above)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=given[0]) from None

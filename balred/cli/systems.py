@@ -41,8 +41,8 @@ from balred.cli.pictures import check_picture, draw
 from balred.cli.recordings import recorded_options
 from balred.cli.results import first_order, result_of
 from balred.files.stored import StoredSystem, check_suffix, load, save
+from balred.measures.comparison import Comparison, GainChange, dc_gain_change, worst_pole
 from balred.measures.comparison import compare as compared
-from balred.measures.comparison import dc_gain_change, worst_pole
 from balred.measures.norms import is_stable
 from balred.methods.method import Method, Of, no_bound
 from balred.methods.table import METHODS
@@ -127,9 +127,19 @@ def reduce(
         float | None,
         typer.Option(help="Keep the fewest states with this error bound.", show_default=False, rich_help_panel=ORDER),
     ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep the fewest states with this measured error.", show_default=False, rich_help_panel=ORDER
+        ),
+    ] = None,
     relative: Annotated[
         bool,
-        typer.Option("--relative", help="Read --bound as a fraction of the largest value.", rich_help_panel=ORDER),
+        typer.Option(
+            "--relative",
+            help="Read --bound as a fraction of the largest value, --max-error as one of the system's norm.",
+            rich_help_panel=ORDER,
+        ),
     ] = False,
     relative_hsv: Annotated[
         float | None,
@@ -173,11 +183,11 @@ def reduce(
 ) -> None:
     """Reduce a system, and print its error, its bound and what else is known of it.
 
-    Exactly one of --order, --energy, --bound and --relative-hsv chooses the order.  Only --output writes a file.
+    Exactly one of --order, --energy, --bound, --max-error and --relative-hsv chooses the order.  Only --output writes a file.
     """
     files = recordings_given(inputs, dt, hold)
     options = method_options(method, option, left, right, bool(files))
-    rank = chosen_rank(order, energy, bound, relative, relative_hsv)
+    rank = chosen_rank(order, energy, bound, max_error, relative, relative_hsv)
     with reported("reduce", f"reducing {file}"):
         check_picture(plot)
         if output is not None:
@@ -189,6 +199,7 @@ def reduce(
         stored, options = _loaded(file, options, files, dt, hold)
         made = result_of(stored, rank, measure, as_first, method=method, solver=solver, offset=offset, **options)
         dc = dc_gain_change(first_order(stored.system), made.system)
+        dc_relative = None if dc is None or np.isnan(dc.relative) else dc.relative
         problems = made.problems
         if output is not None and not problems:
             save(made.small, output)
@@ -205,12 +216,11 @@ def reduce(
             **_described(file, stored), "method": method, "order": made.after, "bound": made.bound,
             "bounds": str(made.bounds), "error": made.error, "error_norm": made.kind,
             **({"recordings": list(map(str, files)), "output_error": made.along} if files else {}), "stable": stable,
-            "dc_gain_change": dc, "output": written, "problems": problems,
+            "dc_gain_change": dc_relative, "dc_gain_change_absolute": None if dc is None else dc.absolute, "output": written, "problems": problems,
         })  # fmt: skip
         _end("reduce", problems, output)
         return
     tell(_headline(file, stored))
-    steady = "infinite" if dc is None else "kept" if dc < 1e-8 else f"changed by {number(dc)} (relative)"
     unmeasured = "infinite: a pole on the stability boundary moved" if measure else "not measured"
     print_table(
         ("", ""),
@@ -221,12 +231,22 @@ def reduce(
             ("error", unmeasured if made.error is None else f"{number(made.error)} ({_NORMS[made.kind]} norm)"),
             *([("error of the output", f"{number(made.along)} (relative, along the inputs)")] if files else []),
             ("stable", "yes" if stable else "no"),
-            ("DC gain", steady),
+            ("DC gain", _steady(dc)),
             *([] if written is None else [("written", written)]),
         ],
         left=2,
     )
     _end("reduce", problems, output)
+
+
+def _steady(dc: GainChange | None) -> str:
+    """What became of the gain at frequency zero: relative alone would alarm where it was nearly zero."""
+    if dc is None:
+        return "infinite"
+    if dc.absolute == 0 or dc.relative < 1e-8:
+        return "kept"
+    share = "of a gain of 0" if np.isnan(dc.relative) else f"{number(dc.relative)} relative"
+    return f"changed by {number(dc.absolute)} ({share})"
 
 
 def _end(command: str, problems: list[str], output: Path | None) -> None:
@@ -240,10 +260,24 @@ def _end(command: str, problems: list[str], output: Path | None) -> None:
 def compare(
     file: File,
     reduced: Annotated[Path, typer.Argument(metavar="REDUCED", help="The other system.", show_default=False)],
+    max_error: Annotated[
+        float | None,
+        typer.Option(help="End with status 1 if the H-infinity norm of the difference is larger.", show_default=False),
+    ] = None,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="Read --max-error as a fraction of the norm of FILE.")
+    ] = False,
     plot: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """Print how far apart two systems are: norms of their difference, and the frequency where it is largest."""
+    """Print how far apart two systems are: norms of their difference, and the frequency where it is largest.
+
+    With --max-error the exit status says whether they are near enough, for scripts and continuous integration.
+    """
+    if max_error is not None and not 0 < max_error < float("inf"):
+        raise typer.BadParameter(f"must be a positive number, got {max_error}", param_hint="--max-error")
+    if relative and max_error is None:
+        raise typer.BadParameter("must go with --max-error", param_hint="--relative")
     with reported("compare", f"comparing {file} and {reduced}"):
         check_picture(plot)
         full, small = load(file), load(reduced)
@@ -255,12 +289,14 @@ def compare(
 
             draw(plot_error(full, small), plot)
     pole = "modulus" if full.system.discrete else "real part"
+    problems = [] if max_error is None else _too_far(result, max_error, relative)
     if as_json:
         emit_json({
             "file": str(file), "reduced": str(reduced), "states": [full.system.states, small.system.states],
             "error": result.error, "relative": result.relative, "frequency": result.frequency,
-            f"largest_{pole.replace(' ', '_')}": poles,
+            f"largest_{pole.replace(' ', '_')}": poles, **({} if max_error is None else {"problems": problems}),
         })  # fmt: skip
+        _end("compare", problems, None)
         return
     tell(_headline(file, full))
     tell(_headline(reduced, small))
@@ -269,6 +305,18 @@ def compare(
     unit = "rad per step" if full.system.discrete else "rad/s"
     tell(f"largest at {number(result.frequency)} {unit}")
     tell(f"largest {pole} of a pole: {number(poles[0])} and {number(poles[1])}")
+    _end("compare", problems, None)
+
+
+def _too_far(result: Comparison, limit: float, relative: bool) -> list[str]:
+    """Why two systems are not as near as --max-error asks; nothing if they are."""
+    if "hinf" not in result.error:
+        return ["the difference is unstable, so its H-infinity norm is infinite, above --max-error"]
+    value = (result.relative if relative else result.error)["hinf"]
+    if value <= limit:
+        return []
+    what = "the H-infinity norm of the difference" + (", relative to that of FILE," if relative else "")
+    return [f"{what} must be at most {number(limit)} (--max-error), got {number(value)}"]
 
 
 _NORMS = {"hinf": "H-infinity", "h2": "H2", "hankel": "Hankel", "linf": "L-infinity", "l2": "L2"}

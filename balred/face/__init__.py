@@ -11,7 +11,7 @@ from balred.measures.promises import RoundingWarning
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import RankWarning
 from balred.ranks.divergence import Divergence
-from balred.ranks.rules import Energy, ErrorBound, Order, Relative
+from balred.ranks.rules import Energy, ErrorBound, MeasuredError, Order, Relative
 from balred.realisations.balanced import Balanced, balance
 from balred.realisations.descriptor import descriptor
 from balred.realisations.era import era
@@ -41,6 +41,7 @@ __all__ = [
     "Energy",
     "ErrorBound",
     "InstabilityWarning",
+    "MeasuredError",
     "Order",
     "Plan",
     "RankWarning",

@@ -60,7 +60,7 @@ class Report:
 
     def __str__(self) -> str:
         if self.restored:
-            return f"step {self.step}: the last cut was taken back, the metric fell by more than the guard's tolerance"
+            return f"step {self.step}: the last cut was taken back, the metric got worse by more than the guard's tolerance"
         lines = [
             f"step {self.step}: {c.layer or 'layer'} {'would be ' if self.dry_run else ''}{c.before} -> {c.after} states, "
             f"{100 * c.energy:.2f} % of the energy"

@@ -7,7 +7,7 @@ difference of the two systems, whose norm would then be infinite: they are taken
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,15 +40,22 @@ def unstable_poles(system: System) -> int:
     return int(np.sum(~known_poles(system).inside()))
 
 
-def dc_gain_change(full: Any, small: Any) -> float | None:
-    r""":math:`\|G(0)-G_r(0)\|_2 / \|G(0)\|_2` (at z = 1 in discrete time); None where one of them is infinite.
+class GainChange(NamedTuple):
+    """How far a gain moved, in its own units and as a share of what it was: NaN where that is zero."""
+
+    absolute: float
+    relative: float
+
+
+def dc_gain_change(full: Any, small: Any) -> GainChange | None:
+    r""":math:`\|G(0)-G_r(0)\|_2`, and that over :math:`\|G(0)\|_2` (at z = 1 in discrete time); None where one of them is infinite.
 
     Examples
     --------
     >>> import balred
     >>> g = balred.ss([[-1.0, 0.0], [0.0, -9.0]], [[1.0], [1.0]], [[1.0, 1.0]])
     >>> small = balred.reduce(g, 1, method="singular_perturbation")
-    >>> dc_gain_change(g, small) < 1e-14
+    >>> dc_gain_change(g, small).relative < 1e-14
     True
     """
     at = 1.0 if full.discrete else 0.0
@@ -61,7 +68,8 @@ def dc_gain_change(full: Any, small: Any) -> float | None:
                 return None
         gains.append(g(at))
     scale = float(np.linalg.norm(gains[0], 2))
-    return float(np.linalg.norm(gains[0] - gains[1], 2)) / (scale or 1.0)
+    change = float(np.linalg.norm(gains[0] - gains[1], 2))
+    return GainChange(change, change / scale if scale else np.nan)
 
 
 @dataclass(frozen=True)

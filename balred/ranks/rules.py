@@ -158,6 +158,54 @@ class ErrorBound:
         )
 
 
+@dataclass(frozen=True)
+class MeasuredError:
+    r"""Keep the least r whose reduction has a measured H-infinity error of at most `tolerance`.
+
+    The error is measured on the reduced system itself, so the order is often lower than that of :class:`ErrorBound`, and
+    methods without an a-priori bound take the rule as well.  Orders are tried from the least that can meet it
+    (no system of order r is nearer to G than :math:`\sigma_{r+1}`) upwards, each with a norm of its own: it costs more than a rule
+    that looks at values alone.
+
+    Parameters
+    ----------
+    tolerance : float
+    relative : bool, default False
+        `tolerance` is a fraction of the H-infinity norm of the system.  Of a system with unstable modes, which are kept, both
+        norms are those of the stable part.
+    multiple_of : int, default 1
+
+    Raises
+    ------
+    ValueError
+        From :meth:`order`, since values alone do not tell an error; from :meth:`balred.Analysis.rank`, if not even the largest
+        order of the method meets the tolerance.
+
+    Examples
+    --------
+    >>> import balred
+    >>> g = balred.testing.random_system(20, seed=1)
+    >>> a = balred.analyze(g)
+    >>> r = a.rank(MeasuredError(0.3))
+    >>> r <= a.rank(balred.ErrorBound(0.3)), bool(balred.error(g, a.reduce(r)) <= 0.3 < balred.error(g, a.reduce(r - 1)))
+    (True, True)
+    """
+
+    tolerance: float
+    relative: bool = False
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        _check_number("tolerance", self.tolerance)
+        if not 0 < self.tolerance < float("inf"):
+            raise ValueError(f"tolerance must be positive and finite, got {self.tolerance}")
+        _check_integer("multiple_of", self.multiple_of)
+
+    def order(self, hsv: FloatArray) -> int:
+        """No answer: an error is measured on a system."""
+        raise ValueError(f"a rule on measured errors needs a system to measure, got values alone for {self}")
+
+
 def _check_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, got {value!r}")

@@ -120,7 +120,7 @@ class Analysis:
         Unstable modes come on top of what the rule asks for the stable part (:class:`~balred.Order` counts them in).
         """
         one = self.by(method)
-        return rank_for(one.solved, one.settings, rule, one.reduction)
+        return rank_for(one.solved, one.settings, rule, one.reduction, one._errors)
 
     def reduction(self, rank: int, method: str | None = None) -> Reduction:
         """The reduction to `rank` with all that is known of it (made once)."""
@@ -177,7 +177,7 @@ class Analysis:
         kind : {"hinf", "linf"}
             "linf" where the difference is unstable: a method that reduces unstable systems whole changed their modes.
         value : float or None
-            None where even that is infinite, because of a pole on the stability boundary that was changed.
+            Of a batch the largest.  None where even that is infinite, because of a pole on the stability boundary that was changed.
 
         Examples
         --------
@@ -190,15 +190,20 @@ class Analysis:
         >>> kind, round(value / a.bound(2), 9)
         ('hinf', 1.0)
         """
+        kind, errors = self._errors(rank)
+        return kind, None if errors is None else float(np.max(errors))
+
+    def _errors(self, rank: int) -> tuple[str, NDArray[np.float64] | None]:
+        """The same for each member of a batch."""
         made = self.reduction(rank)
         if made.system is self.system or self.stable is None:
-            return "hinf", 0.0
+            return "hinf", np.zeros(1)
         full, small = self.system, made.system
         if self.unstable is not None:
             full, small = self.stable, without_first(small, self.unstable.states)
         for kind in ("hinf", "linf"):
             try:
-                return kind, float(norms.error(full, small, kind))
+                return kind, np.atleast_1d(to_numpy(norms.error(full, small, kind)))
             except UnstableError:
                 pass
         return "linf", None

@@ -21,7 +21,7 @@ from balred.methods.method import Method
 from balred.methods.truncation import truncate
 from balred.ranks.budget import tail
 from balred.ranks.choosing import choose_order, is_rule
-from balred.ranks.rules import ErrorBound, Order
+from balred.ranks.rules import ErrorBound, MeasuredError, Order
 from balred.realisations.second_order_projection import Projected, balanced, modal
 from balred.reduction.analysis import Analysis, analysed_on_data, analyses
 from balred.reduction.candidates import Candidates, Failure, Smaller, attempted
@@ -158,6 +158,8 @@ class SecondOrderCandidate:
             return int(wanted)
         if isinstance(wanted, ErrorBound):
             raise ValueError("ErrorBound needs a method with an a-priori error bound, got one for second-order systems")
+        if isinstance(wanted, MeasuredError):
+            raise ValueError("MeasuredError needs a first-order system, got a second-order one: reduce its first_order")
         if not self.looked.sigma.size and not isinstance(wanted, Order):
             raise ValueError(f"modes of a sparse system are counted, so rank must be a number, got {wanted!r}")
         values = self.looked.sigma if self.looked.sigma.size else np.ones(self.states)

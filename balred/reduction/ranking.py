@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
+from balred.measures.norms import norm
 from balred.methods.method import State, tail_bound
 from balred.ranks.choosing import check_rule, choose_order
-from balred.ranks.rules import ErrorBound, Order, Rule
+from balred.ranks.rules import ErrorBound, MeasuredError, Order, Rule
 from balred.reduction.diagonalisation import stored_states
 from balred.reduction.settings import Settings
 from balred.reduction.solve import Solved
 from balred.reduction.writing_back import Reduction
+from balred.systems.arrays import to_numpy
 
 
-def rank_for(solved: Solved, settings: Settings, rule: Rule, reduction: Callable[[int], Reduction]) -> int:
+def rank_for(
+    solved: Solved,
+    settings: Settings,
+    rule: Rule,
+    reduction: Callable[[int], Reduction],
+    error: Callable[[int], tuple[str, NDArray[np.float64] | None]],
+) -> int:
     """The stored states that `rule` asks for, unstable modes included.
 
     Parameters
@@ -25,6 +34,8 @@ def rank_for(solved: Solved, settings: Settings, rule: Rule, reduction: Callable
     rule : Rule
     reduction : callable
         ``reduction(rank)``, since only the result tells whether a conjugate system holds the order that was chosen.
+    error : callable
+        ``error(rank)`` measures the error of that reduction, and says in which norm.
 
     Raises
     ------
@@ -44,6 +55,8 @@ def rank_for(solved: Solved, settings: Settings, rule: Rule, reduction: Callable
         if unit == 2 and enough < stable.order:
             enough = _stored(state, settings, enough)
         return min(_rounded(rule.rank, rule), enough + solved.fixed, system.states)
+    if isinstance(rule, MeasuredError):
+        return _measured(solved, state, settings, rule, error)
     order = _chosen(solved, state, settings, rule)
     rank = -(-order // unit)
     if unit == 2 and rank < stable.states:
@@ -74,6 +87,37 @@ def _chosen(solved: Solved, state: State, settings: Settings, rule: Rule) -> int
             return min(_rounded(k, rule), cap)
     raise ValueError(
         f"tolerance must be at least {value:.3g}, the error bound of {settings.method!r} at its largest order {cap}, got {limit:.3g}"
+    )
+
+
+def _measured(
+    solved: Solved,
+    state: State,
+    settings: Settings,
+    rule: MeasuredError,
+    error: Callable[[int], tuple[str, NDArray[np.float64] | None]],
+) -> int:
+    """The least rank whose reduction has an error within the rule, of all members of a batch."""
+    stable, fixed, unit = solved.stable, solved.fixed, solved.unit
+    sizes = np.atleast_1d(to_numpy(norm(stable, "hinf"))) if rule.relative else np.ones(1)
+    limit = rule.tolerance * sizes
+    best = np.inf
+    most = state.cap if unit == 1 else stable.states
+    # Adamjan, Arov, Krein: nothing of order k is nearer than the next value, where the values are Hankel singular values
+    hankel = settings.row.bound is tail_bound and not settings.on_data
+    values = solved.sigma.reshape(-1, solved.sigma.shape[-1])
+    ranks = range(rule.multiple_of, most + rule.multiple_of, rule.multiple_of)
+    for rank in (min(rank, most) for rank in ranks):
+        if hankel and rank < most and np.any(values[:, min(rank * unit, values.shape[1] - 1)] > limit * (1 + 1e-6)):
+            continue
+        kind, errors = error(rank + fixed)
+        if errors is None or kind != "hinf":
+            continue
+        best = min(best, float(np.max(errors / np.where(sizes > 0, sizes, 1.0))))
+        if np.all(errors <= limit):
+            return rank + fixed
+    raise ValueError(
+        f"tolerance must be at least {best:.3g}, the least error that was measured up to rank {most + fixed}, got {rule}"
     )
 
 

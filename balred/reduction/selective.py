@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.ranks.choosing import choose_order, is_rule
-from balred.ranks.rules import ErrorBound, Order
+from balred.ranks.rules import ErrorBound, MeasuredError, Order
 from balred.reduction.candidates import Candidates, Smaller
 from balred.registry.entries import Selective
 from balred.registry.reading import check_fit
@@ -121,9 +121,9 @@ def check_wanted(layers: SelectiveLayers, wanted: Mapping[str, Any]) -> None:
     most = max((entry.states(layer) for layer, entry in layers.values()), default=0)
     for name in layers:
         one = wanted.get(name)
-        if isinstance(one, ErrorBound):
+        if isinstance(one, (ErrorBound, MeasuredError)):
             raise ValueError(
-                f"a selective layer has no a-priori error bound, so the rule must be another one, got {one}"
+                f"a selective layer has no a-priori error bound, and no H-infinity norm to measure, so the rule must be another one, got {one}"
             )
         if name not in wanted or is_rule(one):
             continue

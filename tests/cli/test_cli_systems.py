@@ -115,6 +115,7 @@ def test_reduce_json(plant: Path) -> None:
     assert out["stable"] is True
     dc = [np.linalg.norm(x, 2) for x in (load(plant).system(0) - small(0), load(plant).system(0))]
     assert out["dc_gain_change"] == pytest.approx(dc[0] / dc[1], rel=1e-9)
+    assert out["dc_gain_change_absolute"] == pytest.approx(dc[0], rel=1e-9)
     assert out["output"] is None
     assert as_json("reduce", plant, "--order", "5", "--no-error")["error"] is None
     assert "not measured" in run("reduce", plant, "--order", "5", "--no-error").stdout
@@ -503,3 +504,49 @@ def test_a_second_order_system_that_was_unstable_before_is_no_error(tmp_path: Pa
     out = run("reduce", tmp_path / "x.mat", "--order", "2", "--method", "modal")
     assert "is not stable" in out.stderr
     assert re.search(r"stable +no", out.stdout)
+
+
+def test_the_least_order_with_a_measured_error(plant: Path) -> None:
+    system = load(plant).system
+    orders = {r: float(balred.error(system, balred.reduce(system, r))) for r in range(1, system.states)}
+    least = min(r for r, e in orders.items() if e <= 0.09)
+    out = as_json("reduce", plant, "--max-error", "0.09")
+    assert out["order"] == least
+    assert out["error"] <= 0.09
+    size = float(balred.norm(system, "hinf"))
+    assert as_json("reduce", plant, "--max-error", str(0.09 / size), "--relative")["order"] == least
+
+
+def test_compare_ends_with_a_status_for_scripts(plant: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.json"
+    assert run("reduce", plant, "--order", "5", "-o", small).exit_code == 0
+    error = as_json("compare", plant, small)["error"]["hinf"]
+    size = float(balred.norm(load(plant).system, "hinf"))
+    for limit, relative in ((error, []), (error / size, ["--relative"])):
+        assert run("compare", plant, small, "--max-error", str(1.01 * limit), *relative).exit_code == 0
+        result = run("compare", plant, small, "--max-error", str(0.99 * limit), *relative, code=1)
+        assert "(--max-error), got " in result.stderr
+        assert "H-infinity" in result.stdout  # the table is printed all the same
+    assert run("compare", plant, plant, "--max-error", "1e-12").exit_code == 0
+    run("compare", plant, small, "--relative", code=2)
+    run("compare", plant, small, "--max-error", "0", code=2)
+    unstable = tmp_path / "unstable.json"
+    save(
+        balred.ss([[1.0]], np.ones((1, load(plant).system.B.shape[1])), np.ones((load(plant).system.C.shape[0], 1))),
+        unstable,
+    )
+    assert "the difference is unstable" in run("compare", plant, unstable, "--max-error", "1e9", code=1).stderr
+
+
+def test_a_gain_that_was_nearly_zero_is_told_in_both_units(tmp_path: Path) -> None:
+    """Relative alone would say that hundreds of times the gain were lost."""
+    poles, file = np.diag([-1.0, -5.0, -30.0]), tmp_path / "washout.json"
+    save(balred.ss(poles, np.ones((3, 1)), [[1.0, -4.0, -6.0 + 3e-5]]), file)
+    g = load(file).system
+    small = balred.reduce(g, 2)
+    gone = abs((g(0) - small(0))[0, 0])
+    share = gone / abs(g(0)[0, 0])
+    assert share > 100
+    assert f"changed by {gone:.6g} ({share:.6g} relative)" in run("reduce", file, "--order", "2").stdout
+    save(balred.ss(np.diag([-1.0, -2.0, -4.0]), np.ones((3, 1)), [[1.0, -1.0, -2.0]]), zero := tmp_path / "zero.json")
+    assert "(of a gain of 0)" in run("reduce", zero, "--order", "2").stdout

@@ -265,3 +265,50 @@ def test_rounding_up_does_not_break_the_bound():
 def test_order_counts_as_the_number_does():
     g = balred.diagonal([1.1, 0.5, 0.3, 0.2], np.ones((4, 1)), np.ones((1, 4)), dt=0.1)
     assert balred.reduce(g, balred.Order(2)).states == balred.reduce(g, 2).states == 2
+
+
+# ------------------------------------------------------------------------------------------------ measured errors
+
+
+@pytest.mark.parametrize("method", ["truncate", "singular_perturbation", "modal"])
+@pytest.mark.parametrize("kind", ["dense", "conjugate"])
+def test_a_measured_error_is_met_by_the_least_order_of_all(method: str, kind: str) -> None:
+    """Against every order, one after the other; modal truncation has no order that the values foretell."""
+    g = balred.testing.random_system(8, 2, 2, dt=1, kind=kind, seed=4)
+    a = balred.analyze(g, method=method)
+    errors = {r: float(balred.error(g, a.reduce(r))) for r in range(1, 9)}
+    for tolerance in (0.7 * errors[1], 1.1 * errors[3], 1.1 * errors[6]):
+        least = min(r for r in errors if errors[r] <= tolerance)
+        assert a.rank(balred.MeasuredError(tolerance)) == least
+        size = float(balred.norm(g, "hinf"))
+        assert a.rank(balred.MeasuredError(tolerance / size, relative=True)) == least
+
+
+def test_a_measured_error_of_a_batch_holds_for_every_member() -> None:
+    g = balred.diagonal(
+        log_poles=-np.array([[0.1, 0.5, 2.0], [0.2, 1.0, 3.0]]),
+        B=np.ones((2, 3, 1)),
+        C=np.array([[[3.0, 1, 0.1]], [[1, 2, 0.1]]]),
+        dt=True,
+    )
+    a = balred.analyze(g)
+    r = a.rank(balred.MeasuredError(0.3))
+    assert np.all(balred.error(g, a.reduce(r)) <= 0.3)
+    assert r == 1 or np.any(balred.error(g, a.reduce(r - 1)) > 0.3)
+
+
+def test_a_measured_error_beside_unstable_modes_is_that_of_the_others() -> None:
+    g = balred.ss(np.diag([0.5, -1.0, -2.0, -30.0]), np.ones((4, 1)), np.ones((1, 4)))
+    a = balred.analyze(g)
+    r = a.rank(balred.MeasuredError(0.05))
+    assert a.error(r)[1] <= 0.05 < a.error(r - 1)[1]
+
+
+def test_what_a_measured_error_cannot_be_asked() -> None:
+    with pytest.raises(ValueError, match="needs a system to measure, got values alone"):
+        balred.MeasuredError(0.1).order(np.ones(3))
+    with pytest.raises(ValueError, match="tolerance must be positive and finite, got 0"):
+        balred.MeasuredError(0)
+    second = balred.second_order(np.eye(3), np.eye(3), np.diag([1.0, 2.0, 3.0]), np.ones((3, 1)), np.ones((1, 3)))
+    with pytest.raises(ValueError, match="MeasuredError needs a first-order system, got a second-order one"):
+        balred.reduce(second, balred.MeasuredError(0.1))

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 
-from balred.adapters.matplotlib import plot_bode, plot_error, plot_hsv  # noqa: E402
+from balred.adapters.matplotlib import plot_bode, plot_error, plot_hsv, plot_sigma  # noqa: E402
 
 ERROR_LABEL = "bound on the H-infinity norm of the error"
 
@@ -302,8 +302,13 @@ BATCH = balred.testing.random_system(3, batch=(2,))
             lambda: plot_error(MIMO, balred.reduce(MIMO, 2), bound=balred.analyze(MIMO, method="stochastic")),
             "bound must be one of the H-infinity norm of the error, got an analysis that bounds the relative error",
         ),
-        (lambda: plot_bode(), "a Bode plot needs systems with one output and one input, got none"),
-        (lambda: plot_bode(MIMO), r"one output and one input, got \[\(2, 2\)\]"),
+        (lambda: plot_bode(), "a Bode plot needs at least one system, got none"),
+        (lambda: plot_sigma(), "a plot of singular values needs at least one system, got none"),
+        (lambda: plot_bode(MIMO, SISO), r"same outputs and inputs, got \[\(2, 2\), \(1, 1\)\]"),
+        (lambda: plot_bode(MIMO, inputs=2), "inputs must be between 0 and 1, got 2"),
+        (lambda: plot_bode(MIMO, outputs="position"), "outputs must be between 0 and 1, got 'position'"),
+        (lambda: plot_bode(MIMO, outputs=[]), "outputs must be at least one, got none"),
+        (lambda: plot_bode(MIMO, axes=[1, 2]), "axes must be 4 x 2 for these inputs and outputs, got 2"),
         (lambda: plot_bode(SISO, labels=["a", "b"]), "a label for each of the 1 systems, got 2"),
     ],
 )
@@ -324,3 +329,43 @@ def test_a_layer_is_drawn():
     assert_allclose(xy(lines(ax)["values"])[1], balred.hsv(layer).detach().numpy(), rtol=1e-5)
     ax = plot_error(layer, small, bound=balred.analyze(layer))
     assert np.max(xy(lines(ax)["error"])[1]) < 20 * np.log10(balred.analyze(layer).bound(5))
+
+
+def test_singular_values_are_those_of_the_response():
+    g, small = MIMO, balred.reduce(MIMO, 2)
+    omega = np.logspace(-2, 2, 30)
+    ax = plot_sigma(g, small, omega=omega, labels=["plant", "model"])
+    drawn = [xy(line)[1] for line in ax.get_lines()]
+    for system, pair in ((g, drawn[:2]), (small, drawn[2:])):
+        values = np.linalg.svd([system(1j * w) for w in omega], compute_uv=False)
+        assert_allclose(np.array(pair).T, 20 * np.log10(values), rtol=1e-6, atol=1e-6)
+    assert legend(ax) == ["plant", "model"]
+    assert len(plot_sigma(g, small, every=False).get_lines()) == 2
+
+
+def test_a_bode_plot_has_every_channel_or_those_asked_for():
+    omega = np.logspace(-2, 2, 30)
+    axes = plot_bode(MIMO, omega=omega)
+    assert axes.shape == (4, 2)
+    h = np.array([MIMO(1j * w) for w in omega])
+    for p in range(2):
+        for m in range(2):
+            _, magnitude = xy(axes[2 * p, m].get_lines()[0])
+            assert_allclose(magnitude, 20 * np.log10(np.abs(h[:, p, m])), rtol=1e-6)
+            _, phase = xy(axes[2 * p + 1, m].get_lines()[0])
+            assert_allclose(np.exp(1j * np.radians(phase)), h[:, p, m] / np.abs(h[:, p, m]), rtol=1e-6)
+    (magnitude, _) = plot_bode(MIMO, omega=omega, inputs=1, outputs=[0])
+    assert_array_equal(xy(magnitude.get_lines()[0])[1], xy(axes[0, 1].get_lines()[0])[1])
+
+
+def test_channels_go_by_the_names_of_a_file_and_of_python_control():
+    from balred.files import StoredSystem
+
+    named = [StoredSystem(MIMO, inputs=("force", "torque"), outputs=("x", "angle"))]
+    control = pytest.importorskip("control")
+    named.append(control.ss(MIMO.A, MIMO.B, MIMO.C, MIMO.D, inputs=["force", "torque"], outputs=["x", "angle"]))
+    for g in named:
+        axes = plot_bode(g, inputs=["torque", 0], outputs="angle")
+        assert [ax.get_title() for ax in axes[0]] == ["from torque to angle", "from force to angle"]
+        with pytest.raises(ValueError, match="inputs must be between 0 and 1, or one of force, torque, got 'volt'"):
+            plot_bode(g, inputs="volt")
