@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -49,6 +50,7 @@ myst_heading_anchors = 3
 autosummary_generate = True
 autosummary_imported_members = False
 autosummary_ignore_module_all = True  # a folder lists its modules, whatever names it hands on
+autosummary_filename_map = {"balred.Plan": "balred.Plan-class"}  # macOS and Windows take balred.plan for the same file
 FACES = [
     importlib.import_module(f"balred.{name}") for _, name, folder in pkgutil.iter_modules(balred.__path__) if folder
 ]
@@ -63,6 +65,7 @@ autosummary_context = {
     | {"balred.adapters.equinox": "ReducerState"},  # balred.intraining has it
 }
 autodoc_typehints = "none"  # the docstrings give types and shapes
+autodoc_preserve_defaults = True  # as they are written, not as they print
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 numpydoc_show_class_members = False  # the class template lists them
@@ -161,6 +164,48 @@ def of_the_library(app: Sphinx, env: BuildEnvironment, node: nodes.Element, show
     return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], f"balred.{name}", node, shown)
 
 
+PUBLIC = {name for face in (balred, *FACES) for name in getattr(face, "__all__", ())} | {
+    name
+    for path in (ROOT / "adapters").rglob("*.py")  # read, not imported: some need packages that are not there
+    for node in ast.parse(path.read_text("utf-8")).body
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    for name in ast.literal_eval(node.value)
+}
+NAMED = {
+    target.rpartition(".")[2].strip("~")
+    for folder in ("docs", "balred", "adapters")
+    for path in (ROOT / folder).rglob("*.*")
+    if path.suffix in (".py", ".md", ".rst") and not {"_build", "generated"} & set(path.parts)
+    for target in re.findall(r"(?::[a-z:]+:|\{[a-z]+\})`~?([\w.]+)`", path.read_text("utf-8"))
+}
+"""What a page or a docstring links to, by the last part of its name."""
+
+
+def left_out(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what is the library's own: no folder hands it on, no page links to it, and it has no example.
+
+    The fields of named tuples that nobody described are left out, too.
+    """
+    text = inspect.getdoc(obj) or ""
+    if text.startswith("Alias for field number"):
+        return True
+    inside = what == "module" and (inspect.isclass(obj) or inspect.isfunction(obj))
+    home = str(getattr(obj, "__module__", ""))
+    ours = home.startswith("balred") and not home.startswith("balred.backends")  # those are what another backend must have
+    own = inside and ours and name not in PUBLIC | NAMED and "Examples" not in text
+    return True if own else None
+
+
+def without_private(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, gives: str | None
+) -> Any:
+    """Parameters that begin with an underscore are filled by the library."""
+    if not signature or "_" not in signature:
+        return None
+    shown = re.sub(r"(?<=[(,])\s*_\w+(?:=(?:<[^>]*>|\w+\([^)]*\)|[^,()]+))?(?:,|(?=\)))", "", signature)
+    return re.sub(r",\s*\)$", ")", shown).replace("( ", "("), gives
+
+
 ELSEWHERE = re.compile(
     r"""<(?:script|link|img|source|iframe)\b[^>]*?\b(?:src|href)="((?:https?:)?//[^"]+)"|url\(["']?((?:https?:)?//[^"')]+)"""
 )
@@ -184,6 +229,8 @@ def loads_nothing_from_elsewhere(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Register the directives, what is looked up elsewhere, and what is checked at the end."""
     app.connect("missing-reference", of_the_library)
+    app.connect("autodoc-skip-member", left_out)
+    app.connect("autodoc-process-signature", without_private)
     app.connect("build-finished", loads_nothing_from_elsewhere)
     app.add_directive("capabilities", Capabilities)
     app.add_directive("backend-functions", BackendFunctions)

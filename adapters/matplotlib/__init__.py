@@ -9,7 +9,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("matplotlib is not installed: pip install 'balred[plot]'") from error
 
 from balred.adapters.matplotlib.bode import plot_bode
+from balred.adapters.matplotlib.plans import plot_plan
 from balred.adapters.matplotlib.responses import plot_error, plot_sigma
 from balred.adapters.matplotlib.spectra import plot_hsv
 
-__all__ = ["plot_bode", "plot_error", "plot_hsv", "plot_sigma"]
+__all__ = ["plot_bode", "plot_error", "plot_hsv", "plot_plan", "plot_sigma"]

@@ -29,10 +29,12 @@ def plot_hsv(obj: Any, rank: Any = None, *, method: str = "truncate", ax: Axes |
         of its members, their 10 % and 90 % quantiles and the median, and the largest bound.
     rank : int or rule, optional
         The cut to mark; for several layers also a dict by name.
-    method, **options
-        As :func:`balred.analyze`, unless `obj` is an analysis.  The values are those the method ranks states by.
+    method : str, default "truncate"
+        A name in ``balred.methods.METHODS``: the values are those that the method ranks states by.  An analysis has its own.
     ax : matplotlib Axes, optional
         New ones are made otherwise.
+    **options
+        Of the method, or of the solve (`solver`, `offset`, `precision`), in the words of :func:`balred.analyze`.
 
     Returns
     -------

@@ -44,6 +44,14 @@ class StoredSystem:
     name : str
     inputs, outputs, states : tuple of str
         Empty where there are none.  The states of a reduced system have none.
+
+    Examples
+    --------
+    >>> import balred
+    >>> plant = StoredSystem(balred.testing.random_system(4, 1, 1), inputs=("voltage",))
+    >>> small = balred.reduce(plant, 2)
+    >>> small.system.states, small.inputs
+    (2, ('voltage',))
     """
 
     system: System | SparseSystem | SecondOrderSystem
@@ -136,6 +144,14 @@ def save(obj: Any, path: str | PathLike[str]) -> None:
         The file cannot be written.
     ValueError
         The suffix is unknown; sparse matrices in another format than ``.mat``.
+
+    Examples
+    --------
+    >>> import tempfile, balred
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(balred.testing.random_system(4), f"{folder}/plant.npz")
+    ...     load(f"{folder}/plant.npz").system.states
+    4
     """
     path = Path(path)
     _, encode = _format(path)

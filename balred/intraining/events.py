@@ -72,6 +72,15 @@ class EventLog:
     settings : mapping, optional
         What the training was told, in plain values.  The first event that this object appends has them, as "settings", so
         that whoever reads the file knows where the window was.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     log = EventLog(f"{folder}/cuts.jsonl")
+    ...     log(Report(100, (), {"ssm": 16}))
+    ...     [event["event"] for event in log.read()]
+    ['nothing']
     """
 
     def __init__(self, path: str | PathLike[str], settings: Mapping[str, Any] | None = None) -> None:
@@ -223,6 +232,11 @@ def sinks_of(log: Any, settings: Mapping[str, Any] | None = None) -> tuple[Sink,
     ------
     TypeError
         It is none of these.
+
+    Examples
+    --------
+    >>> [sink.path.name for sink in sinks_of(["cuts.jsonl", EventLog("more.jsonl")])]
+    ['cuts.jsonl', 'more.jsonl']
     """
     if log is None:
         return ()

@@ -33,6 +33,12 @@ class Guard:
     delay : int, default 0
         Training steps between a cut and its judgement; 0 judges the cut model at once.
     higher_is_better : bool, default True
+
+    Examples
+    --------
+    >>> guard = Guard(lambda model: 0.9, tolerance=0.01)
+    >>> guard.accepts(before=0.90, after=0.895), guard.accepts(before=0.90, after=0.85)
+    (True, False)
     """
 
     metric: Callable[[Any], float]

@@ -6,12 +6,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from balred.ranks.shown import table_html
+
 
 @dataclass(frozen=True)
 class Cut:
     """One layer's cut: ranks before and after, share of the sum of HSVs kept, a-priori bound on the H-infinity error.
 
     Of a selective layer the energy is that of its output on the calibration data, and there is no bound (NaN).
+
+    Examples
+    --------
+    >>> cut = Cut("ssm", before=64, after=16, energy=0.99, bound=0.02)
+    >>> cut.before - cut.after
+    48
     """
 
     layer: str
@@ -46,6 +54,11 @@ class Report:
         The loss of the last batch before and after the cut, where it was measured.
     back_to : int, optional
         With `restored`: the step whose state was restored.
+
+    Examples
+    --------
+    >>> print(Report(100, (Cut("ssm", 64, 16, energy=0.99, bound=0.02),), {"ssm": 16}))
+    step 100: ssm 64 -> 16 states, 99.00 % of the energy, error bound 0.02
     """
 
     step: int
@@ -57,6 +70,19 @@ class Report:
     dry_run: bool = False
     loss: tuple[float, float] | None = None
     back_to: int | None = None
+
+    def _repr_html_(self) -> str:
+        """A table of the cuts, for notebooks."""
+        if not self.cuts:
+            return table_html(("",), [(line,) for line in str(self).split("\n")])
+        rows = [
+            (c.layer or "layer", str(c.before), str(c.after), f"{c.energy:.4f}", "" if math.isnan(c.bound) else f"{c.bound:.3g}", c.note)
+            for c in self.cuts
+        ]  # fmt: skip
+        loss = [] if self.loss is None else [f"loss of the last batch {self.loss[0]:.4g} -> {self.loss[1]:.4g}"]
+        notes = [*loss, *(f"{name or 'layer'} skipped: {why}" for name, why in self.skipped.items())]
+        caption = f"step {self.step}{', dry run' if self.dry_run else ''}"
+        return table_html(("layer", "from", "to", "energy", "error bound", ""), rows, caption, notes)
 
     def __str__(self) -> str:
         if self.restored:

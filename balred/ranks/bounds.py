@@ -16,6 +16,11 @@ def numerical_rank(hsv: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Number of Hankel singular values above ``n * eps * sigma_1``, eps that of their dtype, shape (...).
 
     The threshold is SLICOT's (TOL2 of AB09AD).
+
+    Examples
+    --------
+    >>> int(numerical_rank(np.array([1.0, 1e-3, 1e-20])))
+    2
     """
     s = np.asarray(hsv)
     return np.asarray((s > s.shape[-1] * np.finfo(s.dtype).eps * s[..., :1]).sum(axis=-1))

@@ -11,7 +11,18 @@ from balred.ranks.rules import ErrorBound, Order, Rule
 
 
 class RankWarning(UserWarning):
-    """An integer rank beyond the numerical rank was asked for; the numerical rank was used."""
+    """An integer rank beyond the numerical rank was asked for; the numerical rank was used.
+
+    Examples
+    --------
+    >>> import warnings, balred
+    >>> g = balred.ss(-np.eye(3), np.ones((3, 1)), np.ones((1, 3)))  # three states that do the same
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always")
+    ...     small = balred.reduce(g, 2)
+    >>> small.states, told[0].category.__name__
+    (1, 'RankWarning')
+    """
 
 
 def choose_order(rule: Rule, hsv: FloatArray, states_per_rank: int = 1) -> int:

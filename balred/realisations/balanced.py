@@ -17,7 +17,15 @@ from balred.systems.poles import check_stored
 
 
 class Balanced(NamedTuple):
-    """A balanced realisation: the system, its Hankel singular values, and T with x_balanced = T x."""
+    """A balanced realisation: the system, its Hankel singular values, and T with x_balanced = T x.
+
+    Examples
+    --------
+    >>> import balred
+    >>> system, hsv, T, Tinv = balred.balance(balred.testing.random_system(4, seed=0))
+    >>> system.order, bool((hsv[:-1] >= hsv[1:]).all())
+    (4, True)
+    """
 
     system: DenseSystem
     hsv: Array

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.ranks.shown import facts_html
 from balred.realisations.sparse import SparseSystem, adapt_sparse, check_nonsingular
 from balred.registry.entries import Entry, register_entry
 from balred.systems.arrays import backend
@@ -34,6 +35,13 @@ class SecondOrderSystem:
         Mass (nonsingular), damping, stiffness; all three sparse or none.
     B : array, shape (n, m)
     Cp, Cv : array, shape (p, n)
+
+    Examples
+    --------
+    >>> import numpy as np, balred
+    >>> g = balred.second_order(np.eye(2), np.eye(2), np.diag([1.0, 4.0]), np.ones((2, 1)), np.ones((1, 2)))
+    >>> g.states, g.first_order.states
+    (2, 4)
     """
 
     M: Any
@@ -105,6 +113,10 @@ class SecondOrderSystem:
     def __repr__(self) -> str:
         kind = f", {self.M.nnz + self.D.nnz + self.K.nnz} nonzeros" if self.sparse else ""
         return f"SecondOrderSystem(positions={self.states}, inputs={self.B.shape[1]}, outputs={len(self.Cp)}{kind})"
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        return facts_html(repr(self))
 
 
 def _hermitian(X: Any) -> bool:

@@ -20,6 +20,7 @@ from balred.hankel.projections import signed
 from balred.hankel.spectrum import pad
 from balred.ranks.bounds import numerical_rank
 from balred.ranks.choosing import choose_order, is_rule
+from balred.ranks.shown import facts_html
 from balred.registry.entries import Entry, register_entry
 from balred.solvers.adi import AdiInfo, ConvergenceError, low_rank_factors
 from balred.solvers.smith import smith_factors
@@ -113,6 +114,10 @@ class SparseSystem:
             f"SparseSystem(states={self.order}, inputs={self.B.shape[1]}, outputs={self.C.shape[0]}, {time}, "
             f"{nonzeros} nonzeros)"
         )
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        return facts_html(repr(self))
 
 
 def sparse_system(

@@ -22,6 +22,7 @@ from balred.methods.table import method_name
 from balred.ranks.budget import tail
 from balred.ranks.choosing import check_rank, is_rule
 from balred.ranks.rules import Rule
+from balred.ranks.shown import facts_html, table_html
 from balred.reduction.ranking import rank_for
 from balred.reduction.settings import DataSettings, Settings, configured_for
 from balred.reduction.solve import Solved, solve, solve_for, solve_together
@@ -101,6 +102,20 @@ class Analysis:
         return (
             f"Analysis({self.system!r}, numerical rank {self.numerical_rank}, "
             f"hsv {s[:, 0].max():.3g} ... {s[:, -1].min():.3g})"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what keeping each order would keep, and its bound; of a batch the facts alone."""
+        if self.sigma.ndim > 1 or self.state is None:
+            return facts_html(repr(self.system))
+        shares, fixed = np.cumsum(self.sigma) / (float(np.sum(self.sigma)) or 1.0), self.solved.fixed
+        rows = [
+            (str(fixed + k + 1), f"{s:.4g}", f"{shares[k]:.4f}", f"{float(self.method.bounded(self.state, k + 1)):.4g}")
+            for k, s in enumerate(map(float, self.sigma))
+        ]
+        kept = [f"{fixed} unstable states are kept and come first"] if fixed else []
+        return table_html(
+            ("order", "value", "energy", f"bound on the {self.method.bounds}"), rows, repr(self.system), kept
         )
 
     def by(self, method: str | None) -> Analysis:
@@ -251,16 +266,25 @@ def analyze(
     Parameters
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
-    calibration, balanced_on, scalar, seed, vmapped
-        As :func:`balred.reduce`: with data the values are those of the states along them.
+    calibration : tensor, dict of keyword inputs, or iterable of either, optional
+        What the model is called with; the values are then those of its states along these data.
+    balanced_on : {"noise", "inputs", "data"}, optional
+        What takes the places of the Gramians; by default the data where there are any, white noise otherwise.
+    scalar : {"outputs", "tempered", "fisher"} or callable, default "outputs"
+        What of the model's output the gradients are of; `seed` (default 0) draws their directions.
+    vmapped : bool, optional
+        Whether a model of JAX takes one sequence, where that does not show.
     method : str, default "truncate"
-        As :func:`balred.reduce`; ``hsv`` then holds the values that the method ranks states by.
-    solver : str, optional
+        A name in ``balred.methods.METHODS``; ``hsv`` then holds the values that the method ranks states by.
+    solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
+        What finds the Gramians; by default "smith" for dense systems and "closed" for diagonal ones.
     offset : float, optional
-    precision : str, default "float64"
-        As :func:`balred.hsv`; methods that are SciPy's work on the host have float64 only.
+        Poles within `offset` of the stability boundary count as unstable and are kept.
+    precision : {"float64", "float32"}, default "float64"
+        What is computed in; methods that are SciPy's work on the host have float64 only.
     **options
-        Of the method, or of a sparse system; with recorded ``inputs`` as :func:`balred.reduce`.
+        Of the method, ``beta=1.0`` for "stochastic" say, or of a sparse system, ``tol=1e-10`` say; ``inputs``, recorded
+        signals (inputs, samples), balances on them.
 
     Returns
     -------

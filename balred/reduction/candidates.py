@@ -108,3 +108,36 @@ def cut_each(candidates: Candidates, ranks: Mapping[str, int | Failure]) -> dict
         else:
             made[name] = rank if isinstance(rank, Exception) else attempted(partial(one.cut, rank))
     return made
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a plan: `after` is None where it is skipped, `note` says why."""
+
+    layer: str
+    type: str
+    before: int | None
+    after: int | None
+    bound: float | None = None
+    energy: float | None = None
+    note: str = ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a table shows, under :data:`HEAD`."""
+        before, after = ("-" if states is None else str(states) for states in (self.before, self.after))
+        bound = "" if self.bound is None else f"{self.bound:.3g}"
+        return (
+            self.layer or "-", self.type, before, after, bound, "" if self.energy is None else f"{self.energy:.4f}", self.note,
+        )  # fmt: skip
+
+
+HEAD = ("layer", "type", "from", "to", "bound", "energy", "")
+
+
+def row_of(name: str, layer: Any, states: int | None, outcome: Smaller | Failure | str) -> Row:
+    """What a plan says of a layer that was cut, or could not be."""
+    kind = type(layer).__name__
+    if isinstance(outcome, Smaller):
+        return Row(name, kind, outcome.before, outcome.rank, outcome.bound, outcome.energy, outcome.note)
+    return Row(name, kind, states, None, note=str(outcome))

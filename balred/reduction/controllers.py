@@ -54,14 +54,17 @@ def reduce_controller(
     plant, controller : system, or anything :func:`balred.adapt` reads
         The controller has as many inputs as the plant has outputs, and the other way round.  Both may be unstable.
     rank : int or rule
-        As :func:`balred.reduce`.  Unstable poles of the controller are kept and counted.
+        The number of states to keep, or a rule such as ``balred.Energy(0.99)``.  Unstable poles of the controller are kept
+        and counted.
     weight : {"output", "input", "performance"}, default "performance"
     sign : {-1, 1}, default -1
         Of the feedback :math:`u = \pm Ky`: -1 as in ``control.feedback``, 1 as in SLICOT and for MATLAB's regulators.
     technique : {"enns", "lin_chiu", "wang", "varga_anderson"}, default "enns"
         As in :func:`balred.methods.weighted.frequency_weighted`.  "lin_chiu" does not suit: the weights cancel poles of K.
-    match_dc, offset
-        As :func:`balred.reduce`.
+    match_dc : bool, default False
+        Singular perturbation, which keeps the steady state, instead of truncation.
+    offset : float, optional
+        Poles within `offset` of the stability boundary count as unstable and are kept.
 
     Returns
     -------

@@ -6,6 +6,7 @@ and records the a-priori bound and what it skips and why.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -17,8 +18,9 @@ from balred.layers.along_data import DataSums
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import is_rule
 from balred.ranks.divergence import Divergence, Measured
+from balred.ranks.shown import table_html, table_text
 from balred.reduction.analysis import Analysis, sums_along
-from balred.reduction.candidates import Candidate, Candidates, Failure, Smaller, cut_each
+from balred.reduction.candidates import HEAD, Candidate, Candidates, Failure, Row, Smaller, cut_each, row_of
 from balred.reduction.choosing import (
     check_number,
     kept_apart,
@@ -45,19 +47,6 @@ _CHOOSING = ("selection", "compensate", "seed", "balanced_on", "scalar", "vmappe
 
 class SkippedWarning(UserWarning):
     """Layers of a model that a reduction left as they were, and why."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One layer of a plan: `after` is None where it is skipped, `note` says why."""
-
-    layer: str
-    type: str
-    before: int | None
-    after: int | None
-    bound: float | None = None
-    energy: float | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,15 +76,15 @@ class Plan:
         return replace_layers(self.model, self._new)
 
     def __repr__(self) -> str:
-        lines = [("layer", "type", "from", "to", "bound", "energy", "")]
-        for r in self.rows:
-            lines.append((
-                r.layer or "-", r.type, "-" if r.before is None else str(r.before), "-" if r.after is None else str(r.after),
-                "" if r.bound is None else f"{r.bound:.3g}", "" if r.energy is None else f"{r.energy:.4f}", r.note,
-            ))  # fmt: skip
-        widths = [max(len(line[i]) for line in lines) for i in range(7)]
-        table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([*table, *filter(None, [self._told])])
+        return "\n".join([table_text(HEAD, [r.cells for r in self.rows]), *filter(None, [self._told])])
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        return table_html(HEAD, [r.cells for r in self.rows], notes=[*filter(None, [self._told])])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the states of each layer before and after; as :func:`balred.adapters.matplotlib.plot_plan`, which needs matplotlib."""
+        return importlib.import_module("balred.adapters.matplotlib").plot_plan(self, ax=ax)
 
 
 def plan(
@@ -119,8 +108,16 @@ def plan(
         :class:`balred.Divergence` measured on the calibration data.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
         Data that the layers are balanced on (docs, guide to balancing on data) or selected on (guide to selective layers).
-    method, solver, offset, precision, **options
-        As :func:`balred.reduce`.
+    method : str, default "truncate"
+        A name in ``balred.methods.METHODS``, such as "singular_perturbation".
+    solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
+        What finds the Gramians; by default "smith" for dense systems and "closed" for diagonal ones.
+    offset : float, optional
+        Poles within `offset` of the stability boundary count as unstable and are kept.
+    precision : {"float64", "float32"}, default "float64"
+        What is computed in; float32 is for devices without fast float64, and for methods that work on the array library.
+    **options
+        Of the method, or of how states are chosen on data: see :func:`balred.reduce`.
 
     Returns
     -------
@@ -131,6 +128,13 @@ def plan(
     ValueError
         As :func:`balred.reduce` for a single system or layer; a key of `ranks` that is no layer.  In a model with
         several layers, one that cannot be cut is skipped and the table says why.
+
+    Examples
+    --------
+    >>> import balred
+    >>> layers = {"a": balred.testing.random_system(8, seed=1), "b": balred.testing.random_system(6, seed=2)}
+    >>> [(row.layer, row.before, row.after) for row in plan(layers, 4).rows]
+    [('a', 8, 4), ('b', 6, 4)]
     """
     choosing = {key: options.pop(key) for key in _CHOOSING if key in options}
     model, options = configured_for(model, method, options)
@@ -185,7 +189,7 @@ def plan(
 
     if len(layers) == 1 and isinstance(error := next(iter(outcomes.values())), Exception):
         raise error
-    rows = [_row(name, layer, states.get(name), outcomes[name]) for name, layer in layers.items()]
+    rows = [row_of(name, layer, states.get(name), outcomes[name]) for name, layer in layers.items()]
     new = {name: one.layer for name, one in outcomes.items() if isinstance(one, Smaller)}
     return Plan(model, tuple(rows), new, reached, told)
 
@@ -264,13 +268,6 @@ def _told(one: Smaller | Failure, candidate: Candidate | Failure, wanted: Any, *
     return replace(one, note="; ".join(filter(None, [note, one.note])))
 
 
-def _row(name: str, layer: Any, states: int | None, outcome: Smaller | Failure | str) -> Row:
-    kind = type(layer).__name__
-    if isinstance(outcome, Smaller):
-        return Row(name, kind, outcome.before, outcome.rank, outcome.bound, outcome.energy, outcome.note)
-    return Row(name, kind, states, None, note=str(outcome))
-
-
 def reduce(
     obj: Any,
     rank: Any,
@@ -301,12 +298,12 @@ def reduce(
         ``balanced_on="inputs"`` asks for the inputs alone, ``"noise"`` for neither; `scalar` ("outputs", "tempered",
         "fisher" or a function of the model's output) says what the gradients are of, `seed` draws its directions.  `vmapped`
         says of a model of JAX whether it takes one sequence, where that does not show.
-    solver : str, optional
-        As :func:`balred.hsv`.
+    solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
+        What finds the Gramians; by default "smith" for dense systems and "closed" for diagonal ones.
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable and are kept.
-    precision : str, default "float64"
-        As :func:`balred.analyze`.
+    precision : {"float64", "float32"}, default "float64"
+        What is computed in; float32 is for devices without fast float64, and for methods that work on the array library.
     **options
         Of the method, ``beta=1.0`` for "stochastic" say, or of a sparse system (`tol`, `max_steps`:
         :func:`balred.sparse_system`).  With ``inputs``, recorded signals (inputs, samples), a system is

@@ -172,6 +172,12 @@ def layers_of(obj: Any) -> dict[str, Any]:
     """The layers of a model by name; ``{"": obj}`` if `obj` is a system or a layer itself.
 
     Lists, tuples and dicts are looked into, so are models of every registered framework.
+
+    Examples
+    --------
+    >>> import balred
+    >>> list(layers_of({"a": balred.testing.random_system(4), "b": balred.testing.random_system(3)}))
+    ['a', 'b']
     """
     if _are_matrices(obj):
         return {"": obj}
@@ -284,7 +290,16 @@ def is_selective(layer: Any) -> bool:
 
 
 def replace_layers(obj: Any, new: Mapping[str, Any]) -> Any:
-    """A copy of the model `obj` with the layers called so in :func:`layers_of` replaced."""
+    """A copy of the model `obj` with the layers called so in :func:`layers_of` replaced.
+
+    Examples
+    --------
+    >>> import balred
+    >>> model = {"a": balred.testing.random_system(4), "b": balred.testing.random_system(3)}
+    >>> smaller = replace_layers(model, {"a": balred.reduce(model["a"], 2)})
+    >>> smaller["a"].states, model["a"].states
+    (2, 4)
+    """
     return _replaced(obj, "", new) if new else obj
 
 

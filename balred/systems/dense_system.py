@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from balred.ranks.shown import facts_html
 from balred.systems.arrays import Array, eye, namespace, to_complex
 from balred.systems.checks import as_array, checked, checked_dt
 
@@ -32,6 +33,13 @@ class DenseSystem:
     D : array, shape (..., p, m)
     dt : float or bool
         0 for continuous time, the step in seconds (> 0) or ``True`` for discrete time.
+
+    Examples
+    --------
+    >>> import balred
+    >>> g = balred.ss([[-1.0, 0.0], [0.0, -2.0]], [[1.0], [1.0]], [[1.0, 1.0]])
+    >>> g.order, g.discrete, float(g(0)[0, 0].real)
+    (2, False, 1.5)
     """
 
     A: Array
@@ -72,6 +80,10 @@ class DenseSystem:
 
     def __repr__(self) -> str:
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        return facts_html(repr(self))
 
 
 def describe(sys: Any) -> str:

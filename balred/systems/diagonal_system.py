@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from balred.ranks.shown import facts_html
 from balred.systems.arrays import Array, eye, is_complex, is_floating, namespace, to_complex
 from balred.systems.checks import as_array, check_finite, checked, checked_dt
 from balred.systems.dense_system import DenseSystem, describe, is_discrete
@@ -32,6 +33,14 @@ class DiagonalSystem:
     D : array, shape (..., p, m)
     dt : float or bool
     conjugate : bool
+
+    Examples
+    --------
+    >>> import numpy as np, balred
+    >>> poles = np.array([-0.1 + 1j])
+    >>> g = balred.diagonal(log_poles=poles, B=np.ones((1, 1)), C=np.ones((1, 1)), dt=True, conjugate=True)
+    >>> g.states, g.order  # a pole and its conjugate
+    (1, 2)
     """
 
     log_poles: Array
@@ -113,6 +122,10 @@ class DiagonalSystem:
 
     def __repr__(self) -> str:
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        return facts_html(repr(self))
 
 
 def diagonal(

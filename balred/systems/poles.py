@@ -19,7 +19,17 @@ _ILL, _NEAR = 1e7, 1e-3
 
 
 class UnstableError(ValueError):
-    """A quantity that only stable systems have was asked of an unstable or marginally stable one."""
+    """A quantity that only stable systems have was asked of an unstable or marginally stable one.
+
+    Examples
+    --------
+    >>> import balred
+    >>> try:
+    ...     balred.norm(balred.ss([[1.0]], [[1.0]], [[1.0]]), "hinf")
+    ... except balred.UnstableError:
+    ...     print("not stable, so there is no such norm")
+    not stable, so there is no such norm
+    """
 
 
 class InstabilityWarning(UserWarning):

@@ -1,0 +1,52 @@
+"""A plan as a picture: the states that each layer has, and those that it would keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from balred.adapters.matplotlib.style import FULL, finished, new_axes
+from balred.reduction.plan import Plan
+
+
+def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
+    """Draw the states of each layer of a plan before and after, with the share of the energy that stays.
+
+    Parameters
+    ----------
+    plan : Plan
+    ax : matplotlib Axes, optional
+        New ones are made otherwise.
+
+    Returns
+    -------
+    matplotlib Axes
+        A bar for each layer, from above in the order of the plan.  Layers that are skipped keep all of their states.
+
+    Examples
+    --------
+    >>> import balred, matplotlib.pyplot as plt
+    >>> layers = {"first": balred.testing.random_system(8, seed=1), "second": balred.testing.random_system(6, seed=2)}
+    >>> ax = balred.plan(layers, 3).plot()
+    >>> [label.get_text() for label in ax.get_yticklabels()], [bar.get_width() for bar in ax.containers[1]]
+    (['first', 'second'], [3, 3])
+    >>> plt.close(ax.figure)
+    """
+    rows: list[Any] = [row for row in plan.rows if row.before is not None]
+    ax = new_axes() if ax is None else ax
+    at = np.arange(len(rows))
+    kept = [row.before if row.after is None else row.after for row in rows]
+    ax.barh(at, [row.before for row in rows], color=FULL, alpha=0.2, label="before")
+    bars = ax.barh(at, kept, color=FULL, label="after")
+    told = [
+        "skipped" if row.after is None else "" if row.energy is None else f"{100 * row.energy:.1f} %" for row in rows
+    ]
+    ax.bar_label(bars, told, padding=3, fontsize="small")
+    ax.set_yticks(at, [row.layer or row.type for row in rows])
+    ax.invert_yaxis()
+    ax.set(xlabel="states; share of the energy that stays")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return finished(ax)
