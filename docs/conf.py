@@ -182,18 +182,20 @@ NAMED = {
 
 
 def left_out(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out what is the library's own: no folder hands it on, no page links to it, and it has no example.
-
-    The fields of named tuples that nobody described are left out, too.
-    """
+    """Leave out what is the library's own: no folder hands it on, no page links to it, and it has no example."""
     text = inspect.getdoc(obj) or ""
-    if text.startswith("Alias for field number"):
-        return True
     inside = what == "module" and (inspect.isclass(obj) or inspect.isfunction(obj))
     home = str(getattr(obj, "__module__", ""))
-    ours = home.startswith("balred") and not home.startswith("balred.backends")  # those are what another backend must have
+    ours = home.startswith("balred") and not home.startswith(
+        "balred.backends"
+    )  # those are what another backend must have
     own = inside and ours and name not in PUBLIC | NAMED and "Examples" not in text
     return True if own else None
+
+
+def no_alias(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """The fields of named tuples that nobody described have their names, and not Python's "Alias for field number 0"."""
+    lines[:] = [line for line in lines if not line.startswith("Alias for field number")]
 
 
 def without_private(
@@ -230,6 +232,7 @@ def setup(app: Sphinx) -> None:
     """Register the directives, what is looked up elsewhere, and what is checked at the end."""
     app.connect("missing-reference", of_the_library)
     app.connect("autodoc-skip-member", left_out)
+    app.connect("autodoc-process-docstring", no_alias)
     app.connect("autodoc-process-signature", without_private)
     app.connect("build-finished", loads_nothing_from_elsewhere)
     app.add_directive("capabilities", Capabilities)
