@@ -75,7 +75,7 @@ def check_holds(optimizer: torch.optim.Optimizer, layers: Mapping[str, nn.Module
 
 
 def check_shapes(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise if the optimizer has state of another shape than its parameter: fused optimizers would run on with it."""
+    """Raise if the optimizer has state of another shape than its parameter: fused optimizers would compute wrong updates with it."""
     for name, layer in layers_of(model).items():
         for key, p in layer.named_parameters():
             for kind, shape in misfits(optimizer, p).items():
