@@ -19,8 +19,8 @@ from balred.adapters.matplotlib.responses import (
 from balred.adapters.matplotlib.style import finished
 from balred.measures.responses import frequency_grid, frequency_response
 
+# inputs or outputs: numbers from 0, or names where the first system has names; None for all
 Channels = int | str | Sequence[int | str] | None
-"""Inputs or outputs: numbers from 0, or names where the first system has names; None for all."""
 
 
 def plot_bode(
@@ -128,7 +128,7 @@ def _names(obj: Any, kind: str) -> list[str]:
 def _chosen(wanted: Channels, count: int, names: list[str], what: str) -> list[tuple[int, str]]:
     """Numbers of the channels that are asked for, and what to call them."""
     called = names if len(names) == count else [f"{what[:-1]} {i}" for i in range(count)]
-    each = range(count) if wanted is None else [wanted] if isinstance(wanted, (int, str, np.integer)) else wanted
+    each: Any = range(count) if wanted is None else [wanted] if isinstance(wanted, (int, str, np.integer)) else wanted
     found = []
     for one in each:
         if isinstance(one, str) and one in names:

@@ -260,7 +260,9 @@ def figures(found: Sequence[Found], config: TrainConfig | None) -> list[tuple[st
         drawn.append(("Accuracy against final dimension", text, plots.png(plots.dimensions(points))))
     first = [f.record for f in found if f.seed == found[0].seed]
     # a training of the user's is shaded where its log says, and not at all where it does not
-    told = [tuple(r.settings["window"]) for r in first if "window" in r.settings]
+    told: list[plots.Window] = [
+        (r.settings["window"][0], r.settings["window"][1]) for r in first if "window" in r.settings
+    ]
     windows = list(dict.fromkeys(told)) if config is None else [(0, config.last_cut)]
     full = next((r for r in first if r.run == "full"), None)
     for layer in dict.fromkeys(name for r in first for name in (*r.snapshots, *r.ranks)):
