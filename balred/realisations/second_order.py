@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.ranks.shown import facts_html
-from balred.realisations.sparse import SparseSystem, adapt_sparse, check_nonsingular
+from balred.realisations.sparse import SparseSystem, adapt_sparse
 from balred.registry.entries import Entry, register_entry
+from balred.solvers.adi import check_nonsingular
 from balred.systems.arrays import backend
 from balred.systems.checks import check_finite, host_array
 from balred.systems.dense_system import DenseSystem, ss

@@ -22,7 +22,7 @@ from balred.ranks.bounds import numerical_rank
 from balred.ranks.choosing import choose_order, is_rule
 from balred.ranks.shown import facts_html
 from balred.registry.entries import Entry, register_entry
-from balred.solvers.adi import AdiInfo, ConvergenceError, low_rank_factors
+from balred.solvers.adi import AdiInfo, ConvergenceError, check_nonsingular, low_rank_factors
 from balred.solvers.smith import smith_factors
 from balred.systems.arrays import backend
 from balred.systems.checks import check_finite, checked_dt, host_array
@@ -267,12 +267,6 @@ def gramian_factors_lr(
     if system.discrete:
         A, E, B, C = (A - E).tocsc(), (A + E).tocsc(), 2**0.5 * B, 2**0.5 * C
     return low_rank_factors(A, E, B, C, tol=system.tol, max_steps=system.max_steps)
-
-
-def check_nonsingular(name: str, E: Any, what: str) -> None:
-    """Raise unless a sparse matrix is nonsingular to working precision; `what` is to be done otherwise."""
-    if not backend("scipy").sparse_condition(E) * E.shape[0] * np.finfo(np.float64).eps < 1:
-        raise ValueError(f"{name} must be nonsingular, got one that is singular to working precision{what}")
 
 
 def reduce_sparse(

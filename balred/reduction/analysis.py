@@ -7,14 +7,13 @@ reduce.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.layers.along_data import DataSums, horizon_sums
+from balred.layers.along_data import DataSums
 from balred.measures import norms
 from balred.measures.recordings import output_error
 from balred.methods.method import Method, State
@@ -25,16 +24,15 @@ from balred.ranks.rules import Rule
 from balred.ranks.shown import facts_html, table_html
 from balred.reduction.ranking import rank_for
 from balred.reduction.settings import DataSettings, Settings, configured_for
-from balred.reduction.solve import Solved, solve, solve_for, solve_together
+from balred.reduction.solve import Solved, solve, solve_on_data, solve_together
 from balred.reduction.writing_back import Reduction, reduced_or_mended, warn_if_capped
 from balred.registry.entries import container_of, qualified
 from balred.registry.reading import linear_layers_of, per_layer
 from balred.selection.calibration import Calibration, at_most
-from balred.solvers.gramians import factors
-from balred.systems.arrays import Array, ct, double_precision, mapped, to_numpy
-from balred.systems.leaves import System, with_leaves
+from balred.systems.arrays import Array, to_numpy
+from balred.systems.leaves import System
 from balred.systems.parts import without_first
-from balred.systems.poles import UnstableError, pole_margin
+from balred.systems.poles import UnstableError
 
 
 class Analysis:
@@ -366,37 +364,6 @@ def sums_along(model: Any, layers: Mapping[str, tuple[Any, System]], how: Calibr
 
 
 def analysed_on_data(system: System, rebuild: Callable[[System], Any], sums: DataSums, settings: Settings) -> Analysis:
-    r"""The analysis of a system with its states along data in place of its Gramians.
-
-    With the mean of :math:`xx^T` over positions and the sum of :math:`gg^T` over those that belong to a prediction, the sum of
-    the squared values that are cut foretells the squared change of the scalar for a prediction.  Without gradients Q is that
-    of white noise, over the length of the data where the system is unstable.
-    """
+    """The analysis of a system with its states along data in place of its Gramians."""
     options = {f: getattr(settings, f) for f in ("method", "solver", "offset", "precision", "options")}
-    P = sums.P / sums.positions
-    Q = _white(system, sums.length)[1] if sums.Q is None else sums.Q / sums.predictions
-
-    def mixed(share: float) -> Solved:
-        white = _white(system, sums.length)
-        return solve_for(system, _plus(P, white[0], share), _plus(Q, white[1], share))
-
-    return Analysis(dataclasses.replace(solve_for(system, P, Q), mixed=mixed), DataSettings(**options), rebuild)
-
-
-def _plus(P: NDArray[Any], white: NDArray[Any], share: float) -> NDArray[Any]:
-    """The sum, the second in a size that is a share of that of the first."""
-    sizes = [np.trace(x, axis1=-2, axis2=-1).real[..., None, None] for x in (P, white)]
-    return np.asarray(P + share * sizes[0] / np.where(sizes[1] > 0, sizes[1], 1.0) * white)
-
-
-def _white(system: System, horizon: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Gramians, of an unstable system those over a horizon."""
-    work = mapped(system, to_numpy)
-    with double_precision(*work.leaves) as leaves:
-        precise = with_leaves(work, leaves)
-        if pole_margin(precise)[1].min(initial=1.0) > 0:
-            Zp, Zq = factors(precise, None)
-            return Zp @ ct(Zp), Zq @ ct(Zq)
-    sums = horizon_sums(precise, horizon)
-    assert sums.Q is not None
-    return sums.P, sums.Q
+    return Analysis(solve_on_data(system, sums), DataSettings(**options), rebuild)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.hankel.spectrum import spectrum_of
-from balred.layers.along_data import factor_of
+from balred.layers.along_data import DataSums, factor_of, horizon_sums
 from balred.methods.method import State
 from balred.reduction.settings import Settings
+from balred.solvers.gramians import factors
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, in_precision, is_concrete, to_numpy
+from balred.systems.arrays import Array, backend_of, ct, double_precision, in_precision, is_concrete, mapped, to_numpy
 from balred.systems.batches import alike, member, stacked
 from balred.systems.checks import check_representable
 from balred.systems.leaves import System, where_fastest, with_leaves
@@ -177,3 +178,39 @@ def solve_together(
             except (ValueError, ArithmeticError) as error:
                 found[name] = error
     return {name: found[name] for name in systems}
+
+
+def solve_on_data(system: System, sums: DataSums) -> Solved:
+    r"""A system solved with its states along data in place of its Gramians.
+
+    With the mean of :math:`xx^T` over positions and the sum of :math:`gg^T` over those that belong to a prediction, the sum of
+    the squared values that are cut foretells the squared change of the scalar for a prediction.  Without gradients Q is that
+    of white noise, over the length of the data where the system is unstable.
+    """
+    P = sums.P / sums.positions
+    Q = _white(system, sums.length)[1] if sums.Q is None else sums.Q / sums.predictions
+
+    def mixed(share: float) -> Solved:
+        white = _white(system, sums.length)
+        return solve_for(system, _plus(P, white[0], share), _plus(Q, white[1], share))
+
+    return replace(solve_for(system, P, Q), mixed=mixed)
+
+
+def _plus(P: NDArray[Any], white: NDArray[Any], share: float) -> NDArray[Any]:
+    """The sum, the second in a size that is a share of that of the first."""
+    sizes = [np.trace(x, axis1=-2, axis2=-1).real[..., None, None] for x in (P, white)]
+    return np.asarray(P + share * sizes[0] / np.where(sizes[1] > 0, sizes[1], 1.0) * white)
+
+
+def _white(system: System, horizon: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Gramians, of an unstable system those over a horizon."""
+    work = mapped(system, to_numpy)
+    with double_precision(*work.leaves) as leaves:
+        precise = with_leaves(work, leaves)
+        if pole_margin(precise)[1].min(initial=1.0) > 0:
+            Zp, Zq = factors(precise, None)
+            return Zp @ ct(Zp), Zq @ ct(Zq)
+    sums = horizon_sums(precise, horizon)
+    assert sums.Q is not None
+    return sums.P, sums.Q

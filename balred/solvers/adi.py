@@ -264,3 +264,9 @@ def _factors(pencil: Any, p: complex, why: str) -> Any:
         return pencil.factor(p)
     except RuntimeError:
         raise UnstableError(f"every pole must have a negative real part, but {why}") from None
+
+
+def check_nonsingular(name: str, E: Any, what: str) -> None:
+    """Raise unless a sparse matrix is nonsingular to working precision; `what` is to be done otherwise."""
+    if not backend("scipy").sparse_condition(E) * E.shape[0] * np.finfo(np.float64).eps < 1:
+        raise ValueError(f"{name} must be nonsingular, got one that is singular to working precision{what}")
