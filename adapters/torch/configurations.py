@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-SIZES = ("ssm_state_size", "d_state", "state_size", "mamba_d_state")
+SIZES = ("ssm_state_size", "d_state", "state_size", "mamba_d_state", "linear_key_head_dim")
 """What the state dimension is called: in layers and in their configurations."""
 _NAMED = re.compile("config|conf$|cfg|args|hparams|params$|settings|options|kwargs", re.IGNORECASE)
 _ARGUMENTS = ("ssm_cfg", "ssm_config", "mamba_kwargs", "ssm_kwargs")

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from balred.adapters.torch.modules import put_layer
+from balred.adapters.torch.obstacles import obstacles
 from balred.registry.reading import layers_of
 from balred.registry.sizes import fitting
 
@@ -55,7 +56,8 @@ def resize_on_load(model: nn.Module) -> None:
 
 
 def _resize(model: nn.Module, stored: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    for name, layer in layers_of(model).items():
+    layers, wanted = layers_of(model), {}
+    for name, layer in layers.items():
         start = f"{prefix}{name}." if name else prefix
         mine, theirs = _shapes(layer.state_dict()), _shapes({k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)})  # fmt: skip
         want = {k: shape for k, shape in theirs.items() if k in mine}
@@ -63,8 +65,13 @@ def _resize(model: nn.Module, stored: Mapping[str, Any], prefix: str, *_: Any) -
             continue
         with torch.no_grad():
             new = fitting(layer, want)
-            if new is not None:  # else PyTorch's own error names the shapes
-                put_layer(model, layer, new)
+        if new is not None:  # else PyTorch's own error names the shapes
+            wanted[name] = new
+    for name, reason in obstacles({"": model}, {n: layers[n] for n in wanted}, copied=False).items():
+        raise ValueError(f"a layer must be one that can be resized on load, got {name or 'the layer'}: {reason}")
+    with torch.no_grad():
+        for name, new in wanted.items():
+            put_layer(model, layers[name], new)
 
 
 def _shapes(tensors: Mapping[str, Any]) -> Shapes:

@@ -100,9 +100,15 @@ def _layers(model: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
-        if name and not inside and entry_of(module) is not None:
+        if name and not inside and entry_of(module) is not None and not _passes_on(module):
             found[name] = module
     return found
+
+
+def _passes_on(module: nn.Module) -> bool:
+    """Whether a module is none but looks like one, since it passes on what it is asked for to one inside (``torch.compile``)."""
+    entry, own = entry_of(module), (*module._parameters, *module._buffers)
+    return not own and any(entry_of(part) is entry for part in module.children())
 
 
 def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:

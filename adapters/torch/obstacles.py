@@ -6,15 +6,14 @@ A layer's weights must be plain parameters that are here and that nobody else ha
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from balred.adapters.torch.reaching import held_by_functions
 from balred.registry.entries import entry_of
 from balred.registry.sizes import of_size, states_of
 
@@ -44,10 +43,19 @@ def unfit(layer: nn.Module) -> str | None:
                 return f"its {start}{name} has no shape yet: run the model once"
             if x is not None and x.is_meta:
                 return f"its {start}{name} is on the meta device, without values: load the weights from disk first"
+            if x is not None and not _is_plain(x):
+                return f"its {start}{name} is a {type(x).__name__}, which may stand for other values: make it a plain tensor first"
         for name, p in module._parameters.items():
             if p is not None and not (p.is_floating_point() or p.is_complex()):
                 return f"its {start}{name} is of {p.dtype}, which stands for other values: dequantise it first"
     return None
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    """Whether a tensor is none of a class that computes otherwise, as those of quantised weights do."""
+    cls = type(x)
+    known = cls is torch.Tensor or nn.Parameter in cls.__mro__ or cls.__module__.startswith("torch.")
+    return known and (cls.__module__.startswith("torch.") or cls.__torch_dispatch__ is torch.Tensor.__torch_dispatch__)
 
 
 def _computed(module: nn.Module) -> Iterator[str]:
@@ -73,42 +81,85 @@ def obstacles(roots: Mapping[str, nn.Module], layers: Mapping[str, nn.Module], *
 
     With `copied` the cut ones get into a copy of the model, else into the model itself.
     """
-    places = _places(roots)
-    found = {name: reason for name, layer in layers.items() if (reason := _shared(places, layer)) is not None}
+    where = _module_paths(roots)
+    places = _places(where, _memory)
+    found = _uneven(where, layers)
+    found |= {
+        n: why
+        for n, layer in layers.items()
+        if (why := _shared(places, where.get(id(layer), (layer, [n]))[1], layer)) is not None
+    }
     for path, root in roots.items() if copied else ():
-        held = _held_by_functions(root, path)
+        held = held_by_functions(root, path)
         inside = {id(m) for m in root.modules()}
         if held is not None:
             found |= {name: held for name, layer in layers.items() if id(layer) in inside}
     return found
 
 
-def _places(roots: Mapping[str, nn.Module]) -> dict[int, dict[tuple[int, str], str]]:
-    """By tensor the modules, and the names in them, that hold it, each with its path."""
-    found: dict[int, dict[tuple[int, str], str]] = {}
+_Paths = dict[int, tuple[nn.Module, list[str]]]
+"""Modules by their ids, each with all its paths."""
+
+
+def _module_paths(roots: Mapping[str, nn.Module]) -> _Paths:
+    found: _Paths = {}
     for path, root in roots.items():
-        for name, module in root.named_modules():
-            full = ".".join(filter(None, [path, name]))
-            for key, x in (*module._parameters.items(), *module._buffers.items()):
-                if x is not None:
-                    found.setdefault(id(x), {}).setdefault((id(module), key), f"{full}.{key}" if full else key)
+        for name, module in root.named_modules(remove_duplicate=False):
+            found.setdefault(id(module), (module, []))[1].append(".".join(filter(None, [path, name])))
     return found
 
 
-def _shared(places: Mapping[int, Mapping[tuple[int, str], str]], layer: nn.Module) -> str | None:
-    """Which tensor of a layer, of those that a cut changes, has other `places` in the models too."""
-    own = _places({"": layer})
-    several = {
-        next(iter(names.values())): [path for place, path in places[key].items() if place not in names]
-        or list(names.values())[1:]
-        for key, names in own.items()
-        if len(places.get(key, ())) > 1
-    }
+def _places(where: _Paths, same: Callable[[torch.Tensor], int]) -> dict[int, list[str]]:
+    """The paths of every tensor, those together for which `same` is."""
+    found: dict[int, list[str]] = {}
+    for module, paths in where.values():
+        for key, x in (*module._parameters.items(), *module._buffers.items()):
+            if x is not None:
+                found.setdefault(same(x), []).extend(f"{path}.{key}" if path else key for path in paths)
+    return found
+
+
+def _memory(x: torch.Tensor) -> int:
+    """What two tensors that lie in one place have in common."""
+    try:
+        return x.data_ptr() or id(x)
+    except RuntimeError:  # without memory of its own
+        return id(x)
+
+
+def _shared(places: Mapping[int, list[str]], paths: list[str], layer: nn.Module) -> str | None:
+    """Which tensor of a layer, which is at `paths`, of those that a cut changes has other `places` in the models too."""
+    several: dict[str, str] = {}
+    for module, names in _module_paths({"": layer}).values():
+        for key, x in (*module._parameters.items(), *module._buffers.items()):
+            mine = {f"{name}.{key}" if name else key for name in names}
+            own = {f"{path}.{name}" if path else name for path in paths for name in mine}
+            others = [] if x is None else [path for path in places.get(_memory(x), ()) if path not in own]
+            several |= {name: others[0] for name in mine if others}
     changing = _changing(layer) if several else set()
-    for name, others in several.items():
+    for name, other in several.items():
         if name in changing:
-            return f"its {name} is shared with {others[0]}, which a cut would change as well: untie them first, or leave both"
+            return (
+                f"its {name} is shared with {other}, which a cut would change as well: untie them first, or leave both"
+            )
     return None
+
+
+def _uneven(where: _Paths, layers: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Layers of which a model's configuration holds one size, where others of their class cannot be cut."""
+    entries = {name: entry_of(layer) for name, layer in layers.items()}
+    tied = {
+        n: layers[n] for n, e in entries.items() if e is not None and e.selective is not None and e.selective.one_size
+    }
+    classes = {type(layer) for layer in tied.values()}
+    for module, paths in where.values():
+        if type(module) in classes and entry_of(module) is None:
+            reason = (
+                f"the model's configuration holds one state dimension, and {paths[0]}, a {type(module).__name__} too, is no layer "
+                f"that can be cut: {'; '.join(seen(module)) or 'it was changed'}"
+            )
+            return {name: reason for name, layer in tied.items() if type(layer) is type(module)}
+    return {}
 
 
 def _changing(layer: nn.Module) -> set[str]:
@@ -121,48 +172,6 @@ def _changing(layer: nn.Module) -> set[str]:
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     named = (module.named_parameters, module.named_buffers)
     return {n: tuple(x.shape) for each in named for n, x in each(remove_duplicate=False)}
-
-
-def _held_by_functions(root: nn.Module, path: str) -> str | None:
-    """Of functions on instances that hold a module of the model: a copy of the model would go on running that one."""
-    inside = {id(m) for m in root.modules()}
-    for name, module in root.named_modules():
-        if type(module).__setstate__ is not nn.Module.__setstate__:
-            continue  # makes its own in a copy
-        for key, value in vars(module).items():
-            if key[:1] != "_" and _holds(value, inside, set()):
-                where = ".".join(filter(None, [path, name, key]))
-                return (
-                    f"{where} is a function that holds a module of the model, so a copy would go on running the original: "
-                    "bind it to the module instead, with types.MethodType or functools.partial"
-                )
-    return None
-
-
-def _holds(value: Any, inside: set[int], met: set[int]) -> bool:
-    """Whether a function has one of these modules where copying does not reach: in its closure or its defaults."""
-    if id(value) in met:
-        return False
-    met.add(id(value))
-    if isinstance(value, partial):
-        return _holds(value.func, inside, met)
-    if isinstance(value, types.MethodType):
-        return _holds(value.__func__, inside, met)
-    if not isinstance(value, types.FunctionType):
-        return False
-    cells = [c.cell_contents for c in value.__closure__ or () if _is_filled(c)]
-    for x in (*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
-        owner = getattr(x, "__self__", x)
-        if id(owner) in inside or _holds(x, inside, met):
-            return True
-    return False
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
 
 
 def references(old: nn.Module, new: nn.Module) -> dict[int, Any]:
@@ -179,28 +188,41 @@ def references(old: nn.Module, new: nn.Module) -> dict[int, Any]:
 
 
 def tie(model: nn.Module, result: nn.Module) -> None:
-    """Tie in `result`, a copy of `model` with other layers, what is tied in `model`.
+    """Tie in `result`, a copy of `model` with other layers, what is tied in `model`: modules, and tensors.
 
     Raises
     ------
     ValueError
         The copies differ.
     """
-    for places in _places({"": model}).values():
-        paths = list(places.values())
-        if len(paths) < 2:
-            continue
+    where = _module_paths({"": model})
+    for _, paths in where.values():
+        if len(paths) > 1:
+            _tie_modules(result, paths)
+    for paths in _places(where, id).values():
         first, *others = (_owner(result, path) for path in paths)
         one = first[0][first[1]]
         for (held, key), path in zip(others, paths[1:], strict=True):
-            x = held[key]
-            if x is one:
-                continue
-            if x.shape != one.shape or not torch.equal(x, one):
-                raise ValueError(
-                    f"tensors that a model shares must be alike in a smaller one, got two for {paths[0]} and {path}"
-                )
-            held[key] = one
+            if held[key] is not one:
+                _check_alike(one, held[key], paths[0], path)
+                held[key] = one
+
+
+def _tie_modules(result: nn.Module, paths: list[str]) -> None:
+    one = result.get_submodule(paths[0])
+    for path in paths[1:]:
+        other = result.get_submodule(path)
+        if other is not one:
+            theirs = dict(other.named_parameters()) | dict(other.named_buffers())
+            for name, x in (*one.named_parameters(), *one.named_buffers()):
+                _check_alike(x, theirs[name], f"{paths[0]}.{name}", f"{path}.{name}")
+            parent, _, key = path.rpartition(".")
+            result.get_submodule(parent)._modules[key] = one
+
+
+def _check_alike(one: torch.Tensor, other: torch.Tensor, name: str, path: str) -> None:
+    if one.shape != other.shape or not torch.equal(one, other):
+        raise ValueError(f"tensors that a model shares must be alike in a smaller one, got two for {name} and {path}")
 
 
 def _owner(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:

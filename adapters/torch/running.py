@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,16 @@ Answer = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, as the model will be used; whatever mode each module was in comes back."""
+    """In evaluation mode, as the model will be used, and not compiled, since compiled code runs no hooks that come later.
+
+    Whatever mode each module was in comes back.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    stance = getattr(torch.compiler, "set_stance", None)  # since 2.6
     try:
         model.eval()
-        yield
+        with nullcontext() if stance is None else stance("force_eager"):
+            yield
     finally:
         for module, training in modes:
             module.training = training

@@ -182,6 +182,13 @@ def plan(
         chosen = ranks_by_layer(candidates, wanted)
         states |= {name: one.states for name, one in candidates.items() if not isinstance(one, Exception)}
         made = cut_each(candidates, {n: rank for n, rank in chosen.items() if n not in outcomes})
+        uneven = {
+            n: one for n, one in made.items() if isinstance(one, Exception) and getattr(candidates[n], "tied", False)
+        }
+        if uneven and len(layers) > 1:
+            raise ValueError(
+                f"layers of which a configuration holds one size must be cut all or none, got {_listed(uneven)}"
+            )
         outcomes |= {
             name: _told(one, candidates[name], wanted.get(name), recorded=settings.recorded)
             for name, one in made.items()
@@ -238,7 +245,7 @@ def _refused(model: Any, layers: Mapping[str, Any], selective: SelectiveLayers) 
     return {name: ValueError(reason) for name, reason in found.items()}
 
 
-def _listed(reasons: Mapping[str, str]) -> str:
+def _listed(reasons: Mapping[str, Any]) -> str:
     return "; ".join(f"{name or 'the layer'}: {reason}" for name, reason in reasons.items())
 
 

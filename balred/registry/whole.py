@@ -34,10 +34,13 @@ def check_whole(layer: Any, new: Any, sizes: set[int], widths: set[int], account
     """
     if container_of(layer) is None and not isinstance(layer, Mapping):
         return
-    old, other = ({n: tuple(x.shape) for n, x in tensors_of(one).items()} for one in (layer, new))
+    old, other = (_shapes(one) for one in (layer, new))
     changed = [(shape, other[n]) for n, shape in old.items() if n in other and other[n] != shape]
     moved = {a for mine, his in changed for a, b in zip(mine, his, strict=False) if a != b} | sizes
     moved.discard(1)
+    if accounts is not None:  # both of B and C, or of all channels
+        others = {a for n, shape in old.items() if n.partition(".")[0] in accounts for a in shape}
+        moved |= {a * b for a in sizes for b in (2, *others) if a > 1}
     kept = {n: shape for n, shape in old.items() if other.get(n) == shape}
     known = {n for n in kept if accounts is not None and n.partition(".")[0] in accounts}
     free = widths | {a for n in known for a in kept[n]}
@@ -50,3 +53,15 @@ def check_whole(layer: Any, new: Any, sizes: set[int], widths: set[int], account
                 f"every array of a layer's states must be known to its adapter, got {name} of shape {kept[name]} in "
                 f"{type(layer).__name__}, which a cut would leave as it is: register an adapter of its own for this class"
             )
+
+
+def _shapes(layer: Any) -> dict[str, tuple[int, ...]]:
+    """Of all arrays by name, and of those that are plain attributes, or lie in lists that are."""
+    found = {n: tuple(x.shape) for n, x in tensors_of(layer).items()}
+    for name, value in () if isinstance(layer, Mapping) else getattr(layer, "__dict__", {}).items():
+        several = enumerate(value) if type(value) in (list, tuple) else value.items() if type(value) is dict else ()
+        for key, x in (("", value), *several):
+            shape = getattr(x, "shape", None)
+            if isinstance(shape, tuple) and not name.startswith("_"):
+                found.setdefault(f"{name}.{key}" if several else name, tuple(shape))
+    return found

@@ -257,7 +257,8 @@ def mamba(layer: Any) -> Errors:
     """Errors of a Mamba layer in PyTorch."""
     from mamba_models import replayed, torch
 
-    x = torch.randn(2, 24, layer.in_proj.weight.shape[1], generator=torch.Generator().manual_seed(1))
+    width = getattr(layer, "hidden_size", None) or layer.in_proj.weight.shape[1]
+    x = torch.randn(2, 24, width, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return selected(layer, x, lambda layer, x: layer(x).numpy(), replayed)
 
@@ -281,6 +282,11 @@ transformers("Jamba", NORMS)
 transformers("Zamba")
 for _mamba2 in ("Mamba2", "Bamba", "GraniteMoeHybrid", "NemotronH", "Zamba2", "FalconH1"):
     transformers(_mamba2)
+
+
+KEYS = "norms and corrections over the keys"
+for _delta in ("Qwen3Next", "Qwen3_5", "OlmoHybrid"):
+    transformers(_delta, KEYS)
 
 
 def mambapy(name: str, note: str = "") -> None:

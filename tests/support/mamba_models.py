@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+from balred.adapters.torch.layers.delta import _delta, is_gated_delta  # noqa: E402
 from balred.adapters.torch.layers.mamba import _mamba1, _mamba2  # noqa: E402
 from balred.adapters.torch.layers.zamba import _zamba  # noqa: E402
 
@@ -18,6 +19,23 @@ ATTENTION = {"intermediate_size": 48, "num_attention_heads": 4, "num_key_value_h
 
 
 HEADS = {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_chunk_size": 8}
+
+
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+    "head_dim": 8,
+    **ATTENTION,
+}
+EXPERTS = {
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
 
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -82,6 +100,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "mamba_d_state",
         {"mamba_d_ssm": 64, "mamba_n_groups": 1, "ssm_multipliers": [1.0, 2.0, 0.5, 2.0, 1.0], **HEADS, **ATTENTION},
     ),
+    "Qwen3Next": ("linear_key_head_dim", {**DELTA, **EXPERTS}),
+    "Qwen3_5": ("linear_key_head_dim", DELTA),
+    "OlmoHybrid": ("linear_key_head_dim", {**DELTA, "linear_num_key_heads": 4}),
 }
 
 
@@ -92,7 +113,7 @@ def tokens(seed: int = 0, batch: int = 2) -> Any:
 def build(name: str, **more: Any) -> Any:
     """A small causal model, its weights large enough for the states to matter."""
     transformers = pytest.importorskip("transformers")
-    config = getattr(transformers, f"{name}Config", None)
+    config = getattr(transformers, f"{name}TextConfig", None) or getattr(transformers, f"{name}Config", None)
     if config is None:
         pytest.skip(f"transformers {transformers.__version__} has no {name}")
     transformers.logging.set_verbosity_error()
@@ -114,7 +135,8 @@ def logits(model: Any, data: Any) -> Any:
 
 def replayed(layer: Any, x: Any, kept: Any = None) -> Any:
     """The layer's output from its signals, by the plain recurrence; `kept`, (groups, rank): of these states alone."""
-    s = {1: _mamba2, 2: _mamba1, 3: _zamba}[layer.A_log.ndim](layer, x, None)
+    reader = _delta if is_gated_delta(layer) else {1: _mamba2, 2: _mamba1, 3: _zamba}[layer.A_log.ndim]
+    s = reader(layer, x, None)
     groups, width = s.B.shape[2], s.dt.shape[-1] // s.B.shape[2]
     read = torch.ones(s.C.shape[2:]) if kept is None else torch.zeros(s.C.shape[2:]).scatter(1, torch.tensor(kept), 1.0)
     B, C = (v.repeat_interleave(width, dim=2) for v in (s.B, s.C * read))
@@ -123,7 +145,8 @@ def replayed(layer: Any, x: Any, kept: Any = None) -> Any:
         h = torch.exp(s.dt[:, t, :, None] * s.A) * h + s.drive[:, t, :, None] * B[:, t]
         ys.append((h * C[:, t]).sum(-1))
     y = torch.stack(ys, 1)
-    skip = layer.D.flatten().repeat_interleave(y.shape[-1] // layer.D.numel()) * s.drive / s.dt
+    D = getattr(layer, "D", torch.zeros(1)).flatten()
+    skip = D.repeat_interleave(y.shape[-1] // D.numel()) * s.drive / s.dt
     return (s.gain(y, slice(None)) * (y + skip)) @ s.W.mT
 
 

@@ -22,6 +22,7 @@ from balred.adapters.torch.layers.mamba_parts import (
     linear,
     masked,
     model_resizer,
+    rows_of,
     sized,
 )
 from balred.adapters.torch.layers.signals import Read, Signals, gatherer
@@ -76,8 +77,8 @@ def _smaller1(layer: Any, selection: Selection, B: FloatArray, C: FloatArray) ->
     kept = torch.as_tensor(selection.kept[0], device=layer.A_log.device)
     states, dt_rank = layer.A_log.shape[1], layer.dt_proj.weight.shape[1]
     new: dict[str, Any] = {"A_log": layer.A_log[:, kept], "x_proj.out_features": dt_rank + 2 * len(kept)}
-    for name, value in layer.x_proj.named_parameters():
-        new[f"x_proj.{name}"] = kept_rows(value, dt_rank, states, kept, selection.mix)
+    for name, value in rows_of(layer, "x_proj").items():
+        new[name] = kept_rows(value, dt_rank, states, kept, selection.mix)
     for short, squares in (("b", B), ("c", C)):
         norm = _norm(layer, short)
         if norm is None:
@@ -173,8 +174,7 @@ def _cut_mamba2(layer: Any, selection: Selection, moments: Moments | None = None
     new: dict[str, Any] = {"in_proj.out_features": len(rows)}
     for module, index in (("in_proj", rows), ("conv1d", conv)):
         where = torch.as_tensor(index, device=device)
-        for name, value in getattr(layer, module).named_parameters():
-            new[f"{module}.{name}"] = value.detach()[where]
+        new |= {name: value[where] for name, value in rows_of(layer, module).items()}
     if hasattr(layer, "mup_vector"):
         new["mup_vector"] = layer.mup_vector[..., torch.as_tensor(rows, device=device)]
     new |= {f"conv1d.{name}": len(conv) for name in ("in_channels", "out_channels", "groups")}

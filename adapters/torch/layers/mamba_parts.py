@@ -65,6 +65,25 @@ def convolved(layer: Any, x: torch.Tensor) -> torch.Tensor:
     return (act if callable(act) else F.silu)(y).mT
 
 
+def rows_of(layer: Any, part: str) -> dict[str, torch.Tensor]:
+    """The weight and the bias of a projection, whose first axes are its outputs.
+
+    Raises
+    ------
+    ValueError
+        It has other tensors, which a cut would have to follow.
+    """
+    module = getattr(layer, part)
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    others = [name for name in tensors if name not in ("weight", "bias")]
+    if others:
+        raise ValueError(
+            f"a projection that is cut must have a weight and a bias alone, got {', '.join(others)} in {part}, a "
+            f"{type(module).__name__}: merge them into the weight first"
+        )
+    return {f"{part}.{name}": value.detach() for name, value in tensors.items()}
+
+
 def kept_rows(value: torch.Tensor, dt_rank: int, states: int, kept: torch.Tensor, mix: Any) -> torch.Tensor:
     """The rows of ``x_proj`` for [dt, B, C] that make the kept states' B and C, C refitted by `mix` if there is one."""
     dt, B, C = torch.split(value.detach(), [dt_rank, states, states])

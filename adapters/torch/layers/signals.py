@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from balred.adapters.torch.running import evaluating
 from balred.selection.calibration import batches
 from balred.selection.moments import Moments
 
@@ -165,30 +166,20 @@ def _along_data(
         own = sums[id(layer)].add(read(layer)(layer, _wide(hidden), mask))
         faults.extend(_differs(names[id(layer)], layer, output, own, mask))
 
-    # in evaluation mode, as the model will be used; whatever mode each module was in comes back
-    modes = [(module, module.training) for module in model.modules()]
     hooks = [
         layer.register_forward_hook(see, with_kwargs=True, prepend=True)
         for layer in {id(x): x for x in layers.values()}.values()
     ]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        model.eval()
-        for args, kwargs in batches(calibration, (torch.Tensor,), inspect.signature(model.forward)):
-            try:
-                model(*(_to(x, device) for x in args), **{k: _to(x, device) for k, x in kwargs.items()})
-            except Exception as error:
-                raise ValueError(
-                    f"the model must run on the calibration data, got {type(error).__name__}: {error}, "
-                    f"called with {', '.join([*(_described(x) for x in args), *(f'{k}={_described(x)}' for k, x in kwargs.items())])}"
-                ) from error
-            if faults:
-                raise ValueError(faults[0])
+        with evaluating(model):
+            for args, kwargs in batches(calibration, (torch.Tensor,), inspect.signature(model.forward)):
+                _called(model, tuple(_to(x, device) for x in args), {k: _to(x, device) for k, x in kwargs.items()})
+                if faults:
+                    raise ValueError(faults[0])
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes:
-            module.training = training
     missed = [name for name, layer in layers.items() if sums[id(layer)].tokens == 0]
     if missed:
         raise ValueError(
@@ -201,19 +192,25 @@ def _along_data(
     return moments
 
 
+def _called(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    try:
+        model(*args, **kwargs)
+    except Exception as error:
+        given = ", ".join([*(_described(x) for x in args), *(f"{k}={_described(x)}" for k, x in kwargs.items())])
+        raise ValueError(
+            f"the model must run on the calibration data, got {type(error).__name__}: {error}, called with {given}"
+        ) from error
+
+
 def _without_data(name: str, layer: Any, read: Read, width: int) -> Moments:
     """The surrogate, of a layer that computes what was read of it wherever it can be run alone."""
     noise = _noise(layer, width)
     signals = read(layer, _wide(noise), None)
-    was, result = [(m, m.training) for m in layer.modules()], None
-    try:
-        layer.eval()
-        result = layer(noise)
-    except Exception:  # some take more than their input, which a model alone can give
-        result = None
-    finally:
-        for module, training in was:
-            module.training = training
+    with evaluating(layer):
+        try:
+            result = layer(noise)
+        except Exception:  # some take more than their input, which a model alone can give
+            result = None
     if result is not None:
         for fault in _differs(name or "itself", layer, result, Accumulator().add(signals), None):
             raise ValueError(fault)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from typing import Any
 
 import pytest
@@ -58,12 +59,68 @@ def test_functions_bound_to_a_live_layer_stay_bound_to_it(make: Any) -> None:
     torch.testing.assert_close(layer(u), plain(u))
 
 
-def test_a_copy_that_would_go_on_running_the_original_is_refused() -> None:
-    layer = lru()
+def by_closure(layer: Any) -> Any:
     own = layer.forward
-    layer.forward = lambda u: own(u)
-    with pytest.raises(ValueError, match="forward is a function that holds a module of the model"):
+    return lambda u: own(u)
+
+
+def by_list(layer: Any) -> Any:
+    parts = [layer]
+    return lambda u: LRU.forward(parts[0], u)
+
+
+def by_object(layer: Any) -> Any:
+    box = types.SimpleNamespace(inner=types.SimpleNamespace(layer=layer))
+    return lambda u: LRU.forward(box.inner.layer, u)
+
+
+def by_default(layer: Any) -> Any:
+    return lambda u, of={"layer": layer}: LRU.forward(of["layer"], u)
+
+
+def by_decorator(layer: Any) -> Any:
+    return functools.partial(torch.no_grad()(by_closure(layer)))
+
+
+def by_weak_reference(layer: Any) -> Any:
+    one = weakref.ref(layer)
+    return lambda u: LRU.forward(one(), u)
+
+
+def by_tensor(layer: Any) -> Any:
+    D = layer.D
+    return lambda u: u * D
+
+
+def by_global(layer: Any) -> Any:
+    WORLD["layer"] = layer
+    return lambda u: LRU.forward(WORLD["layer"], u)
+
+
+WORLD: dict[str, Any] = {}
+
+
+@pytest.mark.alike
+@pytest.mark.parametrize(
+    "make",
+    [by_closure, by_list, by_object, by_default, by_decorator, by_weak_reference, by_tensor, by_global],
+)
+def test_a_copy_that_would_go_on_running_the_original_is_refused(make: Any) -> None:
+    layer = lru()
+    layer.forward = make(layer)
+    with pytest.raises(ValueError, match="forward is or has a function that holds a module or a tensor of the model"):
         balred.reduce(torch.nn.Sequential(layer), 4)
+
+
+def test_hooks_that_read_another_layer_are_refused_and_others_are_not() -> None:
+    model = torch.nn.Sequential(lru(), lru())
+    seen: list[Any] = []
+    model[0].register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    assert balred.reduce(model, 4)[0].states == 4
+    other = model[0]
+    model[1].register_forward_hook(lambda module, args, output: output * other.D)
+    with pytest.raises(ValueError, match=r"1\._forward_hooks is or has a function that holds"):
+        balred.reduce(model, 4)
 
 
 def test_what_refers_to_a_layer_refers_to_the_smaller_one() -> None:
@@ -95,7 +152,69 @@ def test_layers_that_share_states_are_refused_and_those_that_share_others_stay_t
     assert small.f.states == small.b.states == 4
 
 
-@pytest.mark.parametrize("extra", [(16,), (16, 2), (3, 16)])
+@pytest.mark.parametrize("part", ["in_proj", "out_proj", "dt_proj"])
+def test_modules_that_mamba_layers_share_stay_shared(part: str) -> None:
+    model = build("Mamba")
+    first, second = (layer.mixer for layer in model.backbone.layers)
+    setattr(second, part, getattr(first, part))
+    for rank in (8, 4):
+        small = balred.reduce(model, rank, calibration=tokens())
+        one, other = (getattr(layer.mixer, part) for layer in small.backbone.layers)
+        assert one is other
+        assert len(list(small.parameters())) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("how", ["module", "memory"])
+def test_mamba_layers_that_share_what_a_cut_changes_are_refused(how: str) -> None:
+    model = build("Mamba")
+    first, second = (layer.mixer for layer in model.backbone.layers)
+    if how == "module":
+        second.x_proj = first.x_proj
+    else:
+        second.x_proj.weight.data = first.x_proj.weight.data
+    for cut in (lambda: balred.reduce(model, 4, calibration=tokens()), lambda: reducer(model, calibration=tokens())):
+        with pytest.raises(ValueError, match=r"its x_proj\.weight is shared with backbone\.layers\.1\.mixer\.x_proj"):
+            cut()
+
+
+def test_checkpoints_of_another_size_do_not_resize_what_is_shared() -> None:
+    tied = Both("nu_log")
+    resize_on_load(tied)
+    with pytest.raises(ValueError, match=r"can be resized on load, got f: its nu_log is shared with b\.nu_log"):
+        tied.load_state_dict(balred.reduce(Both(), 4).state_dict())
+
+
+def test_where_a_configuration_holds_one_size_all_layers_are_cut_or_none() -> None:
+    """A layer with an array that is not known, and one that is no known layer any more."""
+    for change, match in (
+        (
+            lambda mixer: mixer.register_buffer("start", torch.zeros(8)),
+            "cut all or none, got backbone.layers.1.mixer: every array",
+        ),
+        (
+            lambda mixer: setattr(mixer, "x_proj", torch.nn.Sequential(mixer.x_proj)),
+            "one state dimension, and backbone.layers.1.mixer",
+        ),
+    ):
+        model = build("Mamba")
+        change(model.backbone.layers[1].mixer)
+        with pytest.raises(ValueError, match=match):
+            balred.reduce(model, 4, calibration=tokens())
+
+
+def test_a_compiled_layer_inside_a_model_is_cut() -> None:
+    """Its wrapper passes on what it is asked for, and so looks like the layer."""
+    model = build("Mamba")
+    want = logits(balred.reduce(model, 4, calibration=tokens()), tokens())
+    model.backbone.layers[0].mixer = torch.compile(model.backbone.layers[0].mixer, backend="eager")
+    model = torch.compile(model, backend="eager")
+    assert next(iter(balred.registry.reading.layers_of(model))).endswith("mixer._orig_mod")
+    with torch.compiler.set_stance("force_eager"):
+        small = balred.reduce(model, 4, calibration=tokens())
+        assert torch.equal(logits(small, tokens()), want)
+
+
+@pytest.mark.parametrize("extra", [(16,), (16, 2), (3, 16), (32,), (48,)])
 def test_a_parameter_of_the_states_that_an_adapter_does_not_know_is_refused(extra: tuple[int, ...]) -> None:
     class More(LRU):
         def __init__(self) -> None:
@@ -115,6 +234,42 @@ def test_two_way_layers_of_mambapy_are_refused() -> None:
         balred.reduce(model, 4, calibration=x)
     with pytest.raises(ValueError, match="must be known to its adapter"):
         balred.registry.sizes.of_size(model.layers[0].mixer, 4)
+
+
+def test_a_plain_tensor_of_the_states_is_refused() -> None:
+    layer = lru()
+    layer.start = [torch.zeros(16)]
+    with pytest.raises(ValueError, match=r"got start\.0 of shape \(16,\) in LRU"):
+        balred.reduce(layer, 4)
+
+
+class Scaled(torch.nn.Linear):
+    """A projection with a tensor more, as other LoRA layers and quantised ones have it."""
+
+    def __init__(self, of: Any) -> None:
+        super().__init__(of.in_features, of.out_features, bias=False)
+        self.weight, self.scale = of.weight, torch.nn.Parameter(torch.ones(of.out_features))
+
+
+@pytest.mark.parametrize(("name", "part"), [("Mamba", "x_proj"), ("Mamba2", "in_proj")])
+def test_projections_with_more_than_a_weight_and_a_bias_are_refused(name: str, part: str) -> None:
+    model = build(name)
+    for layer in model.backbone.layers:
+        setattr(layer.mixer, part, Scaled(getattr(layer.mixer, part)))
+    for cut in (lambda: balred.reduce(model, 4, calibration=tokens()), lambda: reducer(model, calibration=tokens())):
+        with pytest.raises(ValueError, match=f"got scale in {part}, a Scaled: merge"):
+            cut()
+
+
+class Codes(torch.Tensor):
+    """As tensors of quantised weights are."""
+
+
+def test_tensors_of_other_classes_are_refused() -> None:
+    layer = lru()
+    layer.B_re = torch.nn.Parameter(layer.B_re.data.as_subclass(Codes))
+    with pytest.raises(ValueError, match="its B_re is a Codes, which may stand for other values"):
+        balred.reduce(layer, 4)
 
 
 class LoRA(torch.nn.Module):
