@@ -24,50 +24,62 @@ _ARGUMENTS = ("ssm_cfg", "ssm_config", "mamba_kwargs", "ssm_kwargs")
 def resize_configurations(module: nn.Module, states: int) -> None:
     """Write the number of states into all configurations that a module, itself, holds."""
     met: set[int] = set()
-    for name, value in vars(module).items():
-        if (
-            name not in ("_parameters", "_buffers", "_modules")
-            and "_hooks" not in name
-            and _is_configuration(name, value)
-        ):
-            _resize(name, value, states, met)
+    for name, value in list(vars(module).items()):
+        if name not in ("_parameters", "_buffers", "_modules") and "_hooks" not in name:
+            new = _resized(name, value, states, met)
+            if new is not value:
+                setattr(module, name, new)
+
+
+def _resized(name: str, value: Any, states: int, met: set[int]) -> Any:
+    """A configuration with the number of states in it: the same object, or another one where it cannot be changed."""
+    several = isinstance(value, list) and bool(_NAMED.search(name))
+    if id(value) in met or not (several or _is_configuration(name, value)):
+        return value
+    met.add(id(value))
+    if several:
+        value[:] = [_resized(name, one, states, met) for one in value]
+        return value
+    own = _members(value)
+    new = {key: states for key in SIZES if _is_size(own.get(key))}
+    if name in _ARGUMENTS and isinstance(value, dict) and not new:
+        new["d_state"] = states
+    new |= {k: x for k, old in own.items() if (x := _resized(str(k), old, states, met)) is not old}
+    if isinstance(value, tuple):
+        return value._replace(**new) if new else value  # type: ignore[attr-defined]  # a named one
+    for key, one in new.items():
+        if isinstance(value, dict):
+            value[key] = one
+        elif dataclasses.is_dataclass(value):
+            object.__setattr__(value, key, one)  # frozen ones too
+        else:
+            setattr(value, key, one)
+    return value
 
 
 def _is_configuration(name: str, value: Any) -> bool:
     if isinstance(value, dict):
         return True
-    if isinstance(value, (nn.Module, torch.Tensor, type)) or callable(value) or not hasattr(value, "__dict__"):
+    if isinstance(value, (nn.Module, torch.Tensor, type)) or callable(value) or not _members(value):
         return False
-    plain = dataclasses.is_dataclass(value) or isinstance(value, (types.SimpleNamespace, argparse.Namespace))
+    plain = dataclasses.is_dataclass(value) or isinstance(value, (types.SimpleNamespace, argparse.Namespace, tuple))
     return plain or bool(_NAMED.search(name) or _NAMED.search(type(value).__name__))
 
 
-def _resize(name: str, value: Any, states: int, met: set[int]) -> None:
-    if id(value) in met:
-        return
-    met.add(id(value))
+def _members(value: Any) -> dict[str, Any]:
+    """What a dict, an object or a named tuple holds by name."""
     if isinstance(value, dict):
-        sizes = [key for key in SIZES if _is_size(value.get(key))]
-        if name in _ARGUMENTS and not sizes:
-            sizes = ["d_state"]
-        value.update(dict.fromkeys(sizes, states))
-        inside = value
-    else:
-        for key in SIZES:
-            if _is_size(getattr(value, key, None)):
-                _set(value, key, states)
-        inside = vars(value)
-    for key, other in list(inside.items()):
-        if _is_configuration(str(key), other):
-            _resize(str(key), other, states, met)
+        return dict(value)
+    if isinstance(value, tuple):
+        return value._asdict() if hasattr(value, "_asdict") else {}
+    slots = [key for cls in type(value).__mro__ for key in _names(getattr(cls, "__slots__", ()))]
+    found = {key: getattr(value, key) for key in slots if not key.startswith("__") and hasattr(value, key)}
+    return found | getattr(value, "__dict__", {})
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _set(value: Any, key: str, states: int) -> None:
-    if dataclasses.is_dataclass(value):
-        object.__setattr__(value, key, states)  # frozen ones too
-    else:
-        setattr(value, key, states)

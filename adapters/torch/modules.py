@@ -17,6 +17,7 @@ from balred.adapters.torch.attributes import take_data
 from balred.adapters.torch.obstacles import obstacles, references, seen, tie, unfit
 from balred.adapters.torch.running import RUNNING
 from balred.registry.entries import Container, entry_of, register_container
+from balred.registry.sizes import states_of
 
 
 def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -88,11 +89,23 @@ def set_layer(old: nn.Module, new: nn.Module, assign: Callable[[nn.Parameter, to
         take_data(vars(mine), vars(other))
 
 
+def check_complex(weight: torch.Tensor) -> None:
+    """Raise unless a layer that computes with complex numbers has its weights in a precision in which PyTorch does so."""
+    if weight.dtype in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"a layer with complex numbers must be in single or double precision, got {str(weight.dtype).removeprefix('torch.')}: "
+            "convert it with float() first"
+        )
+
+
 def put_layer(model: nn.Module, layer: nn.Module, new: nn.Module) -> None:
     """Make `layer`, which is in `model`, equal `new`, and tell the model."""
     set_layer(layer, new)
     entry = entry_of(layer)
-    if entry is not None and entry.selective is not None and entry.resize_model is not None:
+    if entry is None or entry.resize_model is None:
+        return
+    alike = [one for one in _layers(model).values() if entry_of(one) is entry]
+    if entry.selective is not None or len({states_of(one) for one in alike}) == 1:
         entry.resize_model(model, layer)  # others keep sizes of their own until the model is saved
 
 

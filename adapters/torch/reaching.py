@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 _ENDS = (type, types.ModuleType, types.CodeType, types.FrameType, str, bytes, int, float, complex, torch.Tensor)
+_CACHED = type(functools.lru_cache(print))
 _METHODS = (types.MethodType, types.BuiltinMethodType)
 
 
@@ -54,7 +55,7 @@ def _copied(module: nn.Module) -> Iterator[tuple[str, Any]]:
         or type(module).__getstate__ is not nn.Module.__getstate__
     ):
         return  # makes its own in a copy
-    for key, value in module.__getstate__().items():
+    for key, value in module.__getstate__().items():  # type: ignore[no-untyped-call]
         if key not in ("_parameters", "_buffers", "_modules"):
             yield key, value
 
@@ -73,6 +74,8 @@ def _reaches(value: Any, inside: set[int], met: set[tuple[int, bool]]) -> bool:
             continue
         if isinstance(x, types.FunctionType):
             todo += [(y, True) for y in _held(x)]
+        elif isinstance(x, _CACHED):
+            todo += [(y, True) for y in gc.get_referents(x)]
         elif isinstance(x, weakref.ref):
             todo.append((x(), True))
         elif isinstance(x, _METHODS):

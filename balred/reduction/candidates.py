@@ -110,6 +110,16 @@ def cut_each(candidates: Candidates, ranks: Mapping[str, int | Failure]) -> dict
     return made
 
 
+def check_even(candidates: Candidates, made: Mapping[str, Smaller | Failure]) -> None:
+    """Raise if of several layers that must have one size some could not be cut."""
+    tied = [name for name in made if getattr(candidates[name], "tied", False)]
+    failed = [f"{name}: {made[name]}" for name in tied if isinstance(made[name], Exception)]
+    if failed and len(tied) > 1:
+        raise ValueError(
+            f"layers of which a configuration holds one size must be cut all or none, got {'; '.join(failed)}"
+        )
+
+
 @dataclass(frozen=True)
 class Row:
     """One layer of a plan: `after` is None where it is skipped, `note` says why."""

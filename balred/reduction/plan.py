@@ -20,7 +20,17 @@ from balred.ranks.choosing import is_rule
 from balred.ranks.divergence import Divergence, Measured
 from balred.ranks.shown import table_html, table_text
 from balred.reduction.analysis import Analysis, sums_along
-from balred.reduction.candidates import HEAD, Candidate, Candidates, Failure, Row, Smaller, cut_each, row_of
+from balred.reduction.candidates import (
+    HEAD,
+    Candidate,
+    Candidates,
+    Failure,
+    Row,
+    Smaller,
+    check_even,
+    cut_each,
+    row_of,
+)  # fmt: skip
 from balred.reduction.choosing import (
     check_number,
     kept_apart,
@@ -182,13 +192,7 @@ def plan(
         chosen = ranks_by_layer(candidates, wanted)
         states |= {name: one.states for name, one in candidates.items() if not isinstance(one, Exception)}
         made = cut_each(candidates, {n: rank for n, rank in chosen.items() if n not in outcomes})
-        uneven = {
-            n: one for n, one in made.items() if isinstance(one, Exception) and getattr(candidates[n], "tied", False)
-        }
-        if uneven and len(layers) > 1:
-            raise ValueError(
-                f"layers of which a configuration holds one size must be cut all or none, got {_listed(uneven)}"
-            )
+        check_even(candidates, made)
         outcomes |= {
             name: _told(one, candidates[name], wanted.get(name), recorded=settings.recorded)
             for name, one in made.items()
@@ -245,7 +249,7 @@ def _refused(model: Any, layers: Mapping[str, Any], selective: SelectiveLayers) 
     return {name: ValueError(reason) for name, reason in found.items()}
 
 
-def _listed(reasons: Mapping[str, Any]) -> str:
+def _listed(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{name or 'the layer'}: {reason}" for name, reason in reasons.items())
 
 

@@ -85,7 +85,8 @@ class SelectiveCandidate:
             self.states,
             rank,
             energy=1 - chosen.error,
-            note=f"what the states add to the output changes by {np.sqrt(chosen.error):.2g} {source}",
+            note=f"what the states add to the output changes by {np.sqrt(chosen.error):.2g} {source}"
+            + (f"; {self.entry.note}" if self.entry.note else ""),
             again=again,
         )
 

@@ -59,6 +59,8 @@ class Selective:
         Whether states can be chosen well only along data.  Layers that are time-invariant need none.
     select : callable, optional
         In place of :func:`balred.selection.select`.
+    note : str
+        What a plan says besides, where a selection changes more than what the states add up to.
     """
 
     states: Callable[[Any], int]
@@ -68,6 +70,7 @@ class Selective:
     one_size: bool = True
     needs_data: bool = True
     select: Callable[..., Selection] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,10 @@ class Calibration:
             raise ValueError(f"balanced_on={self.balanced_on!r} needs calibration data, got none")
         if self.sequences is not None and (not isinstance(self.sequences, int) or self.sequences < 1):
             raise ValueError(f"sequences must be a positive integer, got {self.sequences!r}")
+        if callable(self.data) and not _takes_nothing(self.data):
+            raise ValueError(
+                f"calibration must be data or a function without arguments, got {self.data!r}, which wants some"
+            )
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection!r}")
 
@@ -246,8 +250,19 @@ class Calibration:
         return self.balanced_on or ("noise" if self.data is None else "data")
 
     def now(self) -> Any:
-        """The data."""
-        return self.data() if callable(self.data) else self.data
+        """The data.
+
+        Raises
+        ------
+        ValueError
+            A function has none.
+        """
+        if not callable(self.data):
+            return self.data
+        data = self.data()
+        if data is None:
+            raise ValueError("calibration must be a function that returns data at every attempt, got None from it")
+        return data
 
     def tried(self) -> Calibration | None:
         """The first batch alone, to see at once whether a model runs on it; None if a function has none yet.
@@ -262,6 +277,8 @@ class Calibration:
                 data = self.data()
             except Exception:  # it may collect what a training has not seen yet
                 return None
+            if data is None:
+                return None
         else:
             data = self.data
         if isinstance(data, Mapping) or hasattr(data, "shape") or not isinstance(data, Iterable):
@@ -273,6 +290,16 @@ class Calibration:
             )
         one = list(islice(data, 1))
         return None if callable(self.data) and not one else replace(self, data=one)
+
+
+def _takes_nothing(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # one in C that does not say
+        return True
+    return True
 
 
 def calibration_of(given: Any) -> Calibration | None:

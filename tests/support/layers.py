@@ -284,9 +284,16 @@ for _mamba2 in ("Mamba2", "Bamba", "GraniteMoeHybrid", "NemotronH", "Zamba2", "F
     transformers(_mamba2)
 
 
-KEYS = "norms and corrections over the keys"
+def delta_net(name: str) -> None:
+    @row(f"Gated DeltaNet of `{name}ForCausalLM`", "transformers", "S", "half of the keys silent")
+    def measure() -> Errors:
+        from mamba_models import build, silence_keys
+
+        return mamba(silence_keys(next(m for m in build(name).modules() if getattr(m, "A_log", None) is not None)))
+
+
 for _delta in ("Qwen3Next", "Qwen3_5", "OlmoHybrid"):
-    transformers(_delta, KEYS)
+    delta_net(_delta)
 
 
 def mambapy(name: str, note: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -102,7 +103,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Qwen3Next": ("linear_key_head_dim", {**DELTA, **EXPERTS}),
     "Qwen3_5": ("linear_key_head_dim", DELTA),
-    "OlmoHybrid": ("linear_key_head_dim", {**DELTA, "linear_num_key_heads": 4}),
+    "OlmoHybrid": ("linear_key_head_dim", {**DELTA, "linear_num_key_heads": 4, "pad_token_id": 0}),
 }
 
 
@@ -148,6 +149,17 @@ def replayed(layer: Any, x: Any, kept: Any = None) -> Any:
     D = getattr(layer, "D", torch.zeros(1)).flatten()
     skip = D.repeat_interleave(y.shape[-1] // D.numel()) * s.drive / s.dt
     return (s.gain(y, slice(None)) * (y + skip)) @ s.W.mT
+
+
+def silence_keys(layer: Any) -> Any:
+    """A copy of a Gated DeltaNet layer in which every other dimension of keys and queries is zero."""
+    layer = copy.deepcopy(layer)
+    quiet = torch.arange(2 * layer.key_dim) % 2 == 0  # heads have even numbers of dimensions
+    with torch.no_grad():
+        layer.conv1d.weight[: 2 * layer.key_dim][quiet] = 0
+    norm = getattr(layer, "o_norm", None) or layer.norm
+    norm.variance_epsilon = norm.eps = 0.0  # a layer with fewer keys has larger values before its norm
+    return layer
 
 
 def transformer(name: str, tie: bool = True, seed: int = 0, **sizes: Any) -> Any:

@@ -71,20 +71,21 @@ def apart(got: Any, want: Any) -> float:
     return float((got.float() - want.float()).norm() / want.float().norm())
 
 
+class Net(torch.nn.Module):
+    """A layer and a head; with `swap` the layer wants its channels before the time."""
+
+    def __init__(self, layer: Any, width: int, swap: bool = False) -> None:
+        super().__init__()
+        self.layer, self.head, self.swap = layer, torch.nn.Linear(width, width), swap
+
+    def forward(self, u: Any) -> Any:
+        made = self.layer(u.mT if self.swap else u)
+        made = made[0] if isinstance(made, tuple) else made
+        return self.head(made.mT if self.swap else made)
+
+
 def _net(layer: Any, width: int, swap: bool = False) -> Any:
-    class Net(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.head = layer, torch.nn.Linear(width, width)
-
-        def forward(self, u: Any) -> Any:
-            made = self.layer(u.mT if swap else u)
-            made = made[0] if isinstance(made, tuple) else made
-            return self.head(made.mT if swap else made)
-
-    Net.__qualname__ = Net.__name__ = f"Net_{width}_{swap}"
-    globals()[Net.__name__], Net.__module__ = Net, __name__  # so that it can be pickled
-    return Net().eval()
+    return Net(layer, width, swap).eval()
 
 
 def _lru() -> Any:
@@ -100,7 +101,7 @@ def _s4d() -> Any:
 def _s4() -> Any:
     from s4_layers import conv
 
-    return _net(conv(double=False), 4, swap=True)
+    return _net(conv(double=False), 3, swap=True)
 
 
 def _s5() -> Any:
@@ -123,7 +124,7 @@ def _mambapy() -> Any:
 OTHERS: dict[str, tuple[Callable[[], Any], int, tuple[int, ...]]] = {
     "LRU": (_lru, 4, (2, 9, 3)),
     "S4D": (_s4d, 4, (2, 9, 3)),
-    "S4": (_s4, 4, (2, 9, 4)),
+    "S4": (_s4, 4, (2, 9, 3)),
     "S5": (_s5, 4, (2, 9, 3)),
     "mLSTM": (_mlstm, 16, (2, 8)),
     "mambapy": (_mambapy, 4, (2, 9, 16)),
@@ -158,7 +159,13 @@ def bf16(f: Family, _: Path) -> None:
     data = f.data.bfloat16() if f.data.is_floating_point() else f.data
     small, want = reduced(half, f.rank, data), f.cut(copy.deepcopy(half).float())
     assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
-    assert apart(answer(small, data), answer(want, f.data)) < HALF
+    try:
+        got = answer(small, data)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):  # the package's layer has no such arithmetic
+            answer(half, data)
+        got = answer(small.float(), f.data)
+    assert apart(got, answer(want, f.data)) < HALF
 
 
 def checkpointing(f: Family, _: Path) -> None:
@@ -167,10 +174,14 @@ def checkpointing(f: Family, _: Path) -> None:
     for anew in (False, True):
         model = copy.deepcopy(f.small).train()
         if anew and f.speaks:
-            model.gradient_checkpointing_enable()
+            (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
         x = f.data if not f.data.is_floating_point() else f.data.clone().requires_grad_()
         torch.manual_seed(0)
-        call = functools.partial(torch.utils.checkpoint.checkpoint, model, use_reentrant=False) if anew and not f.speaks else model
+        call = (
+            functools.partial(torch.utils.checkpoint.checkpoint, model, use_reentrant=False)
+            if anew and not f.speaks
+            else model
+        )
         made = call(x)
         getattr(made, "logits", made).square().mean().backward()
         grads.append({n: p.grad for n, p in model.named_parameters()})
@@ -195,11 +206,16 @@ def generation(f: Family, _: Path) -> None:
 
 def beams(f: Family, _: Path) -> None:
     """Beams with a cache are those without, where they are so in the whole model."""
-    def agree(model: Any) -> bool:
-        a, b = (_generated(model, f.data, num_beams=2, use_cache=use) for use in (True, False))
+
+    def agree(model: Any) -> bool | None:
+        """None where the package refuses beams with a cache."""
+        try:
+            a, b = (_generated(model, f.data, num_beams=2, use_cache=use) for use in (True, False))
+        except ValueError:
+            return None
         return torch.equal(a, b)
 
-    assert agree(f.small) or not agree(f.model)
+    assert agree(f.small) or agree(f.small) is agree(f.model)
 
 
 def padding(f: Family, _: Path) -> None:
@@ -213,7 +229,11 @@ def padding(f: Family, _: Path) -> None:
         return apart(got, answer(model, f.data))
 
     assert moved(f.small) < ROUNDING or moved(f.model) > ROUNDING
-    small = balred.reduce(f.model, f.rank, calibration={"input_ids": padded, "attention_mask": mask}) if selective(f.model) else f.small
+    small = (
+        balred.reduce(f.model, f.rank, calibration={"input_ids": padded, "attention_mask": mask})
+        if selective(f.model)
+        else f.small
+    )
     assert moved(f.model) > ROUNDING or apart(answer(small, f.data), answer(f.small, f.data)) < ROUNDING
 
 
@@ -264,7 +284,11 @@ def resumed(f: Family, _: Path) -> None:
         data = f.data if selective(model) else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", balred.ranks.choosing.RankWarning)
-            return model, optimizer, InTrainingReducer(model, optimizer, balred.Order(f.rank), (0, 2), 1, calibration=data)
+            return (
+                model,
+                optimizer,
+                InTrainingReducer(model, optimizer, balred.Order(f.rank), (0, 2), 1, calibration=data),
+            )
 
     def steps(run: tuple[Any, Any, Any], count: int) -> None:
         model, optimizer, reducer = run
@@ -300,6 +324,7 @@ def copied(f: Family, _: Path) -> None:
 
 def exported(f: Family, _: Path) -> None:
     """``torch.export`` takes the smaller model if it takes the whole one."""
+
     def program(model: Any) -> Any:
         if f.speaks:
             model = functools.partial(model, use_cache=False)
@@ -314,7 +339,8 @@ def exported(f: Family, _: Path) -> None:
             with pytest.raises(Exception):  # noqa: B017, PT011
                 program(f.model)
             return
-    assert apart(made.module()(f.data), answer(f.small, f.data)) < ROUNDING
+        with torch.no_grad():
+            assert apart(made.module()(f.data), answer(f.small, f.data)) < ROUNDING
 
 
 class _Plain(torch.nn.Module):

@@ -38,6 +38,7 @@ _MIXED = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "norm", "out_pro
 _SEPARATE = ("q_proj", "k_proj", "v_proj", "g_proj", "b_proj", "a_proj", "o_norm", "o_proj")
 _LAYOUTS = (_FUSED, _MIXED, _SEPARATE)
 _NUMBERS = ("num_k_heads", "num_v_heads", "head_k_dim", "head_v_dim")
+_NOTE = "norms of fewer keys and other corrections change it further, which this does not count"
 _EPS = 1e-6
 """Below the norms of keys and queries."""
 
@@ -71,9 +72,9 @@ def _projected(layer: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         qkv, z, b, a = (linear(getattr(layer, name), x) for name in _MIXED[:4])
         return qkv, z, b, a
     keys, values = layer.head_k_dim, layer.num_v_heads // layer.num_k_heads * layer.head_v_dim
-    by_head = linear(layer.in_proj_qkvz, x).unflatten(-1, (layer.num_k_heads, -1))
+    by_head = _split(linear(layer.in_proj_qkvz, x), layer.num_k_heads)
     q, k, v, z = (y.flatten(-2) for y in torch.split(by_head, [keys, keys, values, values], dim=-1))
-    b, a = (y.flatten(-2) for y in linear(layer.in_proj_ba, x).unflatten(-1, (layer.num_k_heads, -1)).chunk(2, dim=-1))
+    b, a = (y.flatten(-2) for y in _split(linear(layer.in_proj_ba, x), layer.num_k_heads).chunk(2, dim=-1))
     return torch.cat([q, k, v], -1), z, b, a
 
 
@@ -81,7 +82,7 @@ def _delta(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     heads, size, width = layer.num_k_heads, layer.head_k_dim, layer.head_v_dim
     qkv, z, b, a = _projected(layer, masked(hidden, mask))
     q, k, v = torch.split(convolved(layer, qkv), [heads * size, heads * size, layer.num_v_heads * width], dim=-1)
-    q, k = (y.unflatten(-1, (heads, size)) for y in (q, k))
+    q, k = (_split(y, heads) for y in (q, k))
     q, k = (y * torch.rsqrt(y.square().sum(-1, keepdim=True) + _EPS) for y in (q, k))
     rate = b.sigmoid() * (2.0 if getattr(layer, "allow_neg_eigval", False) else 1.0)
     decay = torch.exp(like(layer.A_log, v)) * F.softplus(a + like(layer.dt_bias, v))
@@ -90,7 +91,7 @@ def _delta(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
 
     def gain(y: torch.Tensor, now: slice) -> torch.Tensor:
         """Gate and norm, the norm's divisor frozen at what it is."""
-        by_head = y.unflatten(-1, (-1, width))
+        by_head = _split(y, layer.num_v_heads)
         eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", _EPS)))
         rms = torch.rsqrt(by_head.square().mean(-1, keepdim=True) + eps) * like(norm.weight, y)
         return gate[:, now] * rms.expand_as(by_head).flatten(-2)
@@ -107,6 +108,10 @@ def _delta(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         gain=gain,
         mixes=False,
     )
+
+
+def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x.reshape(*x.shape[:-1], heads, -1)
 
 
 def _corrections(k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
@@ -159,7 +164,7 @@ def _width(layer: Any) -> int:
 
 register_selective(
     "torch.nn.modules.module.Module",
-    Selective(_state_size, gatherer(lambda layer: _delta, _width), _cut_delta, _blank_delta),
+    Selective(_state_size, gatherer(lambda layer: _delta, _width), _cut_delta, _blank_delta, note=_NOTE),
     recognises=is_gated_delta,
     resize_model=model_resizer(_state_size),
     accounts=("A_log", "dt_bias", "conv1d", *_FUSED, *_MIXED, *_SEPARATE),

@@ -105,7 +105,11 @@ def model_resizer(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any]
 
     def resize_model(model: nn.Module, layer: Any) -> None:
         """Write the layer's state dimension into every configuration of `model`, and give the layer the model's own."""
-        for module in model.modules():
+        path = next((name for name, module in model.named_modules() if module is layer), "")
+        for name, module in model.named_modules():
+            if path.startswith(f"{name}." if name else "") and module is not layer:  # around it
+                for size in (key for key in SIZES if type(vars(module).get(key)) is int):
+                    setattr(module, size, state_size(layer))
             resize_configurations(module, state_size(layer))
             for attribute in _CONFIGS:
                 config = vars(module).get(attribute)

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from balred.adapters.torch.layers.s4_kernels import POSITIVE, low_rank, outputs, sides_of, system_of, values_of, written
-from balred.adapters.torch.modules import blank_copy
+from balred.adapters.torch.modules import blank_copy, check_complex
 from balred.layers.lru import keep_feedthrough
 from balred.layers.sampled import Host
 from balred.registry.entries import Rebuild, register
@@ -85,6 +85,7 @@ def adapt_s4_kernel(kernel: Any) -> tuple[System, Rebuild]:
 def _adapted(layer: Any, kernel: Any, D: torch.Tensor | None, prefix: str) -> tuple[System, Rebuild]:
     if not hasattr(kernel, "A_imag"):
         raise ValueError("an S4 kernel must have complex poles to be reduced, as smaller systems do, got is_real=True")
+    check_complex(kernel.C)
     sides, length = sides_of(kernel, D), getattr(kernel, "l_max", None)
     system = system_of(kernel, D, length)
     if is_concrete(kernel.C):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from balred.adapters.torch.modules import blank_copy
+from balred.adapters.torch.modules import blank_copy, check_complex
 from balred.backends.torch import from_numpy
 from balred.layers.lru import keep_feedthrough
 from balred.layers.s4d import s4d_parameters, s4d_system
@@ -57,6 +57,7 @@ def adapt_s4d_kernel(kernel: Any) -> tuple[System, Rebuild]:
 
 
 def _adapted(layer: Any, kernel: Any, D: torch.Tensor | None, prefix: str) -> tuple[System, Rebuild]:
+    check_complex(kernel.C)
     step = torch.exp(kernel.log_dt)
     poles = torch.complex(-torch.exp(kernel.log_A_real), kernel.A_imag)
     system = s4d_system(poles, step, _gain(poles, step), torch.view_as_complex(kernel.C), D)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from balred.adapters.torch.modules import blank_copy
+from balred.adapters.torch.modules import blank_copy, check_complex
 from balred.backends.torch import from_numpy
 from balred.layers.lru import keep_feedthrough, scale_ratio
 from balred.layers.s5 import s5_parameters, s5_system
@@ -49,6 +49,7 @@ def _adapted(layer: Any, ssm: Any, prefix: str) -> tuple[System, Rebuild]:
             written = from_numpy(poles, like=ssm.D), torch.exp(from_numpy(np.log(steps), like=ssm.D))
             return to_numpy(_gain(ssm, *written)).astype(np.complex128)
 
+    check_complex(ssm.B)
     B, C, step = torch.view_as_complex(ssm.B), ssm.C, torch.exp(ssm.log_step)
     system = s5_system(ssm.Lambda, step, _gain(ssm, ssm.Lambda, step), B, C, ssm.D, rule=rule)
 

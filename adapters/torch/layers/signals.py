@@ -148,6 +148,7 @@ def _along_data(
     if not isinstance(model, nn.Module):
         raise ValueError(f"a model must be a torch.nn.Module to run on calibration data, got {type(model).__name__}")
     sums = {id(layer): Accumulator() for layer in layers.values()}
+    counted = dict.fromkeys(sums, 0)
 
     names = {id(layer): name or "itself" for name, layer in layers.items()}
     faults: list[str] = []
@@ -163,6 +164,7 @@ def _along_data(
             return
         mask = kwargs.get("attention_mask")
         mask = mask if mask is not None and mask.ndim == 2 else None
+        counted[id(layer)] += hidden.shape[1] if mask is None else int(mask[:, -hidden.shape[1] :].count_nonzero())
         own = sums[id(layer)].add(read(layer)(layer, _wide(hidden), mask))
         faults.extend(_differs(names[id(layer)], layer, output, own, mask))
 
@@ -180,10 +182,10 @@ def _along_data(
     finally:
         for hook in hooks:
             hook.remove()
-    missed = [name for name, layer in layers.items() if sums[id(layer)].tokens == 0]
+    missed = [name for name, layer in layers.items() if counted[id(layer)] == 0]
     if missed:
         raise ValueError(
-            f"the calibration data must run through every selective layer, got none in {', '.join(missed)}"
+            f"the calibration data must run through every selective layer, got no token that counts in {', '.join(missed)}"
         )
     moments = {name: sums[id(layer)].moments() for name, layer in layers.items()}
     bad = [name for name, m in moments.items() if not np.isfinite(m.contributions).all()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+import typing
 import weakref
 from typing import Any
 
@@ -367,6 +368,39 @@ def test_every_configuration_follows() -> None:
     assert {m.mixer.config.state_size for m in small.backbone.layers} == {3}
 
 
+class Slots:
+    """A configuration without a ``__dict__``."""
+
+    __slots__ = ("d_state", "width")
+
+    def __init__(self) -> None:
+        self.d_state = self.width = 8
+
+
+class Named(typing.NamedTuple):
+    """One that cannot be changed."""
+
+    d_state: int = 8
+    width: int = 8
+
+
+def test_configurations_of_other_kinds_follow() -> None:
+    """Slots, named tuples, lists of dicts, and the number as an attribute of what is around the layers; others do not."""
+    model = build("Mamba")
+    model.config_a, model.config_b, model.d_state = Slots(), Named(), 8
+    model.layer_configs, model.widths, model.lm_head.d_state = [{"d_state": 8}, {"of": Named()}], [8, 8], 8
+    small = balred.reduce(model, 3, calibration=tokens())
+    assert (small.config_a.d_state, small.config_a.width, small.config_b, small.d_state) == (3, 8, Named(3), 3)
+    assert small.layer_configs == [{"d_state": 3}, {"of": Named(3)}]
+    assert (small.widths, small.lm_head.d_state) == ([8, 8], 8)
+    assert (model.config_a.d_state, model.config_b, model.d_state, model.layer_configs[0]) == (
+        8,
+        Named(),
+        8,
+        {"d_state": 8},
+    )
+
+
 def test_calibration_that_does_not_fit_is_an_error_when_the_reducer_is_made() -> None:
     model = build("Mamba")
     for data, match in (
@@ -375,9 +409,20 @@ def test_calibration_that_does_not_fit_is_an_error_when_the_reducer_is_made() ->
         ([(tokens(), tokens())], "pass what the model is called with"),
         ({"input_ids": tokens().tolist()}, "return_tensors"),
         (iter([tokens()]), "every attempt"),
+        (lambda step: tokens(), "function without arguments"),
+        ({"input_ids": tokens(), "attention_mask": torch.zeros_like(tokens())}, "no token that counts"),
     ):
         with pytest.raises(ValueError, match=match):
             reducer(model, calibration=data)
+
+
+def test_a_function_that_has_no_data_at_an_attempt_is_an_error() -> None:
+    """It must not count as a model without data, whose states are chosen by a surrogate."""
+    late = reducer(build("Mamba"), calibration=lambda: None)
+    report = late.step()
+    assert report.cuts == ()
+    assert all("returns data at every attempt, got None" in reason for reason in report.skipped.values())
+    assert len(report.skipped) == 2
 
 
 def test_loaders_with_labels_are_understood() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mamba_models import MODELS, SIZES, build, logits, replayed, tokens  # noqa: E402
+from mamba_models import MODELS, SIZES, build, logits, replayed, silence_keys, tokens  # noqa: E402
 
 import balred  # noqa: E402
 from balred.adapters.torch.layers.zamba import _zamba  # noqa: E402
@@ -181,3 +181,17 @@ def test_mambapy(norms: bool) -> None:
     assert small.layers[0].mixer.A_log.shape == (32, 3)
     torch.testing.assert_close(torch.stack(steps, 1), y, rtol=1e-4, atol=1e-5)
     assert np.isfinite(y.numpy()).all()
+
+
+@pytest.mark.alike
+@pytest.mark.parametrize("name", ["Qwen3Next", "Qwen3_5", "OlmoHybrid"])
+def test_keys_of_gated_delta_nets_that_say_nothing_are_given_up(name: str) -> None:
+    """Every other dimension of keys and queries is zero: without them the layer is the same."""
+    layer = silence_keys(next(m for m in build(name).modules() if getattr(m, "A_log", None) is not None))
+    x = torch.randn(2, 12, 32, generator=torch.Generator().manual_seed(1))
+    small = balred.reduce(layer, 4, calibration=x)
+    with torch.no_grad():
+        want = layer(x)
+        torch.testing.assert_close(small(x), want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+    assert small.head_k_dim == 4
+    assert "which this does not count" in balred.plan(layer, 4, calibration=x).rows[0].note

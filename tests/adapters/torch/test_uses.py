@@ -9,7 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 from uses import FAMILIES, SPEAKING, USES, family  # noqa: E402
 
-REFUSED: dict[tuple[str, str], str] = {}
+REFUSED = {
+    ("S4D", "bf16"): "must be in single or double precision, got bfloat16",
+    ("S4", "bf16"): "must be in single or double precision, got bfloat16",
+    ("S5", "bf16"): "must be in single or double precision, got bfloat16",
+    ("mambapy", "bf16"): "must run on the calibration data, got RuntimeError",
+}
 """What is refused, by the error that says so."""
 LAYERS_ALONE = ("LRU", "S4D", "S4", "S5", "mambapy")
 """Families that come without a model that generates: how tokens are drawn is the user's code."""
