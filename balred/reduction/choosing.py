@@ -189,3 +189,16 @@ def ranks_by_layer(candidates: Candidates, wanted: Mapping[str, Any]) -> dict[st
             tied[name] = one
     known = [rank for name in tied if not isinstance(rank := ranks[name], Exception)]
     return ranks | {name: min(max(known), one.states) for name, one in tied.items() if known}
+
+
+def spared(layers: Mapping[str, Any], wanted: Mapping[str, Any], states: Mapping[str, int]) -> dict[str, str]:
+    """Layers that need not be looked at, and why; a number that a layer by itself does not have is an error."""
+    if len(layers) == 1 and states:
+        ((name, n),) = states.items()
+        check_number(wanted.get(name), n)
+        return {}
+    left = {name: "not in ranks" for name in layers if name not in wanted}
+    for name, n in states.items():
+        if name in wanted and not is_rule(wanted[name]) and wanted[name] > n:
+            left[name] = f"has only {n} states"
+    return left

@@ -36,6 +36,7 @@ from balred.reduction.choosing import (
     kept_apart,
     ranks_by_layer,
     shared_out,
+    spared,
     wanted_by_layer,
     within_divergence,
     worths,
@@ -171,7 +172,7 @@ def plan(
     outcomes: dict[str, Smaller | Failure | str] = {**failed, **refused}
     reached, told = None, ""
     if wanted is not None:
-        outcomes |= _spared(layers, wanted, states)
+        outcomes |= spared(layers, wanted, states)
 
     read = {name: one for name, one in read.items() if name not in outcomes}
     groups: Iterable[Candidates] = operator_candidates(read, settings, _sums(model, layers, read, how))
@@ -251,19 +252,6 @@ def _refused(model: Any, layers: Mapping[str, Any], selective: SelectiveLayers) 
 
 def _listed(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{name or 'the layer'}: {reason}" for name, reason in reasons.items())
-
-
-def _spared(layers: Mapping[str, Any], wanted: Mapping[str, Any], states: Mapping[str, int]) -> dict[str, str]:
-    """Layers that need not be looked at, and why; a number that a layer by itself does not have is an error."""
-    if len(layers) == 1 and states:
-        ((name, n),) = states.items()
-        check_number(wanted.get(name), n)
-        return {}
-    spared = {name: "not in ranks" for name in layers if name not in wanted}
-    for name, n in states.items():
-        if name in wanted and not is_rule(wanted[name]) and wanted[name] > n:
-            spared[name] = f"has only {n} states"
-    return spared
 
 
 def _told(one: Smaller | Failure, candidate: Candidate | Failure, wanted: Any, *, recorded: bool) -> Smaller | Failure:
