@@ -128,7 +128,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
     batch = B.shape[:-2]
     members = int(np.prod(batch))
     flat = [x.reshape(members, *x.shape[-2:]) for x in (A, B, C, np.broadcast_to(D, (*batch, *D.shape[-2:])))]
-    several = [DenseSystem(*leaves, system.dt) for leaves in zip(*flat, strict=True)]
+    several = [DenseSystem(a, b, c, d, system.dt) for a, b, c, d in zip(*flat, strict=True)]
     again = kind == "hinf" and solver is None and members > 1
     peaks = [(_plain(g) if again else None) or _moderated(function, g, solver) for g in several]
     if not (kind == "l2" and not system.discrete and D.any()):  # which is infinite
@@ -331,8 +331,8 @@ def _h2(system: System, solver: str | None) -> Array:
     def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
         with double_precision(*(be.stop_gradient(x) for x in leaves)) as wide:
             precise = with_leaves(bare, wide)
-            alone = not residuals and solver in (None, "smith") and isinstance(precise, DenseSystem)
-            if alone and isinstance(wide[0], np.ndarray) and wide[0].ndim > 2 and precise.order > 0:
+            alone = not residuals and solver in (None, "smith") and isinstance(wide[0], np.ndarray) and wide[0].ndim > 2
+            if alone and isinstance(precise, DenseSystem) and precise.order > 0:
                 energy = output_energy(precise)
                 if energy is not None:
                     return cast_like(energy, bare), None

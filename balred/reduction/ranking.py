@@ -99,6 +99,7 @@ def _measured(
 ) -> int:
     """The least rank whose reduction has an error within the rule, of all members of a batch."""
     stable, fixed, unit = solved.stable, solved.fixed, solved.unit
+    assert stable is not None  # where there is a state of the method
     sizes = np.atleast_1d(to_numpy(norm(stable, "hinf"))) if rule.relative else np.ones(1)
     limit = rule.tolerance * sizes
     best = np.inf

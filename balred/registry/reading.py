@@ -275,7 +275,7 @@ def configured(obj: Any, options: Mapping[str, Any], known: Collection[str]) -> 
         )
     rest = next(iter(left.values()))
     if any(one.keys() != rest.keys() for one in left.values()):
-        several = sorted(set(mine) - set.intersection(*(set(one) for one in left.values())))
+        several = sorted(set(mine) - set(rest).intersection(*left.values()))
         raise TypeError(
             f"options must mean the same for all systems, got {', '.join(several)} for sparse systems and others together"
         )
