@@ -13,8 +13,6 @@ cut afresh, "carry" takes them through the cut.
 
 from __future__ import annotations
 
-import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from benchmarks_common import describe_machine, markdown, train, write
+from benchmarks_common import markdown, run_missing, train, training_arguments
 
 import balred
 from balred.adapters.torch import InTrainingReducer
@@ -43,28 +41,21 @@ SEQUENCES = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(RANKS), choices=list(RANKS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=0, help="other than the study's")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument(
-        "--kept", type=Path, default=Path(__file__).parent / "trained", help="folder of weights before the cut"
-    )
-    arguments = parser.parse_args()
-    arguments.kept.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "after_cut.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
+    arguments = training_arguments(__doc__, "tasks", RANKS)
+    wanted = [
+        {"task": task, "seed": seed, "way": way}
+        for seed in range(arguments.seeds)
+        for task in arguments.tasks
+        for way in (*WAYS, SMALL)
+    ]
     with one_thread("torch"):
-        for seed in range(arguments.seeds):
-            for task in arguments.tasks:
-                for way in (*WAYS, SMALL):
-                    if any((row["task"], row["seed"], row["way"]) == (task, seed, way) for row in rows):
-                        continue
-                    rows.append(run(task, seed, way, arguments.steps, arguments.kept))
-                    print(rows[-1], flush=True)
-                    write(arguments.out, "after_cut", {"machine": describe_machine(), "runs": rows}, table(rows))
-    print(table(rows))
+        run_missing(
+            arguments.out,
+            "after_cut",
+            wanted,
+            lambda one: run(one["task"], one["seed"], one["way"], arguments.steps, arguments.kept),
+            table,
+        )
 
 
 def run(name: str, seed: int, way: str, steps: int, kept: Path) -> dict[str, Any]:
@@ -84,10 +75,7 @@ def run(name: str, seed: int, way: str, steps: int, kept: Path) -> dict[str, Any
         first, after = config.last_cut + 1, trainer.evaluate(task.test_x, task.test_y)[1]
     train(trainer.train_step, task, order, held, first, config.steps)
     accuracy, loss = trainer.evaluate(task.test_x, task.test_y)
-    return {
-        "task": name, "seed": seed, "way": way, "states": RANKS[name], "steps": config.steps, "after": after, "loss": loss,
-        "accuracy": accuracy,
-    }  # fmt: skip
+    return {"states": RANKS[name], "steps": config.steps, "after": after, "loss": loss, "accuracy": accuracy}
 
 
 def cut(trainer: TorchRun, way: str, rank: int, data: torch.Tensor, seed: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,3 +72,39 @@ def train(step: Callable[[Any, Any], object], task: Any, order: Any, held: int, 
     for i in range(first, last + 1):
         batch = held + order.at(i)
         step(task.train_x[batch], task.train_y[batch])
+
+
+def training_arguments(doc: str | None, of: str, choices: Iterable[str]) -> argparse.Namespace:
+    """The command line of a script that trains: which of `choices` under ``--of``, seeds, steps, and the two folders."""
+    beside = Path(__file__).parent
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(f"--{of}", nargs="+", default=list(choices), choices=list(choices))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=0, help="other than the study's")
+    parser.add_argument("--out", type=Path, default=beside / "results")
+    parser.add_argument("--kept", type=Path, default=beside / "trained", help="folder of weights that were trained")
+    arguments = parser.parse_args()
+    arguments.kept.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def run_missing(
+    out: Path,
+    name: str,
+    wanted: Iterable[dict[str, Any]],
+    run: Callable[[dict[str, Any]], dict[str, Any]],
+    table: Callable[[list[dict[str, Any]]], str],
+    **about: Any,
+) -> None:
+    """Run what has no row in the results yet, and write all rows after each: a call that was ended is taken up by the next.
+
+    Each of `wanted` are the entries of a row that say which run it is.
+    """
+    path = out / f"{name}.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
+    for one in wanted:
+        if not any(one.items() <= {key: row[key] for key in one}.items() for row in rows):
+            rows.append(one | run(one))
+            print(rows[-1], flush=True)
+            write(out, name, {"machine": describe_machine(), **about, "runs": rows}, table(rows))
+    print(table(rows))

@@ -11,12 +11,11 @@ Beside it: three scalars whose gradients weight the outputs; the divergence by t
 kind than the test's (text: docstrings of Python's standard library for the King James Bible; digits: turned by a quarter); time
 and memory of a whole ``balred.reduce``, the time in training steps of the same model at its batch size.
 
-Trained weights are kept in the folder `--kept`, so that a second call only cuts; rows of models that are not asked for stay.
+Trained weights are kept in the folder `--kept`, so that a second call only cuts.  Rows that are there are not run again.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import sysconfig
@@ -28,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks_common import best_of, describe_machine, markdown, write
+from benchmarks_common import best_of, markdown, run_missing, training_arguments
 from calibration_models import Trained, trained
 
 import balred
 from balred.cli.train import config_path
+from balred.reduction import SkippedWarning
 from balred.studies.data.load_task import load_task
 from balred.studies.data.sources import read
 from balred.studies.data.texts import KJV
@@ -48,12 +48,13 @@ MODELS = {
     "listops": ("listops", (8, 16, 32, 64)),
     "text": ("text", (8, 16, 32, 64)),
     "s5": ("digits", (4, 8, 16, 32)),
-    "s4d": ("digits", (4, 8, 16, 32)),
+    "s4d": ("digits", (4, 8, 16)),
     "jax": ("digits", (8, 16, 32, 64)),
 }
 """Task and states a layer."""
 LEAST = 1e-6
 """Nats, below which a divergence counts as this."""
+LEFT = " \\* A layer is left as it is for some seed: on white noise unstable poles are kept, and it has more than the states; such a seed has no ratio."
 WAYS: dict[str, dict[str, str]] = {
     "noise": {"balanced_on": "noise"},
     "inputs": {"balanced_on": "inputs"},
@@ -65,26 +66,17 @@ WAYS: dict[str, dict[str, str]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=0, help="other than the study's")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument(
-        "--kept", type=Path, default=Path(__file__).parent / "trained", help="folder of trained weights"
-    )
-    arguments = parser.parse_args()
-    before = arguments.out / "calibration.json"
-    rows = json.loads(before.read_text())["trainings"] if before.exists() else []
-    rows = [row for row in rows if row["model"] not in arguments.models and row["model"] in MODELS and "ways" in row]
+    arguments = training_arguments(__doc__, "models", MODELS)
+    wanted = [{"model": name, "seed": seed} for seed in range(arguments.seeds) for name in arguments.models]
     with one_thread("torch"):
-        for name in arguments.models:
-            rows += [measured(name, seed, arguments.steps, arguments.kept) for seed in range(arguments.seeds)]
-    rows.sort(key=lambda row: (list(MODELS).index(row["model"]), row["seed"]))
-    result = {"machine": describe_machine(), "sequences": SEQUENCES, "trainings": rows}
-    table = "\n".join(tables(rows))
-    print(table)
-    write(arguments.out, "calibration", result, table)
+        run_missing(
+            arguments.out,
+            "calibration",
+            wanted,
+            lambda one: measured(one["model"], one["seed"], arguments.steps, arguments.kept),
+            lambda rows: "\n".join(tables(rows)),
+            sequences=SEQUENCES,
+        )
 
 
 def measured(name: str, seed: int, steps: int, kept: Path) -> dict[str, Any]:
@@ -99,22 +91,25 @@ def measured(name: str, seed: int, steps: int, kept: Path) -> dict[str, Any]:
     for rank in ranks:
         row: dict[str, Any] = {"rank": rank}
         for way, options in WAYS.items():
-            row[way] = judge(cut(model, rank, data(SEQUENCES), **options))
+            small, left = cut(model, rank, data(SEQUENCES), **options)
+            row[way] = judge(small) | {"left": left}
         ways.append(row)
         print(name, seed, row, flush=True)
     rank = ranks[1]
     enough = len(task.train_x) - config.validation
-    amounts = {n: judge(cut(model, rank, data(n)))["divergence"] for n in AMOUNTS if n <= enough}
+    amounts = {n: judge(cut(model, rank, data(n))[0])["divergence"] for n in AMOUNTS if n <= enough}
     foreign = shifted(name, task, config.validation)
-    shift = None if foreign is None else judge(cut(model, rank, model.inputs(foreign)))["divergence"]
+    shift = None if foreign is None else judge(cut(model, rank, model.inputs(foreign))[0])["divergence"]
     batch = slice(config.validation, config.validation + config.batch)
-    step, _ = best_of(lambda: model.step(task.train_x[batch], task.train_y[batch]), 5)
-    costs = {"noise": cost(lambda: cut(model, rank, data(64), balanced_on="noise"))}
-    costs |= {str(n): cost(lambda n=n: cut(model, rank, data(n))) for n in (64, SEQUENCES)}
+    costs = {}
+    if seed == 0:
+        costs["step"] = cost(lambda: model.step(task.train_x[batch], task.train_y[batch]), 5)
+        costs["noise"] = cost(lambda: cut(model, rank, data(64), balanced_on="noise"))
+        costs |= {str(n): cost(lambda n=n: cut(model, rank, data(n))) for n in (64, SEQUENCES)}
     return {
-        "model": name, "seed": seed, "steps": model.steps, "states": list(model.states), "batch": config.batch,
+        "steps": model.steps, "states": list(model.states), "batch": config.batch,
         "full": {"loss": judge.loss, "accuracy": judge.accuracy}, "ways": ways, "rank": rank, "amounts": amounts, "shift": shift,
-        "step": step, "costs": costs,
+        "costs": costs,
     }  # fmt: skip
 
 
@@ -122,10 +117,12 @@ def calibration(model: Trained, x: Any, start: int, sequences: int) -> Any:
     return model.inputs(x[start : start + sequences])
 
 
-def cut(model: Trained, rank: int, data: Any, **options: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", balred.ranks.RankWarning)
-        return balred.reduce(model.model, rank, calibration=data, **options)
+def cut(model: Trained, rank: int, data: Any, **options: Any) -> tuple[Any, bool]:
+    """The model with so many states a layer, and whether a layer was left as it is: one with more unstable poles, on white noise."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        small = balred.reduce(model.model, rank, calibration=data, **options)
+    return small, any(issubclass(one.category, SkippedWarning) for one in told)
 
 
 @dataclass
@@ -177,10 +174,10 @@ def docstrings(letters: int) -> str:
     return "\n".join(found)
 
 
-def cost(function: Callable[[], Any]) -> dict[str, float]:
-    """Shortest of three times in seconds, and how far the process's memory rose in MB (NaN where Linux does not tell)."""
+def cost(function: Callable[[], Any], repeats: int = 3) -> dict[str, float]:
+    """The shortest time in seconds, and how far the process's memory rose in MB (NaN where Linux does not tell)."""
     before = _memory(reset=True)["VmRSS"]
-    seconds, _ = best_of(function, 3)
+    seconds, _ = best_of(function, repeats)
     return {"seconds": seconds, "megabytes": (_memory()["VmHWM"] - before) / 1024}
 
 
@@ -222,9 +219,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
             [_amounts(n, rows) for n in over],
         )
     )
-    texts.append(
-        "Time of one `balred.reduce` in training steps, and the memory that it adds in MB (medians over seeds).\n"
-    )
+    texts.append("Time of one `balred.reduce` in training steps, and the memory that it adds in MB (the first seed).\n")
     texts.append(
         markdown(["model", "noise", "64 sequences", f"{SEQUENCES} sequences"], [_costs(n, rows) for n in over])
     )
@@ -236,18 +231,28 @@ def _of_model(name: str, found: list[dict[str, Any]]) -> list[str]:
     body = []
     for i, rank in enumerate(row["rank"] for row in found[0]["ways"]):
         cuts = [x["ways"][i] for x in found]
-        ratios = [max(c["noise"]["divergence"], LEAST) / max(c["data"]["divergence"], LEAST) for c in cuts]
-        apart = [f"{np.mean([c[b]['divergence'] for c in cuts]):.2g}" for b in bases]
+        ratios = [
+            max(c["noise"]["divergence"], LEAST) / max(c["data"]["divergence"], LEAST)
+            for c in cuts
+            if not c["noise"]["left"]
+        ]
+        apart = [f"{np.mean([c[b]['divergence'] for c in cuts]):.2g}{_left(b, cuts)}" for b in bases]
         losses = [f"{np.mean([c[b]['loss'] for c in cuts]):.3f}" for b in bases]
-        ratio = f"{min(ratios):.1f}x to {max(ratios):.1f}x" if seeds > 1 else f"{ratios[0]:.1f}x"
+        ratio = (
+            " to ".join(f"{x:.{0 if x > 99 else 1}f}x" for x in sorted({min(ratios), max(ratios)})) if ratios else "–"
+        )
         body.append([str(rank), *apart, ratio, *losses])
     loss = np.mean([x["full"]["loss"] for x in found])
     head = ["states a layer", *(f"divergence, {b}" for b in bases), "noise / data", *(f"loss, {b}" for b in bases)]
     told = (
         f"{name}: {' + '.join(map(str, states))} states, {found[0]['steps']} steps, {seeds} seed{'s' * (seeds > 1)}; loss of the full "
-        f"model {loss:.3f}.\n"
+        f"model {loss:.3f}.{LEFT if any(_left(b, row['ways']) for row in found for b in bases) else ''}\n"
     )
     return [told, markdown(head, body)]
+
+
+def _left(basis: str, cuts: list[dict[str, Any]]) -> str:
+    return "\\*" * any(c[basis]["left"] for c in cuts)
 
 
 def _amounts(name: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -263,12 +268,11 @@ def _amounts(name: str, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _costs(name: str, rows: list[dict[str, Any]]) -> list[str]:
-    found = [row for row in rows if row["model"] == name]
-    cells = []
-    for key in ("noise", "64", str(SEQUENCES)):
-        steps = np.median([row["costs"][key]["seconds"] / row["step"] for row in found])
-        cells.append(f"{steps:.1f}, {np.median([row['costs'][key]['megabytes'] for row in found]):.0f} MB")
-    return [name, *cells]
+    costs = next(row["costs"] for row in rows if row["model"] == name and row["costs"])
+    keys = ("noise", "64", str(SEQUENCES))
+    return [
+        name, *(f"{costs[key]['seconds'] / costs['step']['seconds']:.1f}, {costs[key]['megabytes']:.0f} MB" for key in keys)
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

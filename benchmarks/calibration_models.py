@@ -78,9 +78,11 @@ def trained(name: str, config: TrainConfig, task: Task, seed: int, kept: Path) -
         with torch.no_grad():
             return torch.cat([model(part) for part in inputs(x).split(_CHUNK)]).double().log_softmax(-1).numpy()
 
-    states = OWN_STATES if name in ("s5", "s4d") else config.states
+    stored = {"s5": OWN_STATES, "s4d": tuple(n // 2 for n in OWN_STATES)}  # S4D stores one of each conjugate pair
     # steps are timed on the run's own model; cuts are of a copy
-    return Trained(copy.deepcopy(run.model).eval(), steps, states, inputs, answers, run.train_step)
+    return Trained(
+        copy.deepcopy(run.model).eval(), steps, stored.get(name, config.states), inputs, answers, run.train_step
+    )
 
 
 class OwnRun:

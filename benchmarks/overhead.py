@@ -4,7 +4,8 @@
 
 A check is all that happens at an attempt that cuts nothing: Hankel singular values of all layers, the rank choice, the policy.
 A cut is an attempt that cuts every layer to a quarter: the same, and the smaller layers, put in place with the optimizer's
-state.  "On data" is a cut that is balanced on 64 sequences.  Making the reducer, which a training does once, is not counted.
+state.  "On data" is a cut that is balanced on data, of which a reducer takes 32 sequences unless it is told otherwise; the first one
+of a training compiles programs in JAX, and those that follow run them.  Making the reducer, which a training does once, is not counted.
 Two models of :mod:`balred.studies`: the demo's, an LRU of 256 states in width 16, batch 32, length 64; and six
 LRUs of 384 states in width 512 as for sequential CIFAR-10, length 1024, with a batch of 4 instead of 50, so that the
 step is shorter than a real one and the share of the check larger.  The demo's runs on one thread, as the demo does, the other
@@ -19,6 +20,7 @@ import contextlib
 import copy
 import tracemalloc
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from balred.studies.models.torch_models import Classifier as TorchClassifier
 
 MODELS = {"demo: LRU 256, H 16": (16, (256,), 32, 64), "6 x LRU 384, H 512": (512, (384,) * 6, 4, 1024)}
 EVERY = 100
-SEQUENCES = 64
+SEQUENCES = 32
 NEVER = balred.Energy(1.0)
 """A rule that keeps all there is to keep: at most the numerically zero values are cut, which `min_cut` forbids."""
 
@@ -81,6 +83,7 @@ def of_jax(width: int, states: tuple[int, ...], batch: int, length: int) -> dict
         updates, new = optimizer.update(eqx.filter_grad(loss)(model), state, eqx.filter(model, eqx.is_inexact_array))
         return eqx.apply_updates(model, updates), new
 
+    @cache
     def attempt(rule: Any, min_cut: float, on_data: bool = False) -> Callable[[], Any]:
         data = jax.random.normal(jax.random.key(2), (SEQUENCES, length)) if on_data else None
         reducer = JaxReducer(rule=rule, window=(0, 1), attempts=1, min_cut=min_cut, calibration=data)
@@ -114,10 +117,17 @@ def measured(
     check()
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
-    for name, on_data in (("on data", True), ("cut", False)):  # the last one changes the model
-        if not on_data or len(states) == 1:
-            seconds[name], report = best_of(attempt(balred.Order(states[0] // 4), 0.05, on_data), 1)
-            assert len(report.cuts) == len(states), report
+    quarter = balred.Order(states[0] // 4)
+    if len(states) == 1:
+        times = []
+        for _ in range(6):
+            spent, report = best_of(attempt(quarter, 0.05, True), 1)
+            assert [cut.note for cut in report.cuts] == ["balanced on data"], report
+            times.append(spent)
+            seconds["step"] = min(seconds["step"], best_of(step, 3)[0])
+        seconds |= {"first on data": times[0], "on data": min(times[1:])}
+    seconds["cut"], report = best_of(attempt(quarter, 0.05), 1)  # changes the model
+    assert len(report.cuts) == len(states), report
     return {"seconds": seconds, "peak": peak, "parameters": size}
 
 
@@ -135,10 +145,10 @@ def main() -> None:
             table.append([
                 name, framework, f"{t['step']:.3g} s", f"{t['check'] / t['step']:.2f} steps", f"{100 * t['check'] / (EVERY * t['step']):.2f} %",
                 f"{t['cut'] / t['step']:.2f} steps",
-                f"{t['on data'] / t['step']:.2f} steps" if "on data" in t else "–", f"{row['peak'] / 2**20:.0f} MiB", f"{row['peak'] / row['parameters']:.1f}x",
+                *(f"{t[key] / t['step']:.0f} steps" if key in t else "–" for key in ("on data", "first on data")), f"{row['peak'] / 2**20:.0f} MiB", f"{row['peak'] / row['parameters']:.1f}x",
             ])  # fmt: skip
             print(table[-1], flush=True)
-    header = ["model", "framework", "a step", "a check", f"a check every {EVERY} steps", "a cut", "a cut on data", "memory of a check", "of the layers' parameters"]  # fmt: skip
+    header = ["model", "framework", "a step", "a check", f"a check every {EVERY} steps", "a cut", "a cut on data", "the first of a training", "memory of a check", "of the layers' parameters"]  # fmt: skip
     text = markdown(header, table)
     print(text)
     write(args.out, "overhead", {"machine": describe_machine(), "rows": rows}, text)

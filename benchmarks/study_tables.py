@@ -41,6 +41,16 @@ MORE = ("squeezed", "published")
 """Studies of their own that belong beside another's runs."""
 BASES = {"noise": "#999999", "inputs": "#7a9cc6", "data": "#c4552d"}
 """What a cut is balanced on, and its colour."""
+CUT_MODELS = {
+    "digits": "LRU, digits",
+    "smnist": "LRU, sMNIST",
+    "listops": "LRU, ListOps",
+    "text": "LRU, King James Bible",
+    "s5": "S5, digits",
+    "s4d": "S4D, digits",
+    "jax": "LRU in JAX, digits",
+}
+"""Of ``calibration.py``, and how their panels are called."""
 SHARES = (0.0125, 0.05, 0.1, 0.2, 0.5, 1.0)
 Row = dict[str, Any]
 
@@ -339,24 +349,35 @@ def _against_time(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, st
 def on_data(out: Path) -> None:
     """Loss against states, a panel for each model; every seed is a thin line, their mean a thick one."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     found: dict[str, list[dict[str, Any]]] = {}
-    for training in json.loads((ROOT / "results" / "calibration.json").read_text())["trainings"]:
+    for training in json.loads((ROOT / "results" / "calibration.json").read_text())["runs"]:
         found.setdefault(training["model"], []).append(training)
-    figure = Figure(figsize=(4.2 * len(found), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(found), squeeze=False)[0]
-    for ax, (name, trainings) in zip(axes, found.items(), strict=True):
-        ranks = [c["rank"] for c in trainings[0]["cuts"]]
+    names = [name for name in CUT_MODELS if name in found]
+    columns = min(3, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    for ax, name in zip(axes, names, strict=False):
+        trainings = found[name]
+        ranks = [c["rank"] for c in trainings[0]["ways"]]
         full = np.mean([x["full"]["loss"] for x in trainings])
-        ax.axhline(full, color="0.5", lw=1, ls="--", label=f"full: {trainings[0]['states'][0]} states")
+        ax.axhline(full, color="0.5", lw=1, ls="--", label="the full model")
         for basis, colour in BASES.items():
-            losses = np.array([[c[basis]["loss"] for c in x["cuts"]] for x in trainings])
+            losses = np.array([[c[basis]["loss"] for c in x["ways"]] for x in trainings])
             ax.plot(ranks, losses.T, color=colour, lw=0.6, alpha=0.5)
             ax.plot(ranks, losses.mean(0), "o-", color=colour, ms=4, lw=1.6, label=f"balanced on {basis}")
-        ax.set(title=TITLES[name], xscale="log", yscale="log", xlabel="states a layer", ylabel="test loss, nats")
+        title = f"{CUT_MODELS[name]}, {' + '.join(map(str, trainings[0]['states']))} states"
+        ax.set(title=title, xscale="log", yscale="log", xlabel="states a layer", ylabel="test loss, nats")
         ax.set_xticks(ranks, [str(r) for r in ranks])
-        ax.minorticks_off()
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:.1g}")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.tick_params(which="both", labelsize="small")
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[-1].legend(frameon=False, fontsize="small")
+    axes[0].legend(frameon=False, fontsize="small")
     figure.savefig(out, dpi=110, metadata={"Software": None})

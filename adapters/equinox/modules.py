@@ -89,7 +89,9 @@ def _opened(model: Any, names: Mapping[str, str]) -> Opened:
     new = {name: _marked(layers[name], names[name]) for name in names}
     model = eqx.nn.inference_mode(new[""] if "" in new else _replaced(model, new))
     values, rest = eqx.partition(model, eqx.is_array)
-    return Opened(lambda values, *args, **kwargs: eqx.combine(values, rest)(*args, **kwargs), values)
+    leaves, tree = jax.tree.flatten(rest)
+    structure = tree, tuple((type(x), x) for x in leaves)
+    return Opened(lambda values, *args, **kwargs: eqx.combine(values, rest)(*args, **kwargs), values, structure)
 
 
 RUNNING = running(_opened, lambda model: inspect.signature(model.__call__))

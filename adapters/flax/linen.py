@@ -138,7 +138,7 @@ def _opened(model: Any, names: Mapping[str, str]) -> Opened:
         with nn.intercept_methods(see):
             return apply(variables, *args, **kwargs)
 
-    return Opened(call, variables)
+    return Opened(call, variables, (apply, tuple(paths.items())))
 
 
 def _signature(model: Any) -> inspect.Signature | None:

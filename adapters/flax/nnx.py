@@ -89,7 +89,7 @@ def _opened(model: Any, names: Mapping[str, str]) -> Opened:
         cls: Any = type(node)
         node.__class__ = marking(cls, names[name])
     graph, values = nnx.split(watched)
-    return Opened(lambda values, *args, **kwargs: nnx.merge(graph, values)(*args, **kwargs), values)
+    return Opened(lambda values, *args, **kwargs: nnx.merge(graph, values)(*args, **kwargs), values, graph)
 
 
 RUNNING = running(_opened, lambda model: inspect.signature(model.__call__))

@@ -8,7 +8,8 @@ the answers, what enters the operators, and the way back from directions of the 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from balred.adapters.jax.marking import is_numbers
-from balred.adapters.jax.tracing import QUICKLY, Spot, outline, spots_of, with_zeros, zeros_for
+from balred.adapters.jax.tracing import QUICKLY, Spot, outline, spots_in, with_zeros, zeros_for
 from balred.layers.along_data import DataSums
 from balred.layers.passages import Passage, Passages, directions, mask_of, predicted, predictions_in
 from balred.registry.entries import Running
@@ -31,14 +32,46 @@ _PROBES = (5, 7)
 
 
 class Opened(NamedTuple):
-    """A model in evaluation mode as ``call(values, *args, **kwargs)``, and its values, a pytree of arrays."""
+    """A model in evaluation mode as ``call(values, *args, **kwargs)``, and its values, a pytree of arrays.
+
+    Models of equal `structure` and shapes make one program of the call; None where that cannot be told.
+    """
 
     call: Callable[..., Any]
     values: Any
+    structure: Hashable = None
 
 
 Open = Callable[[Any, Mapping[str, str]], Opened]
 """``opened(model, names)``: `names` of layers, each with the name under which it marks where it runs."""
+
+
+Programs = dict[Any, Any]
+"""What was compiled for a model of one structure, by what it is called with and what it is for."""
+
+
+def _programs(one: Opened, how: Calibration) -> Programs:
+    """What earlier passes compiled for models of this structure; what they did for others goes, as the model they were for has.
+
+    A scalar of the user's may mean something else each time it is traced, so nothing of it is kept.
+    """
+    if how.kept is None or one.structure is None or callable(how.scalar):
+        return {}
+    leaves, tree = jax.tree.flatten(one.values)
+    structure = (one.structure, tree, tuple((x.shape, str(x.dtype)) for x in leaves), how.basis)
+    try:
+        if structure not in how.kept:
+            how.kept.clear()
+        kept: Programs = how.kept.setdefault(structure, {})
+    except TypeError:  # no hash
+        return {}
+    return kept
+
+
+def _once(programs: Programs, key: Any, make: Callable[[], Any]) -> Any:
+    if key not in programs:
+        programs[key] = make()
+    return programs[key]
 
 
 class _Called(NamedTuple):
@@ -47,7 +80,12 @@ class _Called(NamedTuple):
     arrays: list[Any]
     call: Callable[[Any, Sequence[Any]], Any]
     sequences: int | None
-    key: Any
+    fixed: Any
+
+    @property
+    def key(self) -> Any:
+        """Equal where one program serves."""
+        return self.fixed, tuple((x.shape, str(x.dtype)) for x in self.arrays)
 
     @property
     def mapped(self) -> list[bool]:
@@ -74,8 +112,8 @@ def _each(call: Callable[[Any, Sequence[Any]], Any], mapped: Sequence[bool]) -> 
     return jax.vmap(call, in_axes=(None, [0 if one else None for one in mapped]))
 
 
-def one_by_one(opened: Opened, batch: Batch, told: bool | None) -> bool:
-    """Whether a model takes one sequence, and is mapped over those of a batch.
+def one_by_one(opened: Opened, batch: Batch, told: bool | None, programs: Programs) -> bool:
+    """Whether a model takes one sequence, and is mapped over those of a batch; answers are compared with `programs`.
 
     Raises
     ------
@@ -85,18 +123,15 @@ def one_by_one(opened: Opened, batch: Batch, told: bool | None) -> bool:
     one = _apart(opened.call, batch)
     each = _each(one.call, one.mapped)
     if told is None and any(one.mapped):
-        whole, apart = _takes(one.call, opened.values, one), _takes(each, opened.values, one)
-        if isinstance(whole, Exception) and isinstance(apart, Exception):
-            raise ValueError(
-                "the model must run on the calibration data, the sequences along the first axis, got as a whole "
-                f"{type(whole).__name__}: {whole}; one by one {type(apart).__name__}: {apart}"
-            ) from whole
-        if isinstance(whole, Exception) or isinstance(apart, Exception):
-            return isinstance(whole, Exception)
-        two, mapped = _answers((one.call, each), opened.values, one, slice(0, 2))
+        whole, apart = _once(programs, ("takes", one.key), lambda: _taken(one, each, opened.values))
+        if not (whole and apart):
+            return bool(apart)
+        both = _once(programs, ("both", one.key), lambda: _answering((one.call, each)))
+        two, mapped = _answers(both, opened.values, one, slice(0, 2))
         if _near(two, mapped):
             return False
-        alone = [_answers((one.call,), opened.values, one, slice(i, i + 1))[0] for i in range(len(two))]
+        first = _once(programs, ("whole", one.key), lambda: _answering((one.call,)))
+        alone = [_answers(first, opened.values, one, slice(i, i + 1))[0] for i in range(len(two))]
         if not _near(two, np.concatenate(alone)):  # what it takes for a batch is none: it runs along the sequences
             return True
         raise ValueError(
@@ -104,6 +139,17 @@ def one_by_one(opened: Opened, batch: Batch, told: bool | None) -> bool:
             "say vmapped=False for batches, or vmapped=True for a model that is mapped over the sequences"
         )
     return bool(told)
+
+
+def _taken(one: _Called, each: Callable[[Any, Sequence[Any]], Any], values: Any) -> tuple[bool, bool]:
+    """Whether a model runs on the data as a whole, and one by one."""
+    whole, apart = _takes(one.call, values, one), _takes(each, values, one)
+    if whole is not None and apart is not None:
+        raise ValueError(
+            "the model must run on the calibration data, the sequences along the first axis, got as a whole "
+            f"{type(whole).__name__}: {whole}; one by one {type(apart).__name__}: {apart}"
+        ) from whole
+    return whole is None, apart is None
 
 
 def _takes(call: Callable[[Any, Sequence[Any]], Any], values: Any, one: _Called) -> Exception | None:
@@ -122,10 +168,14 @@ def _takes(call: Callable[[Any, Sequence[Any]], Any], values: Any, one: _Called)
     return None
 
 
-def _answers(calls: Sequence[Callable[..., Any]], values: Any, one: _Called, now: slice) -> list[Any]:
-    """What some of the sequences are answered in each way, computed once."""
+def _answering(calls: Sequence[Callable[..., Any]]) -> Callable[[Any, Sequence[Any]], list[Any]]:
+    """A program that answers in each way."""
+    return jax.jit(lambda values, given: [_predicted(call(values, given)) for call in calls], compiler_options=QUICKLY)
+
+
+def _answers(ways: Callable[[Any, Sequence[Any]], list[Any]], values: Any, one: _Called, now: slice) -> list[Any]:
+    """What some of the sequences are answered in each way."""
     few = [x[now] if m else x for x, m in zip(one.arrays, one.mapped, strict=True)]
-    ways = jax.jit(lambda values, given: [_predicted(call(values, given)) for call in calls], compiler_options=QUICKLY)
     return [to_numpy(z) for z in ways(values, few)]
 
 
@@ -149,15 +199,17 @@ def running(opened: Open, signature: Callable[[Any], inspect.Signature | None]) 
 
     def outputs(model: Any, how: Calibration) -> Callable[[Batch], Answer]:
         one = opened(model, {})
-        programs: dict[Any, Any] = {}
+        programs: Programs = {}
+
+        def answering(called: _Called, batch: Batch) -> Any:
+            each = one_by_one(one, batch, how.vmapped, {})
+            call = _each(called.call, called.mapped) if each else called.call
+            return jax.jit(lambda values, given: _predicted(call(values, given)))
 
         def answer(batch: Batch) -> Answer:
             called = _apart(one.call, batch)
-            if called.key not in programs:
-                each = one_by_one(one, batch, how.vmapped)
-                call = _each(called.call, called.mapped) if each else called.call
-                programs[called.key] = jax.jit(lambda values, given: _predicted(call(values, given)))
-            z = to_numpy(programs[called.key](one.values, called.arrays))
+            program = _once(programs, called.fixed, lambda: answering(called, batch))
+            z = to_numpy(program(one.values, called.arrays))
             return z, mask_of(batch, z.shape[:-1])
 
         return answer
@@ -170,17 +222,18 @@ def running(opened: Open, signature: Callable[[Any], inspect.Signature | None]) 
         names = {name: first for name, (layer, _) in layers.items() if (first := found.name_of(layer)) is not None}
         one = opened(model, names)
         rng = np.random.default_rng(how.seed)
-        programs: dict[Any, _Program] = {}
+        programs = _programs(one, how)
+        looked: set[Any] = set()
         each: bool | None = None
         for batch in given_batches:
             called = _apart(one.call, batch)
             if each is None:
-                each = one_by_one(one, batch, how.vmapped)
-            shapes = tuple((x.shape, str(x.dtype)) for x in called.arrays)
-            if (called.key, shapes) not in programs:
-                programs[called.key, shapes] = _Program(one, called, each, systems, found.unseen, how)
-            program = programs[called.key, shapes]
-            for name, runs in program.run(called.arrays, batch, rng):
+                each = one_by_one(one, batch, how.vmapped, programs)
+            program = _once(programs, (each, called.key), partial(_Program, one, called, each, how))
+            if called.key not in looked:
+                looked.add(called.key)
+                found.unseen.update(program.look(one.values, called.arrays, systems, found.unseen))
+            for name, runs in program.run(one.values, called.arrays, batch, rng):
                 found.add(name, runs, batch, program.predictions)
         return found.told()
 
@@ -188,39 +241,51 @@ def running(opened: Open, signature: Callable[[Any], inspect.Signature | None]) 
 
 
 class _Program:
-    """A model traced for one shape of batches, and compiled once."""
+    """A model traced for one shape of batches, and compiled once: for any values, in which the operators are looked for anew."""
 
-    def __init__(
-        self,
-        one: Opened,
-        called: _Called,
-        each: bool,
-        systems: Mapping[str, System],
-        unseen: dict[str, str],
-        how: Calibration,
-    ) -> None:
-        self._values, self._each, self._how = one.values, each, how
-        mapped = called.mapped
-        first = [x[0] if m and each else x[:1] if m else x for x, m in zip(called.arrays, mapped, strict=True)]
-        whole = [x[0] if m and each else x for x, m in zip(called.arrays, mapped, strict=True)]
-        traced, shape = jax.make_jaxpr(called.call, return_shape=True)(one.values, whole)
-        short = traced if each else jax.make_jaxpr(called.call)(one.values, first)
-        if list(outline(short.jaxpr)) != list(outline(traced.jaxpr)):
-            short, first = traced, whole
-        spots, why = spots_of(short, jax.tree.leaves((one.values, first)), systems)
-        unseen.update(why)
-        self._spots = [spot for spot in spots if spot.layer not in unseen]
-        self._shapes = zeros_for(traced.jaxpr, self._spots)
+    def __init__(self, one: Opened, called: _Called, each: bool, how: Calibration) -> None:
+        self._each, self._how, self._mapped = each, how, called.mapped
+        whole, first = self._parts(called.arrays)
+        self._traced, shape = jax.make_jaxpr(called.call, return_shape=True)(one.values, whole)
+        short = self._traced if each else jax.make_jaxpr(called.call)(one.values, first)
+        self._on_first = list(outline(short.jaxpr)) == list(outline(self._traced.jaxpr))
+        self._spots_in = spots_in(short if self._on_first else self._traced)
+        self._answers = jax.tree.structure(shape)
         self._sequences = called.sequences if each else None
+        self._spots: list[Spot] | None = None
         self.predictions = 0.0
-        program, answers = with_zeros(traced, self._spots), jax.tree.structure(shape)
+
+    def _parts(self, arrays: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """What the traced program is called with, of a batch and of its first sequence."""
+        each, pairs = self._each, list(zip(arrays, self._mapped, strict=True))
+        return (
+            [x[0] if m and each else x for x, m in pairs],
+            [x[0] if m and each else x[:1] if m else x for x, m in pairs],
+        )
+
+    def look(
+        self, values: Any, arrays: Sequence[Any], systems: Mapping[str, System], unseen: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Find the operators of the layers that are not `unseen`; why those that are missing now are."""
+        whole, first = self._parts(arrays)
+        spots, why = self._spots_in(jax.tree.leaves((values, first if self._on_first else whole)), systems)
+        spots = [spot for spot in spots if spot.layer not in {**unseen, **why}]
+        if spots != self._spots:
+            self._spots = spots
+            self._compile()
+        return why
+
+    def _compile(self) -> None:
+        spots, each, how, structure = self._spots or [], self._each, self._how, self._answers
+        self._shapes = zeros_for(self._traced.jaxpr, spots)
+        program = with_zeros(self._traced, spots)
 
         def run(values: Any, given: Sequence[Any], zeros: Sequence[Any]) -> tuple[Any, list[Any]]:
             flat, entered = program(jax.tree.leaves((values, given)), zeros)
-            return jax.tree.unflatten(answers, flat), entered
+            return jax.tree.unflatten(structure, flat), entered
 
         if each:
-            run = jax.vmap(run, in_axes=(None, [0 if m else None for m in mapped], 0))
+            run = jax.vmap(run, in_axes=(None, [0 if m else None for m in self._mapped], 0))
 
         def forward(values: Any, given: Sequence[Any], zeros: Sequence[Any]) -> tuple[Any, Any, Any]:
             def scalar(zeros: Sequence[Any]) -> tuple[Any, Any]:
@@ -236,11 +301,13 @@ class _Program:
         self._forward = jax.jit(forward)
         self._back = jax.jit(lambda pull, W: pull(W)[0])
 
-    def run(self, given: Sequence[Any], batch: Batch, rng: np.random.Generator) -> Iterable[tuple[str, list[Passage]]]:
+    def run(
+        self, values: Any, given: Sequence[Any], batch: Batch, rng: np.random.Generator
+    ) -> Iterable[tuple[str, list[Passage]]]:
         """The runs of each layer on a batch."""
         lead = () if self._sequences is None else (self._sequences,)
         zeros = [jnp.zeros((*lead, *x.shape), x.dtype) for x in self._shapes]
-        pull, value, (z, entered) = self._forward(self._values, given, zeros)
+        pull, value, (z, entered) = self._forward(values, given, zeros)
         pulled: list[list[Any]] = []
         if pull is not None:
             mask = mask_of(batch, z.shape[:-1])
@@ -253,7 +320,7 @@ class _Program:
             pulled = [self._back(pull, jnp.asarray(W, value.dtype)) for W in drawn]
             self.predictions = predictions_in(z.shape, mask) * len(pulled)
         runs: dict[str, list[Passage]] = {}
-        for i, (spot, u) in enumerate(zip(self._spots, entered, strict=True)):
+        for i, (spot, u) in enumerate(zip(self._spots or [], entered, strict=True)):
             runs.setdefault(spot.layer, []).append(self._passage(spot, u, [draw[i] for draw in pulled]))
         return runs.items()
 

@@ -3,13 +3,15 @@
 The program is gone through equation by equation, into what is jitted or has a derivative of its own.  Between the marks of a
 layer (:mod:`balred.adapters.jax.marking`) every array is a candidate; which one is the operator's output its values tell, on
 one sequence (:mod:`balred.layers.operator_place`).  Then the same program runs with zeros added to it, whose gradient is the one
-at the output.
+at the output.  Looking is a program too, compiled once and run for every new set of values, so that what is kept from one attempt of
+a training to the next is what compilation costs, never where something was found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -47,12 +49,12 @@ class Spot:
 
 @dataclass
 class _Run:
+    """A run of a layer in a program: its name, where it begins, how large an output is, and all that may be one."""
+
     layer: str
     enters: Path
-    u: Any
     sizes: set[int]
     made: list[tuple[Path, int]] = field(default_factory=list)
-    tensors: list[Any] = field(default_factory=list)
 
 
 def _inner(equation: Any) -> tuple[Any, Sequence[Any]] | None:
@@ -131,52 +133,66 @@ def _marks_in(program: Any) -> Iterator[str]:
             yield from _marks_in(inner[0])
 
 
-def spots_of(traced: Any, arguments: Sequence[Any], systems: Mapping[str, System]) -> tuple[list[Spot], dict[str, str]]:
-    """The spots of each run of each layer, and by name why a layer cannot be seen.
+Spots = tuple[list[Spot], dict[str, str]]
+
+
+def spots_in(traced: Any) -> Callable[[Sequence[Any], Mapping[str, System]], Spots]:
+    """A function that finds the spots of each run of each layer, and by name why a layer cannot be seen.
+
+    It takes what the program is called with, one sequence or few, and the operators of the layers by name: with other values of the
+    same shapes it can be called again.
 
     Parameters
     ----------
     traced : ClosedJaxpr
         The program of the model, with marks.
-    arguments : sequence of arrays
-        What it is called with: one sequence, or few.
-    systems : dict
-        The operators of the layers by name.
     """
-    unseen = dict.fromkeys(_marks_out_of_reach(traced.jaxpr), _LOOP)
+    out_of_reach = set(_marks_out_of_reach(traced.jaxpr))
     runs: list[_Run] = []
-    open_: dict[str, _Run] = {}
+    """Of the trace: what is compiled returns their tensors in this order."""
 
-    def see(path: Path, equation: Any, inputs: list[Any], made: list[Any]) -> list[Any]:
-        if equation.primitive is ENTERS:
-            layer = equation.params["layer"]
-            sizes = Finder(systems[layer], np.zeros(inputs[0].shape)).sizes
-            open_[layer] = run = _Run(layer, path, inputs[0], sizes)
-            runs.append(run)
-        elif equation.primitive is LEAVES:
-            open_.pop(equation.params["layer"], None)
-        for run in open_.values() if equation.primitive is not ENTERS else ():
-            for k, x in enumerate(made):
-                if x.size in run.sizes and x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating):
-                    run.made.append((path, k))
-                    run.tensors.append(x)
-        return made
-
-    def look(*arguments: Any) -> Any:
+    def look(systems: Mapping[str, System], arguments: Sequence[Any]) -> Any:
+        seen: list[tuple[Any, list[Any]]] = []
+        open_: dict[str, tuple[_Run, list[Any]]] = {}
         runs.clear()
-        open_.clear()
-        _gone_through(traced.jaxpr, traced.consts, arguments, lambda path: True, see)
-        return [(run.u, run.tensors) for run in runs]
 
-    looked = jax.jit(look, compiler_options=QUICKLY)(*arguments)
-    spots = []
-    for run, (u, tensors) in zip(runs, looked, strict=True):
-        spot = _spot(run, to_numpy(u), tensors, systems[run.layer])
-        if spot is None:
-            unseen.setdefault(run.layer, NOT_FOUND)
-        else:
-            spots.append(spot)
-    return spots, unseen
+        def see(path: Path, equation: Any, inputs: list[Any], made: list[Any]) -> list[Any]:
+            if equation.primitive is ENTERS:
+                layer = equation.params["layer"]
+                run = _Run(layer, path, Finder(systems[layer], np.zeros(inputs[0].shape)).sizes)
+                open_[layer] = run, []
+                runs.append(run)
+                seen.append((inputs[0], open_[layer][1]))
+            elif equation.primitive is LEAVES:
+                open_.pop(equation.params["layer"], None)
+            for run, tensors in open_.values() if equation.primitive is not ENTERS else ():
+                for k, x in enumerate(made):
+                    if x.size in run.sizes and x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating):
+                        run.made.append((path, k))
+                        tensors.append(x)
+            return made
+
+        _gone_through(traced.jaxpr, traced.consts, arguments, lambda path: True, see)
+        return seen
+
+    compiled: Any = None
+
+    def find(arguments: Sequence[Any], systems: Mapping[str, System]) -> Spots:
+        nonlocal compiled
+        if compiled is None:
+            compiled = jax.jit(partial(look, systems), compiler_options=QUICKLY)
+        looked = compiled(arguments)
+        unseen = dict.fromkeys(out_of_reach, _LOOP)
+        spots = []
+        for run, (u, tensors) in zip(runs, looked, strict=True):
+            spot = _spot(run, to_numpy(u), tensors, systems[run.layer])
+            if spot is None:
+                unseen.setdefault(run.layer, NOT_FOUND)
+            else:
+                spots.append(spot)
+        return spots, unseen
+
+    return find
 
 
 def _spot(run: _Run, u: Any, tensors: Sequence[Any], system: System) -> Spot | None:

@@ -84,7 +84,9 @@ class TreeReducer:
         **options: Any,
     ) -> None:
         self.policy = TrainingSettings(rule, window, attempts, **options)
-        self.calibration = calibration_of(self.policy.calibration)
+        given = calibration_of(self.policy.calibration)
+        # compiling costs hundreds of steps, and every attempt runs the same programs until layers are cut
+        self.calibration = None if given is None else replace(given, kept={} if given.kept is None else given.kept)
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
         self.ema_decay = ema_decay

@@ -160,8 +160,9 @@ def _cut(name: str, one: Smaller) -> Cut:
     return Cut(name, one.before, one.rank, one.energy, math.nan if one.bound is None else one.bound, one.note)
 
 
-_SEQUENCES = 64
-"""On which layers are balanced at an attempt, unless the calibration says how many: some 20 steps of a training on 32."""
+_SEQUENCES = 32
+"""On which layers are balanced at an attempt, unless the calibration says how many: more gain nothing that can be measured
+(``benchmarks/calibration.py``), and cost in proportion."""
 
 
 def _along_data(

@@ -218,6 +218,8 @@ def _after(drive: Array, free: Array) -> Array:
 
 def _squares(x: Array, weights: NDArray[np.float64]) -> Matrix:
     """The sum of outer products over sequences and positions, on the host."""
+    if backend_of(x).on_host(x):
+        x = to_numpy(x)  # whose product of a matrix with itself computes half of it
     xp = namespace(x)
     roots = backend_of(x).from_numpy(np.sqrt(weights), like=x, real=True)
     flat = xp.reshape(x * roots[..., None], (*x.shape[:-3], -1, x.shape[-1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -203,11 +203,13 @@ class Calibration:
         Of which the gradients are: see :func:`balred.selection.directions.direction`; a function is given what the model
         returns, and returns a scalar.
     sequences : int, optional
-        At most so many, the first ones, are what layers with an operator are balanced on; in a training 64 unless this says
+        At most so many, the first ones, are what layers with an operator are balanced on; in a training 32 unless this says
         otherwise, else all.  Selective layers are measured on all.
     vmapped : bool, optional
         Of a model of JAX, whether it takes one sequence and is mapped over those of a batch, which lie along the first axis;
         found out where it is not said.
+    kept : dict, optional
+        Where a framework that compiles keeps its programs from one call to the next; a reducer has its own.
 
     Raises
     ------
@@ -228,6 +230,7 @@ class Calibration:
     scalar: Any = "outputs"
     sequences: int | None = None
     vmapped: bool | None = None
+    kept: dict[Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_scalar(self.scalar)

@@ -322,3 +322,28 @@ def test_a_bound_model_is_one_with_its_fields() -> None:
     assert module.apply(variables, u[0]).shape == (WIDTH,)
     with pytest.raises(ValueError, match=r"must keep the states of all its layers in one field .* got Stack with"):
         replace_layers(bound, {"params.LRU_0": layers_of(small)["params.LRU_0"]})
+
+
+# ------------------------------------------------------------------------------------------------ programs that are kept
+
+
+@pytest.mark.full
+def test_operators_are_looked_for_in_the_values_of_now() -> None:
+    layer, u, kept = LRU(WIDTH, 4, key=jax.random.key(1)), data(3, LENGTH, WIDTH), dict[Any, Any]()
+    silent = eqx.tree_at(lambda m: (m.C_re, m.C_im), layer, (jnp.zeros_like(layer.C_re), jnp.zeros_like(layer.C_im)))
+    for one in (silent, layer, silent):
+        got, want = (sums(one, {"": one}, Calibration(u, vmapped=True, kept=k))[""] for k in (kept, None))
+        assert type(got) is type(want)
+        if not isinstance(want, str):
+            np.testing.assert_allclose(got.P, want.P, rtol=1e-6)
+            np.testing.assert_allclose(got.Q, want.Q, rtol=1e-6)
+    assert len(kept) == 1
+
+
+@pytest.mark.full
+def test_a_scalar_of_the_users_is_read_anew() -> None:
+    layer, u, factor = LRU(WIDTH, 4, key=jax.random.key(1)), data(3, LENGTH, WIDTH), [1.0]
+    how = Calibration(u, scalar=lambda z: factor[0] * z.sum(), vmapped=True, kept={})
+    once = sums(layer, {"": layer}, how)[""].Q
+    factor[0] = 2.0
+    np.testing.assert_allclose(sums(layer, {"": layer}, how)[""].Q, 4 * once, rtol=1e-5)

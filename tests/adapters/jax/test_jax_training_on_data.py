@@ -103,6 +103,26 @@ def test_so_many_sequences_as_are_asked_for_are_looked_at() -> None:
         np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
+@pytest.mark.full
+@every
+def test_programs_serve_until_a_cut_and_tell_of_the_values_of_now(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced, trace = [], jax.make_jaxpr
+    monkeypatch.setattr(
+        jax, "make_jaxpr", lambda function, **options: traced.append(function) or trace(function, **options)
+    )
+    trainer = make(rule=balred.Order(4), window=(0, 3), attempts=3, dry_run=True, calibration=data())
+    counts = []
+    for k in (1, 2, 3):
+        trainer.step(k)
+        report = trainer.cut(k)
+        counts.append(len(traced))
+    assert counts[0] > 0
+    assert counts[1:] == [counts[0]] * 2
+    plan = balred.plan(twin(jax.tree.map(np.array, trainer.tree())), 4, data())
+    assert [c.layer for c in report.cuts] == [row.layer for row in plan.rows]
+    np.testing.assert_allclose([c.energy for c in report.cuts], [row.energy for row in plan.rows], rtol=1e-5)
+
+
 def test_what_cannot_be_done_is_said_when_the_training_begins() -> None:
     with pytest.raises(ValueError, match="balanced on data has no a-priori error bound"):
         Equinox(**{**POLICY, "rule": balred.ErrorBound(0.1)}, calibration=data())
