@@ -324,12 +324,10 @@ def copied(f: Family, _: Path) -> None:
 
 def exported(f: Family, _: Path) -> None:
     """``torch.export`` takes the smaller model if it takes the whole one."""
+    data = f.data[:, :4]  # loops over tokens are written out
 
     def program(model: Any) -> Any:
-        if f.speaks:
-            model = functools.partial(model, use_cache=False)
-            return torch.export.export(_Plain(model.func), (f.data,), strict=False)
-        return torch.export.export(model, (f.data,), strict=False)
+        return torch.export.export(_Plain(model) if f.speaks else model, (data,), strict=False)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -340,7 +338,7 @@ def exported(f: Family, _: Path) -> None:
                 program(f.model)
             return
         with torch.no_grad():
-            assert apart(made.module()(f.data), answer(f.small, f.data)) < ROUNDING
+            assert apart(made.module()(data), answer(f.small, data)) < ROUNDING
 
 
 class _Plain(torch.nn.Module):
