@@ -65,7 +65,6 @@ autosummary_context = {
     | {"balred.adapters.equinox": "ReducerState"},  # balred.intraining has it
 }
 autodoc_typehints = "none"  # the docstrings give types and shapes
-autodoc_preserve_defaults = True  # as they are written, not as they print
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 numpydoc_show_class_members = False  # the class template lists them
