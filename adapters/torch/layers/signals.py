@@ -185,7 +185,7 @@ def _along_data(
     missed = [name for name, layer in layers.items() if counted[id(layer)] == 0]
     if missed:
         raise ValueError(
-            f"the calibration data must run through every selective layer, got no token that counts in {', '.join(missed)}"
+            f"the calibration data must run through every selective layer, got none in {', '.join(missed)} (masked tokens do not count)"
         )
     moments = {name: sums[id(layer)].moments() for name, layer in layers.items()}
     bad = [name for name, m in moments.items() if not np.isfinite(m.contributions).all()]

@@ -410,7 +410,7 @@ def test_calibration_that_does_not_fit_is_an_error_when_the_reducer_is_made() ->
         ({"input_ids": tokens().tolist()}, "return_tensors"),
         (iter([tokens()]), "every attempt"),
         (lambda step: tokens(), "function without arguments"),
-        ({"input_ids": tokens(), "attention_mask": torch.zeros_like(tokens())}, "no token that counts"),
+        ({"input_ids": tokens(), "attention_mask": torch.zeros_like(tokens())}, "masked tokens do not count"),
     ):
         with pytest.raises(ValueError, match=match):
             reducer(model, calibration=data)
