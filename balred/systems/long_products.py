@@ -161,7 +161,7 @@ def ten_digits(A: Matrix, B: Matrix, C: Matrix, D: Matrix, at: Any, discrete: bo
     --------
     >>> A, B, C, D = np.diag([-1.0, -2.0]), np.ones((2, 1)), np.ones((1, 2)), np.zeros((1, 1))
     >>> s = 1j * np.arange(3)
-    >>> np.abs(ten_digits(A, B, C, D, s, False)[:, 0, 0] - 1 / (s + 1) - 1 / (s + 2)).max() < 1e-10
+    >>> bool(np.abs(ten_digits(A, B, C, D, s, False)[:, 0, 0] - 1 / (s + 1) - 1 / (s + 2)).max() < 1e-10)
     True
     """
     points = np.asarray(at, np.complex128)
