@@ -80,7 +80,7 @@ def run(name: str, seed: int, way: str, steps: int, kept: Path) -> dict[str, Any
 
 def cut(trainer: TorchRun, way: str, rank: int, data: torch.Tensor, seed: int) -> None:
     basis, scale, moments = way.split()
-    calibration = None if basis == "noise" else Calibration(data, seed=seed)
+    calibration = None if basis == "noise" else Calibration(data, seed=seed, sequences=SEQUENCES)
     reducer = InTrainingReducer(
         trainer.model, trainer.optimizer, balred.Order(rank), (0, 1), 1, moments=moments, calibration=calibration
     )
