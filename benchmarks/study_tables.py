@@ -374,7 +374,7 @@ def on_data(out: Path) -> None:
         ax.set(title=title, xscale="log", yscale="log", xlabel="states a layer", ylabel="test loss, nats")
         ax.set_xticks(ranks, [str(r) for r in ranks])
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:.1g}")
+        ax.yaxis.set_minor_formatter("{x:.2g}")
         ax.xaxis.set_minor_locator(NullLocator())
         ax.tick_params(which="both", labelsize="small")
         ax.grid(alpha=0.25)
