@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -182,14 +182,15 @@ NAMED = {
 
 def left_out(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Leave out what is the library's own: no folder hands it on, no page links to it, and it has no example."""
-    text = inspect.getdoc(obj) or ""
-    inside = what == "module" and (inspect.isclass(obj) or inspect.isfunction(obj))
+    if what != "module" or name in PUBLIC | NAMED:
+        return None
+    if get_origin(obj) is not None:  # a short name for a type
+        return True
     home = str(getattr(obj, "__module__", ""))
-    ours = home.startswith("balred") and not home.startswith(
-        "balred.backends"
-    )  # those are what another backend must have
-    own = inside and ours and name not in PUBLIC | NAMED and "Examples" not in text
-    return True if own else None
+    # what another backend must have is none of these
+    ours = home.startswith("balred") and not home.startswith("balred.backends")
+    made = inspect.isclass(obj) or inspect.isfunction(obj)
+    return True if ours and made and "Examples" not in (inspect.getdoc(obj) or "") else None
 
 
 def no_alias(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -41,7 +41,7 @@ def plot_bode(
         Which to draw; by default all.  Numbers count from 0.  Names are those of the first system: of python-control, or of a
         file.
     omega : array_like, optional
-        As :func:`plot_error`.
+        As :func:`balred.adapters.matplotlib.plot_error`.
     labels : sequence of str, optional
         For the legend; by default the number of states.
     axes : array of matplotlib Axes, optional

@@ -70,8 +70,8 @@ class EventLog:
     path : path
         Appended to; made with its folders when the first event comes.
     settings : mapping, optional
-        What the training was told, in plain values.  The first event that this object appends has them, as "settings", so
-        that whoever reads the file knows where the window was.
+        What the training was told, in plain values.  The first event of the training has them, as "settings", so that whoever
+        reads the file knows where the window was; the first after a :meth:`rewind` only if they are others than before.
 
     Examples
     --------
@@ -182,6 +182,8 @@ class EventLog:
                 stacklevel=2,
             )
         kept = there[:count]
+        said = [event["settings"] for event in kept if "settings" in event]
+        self._told = self._told or said[-1:] == [json.loads(json.dumps(self.settings))]
         with replacing(self.path) as file:
             file.writelines(json.dumps(event) + "\n" for event in kept)
 

@@ -134,7 +134,7 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """What a table shows, under :data:`HEAD`."""
+        """What a table shows, under ``HEAD``."""
         before, after = ("-" if states is None else str(states) for states in (self.before, self.after))
         bound = "" if self.bound is None else f"{self.bound:.3g}"
         return (
