@@ -40,7 +40,7 @@ class Net(torch.nn.Module):
         return self.head((z + torch.tanh(self.second(z)))[:, -8:].mean(1))
 
 
-def data(seed: int, count: int = 48) -> Any:
+def data(seed: int, count: int = 24) -> Any:
     return torch.randn(count, 24, 1, generator=torch.Generator().manual_seed(seed)).cumsum(1) / 5
 
 
@@ -144,9 +144,9 @@ def test_a_budget_is_shared_out_in_units_of_the_output() -> None:
 def test_so_many_sequences_as_are_asked_for_are_looked_at() -> None:
     many = torch.cat([data(7), data(8), data(9)])
     for given, used in (
-        (many, many[:64]),
+        (many, many[:32]),
         (Calibration(many, sequences=10), many[:10]),
-        ([many[:50], many[50:]], [many[:50], many[50:64]]),
+        ([many[:25], many[25:]], [many[:25], many[25:32]]),
     ):
         model, optimizer, reducer = made(calibration=given)
         full = train(model, optimizer, reducer, range(1, 21), before=20)
@@ -215,7 +215,7 @@ def test_sums_of_several_processes_are_added_up() -> None:
     read, _ = read_operators(layers)
     joint = decide._along_data(model, layers, read, how[0], Two())
     alone = decide._along_data(
-        model, layers, read, Calibration(how[2].data, scalar=how[2].scalar, sequences=96), Alone()
+        model, layers, read, Calibration(how[2].data, scalar=how[2].scalar, sequences=48), Alone()
     )
     assert isinstance(joint, dict)
     assert isinstance(alone, dict)
