@@ -50,7 +50,8 @@ def plant(seed: int, dt: int, unstable: bool = False) -> Any:
     """A square random system; a stable one gets a direct term that makes it passive and of full rank."""
     g = balred.testing.random_system(6, 2, 2, dt=dt, seed=seed)
     if not unstable:
-        return balred.ss(g.A, g.B, g.C, 1.2 * float(balred.norm(g, "hinf")) * np.eye(2), dt)
+        through = balred.ss(g.A, g.B, g.C, dt=dt)  # all but the direct term that goes
+        return balred.ss(g.A, g.B, g.C, 1.2 * float(balred.norm(through, "hinf")) * np.eye(2), dt)
     poles = np.linalg.eigvals(g.A)
     A = g.A * 1.2 / np.abs(poles).max() if dt else g.A + (0.3 - poles.real.max()) * np.eye(6)
     return balred.ss(A, g.B, g.C, dt=dt)

@@ -34,7 +34,7 @@ def options_of(method: str, dt: int) -> dict[str, Any]:
 def plant(dt: int, n: int = 6, m: int = 2, seed: int = 3) -> Any:
     """A random stable square system with a direct term that makes it passive and of full rank."""
     g = balred.testing.random_system(n, m, m, dt=dt, seed=seed)
-    return balred.ss(g.A, g.B, g.C, 1.2 * float(balred.norm(g, "hinf")) * np.eye(m), dt)
+    return balred.ss(g.A, g.B, g.C, g.D + 1.2 * float(balred.norm(g, "hinf")) * np.eye(m), dt)
 
 
 EVERY = pytest.mark.parametrize("method", list(METHODS))
@@ -135,7 +135,7 @@ def test_units_of_state_do_not_matter(method, dt):
 def test_diagonal_systems_stay_diagonal(method, kind):
     g = balred.testing.random_system(5, 2, 2, dt=1, kind=kind, seed=1)
     gain = 1.2 * float(balred.norm(g, "hinf"))
-    g = balred.diagonal(log_poles=g.log_poles, B=g.B, C=g.C, D=gain * np.eye(2), dt=1, conjugate=g.conjugate)
+    g = balred.diagonal(log_poles=g.log_poles, B=g.B, C=g.C, D=g.D + gain * np.eye(2), dt=1, conjugate=g.conjugate)
     small = balred.reduce(g, 3, method=method, **options_of(method, 1))
     assert type(small) is type(g)
     assert small.conjugate == g.conjugate
