@@ -31,7 +31,7 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     >>> import balred, matplotlib.pyplot as plt
     >>> layers = {"first": balred.testing.random_system(8, seed=1), "second": balred.testing.random_system(6, seed=2)}
     >>> ax = balred.plan(layers, 3).plot()
-    >>> [label.get_text() for label in ax.get_yticklabels()], [bar.get_width() for bar in ax.containers[1]]
+    >>> [label.get_text() for label in ax.get_yticklabels()], [int(bar.get_width()) for bar in ax.containers[1]]
     (['first', 'second'], [3, 3])
     >>> plt.close(ax.figure)
     """

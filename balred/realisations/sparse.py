@@ -323,55 +323,37 @@ def reduce_sparse(
             "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
         )
     if rank is None:
-        return _most_accurate(_Projected.onto(system, Zp @ Vh[:cap].conj().T, Zq @ U[:, :cap]), s)
+        return _most_accurate(system, Zp, Zq, U, s, Vh)
     k = choose_order(rank, s) if is_rule(rank) else rank
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= cap:
         raise ValueError(f"rank must be a rule or an integer between 1 and the numerical rank {cap}, got {rank!r}")
-    k = min(int(k), cap)
-    small = _Projected.onto(system, Zp @ Vh[:k].conj().T, Zq @ U[:, :k]).truncated(s, k)
+    small = _truncated(system, Zp, Zq, U, s, Vh, min(int(k), cap))
     warn_if_unstable(small, 0, f"the sparse system reduced to {small.states} states", "try another rank")
     return small
 
 
-@dataclass(frozen=True)
-class _Projected:
-    """A system in orthonormal bases of both dominant subspaces: truncations to every order are leading blocks of it."""
-
-    system: DenseSystem
-    E: Matrix
-    X: Matrix
-    """The dominant directions of the controllability factor in their basis, upper triangular."""
-
-    @classmethod
-    def onto(cls, g: SparseSystem, right: Matrix, left: Matrix) -> _Projected:
-        """`g` projected onto the columns of `right` along those orthogonal to `left`."""
-        Tr, X = np.linalg.qr(right)
-        Tl, _ = np.linalg.qr(left)
-        LH = Tl.conj().T
-        return cls(DenseSystem(LH @ (g.A @ Tr), LH @ g.B, g.C @ Tr, g.D, g.dt), LH @ (g._mass @ Tr), X)
-
-    def truncated(self, s: Matrix, k: int) -> DenseSystem:
-        """The balanced truncation to `k` states, for values `s`."""
-        A, B, C = self.system.leaves
-        R = self.X[:k, :k] / np.sqrt(s[:k])
-        L = np.linalg.solve(R, np.linalg.inv(self.E[:k, :k]))
-        L, R = signed(L, R, B[:k])
-        return DenseSystem(L @ A[:k, :k] @ R, L @ B[:k], C[:, :k] @ R, self.system.D, self.system.dt)
+def _truncated(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix, k: int) -> DenseSystem:
+    # A times what is smooth in space: times an orthonormal basis of it the rounding errors of stiff entries stay
+    Tr, Rr = np.linalg.qr(Zp @ Vh[:k].conj().T)
+    Tl, _ = np.linalg.qr(Zq @ U[:, :k])
+    X = Rr / np.sqrt(s[:k])
+    L = np.linalg.solve(X, np.linalg.solve(Tl.conj().T @ (g._mass @ Tr), Tl.conj().T))
+    L, R = signed(L, Tr @ X, g.B)
+    return DenseSystem(L @ (g.A @ R), L @ g.B, g.C @ R, g.D, g.dt)
 
 
-def _most_accurate(g: _Projected, s: Matrix) -> DenseSystem:
+def _most_accurate(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix) -> DenseSystem:
     """The truncation with the least error: few states leave a tail, very many amplify rounding errors.
 
     The projections onto a state of value s_k scale the rounding errors of A by 1/s_k, and the Hankel singular values
     of the result then differ from those of the factors; their difference and the tail are weighed against each other.
     """
-    best, least, cap = None, np.inf, len(g.X)
-    for k in sorted({min(int(np.sum(s > t * s[0])), cap) for t in TRUSTED * 10.0 ** np.arange(7)}):
-        small = g.truncated(s, k)
+    best, least = None, np.inf
+    for k in sorted({int(np.sum(s > t * s[0])) for t in TRUSTED * 10.0 ** np.arange(7)}):
+        small = _truncated(g, Zp, Zq, U, s, Vh, k)
         try:
             with backend("numpy").double_scope():
-                own_p, own_q = smith_factors(small)
-                own = np.linalg.svd(own_q.conj().T @ own_p, compute_uv=False)
+                own = np.linalg.svd(_product(*smith_factors(small)), compute_uv=False)
         except (UnstableError, ArithmeticError):
             continue
         missed = float(np.max(np.abs(pad(own, k) - s[:k]))) + 2 * float(np.sum(s[k:]))
@@ -383,6 +365,10 @@ def _most_accurate(g: _Projected, s: Matrix) -> DenseSystem:
             "accurate enough, or the system itself is unstable"
         )
     return best
+
+
+def _product(Zp: Matrix, Zq: Matrix) -> Matrix:
+    return Zq.conj().T @ Zp
 
 
 def adapt_sparse(obj: SparseSystem) -> tuple[DenseSystem, Any]:
