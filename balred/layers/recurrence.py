@@ -80,7 +80,7 @@ def _whole(xp: Any, x: Array) -> Array:
 def chunk_of(features: int, states: int, length: int) -> int:
     r"""Positions of a chunk for :func:`balred.layers.scans.chunked_output`, or 0 where the scan of all states is quicker.
 
-    A chunk of T positions costs :math:`2TH^2` operations a position and 1/T of a scan, and matrices of THN numbers that
+    A chunk of T positions costs :math:`2TH^2` operations a position and 1/T of a scan, and matrices of :math:`T H N` numbers that
     are made once for all sequences, of which a training is taken to have 16.  That is least near
     :math:`T = \sqrt{N/H/(H/1000+N/(40L))}`, with both constants measured on a CPU; a chunk is a power of two from 4 to
     32.  Where it would be shorter the scan wins: in wide layers.  The number of sequences itself does not enter: it is
