@@ -71,7 +71,7 @@ class EventLog:
         Appended to; made with its folders when the first event comes.
     settings : mapping, optional
         What the training was told, in plain values.  The first event of the training has them, as "settings", so that whoever
-        reads the file knows where the window was; the first after a :meth:`rewind` only if they are others than before.
+        reads the file knows where the window was; the first after ``rewind`` only if they are others than before.
 
     Examples
     --------
