@@ -118,7 +118,12 @@ def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, flo
     block = min(32, n)
     p, q, size = size_of(Fp), size_of(Fq), size_of(M)
     growth, count = size, 0
-    none = len(Fp) == 0, len(Fq) == 0  # one Gramian alone is asked for
+
+    def extended(F: Array, W: Array) -> Array:
+        if len(F) == n:  # an upper triangle
+            return tpqrt(0, block, F, W, overwrite_a=1, overwrite_b=1)[0]
+        return _joined(be, F, W, True) if len(F) else F  # empty where one Gramian alone is asked for
+
     while True:
         if count and not size < most:
             M, size = np.zeros_like(M), 0.0
@@ -128,20 +133,7 @@ def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, flo
         wp, wq, reach = lange("F", Wp), lange("F", Wq), min(size, 1.0)
         done = (reach * wp <= eps * p and reach * wq <= eps * q) or count == MAX_DOUBLINGS
         # W is appended in any case, and what would follow it is less than |M||W|
-        Fp = (
-            tpqrt(0, block, Fp, Wp, overwrite_a=1, overwrite_b=1)[0]
-            if square[0]
-            else Fp
-            if none[0]
-            else _joined(be, Fp, Wp, True)
-        )
-        Fq = (
-            tpqrt(0, block, Fq, Wq, overwrite_a=1, overwrite_b=1)[0]
-            if square[1]
-            else Fq
-            if none[1]
-            else _joined(be, Fq, Wq, True)
-        )
+        Fp, Fq = extended(Fp, Wp), extended(Fq, Wq)
         if done:
             return Fp, Fq, growth, count
         p, q = math.hypot(p, wp), math.hypot(q, wq)
