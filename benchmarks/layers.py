@@ -33,7 +33,7 @@ CHUNKS = (4, 8, 16, 32)
 LARGEST = 2048
 """Rows of the Toeplitz matrix above which a chunk is not tried."""
 BUDGET = 1.5
-"""Seconds for the rounds of a shape, at least 3 and at most 20 of them."""
+"""Seconds for the rounds of a shape, at least as many as there are forms and at most 20 of them."""
 
 Layer = Any
 Forms = Mapping[str, Callable[[Layer, Any], Any]]
@@ -134,10 +134,12 @@ def measured(
     for step, _ in forms.values():
         step()
     seconds = dict.fromkeys(forms, np.inf)
-    began, rounds = time.perf_counter(), 0
-    while rounds < 3 or (rounds < 20 and time.perf_counter() - began < BUDGET):
+    began, rounds, order = time.perf_counter(), 0, list(forms)
+    while rounds < len(forms) or (rounds < 20 and time.perf_counter() - began < BUDGET):
         rounds += 1
-        for name, (step, _) in forms.items():
+        order = order[1:] + order[:1]  # none always follows the one that leaves the caches full
+        for name in order:
+            step, _ = forms[name]
             start = time.perf_counter()
             step()
             seconds[name] = min(seconds[name], time.perf_counter() - start)

@@ -9,6 +9,9 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from balred.hankel.values import values_in_single
 from balred.intraining.exchange import Alone, Exchange, share, together
 from balred.intraining.policy import Policy, PolicyState
@@ -26,7 +29,9 @@ from balred.reduction.selective import selective_candidates
 from balred.reduction.settings import Settings
 from balred.selection.calibration import Calibration
 from balred.systems.arrays import backend
+from balred.systems.batches import together as batched
 from balred.systems.diagonal_system import DiagonalSystem
+from balred.systems.leaves import System
 
 
 def decide(
@@ -199,15 +204,26 @@ def _far_from_a_cut(policy: Policy, rule: Rule, layers: Mapping[str, Read]) -> d
 
     Most checks of a training end without a cut, and values in float32 tell so at a fraction of an analysis's cost.
     """
+    # float32 can do little with a dense system in bad units
+    systems = {name: system for name, (system, _) in layers.items() if isinstance(system, DiagonalSystem)}
     found = {}
-    for name, (system, _) in layers.items():
-        if not isinstance(system, DiagonalSystem):
-            continue  # float32 can do little with a dense system in bad units
+    for name, values in batched(_looked, systems).items():
+        system = systems[name]
         try:
-            order = choose_order(rule, values_in_single(system), unit := system.order // max(system.states, 1))
+            order = choose_order(rule, values, unit := system.order // max(system.states, 1))
         except (ValueError, ArithmeticError):
             continue  # unstable, or a rule that cannot be met: the analysis will tell
         least = int((order - _SLACK * system.order) / unit)
         if least > 0 and not policy.allows(system.states, least):
             found[name] = (system.states, least)
     return found
+
+
+def _looked(system: System) -> NDArray[Any]:
+    """The values of a layer or a batch of them; of a layer that has none no values, which no rule can be met with."""
+    try:
+        return values_in_single(system)
+    except (ValueError, ArithmeticError):
+        if system.B.ndim > 2:
+            raise
+        return np.full(system.order, np.nan)

@@ -39,7 +39,7 @@ def together(function: Callable[[System], T], systems: Mapping[str, System]) -> 
         if len(names) > 1:
             try:
                 joint = function(stacked(several))
-            except ValueError:
+            except (ValueError, ArithmeticError):
                 pass
             else:
                 found |= {name: member(joint, i) for i, name in enumerate(names)}
