@@ -86,12 +86,27 @@ def chunk_of(features: int, states: int, length: int) -> int:
     32.  Where it would be shorter the scan wins: in wide layers.  The number of sequences itself does not enter: it is
     unknown under ``jax.vmap`` and may vary in a compiled program, and one sequence shall be computed as many are.
 
+    How many times longer others take for a training step of 16 sequences, forward and backward on one thread with PyTorch
+    (``benchmarks/layers.py``, where the rest of the table is):
+
+    ===  ====  =====  ======  =====  =====
+    H    N     L      chunk   scan   FFT
+    ===  ====  =====  ======  =====  =====
+    16   64    64     8       1.5    1.1
+    16   64    1024   16      6.2    2.5
+    16   256   256    16      8.1    1.6
+    16   256   1024   32      12     1.8
+    64   256   1024   8       3.4    5.8
+    ===  ====  =====  ======  =====  =====
+
+    At H = 256 it is the scan, and the best chunk takes 1.2 to 3.1 times its time.
+
     Examples
     --------
     >>> chunk_of(16, 256, 1024), chunk_of(64, 256, 1024), chunk_of(256, 256, 1024), chunk_of(16, 256, 4)
     (32, 8, 0, 0)
     """
-    if length < 8:
-        return 0
     squared = states / features / (features / 1000 + states / (40 * length))
-    return next((size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared), 0)
+    if length < 8 or squared < 12:
+        return 0
+    return next(size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared)

@@ -146,12 +146,15 @@ class DemoConfig(Schedule):
 
     Attributes
     ----------
+    width : int
+        In a narrow layer states cost little, and there is little to gain by truncation.
     fraction : float
         The cuts are made by ``Energy(fraction, multiple_of=multiple_of)``.
     test : int
         Images kept for the test, of 1797: half of them, since 450 make a point of noise.
     """
 
+    width: int = 64
     fraction: float = 0.95
     test: int = 900
 
