@@ -106,7 +106,11 @@ def chunk_of(features: int, states: int, length: int) -> int:
     >>> chunk_of(16, 256, 1024), chunk_of(64, 256, 1024), chunk_of(256, 256, 1024), chunk_of(16, 256, 4)
     (32, 8, 0, 0)
     """
-    squared = states / features / (features / 1000 + states / (40 * length))
-    if length < 8 or squared < 12:
+    if length < 8:
         return 0
-    return next(size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared)
+    squared = states / features / (features / 1000 + states / (40 * length))
+    return (
+        next((size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared), 0)
+        if squared >= 12
+        else 0
+    )
