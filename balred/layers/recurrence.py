@@ -109,8 +109,6 @@ def chunk_of(features: int, states: int, length: int) -> int:
     if length < 8:
         return 0
     squared = states / features / (features / 1000 + states / (40 * length))
-    return (
-        next((size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared), 0)
-        if squared >= 12
-        else 0
-    )
+    if squared < 12:
+        return 0
+    return next(size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared)
