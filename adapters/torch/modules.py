@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from balred.adapters.torch.attributes import take_data
-from balred.adapters.torch.obstacles import obstacles, references, seen, tie, unfit
+from balred.adapters.torch.obstacles import obstacles, references, tie, unfit
 from balred.adapters.torch.running import RUNNING
+from balred.adapters.torch.unknown import fixed, seen
 from balred.registry.entries import Container, entry_of, register_container
 from balred.registry.sizes import states_of
 
@@ -159,6 +160,14 @@ def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
 register_container(
     "torch.nn.modules.module.Module",
     Container(
-        _layers, _replaced, _tensors, _with_tensors, unfit=unfit, obstacles=obstacles, seen=seen, running=RUNNING
+        _layers,
+        _replaced,
+        _tensors,
+        _with_tensors,
+        unfit=unfit,
+        obstacles=obstacles,
+        seen=seen,
+        fixed=fixed,
+        running=RUNNING,
     ),
 )

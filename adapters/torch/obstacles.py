@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from balred.adapters.torch.reaching import held_by_functions
+from balred.adapters.torch.unknown import seen
 from balred.registry.entries import entry_of
 from balred.registry.sizes import of_size, states_of
 
@@ -229,34 +230,3 @@ def _owner(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:
     parent, _, key = path.rpartition(".")
     module = model.get_submodule(parent)
     return (module._parameters if key in module._parameters else module._buffers), key
-
-
-_LAYOUTS: Mapping[str, tuple[str, ...]] = {
-    "Mamba-1": ("A_log", "in_proj.weight", "conv1d.weight", "x_proj.weight", "dt_proj.weight", "out_proj.weight"),
-    "Mamba-2": ("A_log", "dt_bias", "in_proj.weight", "conv1d.weight", "out_proj.weight"),
-    "Zamba": ("A_log", "in_proj.weight", "conv1d.weight", "x_proj_weight", "dt_proj_weight", "out_proj.weight"),
-    "S4D": ("log_dt", "log_A_real", "A_imag", "C"),
-    "S4": ("inv_dt", "A_real", "A_imag", "B", "C"),
-    "mLSTM": ("mlstm_backend", "qk_dim", "config.num_heads"),
-}
-_DYNAMICS = {"A_log", "A", "log_A_real", "A_real", "A_imag", "Lambda", "Lambda_re", "nu_log", "log_dt", "inv_dt", "log_step", "dt_bias"}  # fmt: skip
-
-
-def seen(model: nn.Module) -> list[str]:
-    """Of modules with tensors called as in state-space layers, what they lack to be layers that an adapter knows."""
-    told: dict[str, str] = {}
-    for name, module in model.named_modules():
-        held = {*module._parameters, *module._buffers, *vars(module)}
-        if not (held & _DYNAMICS) or entry_of(module) is not None:
-            continue
-        lacks = {kind: [n for n in names if not _has(module, n)] for kind, names in _LAYOUTS.items()}
-        kind = min(lacks, key=lambda k: len(lacks[k]) / len(_LAYOUTS[k]))
-        missing = f"lacks {', '.join(lacks[kind])}" if lacks[kind] else "has other shapes, or more tensors,"
-        told.setdefault(type(module).__name__, f"{name or 'itself'} ({type(module).__name__}) {missing} of {kind}")
-    return list(told.values())
-
-
-def _has(module: Any, path: str) -> bool:
-    for key in path.split("."):
-        module = getattr(module, key, None)
-    return module is not None

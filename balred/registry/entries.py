@@ -125,7 +125,7 @@ class Container:
     ``unfit(layer)`` says why the arrays of a layer cannot be read or resized (they are computed from others, or not there),
     or None.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest of
     models, `roots` by their paths: what they share would go wrong.  ``seen(model)`` tells what modules that look like layers
-    lack to be known.
+    lack to be known, and ``fixed(model)`` why there is nothing to cut in others that have a memory.
     """
 
     layers: Callable[[Any], Mapping[str, Any]]
@@ -135,6 +135,7 @@ class Container:
     unfit: Callable[[Any], str | None] | None = None
     obstacles: Callable[..., Mapping[str, str]] | None = None
     seen: Callable[[Any], list[str]] | None = None
+    fixed: Callable[[Any], list[str]] | None = None
     running: Running | None = None
 
 

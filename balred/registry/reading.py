@@ -63,7 +63,8 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
     entry = entry_of(obj)
     if entry is None:
         raise AdapterNotFound(
-            f"no adapter knows {qualified(type(obj))}: {_instead(obj)}register one with "
+            _nothing_to_cut(obj)
+            or f"no adapter knows {qualified(type(obj))}: {_instead(obj)}register one with "
             f"balred.register({type(obj).__name__}, adapter), where adapter(obj) returns (system, rebuild)"
         )
     if entry.adapter is None:
@@ -197,10 +198,22 @@ def layers_of(obj: Any) -> dict[str, Any]:
         ]
         saw = f"; what looks like one: {'; '.join(near)}" if near else ""
         raise AdapterNotFound(
-            f"no adapter knows {qualified(type(obj))} or any layer in it: {_instead(obj)}register the layer's class with "
-            f"balred.register(cls, adapter){saw}"
+            (
+                _nothing_to_cut(obj)
+                or f"no adapter knows {qualified(type(obj))} or any layer in it: {_instead(obj)}register the layer's class with "
+                "balred.register(cls, adapter)"
+            )
+            + saw
         )
     return found
+
+
+def _nothing_to_cut(obj: Any) -> str:
+    """That there are layers with a memory in `obj`, and why they cannot be made smaller; an empty text if there are none."""
+    fixed = [
+        told for container, _, part in _parts(obj, "") if container.fixed is not None for told in container.fixed(part)
+    ]
+    return f"no layer of {qualified(type(obj))} can be made smaller: {'; '.join(fixed)}" if fixed else ""
 
 
 def linear_layers_of(obj: Any) -> dict[str, Any]:
