@@ -309,6 +309,13 @@ mambapy("`mambapy.mamba.MambaBlock`")
 mambapy("`mambapy.mamba.MambaBlock`, `inner_layernorms`", NORMS)
 
 
+@row("`mambapy.vim.VMambaBlock`, both ways", "mambapy", "S")
+def two_way() -> Errors:
+    from vim_layers import mixer, noise, output, silenced
+
+    return selected(mixer(), noise(), output, lambda layer, x, kept: output(silenced(layer, kept), x))
+
+
 @row("`mamba2_jax.Mamba2Mixer`", "mamba2-jax", "S")
 def mamba2_jax() -> Errors:
     from mamba2_jax_models import build, jax, mixer, replayed

@@ -121,6 +121,11 @@ def _mambapy() -> Any:
     return package.Mamba(package.MambaConfig(d_model=16, n_layers=1, d_state=8)).eval()
 
 
+def _vim() -> Any:
+    package = pytest.importorskip("mambapy.vim")
+    return package.VMamba(package.MambaConfig(d_model=16, n_layers=1, d_state=8)).eval()
+
+
 OTHERS: dict[str, tuple[Callable[[], Any], int, tuple[int, ...]]] = {
     "LRU": (_lru, 4, (2, 9, 3)),
     "S4D": (_s4d, 4, (2, 9, 3)),
@@ -128,6 +133,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], int, tuple[int, ...]]] = {
     "S5": (_s5, 4, (2, 9, 3)),
     "mLSTM": (_mlstm, 16, (2, 8)),
     "mambapy": (_mambapy, 4, (2, 9, 16)),
+    "Vim": (_vim, 4, (2, 9, 16)),
 }
 FAMILIES = (*OTHERS, *MODELS)
 

@@ -1,6 +1,7 @@
 """The two layouts of Mamba layers that all packages share under different class names: how to read and to shrink them.
 
-Mamba-1 has its own poles in every channel, and B and C that all channels share; Mamba-2 one scalar decay per head, and B
+Mamba-1 has its own poles in every channel, and B and C that all channels share.  A two-way layer (Vim) has all of this a
+second time, for the sequence read from its end, between the same projections; each way keeps states of its own.  Mamba-2 has one scalar decay per head, and B
 and C that the heads of a group share and that pass a convolution and SiLU, so that they can be selected only.
 """
 
@@ -41,26 +42,75 @@ def is_mamba1(module: Any) -> bool:
     return shapes == (channels, module.dt_proj.weight.shape[1] + 2 * states, 2 * channels)
 
 
+_WAY = ("A_log", "D", "conv1d", "x_proj", "dt_proj")
+_BACK = (
+    ("A_log_b", "D_b", "conv1d_b", "x_proj_b", "dt_proj_b"),  # mambapy
+    ("A_b_log", "D_b", "conv1d_b", "x_proj_b", "dt_proj_b"),  # Vim's authors
+)
+
+
+def _ways(layer: Any) -> list[tuple[str, ...]]:
+    """What the parts of each way are called in a layer, the way from the end last.
+
+    Raises
+    ------
+    ValueError
+        There are two ways, and norms over the states, of which both take the same.
+    """
+    own = _way_shapes(layer, _WAY)
+    ways = [_WAY, *(names for names in _BACK if _way_shapes(layer, names) == own)]
+    shared = [short.upper() for short in "bc" if len(ways) > 1 and _norm(layer, short) is not None]
+    if shared:
+        raise ValueError(
+            "a two-way layer must have no norms over its states, since each way keeps states of its own, got one on "
+            f"{' and on '.join(shared)} in {type(layer).__name__}"
+        )
+    return ways
+
+
+def _way_shapes(layer: Any, names: tuple[str, ...]) -> list[Any]:
+    parts = [getattr(layer, name, None) for name in names]
+    tensors = [getattr(x, "weight", x) for x in parts]
+    return [tuple(x.shape) if isinstance(x, torch.Tensor) else None for x in tensors]
+
+
+def _share(layer: Any, ways: int) -> float:
+    """What each way counts in their sum."""
+    halves = getattr(layer, "if_divide_out", getattr(getattr(layer, "config", None), "divide_output", False))
+    return 1 / ways if halves else 1.0
+
+
 def _mamba1(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     x, z = linear(layer.in_proj, masked(hidden, mask)).chunk(2, dim=-1)
-    x = masked(convolved(layer, x), mask)
-    states, dt_rank = layer.A_log.shape[1], layer.dt_proj.weight.shape[1]
-    dt, B, C = torch.split(linear(layer.x_proj, x), [dt_rank, states, states], dim=-1)
-    dt, B, C = (_normed(layer, name, v) for name, v in (("dt", dt), ("b", B), ("c", C)))
-    dt = F.softplus(linear(layer.dt_proj, dt))
-    gate = F.silu(z)
+    ways = _ways(layer)
+    one = [_way(layer, x, names, mask, back=i > 0) for i, names in enumerate(ways)]
+    dt, A, B, C, skip, drive = zip(*one, strict=True)
+    gate = F.silu(z).repeat(1, 1, len(ways))
     return Signals(
-        dt=dt,
-        drive=dt * x,
-        A=-torch.exp(like(layer.A_log, x)),
-        B=B[:, :, None],
-        C=masked(C, mask)[:, :, None],
-        W=like(layer.out_proj.weight, x),
+        dt=torch.cat(dt, -1),
+        drive=torch.cat(drive, -1),
+        A=torch.cat(A),
+        B=torch.stack(B, 2),
+        C=torch.stack(C, 2),
+        W=like(layer.out_proj.weight, x).repeat(1, len(ways)) * _share(layer, len(ways)),
         bias=bias_of(layer.out_proj, x),
-        skip=like(layer.D, x) * x,
+        skip=torch.cat(skip, -1),
         gain=lambda y, now: gate[:, now],
-        mixes=_norm(layer, "c") is None,
+        mixes=_norm(layer, "c") is None,  # with two ways there are two groups, which are only selected from
+        back=len(ways) - 1,
     )
+
+
+def _way(layer: Any, x: torch.Tensor, names: tuple[str, ...], mask: Any, back: bool) -> tuple[torch.Tensor, ...]:
+    """Steps, A, B, C, what passes by the states, and drive, of one way."""
+    A, D, conv, x_proj, dt_proj = names
+    x = convolved(layer, x.flip(1), conv).flip(1) if back else convolved(layer, x, conv)
+    x = masked(x, mask)
+    states, dt_rank = layer.A_log.shape[1], layer.dt_proj.weight.shape[1]
+    dt, B, C = torch.split(linear(getattr(layer, x_proj), x), [dt_rank, states, states], dim=-1)
+    dt, B, C = (_normed(layer, name, v) for name, v in (("dt", dt), ("b", B), ("c", C)))
+    dt = F.softplus(linear(getattr(layer, dt_proj), dt))
+    return dt, -torch.exp(like(getattr(layer, A), x)), B, masked(C, mask), like(getattr(layer, D), x) * x, dt * x
 
 
 def _cut_mamba1(layer: Any, selection: Selection, moments: Moments) -> Any:
@@ -69,16 +119,18 @@ def _cut_mamba1(layer: Any, selection: Selection, moments: Moments) -> Any:
 
 def _blank_mamba1(layer: Any, states: int) -> Any:
     alike = np.ones(state_size(layer))
-    return _smaller1(layer, first(states, state_size(layer)), alike, alike)
+    return _smaller1(layer, first(states, state_size(layer), groups=len(_ways(layer))), alike, alike)
 
 
 def _smaller1(layer: Any, selection: Selection, B: FloatArray, C: FloatArray) -> Any:
     """The layer with the selected states; B and C are mean squares of what norms are taken of."""
-    kept = torch.as_tensor(selection.kept[0], device=layer.A_log.device)
     states, dt_rank = layer.A_log.shape[1], layer.dt_proj.weight.shape[1]
-    new: dict[str, Any] = {"A_log": layer.A_log[:, kept], "x_proj.out_features": dt_rank + 2 * len(kept)}
-    for name, value in rows_of(layer, "x_proj").items():
-        new[name] = kept_rows(value, dt_rank, states, kept, selection.mix)
+    new: dict[str, Any] = {}
+    for way, own in zip(_ways(layer), selection.kept, strict=True):
+        kept = torch.as_tensor(own, device=layer.A_log.device)
+        new |= {way[0]: getattr(layer, way[0])[:, kept], f"{way[3]}.out_features": dt_rank + 2 * len(kept)}
+        for name, value in rows_of(layer, way[3]).items():
+            new[name] = kept_rows(value, dt_rank, states, kept, selection.mix)
     for short, squares in (("b", B), ("c", C)):
         norm = _norm(layer, short)
         if norm is None:
@@ -219,7 +271,12 @@ def _normed(layer: Any, short: str, x: torch.Tensor) -> torch.Tensor:
 _MODULE = "torch.nn.modules.module.Module"
 _resize_model = model_resizer(state_size)
 _PARTS = ("A_log", "D", "in_proj", "conv1d", "out_proj")
-_MAMBA1 = (*_PARTS, "x_proj", "dt_proj", *(f"{x}_layernorm" for x in ("dt", "b", "c", "B", "C")))
+_BACK_KEEPS = (
+    "D_b",
+    "conv1d_b",
+    "dt_proj_b",
+)  # of a second way that is not the whole of one, poles would stay as they are
+_MAMBA1 = (*_PARTS, "x_proj", "dt_proj", *_BACK_KEEPS, *(f"{x}_layernorm" for x in ("dt", "b", "c", "B", "C")))
 _MAMBA2 = (*_PARTS, "norm", "dt_bias", "mup_vector")
 register_selective(
     _MODULE,

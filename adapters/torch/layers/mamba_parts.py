@@ -51,9 +51,9 @@ def masked(x: torch.Tensor, mask: Any) -> torch.Tensor:
     return x if mask is None else x * mask[:, -x.shape[1] :, None].to(x.dtype)
 
 
-def convolved(layer: Any, x: torch.Tensor) -> torch.Tensor:
+def convolved(layer: Any, x: torch.Tensor, part: str = "conv1d") -> torch.Tensor:
     """The layer's causal convolution and activation of `x`, (batch, length, channels)."""
-    weight, bias = layer.conv1d.weight, layer.conv1d.bias
+    weight, bias = getattr(layer, part).weight, getattr(layer, part).bias
     y = F.conv1d(
         x.mT,
         like(weight, x),
@@ -105,7 +105,7 @@ def model_resizer(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any]
 
     def resize_model(model: nn.Module, layer: Any) -> None:
         """Write the layer's state dimension into every configuration of `model`, and give the layer the model's own."""
-        path = next((name for name, module in model.named_modules() if module is layer), "")
+        path, met = next((name for name, module in model.named_modules() if module is layer), ""), set[str]()
         for name, module in model.named_modules():
             if path.startswith(f"{name}." if name else "") and module is not layer:  # around it
                 for size in (key for key in SIZES if type(vars(module).get(key)) is int):
@@ -113,7 +113,8 @@ def model_resizer(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any]
             resize_configurations(module, state_size(layer))
             for attribute in _CONFIGS:
                 config = vars(module).get(attribute)
-                if config is not None and type(vars(layer).get(attribute)) is type(config):
+                if attribute not in met and config is not None and type(vars(layer).get(attribute)) is type(config):
                     setattr(layer, attribute, config)
+                    met.add(attribute)  # those further in may be other layers' own
 
     return resize_model

@@ -42,6 +42,7 @@ class Signals:
     skip: torch.Tensor  # (batch, length, channels): what reaches the output past the states
     gain: Callable[[torch.Tensor, slice], torch.Tensor]  # of y (batch, tokens, channels) at these tokens
     mixes: bool  # C may be multiplied by a matrix
+    back: int = 0  # so many of the groups, the last ones, run from the last token to the first
 
 
 Read = Callable[[Any, torch.Tensor, Any], Signals]
@@ -69,16 +70,18 @@ class Accumulator:
         W = _sketched(signals.W).reshape(-1, groups, per_group)
         self.groups, self.mixes = groups, signals.mixes and groups == 1 and states <= _MIXABLE
         tokens = max(1, min(length, _CHUNK // (batch * groups * per_group * states)))
-        h = signals.B.new_zeros(batch, groups, per_group, states)
-        for start in range(0, length, tokens):
-            now = slice(start, min(start + tokens, length))
-            dt, drive = (x[:, now].reshape(batch, -1, groups, per_group, 1) for x in (signals.dt, signals.drive))
-            B, C = signals.B[:, now], signals.C[:, now]
+        spans = [slice(start, min(start + tokens, length)) for start in range(0, length, tokens)]
+        h, back = signals.B.new_zeros(batch, groups, per_group, states), signals.back
+        for now, late in zip(spans, _from_behind(signals, A, spans), strict=True):
+            dt, drive, B = (_turned(x, back) for x in _driven(signals, now))
+            if back:
+                h = torch.cat([h[:, :-back], late], 1)
             path = []
             for t in range(B.shape[1]):
                 h = torch.exp(dt[:, t] * A) * h + drive[:, t] * B[:, t, :, None, :]
                 path.append(h)
-            hs = torch.stack(path, 1)
+            hs = _turned(torch.stack(path, 1), back)
+            B, C = signals.B[:, now], signals.C[:, now]
             y = torch.einsum("btgcn,btgn->btgc", hs, C)
             gain = signals.gain(y.flatten(2), now)
             outputs.append(F.linear(gain * (y.flatten(2) + signals.skip[:, now]), signals.W, signals.bias))
@@ -107,6 +110,32 @@ class Accumulator:
         return Moments(
             _host(self.contributions), self.groups, _host(self.B) / self.tokens, _host(self.C) / self.tokens, products
         )
+
+
+def _driven(signals: Signals, now: slice) -> tuple[torch.Tensor, ...]:
+    """Steps and drive, (batch, tokens, groups, channels of one, 1), and B, at these tokens."""
+    batch, _, groups, _ = signals.B.shape
+    dt, drive = (x[:, now].reshape(batch, -1, groups, x.shape[-1] // groups, 1) for x in (signals.dt, signals.drive))
+    return dt, drive, signals.B[:, now]
+
+
+def _turned(x: torch.Tensor, back: int) -> torch.Tensor:
+    """`x`, (batch, tokens, groups, ...), with the tokens of the last `back` groups in reverse."""
+    return torch.cat([x[:, :, :-back], x[:, :, -back:].flip(1)], 2) if back else x
+
+
+def _from_behind(signals: Signals, A: torch.Tensor, spans: list[slice]) -> list[torch.Tensor]:
+    """The states of the groups that run backwards as they enter each span of tokens, from the one after it."""
+    batch, _, groups, states = signals.B.shape
+    mine = slice(groups - signals.back, groups)
+    h, found = signals.B.new_zeros(batch, signals.back, A.shape[1], states), []
+    for now in reversed(spans):
+        found.append(h)
+        if signals.back and now is not spans[0]:
+            dt, drive, B = (x[:, :, mine].flip(1) for x in _driven(signals, now))
+            for t in range(B.shape[1]):
+                h = torch.exp(dt[:, t] * A[mine]) * h + drive[:, t] * B[:, t, :, None, :]
+    return found[::-1]
 
 
 def surrogate(signals: Signals) -> Moments:

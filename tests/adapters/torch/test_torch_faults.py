@@ -227,14 +227,20 @@ def test_a_parameter_of_the_states_that_an_adapter_does_not_know_is_refused(extr
             cut()
 
 
-def test_two_way_layers_of_mambapy_are_refused() -> None:
+def test_a_second_way_that_is_not_the_whole_of_one_is_refused() -> None:
     vim = pytest.importorskip("mambapy.vim")
-    model = vim.VMamba(vim.MambaConfig(d_model=16, n_layers=1, d_state=8, bidirectional=True))
-    x = torch.randn(2, 12, 16)
-    with pytest.raises(ValueError, match="must compute what its weights stand for"):
-        balred.reduce(model, 4, calibration=x)
-    with pytest.raises(ValueError, match="must be known to its adapter"):
-        balred.registry.sizes.of_size(model.layers[0].mixer, 4)
+    model = vim.VMamba(vim.MambaConfig(d_model=16, n_layers=1, d_state=8))
+    layer = model.layers[0].mixer
+    layer.conv1d_b, whole = torch.nn.Identity(), layer.conv1d_b
+    with pytest.raises(
+        ValueError, match=r"got (A_log_b|x_proj_b\.weight) of shape .* which a cut would leave as it is"
+    ):
+        balred.registry.sizes.of_size(layer, 4)
+    layer.conv1d_b, layer.x_proj_b = whole, torch.nn.Linear(32, layer.x_proj_b.out_features + 1)
+    with pytest.raises(
+        ValueError, match=r"got (A_log_b|x_proj_b\.weight) of shape .* which a cut would leave as it is"
+    ):
+        balred.registry.sizes.of_size(layer, 4)
 
 
 def test_a_plain_tensor_of_the_states_is_refused() -> None:

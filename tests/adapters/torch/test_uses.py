@@ -14,9 +14,10 @@ REFUSED = {
     ("S4", "bf16"): "must be in single or double precision, got bfloat16",
     ("S5", "bf16"): "must be in single or double precision, got bfloat16",
     ("mambapy", "bf16"): "must run on the calibration data, got RuntimeError",
+    ("Vim", "bf16"): "must run on the calibration data, got RuntimeError",
 }
 """What is refused, by the error that says so."""
-LAYERS_ALONE = ("LRU", "S4D", "S4", "S5", "mambapy")
+LAYERS_ALONE = ("LRU", "S4D", "S4", "S5", "mambapy", "Vim")
 """Families that come without a model that generates: how tokens are drawn is the user's code."""
 MATRIX = [
     (name, use)
