@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,46 @@ def _mamba(group: _Group, config: Mapping[str, Any]) -> Layer | None:
     return Layer("Mamba-2", (width - channels) // (2 * groups), note=_SELECTIVE + guess)
 
 
+_KEY_HEADS = "linear_num_key_heads"
+
+
+def _delta(group: _Group, config: Mapping[str, Any]) -> Layer | None:
+    """Gated DeltaNet: as many columns as the output projection has are values, the rest of what is convolved queries and keys."""
+    heads = group["A_log"].shape
+    rows = {
+        name.removesuffix(".weight"): x.shape[0] for name, x in group.items() if name.endswith(".weight") and x.shape
+    }
+    out = next((group[name].shape for name in ("out_proj.weight", "o_proj.weight") if name in group), ())
+    norm = next((rows[name] for name in ("norm", "out_norm", "o_norm") if name in rows), 0)
+    if len(heads) != 1 or len(out) != 2 or norm * heads[0] != out[1] or not _fits(group, dt_bias=heads):
+        return None
+    n, values = heads[0], out[1]
+    conv = rows.get("conv1d", sum(rows.get(f"{name}_conv1d", 0) for name in "qkv"))
+    keys = (conv - values) // 2
+    layouts: list[dict[str, int]] = [
+        {"in_proj_qkvz": conv + values, "in_proj_ba": 2 * n},
+        {"in_proj_qkv": conv, "in_proj_z": values, "in_proj_b": n, "in_proj_a": n},
+        {"in_proj": conv + values + 2 * n},
+        {"q_proj": keys, "k_proj": keys, "v_proj": values, "b_proj": n, "a_proj": n},
+    ]
+    if keys < 1 or conv != 2 * keys + values or not any(layout.items() <= rows.items() for layout in layouts):
+        return None
+    said = _said(config, _KEY_HEADS)
+    count = gcd(keys, n) if said is None else said
+    if count < 1 or keys % count or n % count:
+        return None
+    guess = "" if said is not None else f"; {count} heads of keys assumed"
+    return Layer("Gated DeltaNet", keys // count, note=_SELECTIVE + guess)
+
+
+def _said(config: Mapping[str, Any], name: str) -> int | None:
+    """The number that a configuration, or one inside it, has under a name that nothing else has."""
+    if type(config.get(name)) is int:
+        return int(config[name])
+    inside = (_said(x, name) for x in config.values() if isinstance(x, Mapping))
+    return next((x for x in inside if x is not None), None)
+
+
 FAMILIES: dict[str, _Recogniser] = {
     "nu_log": _lru,
     "Lambda": _s5,
@@ -207,6 +248,6 @@ FAMILIES: dict[str, _Recogniser] = {
     "log_A_real": _s4d,
     "inv_dt": _s4,
     "A_diag": _linoss,
-    "A_log": _mamba,
+    "A_log": lambda group, config: _mamba(group, config) or _delta(group, config),
 }
 """By the tensor that gives a family away."""

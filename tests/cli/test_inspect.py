@@ -98,7 +98,14 @@ def test_parameter_trees_of_flax(tmp_path: Path) -> None:
     assert "conjugate pairs" in found[1].note
 
 
-@pytest.mark.parametrize("name", ["Mamba", "FalconMamba", "Mamba2", "Bamba", "NemotronH", "FalconH1"])
+KINDS = {
+    **dict.fromkeys(["Mamba", "FalconMamba"], "Mamba-1"),
+    **dict.fromkeys(["Mamba2", "Bamba", "NemotronH", "FalconH1"], "Mamba-2"),
+    **dict.fromkeys(["Qwen3Next", "Qwen3_5", "OlmoHybrid", "LaraMini"], "Gated DeltaNet"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("shards", [False, True])
 def test_folders_of_transformers(name: str, shards: bool, tmp_path: Path) -> None:
     from mamba_models import MODELS, transformer
@@ -112,7 +119,7 @@ def test_folders_of_transformers(name: str, shards: bool, tmp_path: Path) -> Non
     # the base model may be called otherwise in files (backbone) than in Python (model)
     assert [x.name.partition(".")[2] for x in found] == sorted(name.partition(".")[2] for name in layers_of(model))
     assert {x.states for x in found} == {MODELS[name][1][MODELS[name][0]]} == {8}
-    assert {x.type for x in found} == {"Mamba-1" if name in ("Mamba", "FalconMamba") else "Mamba-2"}
+    assert {x.type for x in found} == {KINDS[name]}
     assert all("calibration" in x.note and not x.ranks for x in found)
 
 
@@ -123,6 +130,40 @@ def test_without_a_configuration_groups_are_a_guess(tmp_path: Path) -> None:
     [first, _] = inspect(tmp_path / "model.safetensors")
     assert first.states == 2 * 8
     assert first.note.endswith("; one group assumed")
+
+
+@pytest.mark.parametrize("name", ["Qwen3Next", "Qwen3_5", "OlmoHybrid", "LaraMini"])
+def test_keys_of_a_cut_model(name: str, tmp_path: Path) -> None:
+    from mamba_models import tokens, transformer
+
+    balred.reduce(transformer(name), 3, calibration=tokens()).save_pretrained(tmp_path)
+    assert {x.states for x in inspect(tmp_path)} == {3}
+    config = json.loads((tmp_path / "config.json").read_text())
+    heads = config["linear_num_key_heads"]
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": config}))
+    assert {(x.states, x.note.count("assumed")) for x in inspect(tmp_path)} == {(3, 0)}
+    config["linear_num_key_heads"] = 3  # of four heads of values
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="must have a layer"):
+        inspect(tmp_path)
+    [alone] = inspect(tmp_path / "model.safetensors")
+    assumed = int(alone.note.removesuffix(" heads of keys assumed").rpartition(" ")[2])
+    assert alone.states * assumed == 3 * heads
+
+
+@pytest.mark.parametrize("name", ["conv1d.weight", "in_proj_qkv.weight", "in_proj_b.weight", "norm.weight", "dt_bias"])
+def test_what_only_looks_like_delta_attention_is_none(name: str, tmp_path: Path) -> None:
+    from mamba_models import transformer
+
+    layer = next(m for m in transformer("Qwen3_5").modules() if hasattr(m, "A_log"))
+    state = layer.state_dict()
+    safetensors.save_file(state, tmp_path / "x.safetensors")
+    assert [x.type for x in inspect(tmp_path / "x.safetensors")] == ["Gated DeltaNet"]
+    longer = torch.cat([state[name], state[name][:1]])
+    for wrong in (state | {name: longer}, {n: x for n, x in state.items() if n != name}):
+        safetensors.save_file(wrong, tmp_path / "x.safetensors")
+        with pytest.raises(ValueError, match="must have a layer"):
+            inspect(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ def delta_net(name: str) -> None:
         return mamba(silence_keys(next(m for m in build(name).modules() if getattr(m, "A_log", None) is not None)))
 
 
-for _delta in ("Qwen3Next", "Qwen3_5", "OlmoHybrid"):
+for _delta in ("Qwen3Next", "Qwen3_5", "OlmoHybrid", "LaraMini"):
     delta_net(_delta)
 
 

@@ -58,7 +58,7 @@ def _ways(layer: Any) -> list[tuple[str, ...]]:
         There are two ways, and norms over the states, of which both take the same.
     """
     own = _way_shapes(layer, _WAY)
-    ways = [_WAY, *(names for names in _BACK if _way_shapes(layer, names) == own)]
+    ways: list[tuple[str, ...]] = [_WAY, *(names for names in _BACK if _way_shapes(layer, names) == own)]
     shared = [short.upper() for short in "bc" if len(ways) > 1 and _norm(layer, short) is not None]
     if shared:
         raise ValueError(

@@ -184,7 +184,7 @@ def test_mambapy(norms: bool) -> None:
 
 
 @pytest.mark.alike
-@pytest.mark.parametrize("name", ["Qwen3Next", "Qwen3_5", "OlmoHybrid"])
+@pytest.mark.parametrize("name", ["Qwen3Next", "Qwen3_5", "OlmoHybrid", "LaraMini"])
 def test_keys_of_gated_delta_nets_that_say_nothing_are_given_up(name: str) -> None:
     """Every other dimension of keys and queries is zero: without them the layer is the same."""
     layer = silence_keys(next(m for m in build(name).modules() if getattr(m, "A_log", None) is not None))
