@@ -26,14 +26,25 @@ def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
 
     Names may be dotted.  Everything else (hooks, modes, ``requires_grad``, attributes of the parameters such as
     ``_optim``) is copied.
+
+    Raises
+    ------
+    ValueError
+        The layer has one parameter under two of the names, and the values differ.
     """
-    new = _copied(layer)
+    new, given = _copied(layer), dict[int, tuple[str, torch.Tensor]]()
     for name, value in tensors.items():
         owner = new.get_submodule(name.rpartition(".")[0])
         last = name.rpartition(".")[2]
         if last in owner._parameters:
             parameter = owner._parameters[last]
             assert parameter is not None
+            first, other = given.setdefault(id(parameter), (name, value))
+            if other is not value and (other.shape != value.shape or not torch.equal(other, value)):
+                raise ValueError(
+                    f"a layer's parameters must be its own each, got one that is both {first} and {name} in {type(layer).__name__}, "
+                    "which a cut makes different: untie them first"
+                )
             parameter.grad = None
             parameter.data = value.detach().to(parameter.dtype)
         elif last in owner._buffers:

@@ -112,7 +112,7 @@ class LRU(nn.Module):
 def adapt_lru(layer: LRU) -> tuple[System, Any]:
     """The conjugate system of an LRU layer, and the way back."""
     half = layer.D.dtype in (torch.bfloat16, torch.float16)  # which have no complex numbers
-    p = {name: x.float() if half else x for name, x in layer.named_parameters()}
+    p = {name: x.float() if half else x for name, x in layer.named_parameters(remove_duplicate=False)}
     B, C = torch.complex(p["B_re"], p["B_im"]), torch.complex(p["C_re"], p["C_im"])
     system = lru_system(p["nu_log"], p["theta_log"], p["gamma_log"], B, C, torch.diag(p["D"]))
 

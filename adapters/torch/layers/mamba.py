@@ -55,7 +55,7 @@ def _ways(layer: Any) -> list[tuple[str, ...]]:
     Raises
     ------
     ValueError
-        There are two ways, and norms over the states, of which both take the same.
+        There are two ways, and norms over the states, of which both take the same, or one projection for both.
     """
     own = _way_shapes(layer, _WAY)
     ways: list[tuple[str, ...]] = [_WAY, *(names for names in _BACK if _way_shapes(layer, names) == own)]
@@ -64,6 +64,10 @@ def _ways(layer: Any) -> list[tuple[str, ...]]:
         raise ValueError(
             "a two-way layer must have no norms over its states, since each way keeps states of its own, got one on "
             f"{' and on '.join(shared)} in {type(layer).__name__}"
+        )
+    if len({id(getattr(layer, names[3])) for names in ways}) < len(ways):
+        raise ValueError(
+            f"each way of a two-way layer must have projections of its own, got one {_WAY[3]} in {type(layer).__name__}: untie them first"
         )
     return ways
 

@@ -227,6 +227,14 @@ def test_a_parameter_of_the_states_that_an_adapter_does_not_know_is_refused(extr
             cut()
 
 
+def test_one_parameter_in_two_places_of_a_layer_is_refused() -> None:
+    layer = LRU(3, 16)
+    layer.B_im = layer.B_re
+    for cut in (lambda: balred.reduce(layer, 4), lambda: reducer(layer)):
+        with pytest.raises(ValueError, match="got one that is both B_re and B_im in LRU, which a cut makes different"):
+            cut()
+
+
 def test_a_second_way_that_is_not_the_whole_of_one_is_refused() -> None:
     vim = pytest.importorskip("mambapy.vim")
     model = vim.VMamba(vim.MambaConfig(d_model=16, n_layers=1, d_state=8))

@@ -153,6 +153,17 @@ def test_one_way_of_the_same_class_is_a_mamba_layer() -> None:
     assert np.isfinite(output(small, x)).all()
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("A_log", "its A_log is shared with A_log_b"), ("x_proj", "must have projections of its own, got one x_proj")],
+)
+def test_parameters_that_both_ways_share_are_refused(part: str, said: str) -> None:
+    layer = mixer()
+    setattr(layer, f"{part}_b", getattr(layer, part))
+    with pytest.raises(ValueError, match=said):
+        balred.plan(layer, 3, calibration=noise())
+
+
 @pytest.mark.parametrize("cut", ["plan", "blank", "training"])
 def test_norms_that_both_ways_share_are_refused(cut: str) -> None:
     full = model(inner_layernorms=True)
