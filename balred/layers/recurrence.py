@@ -96,6 +96,7 @@ def chunk_of(features: int, states: int, length: int) -> int:
     16   64    1024   16      6.2    2.5
     16   256   256    16      8.1    1.6
     16   256   1024   32      12     1.8
+    64   64    64     4       0.7    3.3
     64   256   1024   8       3.4    5.8
     ===  ====  =====  ======  =====  =====
 
@@ -109,6 +110,4 @@ def chunk_of(features: int, states: int, length: int) -> int:
     if length < 8:
         return 0
     squared = states / features / (features / 1000 + states / (40 * length))
-    if squared < 12:
-        return 0
-    return next(size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared)
+    return next((size for size in (32, 16, 8, 4) if 2 * size <= length and size**2 <= 2 * squared), 0)
