@@ -94,7 +94,18 @@ def resized(fields: Mapping[str, Any], before: int, after: int) -> dict[str, int
 
 
 def is_s5(tree: Mapping[str, Any], settings: Any) -> bool:
-    """Whether the mapping holds the parameters of one S5 layer, nothing else, and `settings` says what they mean."""
+    """Whether the mapping holds the parameters of one S5 layer, nothing else, and `settings` says what they mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> settings = SimpleNamespace(conj_sym=True, discretization="zoh", clip_eigs=False, step_rescale=1.0)
+    >>> tree = {"Lambda_re": np.ones(3), "Lambda_im": np.ones(3), "log_step": np.ones((3, 1)), "D": np.ones(2)}
+    >>> tree |= {"B": np.ones((3, 2, 2)), "C": np.ones((2, 3, 2))}
+    >>> is_s5(tree, settings), is_s5({**tree, "bias": np.ones(2)}, settings)
+    (True, False)
+    """
     parts = {"C1", "C2"} if "C1" in tree else {"C"}
     if set(tree) != {"Lambda_re", "Lambda_im", "B", "D", "log_step"} | parts:
         return False

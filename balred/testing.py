@@ -143,6 +143,12 @@ def check_adapter(
     ------
     AssertionError
         The message says which of these fails and by how much.
+
+    Examples
+    --------
+    >>> import balred, torch
+    >>> from balred.adapters.torch import LRU
+    >>> balred.testing.check_adapter(LRU(2, 16, generator=torch.Generator().manual_seed(0)))  # says nothing if all is right
     """
     system, rebuild = adapt(layer)
     assert isinstance(system, (DenseSystem, DiagonalSystem)), (

@@ -175,9 +175,11 @@ NAMED = {
     for folder in ("docs", "balred", "adapters")
     for path in (ROOT / folder).rglob("*.*")
     if path.suffix in (".py", ".md", ".rst") and not {"_build", "generated"} & set(path.parts)
-    for target in re.findall(r"(?::[a-z:]+:|\{[a-z]+\})`~?([\w.]+)`", path.read_text("utf-8"))
+    for target in re.findall(
+        r"(?::(?:func|class|exc|data):|\{(?:func|class|exc|data)\})`~?([\w.]+)`", path.read_text("utf-8")
+    )
 }
-"""What a page or a docstring links to, by the last part of its name."""
+"""The functions and classes that a page or a docstring links to, by the last part of their names."""
 
 
 def left_out(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:

@@ -74,6 +74,14 @@ def adapt_frequency_data(obj: Any) -> tuple[System, Any]:
     ValueError
         The data show no order, since every one more is fitted, or no model of that order meets them: they are noisy, and the
         noise must be told to ``loewner``, or too few.
+
+    Examples
+    --------
+    >>> import control, numpy as np
+    >>> data = control.frd(control.tf([1.0, 3.0], [1.0, 3.0, 2.0]), np.geomspace(0.1, 10, 12))
+    >>> system, rebuild = adapt_frequency_data(data)
+    >>> system.states, np.allclose(rebuild(system).frdata, data.frdata)
+    (2, True)
     """
     points, values = frequency_data(obj)
     way_out = "make a model with balred.realisations.loewner.loewner(*balred.adapters.control.frequency_data(data), tol=noise)"

@@ -31,6 +31,14 @@ def adapt_transfer_function(obj: Any) -> tuple[System, Any]:
     ValueError
         An entry is not proper; on the way back, coefficients cannot hold the frequency response of an entry, or a system
         is complex.
+
+    Examples
+    --------
+    >>> import control
+    >>> from balred.adapters.control import adapt_transfer_function
+    >>> system, rebuild = adapt_transfer_function(control.tf([1.0], [1.0, 3.0, 2.0]))
+    >>> system.states, rebuild(system).den_list[0][0].round(12).tolist()
+    (2, [1.0, 3.0, 2.0])
     """
     num, den = _entries(obj)
     dt = 0 if obj.dt is None else obj.dt

@@ -61,7 +61,13 @@ def _is_key(x: Any) -> bool:
 
 
 def plain(x: Any) -> Any:
-    """A value for a checkpoint: a number, or a NumPy array."""
+    """A value for a checkpoint: a number, or a NumPy array.
+
+    Examples
+    --------
+    >>> plain(jax.numpy.arange(3)), plain(0.5), plain(jax.random.key(7))
+    (array([0, 1, 2], dtype=int32), 0.5, array([0, 7], dtype=uint32))
+    """
     if not is_array(x):
         return x
     return np.asarray(jax.random.key_data(x) if _is_key(x) else x)

@@ -40,7 +40,13 @@ _LINEAR = "in training only layers with an operator are cut in JAX, reduce other
 
 
 class Parts(NamedTuple):
-    """What a training consists of: its model, and what follows a cut; `others` only come back with a guard."""
+    """What a training consists of: its model, and what follows a cut; `others` only come back with a guard.
+
+    Examples
+    --------
+    >>> Parts(model="model", opt_state="moments")
+    Parts(model='model', opt_state='moments', averages=None, others=None)
+    """
 
     model: Any
     opt_state: Any
@@ -71,6 +77,13 @@ class TreeReducer:
         but the mean of the old one.
     ema_decay : float, optional
         The decay of ``optax.ema`` where its states are among the averages: they start at zero, which the cut must know.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.adapters.jax import TreeReducer
+    >>> TreeReducer(balred.Energy(0.99), window=(0, 1000), attempts=4)
+    TreeReducer(Energy(fraction=0.99, squared=False, multiple_of=1), attempts at 250, 500, 750, 1000)
     """
 
     @options_of(TrainingSettings)

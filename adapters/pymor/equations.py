@@ -134,6 +134,17 @@ class BalredRiccatiSolverLR(RiccatiSolverLR):  # type: ignore[misc]
 
     X also solves the Lyapunov equation of its closed loop; solved for a factor that keeps the small values which pyMOR loses
     with the full X.  Sparse operators of order ``mat_eqn_sparse_min_size`` or more are left to pyMOR's RADI.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymor.solvers.matrix_equations.equations import RiccatiEquation
+    >>> from balred.adapters.pymor import BalredRiccatiSolverLR
+    >>> one = np.eye(1)
+    >>> equation = RiccatiEquation.from_matrices(0 * one, None, one, 2 * one, trans=True)
+    >>> Z = equation.solve_lr(BalredRiccatiSolverLR()).to_numpy()
+    >>> (Z * Z).round(12)
+    array([[2.]])
     """
 
     def _solve(self, equation: Any) -> Any:
@@ -148,7 +159,19 @@ class BalredRiccatiSolverLR(RiccatiSolverLR):  # type: ignore[misc]
 
 
 class BalredPositiveRiccatiSolver(PositiveRiccatiSolver):  # type: ignore[misc]
-    """The stabilising solution of a pyMOR ``PositiveRiccatiEquation``: :class:`BalredRiccatiSolver` with -R in place of R."""
+    """The stabilising solution of a pyMOR ``PositiveRiccatiEquation``: :class:`BalredRiccatiSolver` with -R in place of R.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymor.solvers.matrix_equations.equations import PositiveRiccatiEquation
+    >>> from balred.adapters.pymor import BalredPositiveRiccatiSolver
+    >>> one = np.eye(1)
+    >>> equation = PositiveRiccatiEquation.from_matrices(-2 * one, None, one, one, R=one, trans=True)
+    >>> x = equation.solve(BalredPositiveRiccatiSolver())
+    >>> bool(np.allclose(x, 2 - 3**0.5))  # of x^2 - 4 x + 1 = 0
+    True
+    """
 
     def _solve(self, equation: Any) -> Matrix:
         return _riccati(equation, -1)[0]
@@ -158,6 +181,17 @@ class BalredPositiveRiccatiSolverLR(PositiveRiccatiSolverLR):  # type: ignore[mi
     r"""Factor Z of the stabilising solution :math:`X = ZZ^H` of a pyMOR ``PositiveRiccatiEquation``.
 
     From the Lyapunov equation of A itself, whose right-hand side X completes; A must be stable, or it is an UnstableError.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymor.solvers.matrix_equations.equations import PositiveRiccatiEquation
+    >>> from balred.adapters.pymor import BalredPositiveRiccatiSolverLR
+    >>> one = np.eye(1)
+    >>> equation = PositiveRiccatiEquation.from_matrices(-2 * one, None, one, one, R=one, trans=True)
+    >>> z = equation.solve_lr(BalredPositiveRiccatiSolverLR()).to_numpy()
+    >>> bool(np.allclose(z * z, 2 - 3**0.5))  # of x^2 - 4 x + 1 = 0
+    True
     """
 
     def _solve(self, equation: Any) -> Any:

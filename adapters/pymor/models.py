@@ -33,6 +33,15 @@ def adapt_lti(model: Any) -> tuple[System, Any]:
     ------
     ValueError
         The model depends on parameters; its response is not proper; initial data that are not zero, on the way back.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.adapters.pymor import lti_model
+    >>> from balred.adapters.pymor.models import adapt_lti
+    >>> system, rebuild = adapt_lti(lti_model(balred.testing.random_system(8, seed=0)))
+    >>> system.states, rebuild(balred.reduce(system, 3)).order
+    (8, 3)
     """
     _check_fixed(model)
     A, B, C, D, E = model.to_abcde_matrices()
@@ -81,6 +90,17 @@ def adapt_second_order(model: Any) -> tuple[System, Any]:
     ------
     ValueError
         As :func:`adapt_lti`: the model depends on parameters; its mass matrix is singular.
+
+    Examples
+    --------
+    >>> import balred, numpy as np
+    >>> from balred.adapters.pymor import second_order_model
+    >>> from balred.adapters.pymor.models import adapt_second_order
+    >>> K = 2 * np.eye(6) - np.eye(6, k=1) - np.eye(6, k=-1)
+    >>> model = second_order_model(balred.second_order(np.eye(6), 0.1 * K, K, np.eye(6)[:, :1], np.eye(6)[:1]))
+    >>> system, rebuild = adapt_second_order(model)
+    >>> system.states, type(rebuild(system)).__name__
+    (12, 'LTIModel')
     """
     return adapt_lti(model.to_lti())
 

@@ -31,6 +31,15 @@ def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
     ------
     ValueError
         The layer has one parameter under two of the names, and the values differ.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from balred.adapters.torch import blank_copy
+    >>> layer = torch.nn.Linear(2, 3)
+    >>> small = blank_copy(layer, {"weight": torch.zeros(1, 2), "bias": torch.zeros(1)})
+    >>> small(torch.ones(1, 2)).shape, layer.weight.shape
+    (torch.Size([1, 1]), torch.Size([3, 2]))
     """
     new, given = _copied(layer), dict[int, tuple[str, torch.Tensor]]()
     for name, value in tensors.items():
@@ -86,6 +95,16 @@ def set_layer(old: nn.Module, new: nn.Module, assign: Callable[[nn.Parameter, to
     and hooks stay those of `old`, since those of `new` run `new`.
 
     ``assign(parameter, data)`` gives a parameter its data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from balred.adapters.torch import LRU, set_layer
+    >>> layer, small = LRU(2, 16), LRU(2, 4)
+    >>> parameter = layer.nu_log
+    >>> set_layer(layer, small)
+    >>> layer.states, layer.nu_log is parameter
+    (4, True)
     """
     theirs = dict(new.named_modules())
     for name, mine in old.named_modules():

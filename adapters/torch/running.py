@@ -47,7 +47,16 @@ def given(model: Any, data: Any) -> Iterator[Batch]:
 
 
 def outputs(model: Any, how: Calibration) -> Callable[[Batch], Answer]:
-    """What the model answers to a batch, on the host, and which of its predictions count."""
+    """What the model answers to a batch, on the host, and which of its predictions count.
+
+    Examples
+    --------
+    >>> from balred.selection.calibration import Calibration
+    >>> answer = outputs(nn.Linear(2, 3), Calibration([torch.ones(4, 5, 2)]))
+    >>> predictions, counted = answer(((torch.ones(4, 5, 2),), {}))
+    >>> predictions.shape, counted
+    ((4, 5, 3), None)
+    """
 
     def answer(batch: Batch) -> Answer:
         with evaluating(model), torch.no_grad():

@@ -32,13 +32,25 @@ Wanted = Callable[[str, bool], bool]
 
 @dataclass(frozen=True)
 class Opaque:
-    """A value that only MATLAB can read; `kind` says what it is."""
+    """A value that only MATLAB can read; `kind` says what it is.
+
+    Examples
+    --------
+    >>> Opaque("a string of MATLAB").kind
+    'a string of MATLAB'
+    """
 
     kind: str
 
 
 class Struct(dict[str, Any]):
-    """The fields of a structure of one element."""
+    """The fields of a structure of one element.
+
+    Examples
+    --------
+    >>> Struct(A=[[-1.0]], Ts=0.1)["Ts"]
+    0.1
+    """
 
 
 class _Reader:

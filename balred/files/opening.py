@@ -54,6 +54,16 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         A file cannot be read.
     ValueError
         It is no checkpoint; the message begins with the file.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, torch
+    >>> from balred.files.opening import open_checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save(torch.nn.Linear(2, 3).state_dict(), pathlib.Path(folder, "model.pt"))
+    ...     checkpoint = open_checkpoint(pathlib.Path(folder, "model.pt"))
+    >>> {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    {'weight': (3, 2), 'bias': (3,)}
     """
     path = Path(path)
     if path.is_dir():

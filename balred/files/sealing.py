@@ -69,7 +69,16 @@ def damaged(path: Path) -> Path:
 
 
 def write_checkpoint(path: Path, data: bytes) -> None:
-    """Write a sealed checkpoint; the one before it is kept beside it."""
+    """Write a sealed checkpoint; the one before it is kept beside it.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_checkpoint(pathlib.Path(folder, "state.ckpt"), b"numbers")
+    ...     [path.name for path in pathlib.Path(folder).iterdir()]
+    ['state.ckpt']
+    """
     with replacing(path, "wb", previous=earlier(path)) as file:
         file.write(sealed(data))
 

@@ -92,6 +92,14 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
         The file cannot be written.
     ValueError
         A dtype is not one of the format, or the bytes of a tensor are not as many as its shape says.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tensors(pathlib.Path(folder, "a.safetensors"), {}, {"trained": "twice"})
+    ...     read_tensors(pathlib.Path(folder, "a.safetensors")).metadata["trained"]
+    'twice'
     """
     data = {name: np.ascontiguousarray(x.read()) for name, x in tensors.items()}
     seal = _digest(tensors, data, metadata)

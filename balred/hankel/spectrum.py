@@ -73,7 +73,16 @@ def spectrum(system: System, solver: str | None) -> Spectrum:
 
 
 def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False) -> Spectrum:
-    """The spectrum for a given pair of Gramian factors, whichever Gramians they are of."""
+    """The spectrum for a given pair of Gramian factors, whichever Gramians they are of.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.hankel.spectrum import spectrum_of
+    >>> g = balred.ss(np.diag([-1.0, -2.0]), np.ones((2, 1)), np.ones((1, 2)))
+    >>> spectrum_of(g, *balred.gramian_factors(g)).sigma.round(6)
+    array([0.731, 0.019])
+    """
 
     be = backend_of(Zp, Zq)
     U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(hankel_matrix(Zp, Zq)), tuple(Zp.shape[:-2]), Zq, Zp)

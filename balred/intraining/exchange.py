@@ -13,7 +13,19 @@ T = TypeVar("T")
 
 
 class Exchange(Protocol):
-    """A way to tell the others something; every process must call :meth:`gather` equally often."""
+    """A way to tell the others something; every process must call :meth:`gather` equally often.
+
+    Examples
+    --------
+    >>> class Alone:
+    ...     "A process that has nobody to tell."
+    ...     rank, size = 0, 1
+    ...
+    ...     def gather(self, mine):
+    ...         return [mine]
+    >>> Alone().gather({"encoder": 12})
+    [{'encoder': 12}]
+    """
 
     @property
     def rank(self) -> int:

@@ -59,7 +59,13 @@ class Guard:
 
 @dataclass(frozen=True)
 class PolicyState:
-    """What a policy remembers: the last step seen, rank choices by layer, and whether it has stopped for good."""
+    """What a policy remembers: the last step seen, rank choices by layer, and whether it has stopped for good.
+
+    Examples
+    --------
+    >>> PolicyState(step=100, choices={"encoder": (12, 12)}).to_dict()
+    {'step': 100, 'choices': {'encoder': [12, 12]}, 'stopped': False}
+    """
 
     step: int = 0
     choices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -76,6 +76,14 @@ class ReducerState:
         How many events its log files hold, by the names of the files.
     held : Held, optional
         A cut that is still to be judged.
+
+    Examples
+    --------
+    >>> from balred.intraining import ReducerState
+    >>> from balred.intraining.policy import PolicyState
+    >>> state = ReducerState(PolicyState(step=100), ranks={"encoder": 12})
+    >>> state.to_dict()["ranks"]
+    {'encoder': 12}
     """
 
     policy: PolicyState

@@ -52,6 +52,14 @@ class DataSums:
         How many of the model's predictions the gradients belong to; 0 where there are none.
     length : int
         The longest sequence.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = DataSums(P=np.eye(2), Q=None, positions=10, length=10)
+    >>> both = one + one
+    >>> both.P.tolist(), both.positions, both.length
+    ([[2.0, 0.0], [0.0, 2.0]], 20, 10)
     """
 
     P: Matrix

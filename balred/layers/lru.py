@@ -104,7 +104,13 @@ _COMPLEX = {"B": ("B_re", "B_im"), "C": ("C_re", "C_im")}
 
 
 def lru_split(values: dict[str, Host]) -> dict[str, Host]:
-    """Complex entries B, C as the real parameters B_re, B_im, C_re, C_im."""
+    """Complex entries B, C as the real parameters B_re, B_im, C_re, C_im.
+
+    Examples
+    --------
+    >>> lru_split({"B": np.array([1 + 2j]), "C": np.array([3 - 4j]), "D": np.array([5.0])})
+    {'D': array([5.]), 'B_re': array([1.]), 'B_im': array([2.]), 'C_re': array([3.]), 'C_im': array([-4.])}
+    """
     out = {k: v for k, v in values.items() if k not in _COMPLEX}
     for key, (re, im) in _COMPLEX.items():
         out[re], out[im] = values[key].real, values[key].imag

@@ -37,6 +37,20 @@ def lru_carry(
     -------
     dict
         The moments of the new parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from balred.layers.lru_carry import lru_carry
+    >>> from balred.systems.coordinates import Change
+    >>> old = {"nu_log": np.zeros(2), "theta_log": np.zeros(2), "gamma_log": np.zeros(2)}
+    >>> old |= {"B": np.ones((2, 1)) + 0j, "C": np.ones((1, 2)) + 0j}
+    >>> first = {"B": slice(1), "C": np.s_[:, :1]}  # the first of both states is kept
+    >>> new = {name: value[first.get(name, slice(1))] for name, value in old.items()}
+    >>> keep = np.eye(2, 1) + 0j
+    >>> change = Change(keep, 0 * keep, keep.T, 0 * keep.T)
+    >>> lru_carry(old, new, {name: 2 * value for name, value in old.items()}, change, power=1)["B"]
+    array([[2.+0.j]])
     """
     # the written-back modes may be scaled differently from the reduction's: z_new = s z
     gamma, gamma_new = np.exp(old["gamma_log"]), np.exp(new["gamma_log"])

@@ -43,6 +43,15 @@ def s5_system(
     Returns
     -------
     DiagonalSystem
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from balred.layers.s5 import s5_system
+    >>> from balred.layers.sampled import input_gain
+    >>> poles, step = np.array([-1 + 3j, -2 + 1j]), np.array([0.1, 0.1])
+    >>> s5_system(poles, step, input_gain(poles, step), np.ones((2, 1)) + 0j, np.ones((1, 2)) + 0j, np.zeros(1))
+    DiagonalSystem(states=2, inputs=1, outputs=1, dt=True, conjugate, complex128, numpy)
     """
     xp = namespace(poles)
     C, D = C if twice else C / 2, eye(D, D.shape[0]) * D
@@ -82,6 +91,16 @@ def s5_parameters(
     -------
     dict
         "Lambda" (P,), "log_step" (P,), "B" (P, H), "C" (H, P) or (H, 2 P).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from balred.layers.s5 import s5_parameters, s5_system
+    >>> from balred.layers.sampled import input_gain
+    >>> poles, step = np.array([-1 + 3j, -2 + 1j]), np.array([0.1, 0.1])
+    >>> g = s5_system(poles, step, input_gain(poles, step), np.ones((2, 1)) + 0j, np.ones((1, 2)) + 0j, np.zeros(1))
+    >>> s5_parameters(g, 0.1, ratio=1.0)["Lambda"].round(12)
+    array([-1.+3.j, -2.+1.j])
     """
     check_sampled(system, "S5")
     steps = np.broadcast_to(np.asarray(step, dtype=np.float64), (system.states,))

@@ -37,6 +37,14 @@ def hinf_peak(
 
     `others` are further realisations of the same transfer function, whose Hamiltonians may be better conditioned, and
     `given` is the one that was rounded to `system`, if it was.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.measures.hinf import hinf_peak
+    >>> peak, where = hinf_peak(balred.ss([[0.0, 1.0], [-4.0, -0.4]], [[0.0], [1.0]], [[1.0, 0.0]]))
+    >>> round(peak, 6), round(where, 6)  # a resonance near 2 rad/s
+    (1.256297, 1.979899)
     """
     turn = turn_of(np.linalg.eigvals(system.A)) if system.discrete else 1.0
     forms = [continuous(g, turn) for g in (system, *others)]

@@ -25,7 +25,20 @@ _LOOKED_AT = 6
 
 
 class RoundingWarning(UserWarning):
-    """A result is as good as its precision allows, and that is less than its bound promises."""
+    """A result is as good as its precision allows, and that is less than its bound promises.
+
+    Examples
+    --------
+    >>> import warnings, balred, numpy as np
+    >>> rates = np.array([1e-6, 1e2])  # the slow pole, exp(-1e-9), differs from one by a few units of rounding
+    >>> A, B = np.exp(-1e-3 * rates), -np.expm1(-1e-3 * rates) / rates
+    >>> g = balred.ss(np.diag(A), B[:, None], np.ones((1, 2)), dt=1e-3)
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always")
+    ...     small = balred.reduce(g, 1)
+    >>> told[0].category.__name__, bool(balred.error(g, small) > 2 * balred.hsv(g)[1])  # the bound
+    ('RoundingWarning', True)
+    """
 
 
 class Promise(NamedTuple):

@@ -56,6 +56,14 @@ def left_coprime(
     ----------
     A. Varga, Coprime factors model reduction based on accuracy enhancing techniques, Systems Analysis Modelling
     Simulation 11 (1993) (SLICOT AB09FD, AB09GD); D. G. Meyer, IEEE Trans. Automat. Control 35 (1990).
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.methods.coprime import left_coprime
+    >>> unstable = balred.ss([[1.0, 0.0], [0.0, -2.0]], np.ones((2, 1)), np.ones((1, 2)))
+    >>> left_coprime(unstable).sigma.round(6)
+    array([1.04246 , 0.243125])
     """
     return _analysed(system, solver, factorization, match_dc, right=False)
 
@@ -123,7 +131,17 @@ def _of_solution(g: DenseSystem, Y: Matrix, R: Matrix, S: Matrix) -> DenseSystem
 
 
 def coprime(state: Factors, k: int) -> Reduced:
-    """The reduced factors put together again."""
+    """The reduced factors put together again.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.methods.coprime import coprime, left_coprime
+    >>> unstable = balred.ss([[1.0, 0.0], [0.0, -2.0]], np.ones((2, 1)), np.ones((1, 2)))
+    >>> small, L, R = coprime(left_coprime(unstable), 1)
+    >>> bool(small.A[0, 0] > 0)  # the unstable mode is there
+    True
+    """
     g, L, R = truncate_or_match(state.spectrum, k)
     assert isinstance(g, DenseSystem)
     m = state.inputs

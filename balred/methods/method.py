@@ -48,7 +48,14 @@ class State(Protocol):
 
 
 class Of(Enum):
-    """What an a-priori bound is of: the kind is what code asks for, its value is what a reader is told."""
+    """What an a-priori bound is of: the kind is what code asks for, its value is what a reader is told.
+
+    Examples
+    --------
+    >>> from balred.methods import METHODS, Of
+    >>> METHODS["truncate"].bounds is Of.ERROR, str(METHODS["stochastic"].bounds)
+    (True, 'relative error, |G^-1 (G - Gk)|')
+    """
 
     ERROR = "H-infinity norm of the error"
     RELATIVE = "relative error, |G^-1 (G - Gk)|"
@@ -222,6 +229,12 @@ class Method:
     mixes_units : bool
         Whether what it makes depends on the units of states (it takes the definite part of a matrix, say), so that those given are
         kept where they do no harm.
+
+    Examples
+    --------
+    >>> from balred.methods import METHODS
+    >>> METHODS["hankel_norm"].takes, METHODS["lqg"].takes_unstable, METHODS["hankel_norm"].takes_unstable
+    ('dense', True, False)
     """
 
     reduce: Callable[[Any, int], Reduced]

@@ -82,5 +82,16 @@ def method_name(name: Any) -> str:
 
 
 def method_called(name: Any) -> Method:
-    """The method called `name`, or an error that lists them."""
+    """The method called `name`, or an error that lists them.
+
+    Examples
+    --------
+    >>> from balred.methods import method_called
+    >>> str(method_called("bounded_real").bounds)
+    'H-infinity norm of the error'
+    >>> method_called("balance")
+    Traceback (most recent call last):
+        ...
+    ValueError: method must be one of truncate, square_root, singular_perturbation, hankel_norm, stochastic, left_coprime, right_coprime, lqg, bounded_real, positive_real, modal, irka, tsia, frequency_weighted, time_limited, frequency_limited, weighted_hankel_norm, or matchdc (for singular_perturbation), got 'balance'
+    """
     return METHODS[method_name(name)]

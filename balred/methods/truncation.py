@@ -26,6 +26,16 @@ def truncate(sp: Spectrum, k: int) -> Reduced:
     References
     ----------
     B. C. Moore (1981); A. Varga, Efficient minimal realization procedure based on balancing, IMACS 1991 (SLICOT AB09AD).
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.hankel.spectrum import spectrum
+    >>> from balred.methods.truncation import truncate
+    >>> g = balred.testing.random_system(20, seed=0)
+    >>> small, L, R = truncate(spectrum(g, None), 4)
+    >>> small.states, np.allclose(L @ R, np.eye(4)), np.allclose(small.A, L @ g.A @ R)
+    (4, True, True)
     """
     return promised(sp, k, projected(sp, k))
 
@@ -45,6 +55,16 @@ def singular_perturbation(sp: Spectrum, k: int) -> Reduced:
     ----------
     Y. Liu and B. D. O. Anderson, Singular perturbation approximation of balanced systems, Int. J. Control 50 (1989)
     (SLICOT AB09BD, MATLAB's ``matchdc``).
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.hankel.spectrum import spectrum
+    >>> from balred.methods.truncation import singular_perturbation
+    >>> g = balred.testing.random_system(20, seed=0)
+    >>> small, L, R = singular_perturbation(spectrum(g, None), 4)
+    >>> np.allclose(small(0), g(0))  # the steady state
+    True
     """
     xp = namespace(sp.Zp)
     n = max(k, int(np.max(numerical_rank(sp.sigma))))
@@ -132,5 +152,16 @@ def _rounding_counts(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
 
 
 def truncate_or_match(sp: Spectrum, k: int) -> Reduced:
-    """Truncation, or singular perturbation where the analysis was asked to match the steady state (``match_dc``)."""
+    """Truncation, or singular perturbation where the analysis was asked to match the steady state (``match_dc``).
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.hankel.spectrum import spectrum_of
+    >>> from balred.methods.truncation import truncate_or_match
+    >>> g = balred.testing.random_system(20, seed=0)
+    >>> factors = balred.gramian_factors(g)
+    >>> [np.allclose(truncate_or_match(spectrum_of(g, *factors, match_dc=m), 4)[0](0), g(0)) for m in (False, True)]
+    [False, True]
+    """
     return (singular_perturbation if sp.match_dc else truncate)(sp, k)

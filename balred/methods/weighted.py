@@ -323,6 +323,16 @@ def along_inputs(
     In coordinates where Q is diagonal :math:`A_{11}^H\Sigma_1+\Sigma_1A_{11} = -C_1^HC_1`, so the reduced system is stable whatever
     P is, unless `left` has states.  There is no a-priori bound of the error.  P is never formed: its factor is that of
     a QR decomposition of all states, so that small values have their digits.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.methods.weighted import along_inputs
+    >>> g = balred.ss(np.diag([0.9, 0.5]), np.ones((2, 1)), np.ones((1, 2)), dt=1)
+    >>> slow = np.sin(0.01 * np.arange(1000))[None]
+    >>> sigma = along_inputs(g, inputs=slow).sigma
+    >>> bool(sigma[1] < 1e-2 * sigma[0])  # one state is enough for slow inputs
+    True
     """
     recordings = recordings_of(system, inputs, dt, hold)
     if left is None:

@@ -16,7 +16,21 @@ from balred.ranks.bounds import FloatArray, a_priori_bound, numerical_rank
 
 
 class Rule(Protocol):
-    """What chooses a rank: attributes and the one method a rule has."""
+    """What chooses a rank: attributes and the one method a rule has.
+
+    Examples
+    --------
+    >>> import balred, numpy as np
+    >>> class Above:
+    ...     "States whose value is above one."
+    ...     multiple_of = 1
+    ...
+    ...     def order(self, hsv):
+    ...         return int((np.asarray(hsv) > 1).sum())
+    >>> g = balred.testing.random_system(20, seed=0)
+    >>> balred.reduce(g, Above()).states == Above().order(balred.hsv(g))
+    True
+    """
 
     @property
     def multiple_of(self) -> int:

@@ -59,6 +59,14 @@ class SparseSystem:
         For the relative residuals of the equations of both Gramians, as :func:`gramian_factors_lr`.
     max_steps : int
         Of the iteration that solves them.
+
+    Examples
+    --------
+    >>> import balred, numpy as np, scipy.sparse
+    >>> A = scipy.sparse.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(2000, 2000), format="csc")
+    >>> rod = balred.sparse_system(A, np.eye(2000, 1), np.eye(1, 2000))
+    >>> rod.states, rod.discrete, balred.reduce(rod, 6).states
+    (2000, False, 6)
     """
 
     A: Any
@@ -314,6 +322,13 @@ def reduce_sparse(
     References
     ----------
     T. Penzl, Algorithms for model reduction of large dynamical systems, Linear Algebra Appl. 415 (2006).
+
+    Examples
+    --------
+    >>> import balred, numpy as np, scipy.sparse
+    >>> A = scipy.sparse.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(2000, 2000), format="csc")
+    >>> reduce_sparse(balred.sparse_system(A, np.eye(2000, 1), np.eye(1, 2000)), balred.ErrorBound(1e-6))
+    DenseSystem(states=20, inputs=1, outputs=1, continuous, float64, numpy)
     """
     Zp, Zq, _ = gramian_factors_lr(system, tol=tol, max_steps=max_steps)
     U, s, Vh = np.linalg.svd(Zq.conj().T @ (system._mass @ Zp), full_matrices=False)

@@ -48,6 +48,15 @@ class Analysis:
         What it was solved with.
     rebuild : callable
         ``rebuild(system)`` writes a reduced system into an object of the type that was analysed.
+
+    Examples
+    --------
+    >>> import balred
+    >>> a = balred.analyze(balred.testing.random_system(20, seed=0))
+    >>> a.rank(balred.Energy(0.99)), a.rank(balred.ErrorBound(0.01, relative=True))
+    (6, 7)
+    >>> bool(balred.error(a.system, a.reduce(8)) <= a.bound(8))
+    True
     """
 
     def __init__(self, solved: Solved, settings: Settings, rebuild: Callable[[System], Any]) -> None:

@@ -122,7 +122,15 @@ def check_even(candidates: Candidates, made: Mapping[str, Smaller | Failure]) ->
 
 @dataclass(frozen=True)
 class Row:
-    """One layer of a plan: `after` is None where it is skipped, `note` says why."""
+    """One layer of a plan: `after` is None where it is skipped, `note` says why.
+
+    Examples
+    --------
+    >>> import balred
+    >>> row = balred.plan({"encoder": balred.testing.random_system(8, seed=1)}, 4).rows[0]
+    >>> row.layer, row.type, row.before, row.after
+    ('encoder', 'DenseSystem', 8, 4)
+    """
 
     layer: str
     type: str

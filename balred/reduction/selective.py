@@ -32,7 +32,18 @@ SelectiveLayers = Mapping[str, tuple[Any, Selective]]
 
 
 class CalibrationWarning(UserWarning):
-    """States of selective layers were chosen without data."""
+    """States of selective layers were chosen without data.
+
+    Examples
+    --------
+    >>> import warnings, balred
+    >>> from balred.reduction import CalibrationWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", CalibrationWarning)  # a selective layer without data is an error now
+    ...     small = balred.reduce(balred.testing.random_system(8, seed=0), 4)  # this layer needs none
+    >>> small.states
+    4
+    """
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,15 @@ from balred.systems.poles import known_poles, pole_margin, warn_if_unstable
 
 @dataclass(frozen=True, repr=False)
 class Reduction:
-    """A reduced system and what is known of it."""
+    """A reduced system and what is known of it.
+
+    Examples
+    --------
+    >>> import balred
+    >>> made = balred.analyze(balred.testing.random_system(20, seed=0)).reduction(4)
+    >>> made.stable_order, made.capped
+    (4, False)
+    """
 
     system: System
     orders: NDArray[np.int64]
@@ -64,6 +72,15 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
     -----
     InstabilityWarning
         What was made of the part that the method sees has more unstable modes than that part.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.reduction.writing_back import reduced
+    >>> a = balred.analyze(balred.testing.random_system(20, seed=0))
+    >>> made = reduced(a.solved, a.settings, 4)
+    >>> made.system.states, bool(made.bound == a.bound(4))
+    (4, True)
     """
     system, method = solved.system, settings.row
     be = backend_of(system.B)

@@ -61,6 +61,29 @@ class Selective:
         In place of :func:`balred.selection.select`.
     note : str
         What a plan says besides, where a selection changes more than what the states add up to.
+
+    Examples
+    --------
+    >>> import balred, numpy as np
+    >>> from balred.registry import Selective, register_selective
+    >>> from balred.selection import Moments
+    >>> class Bank:
+    ...     "One gain a state; the output is their sum."
+    ...     def __init__(self, gains):
+    ...         self.gains = gains
+    >>> def moments(bank):
+    ...     ones = np.ones((1, len(bank.gains)))
+    ...     return Moments(np.diag(bank.gains**2), groups=1, B=ones, C=ones)
+    >>> selective = Selective(
+    ...     states=lambda layer: len(layer.gains),
+    ...     gather=lambda model, layers, calibration: {name: moments(bank) for name, bank in layers.items()},
+    ...     cut=lambda layer, selection, moments: Bank(layer.gains[selection.kept[0]]),
+    ...     blank=lambda layer, states: Bank(layer.gains[:states]),
+    ...     needs_data=False,
+    ... )
+    >>> register_selective(Bank, selective)
+    >>> balred.reduce(Bank(np.array([3.0, 0.1, 2.0])), 2).gains
+    array([3., 2.])
     """
 
     states: Callable[[Any], int]
@@ -80,6 +103,12 @@ class Entry:
     A selective layer has a :class:`balred.registry.Selective`, mostly in place of the operator that it is not.
     ``resize_model(model, layer)`` gives the new model around a replaced layer its size.
     What is a second-order system, or holds one, is read and written back as such by ``second_order``.
+
+    Examples
+    --------
+    >>> from balred.registry import Entry
+    >>> Entry(adapter=None).selective is None
+    True
     """
 
     adapter: Adapter | None
@@ -126,6 +155,22 @@ class Container:
     or None.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest of
     models, `roots` by their paths: what they share would go wrong.  ``seen(model)`` tells what modules that look like layers
     lack to be known, and ``fixed(model)`` why there is nothing to cut in others that have a memory.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.registry import Container, register_container
+    >>> class Chain:
+    ...     def __init__(self, *parts):
+    ...         self.parts = parts
+    >>> def layers(model):
+    ...     return {f"part{i}": part for i, part in enumerate(model.parts)}
+    >>> def replace(model, new):
+    ...     return Chain(*(new.get(name, part) for name, part in layers(model).items()))
+    >>> register_container(Chain, Container(layers, replace))
+    >>> model = Chain(balred.testing.random_system(8, seed=1), balred.testing.random_system(6, seed=2))
+    >>> [part.states for part in balred.reduce(model, 4).parts]
+    [4, 4]
     """
 
     layers: Callable[[Any], Mapping[str, Any]]
@@ -146,7 +191,16 @@ _loaded: set[str] = set()
 
 
 class AdapterNotFound(TypeError):
-    """No adapter knows the type, or a model has no layer that one knows."""
+    """No adapter knows the type, or a model has no layer that one knows.
+
+    Examples
+    --------
+    >>> import balred
+    >>> balred.hsv("a text")
+    Traceback (most recent call last):
+        ...
+    balred.registry.entries.AdapterNotFound: no adapter knows builtins.str or any layer in it: register the layer's class with balred.register(cls, adapter)
+    """
 
 
 @overload
@@ -217,7 +271,22 @@ def register(
 
 
 def register_entry(cls: type | str, entry: Entry, recognises: Recognises | None = None) -> None:
-    """Register an :class:`Entry` made by hand; otherwise as :func:`register`."""
+    """Register an :class:`Entry` made by hand; otherwise as :func:`register`.
+
+    Examples
+    --------
+    >>> import balred, numpy as np
+    >>> from balred.registry import Entry, register_entry
+    >>> class Lag:
+    ...     def __init__(self, poles):
+    ...         self.poles = poles
+    >>> def adapt_lag(lag):
+    ...     n = len(lag.poles)
+    ...     return balred.ss(np.diag(lag.poles), np.ones((n, 1)), np.ones((1, n))), lambda small: small
+    >>> register_entry(Lag, Entry(adapt_lag))
+    >>> balred.hsv(Lag([-1.0, -2.0])).shape
+    (2,)
+    """
     name = cls if isinstance(cls, str) else qualified(cls)
     if recognises is None:
         _entries[name] = entry
@@ -250,6 +319,22 @@ def register_selective(
         As in :func:`balred.register`, for layers that are a linear operator all the same, to look at.
     accounts : iterable of str, optional
         As in :func:`balred.register`.
+
+    Examples
+    --------
+    >>> import balred, numpy as np
+    >>> from balred.registry import Selective, register_selective
+    >>> from balred.selection import Moments
+    >>> class Gains(list):
+    ...     "One gain a state."
+    >>> def gather(model, layers, calibration):
+    ...     n = {name: np.ones((1, len(layer))) for name, layer in layers.items()}
+    ...     return {name: Moments(np.diag(np.square(layer)), 1, n[name], n[name]) for name, layer in layers.items()}
+    >>> def cut(layer, selection, moments):
+    ...     return Gains(layer[i] for i in selection.kept[0])
+    >>> register_selective(Gains, Selective(len, gather, cut, lambda layer, n: Gains(layer[:n]), needs_data=False))
+    >>> balred.reduce(Gains([3.0, 0.1, 2.0]), 2)
+    [3.0, 2.0]
     """
     known = None if accounts is None else frozenset(accounts)
     entry = Entry(adapter, selective=selective, resize_model=resize_model, accounts=known)
@@ -257,7 +342,20 @@ def register_selective(
 
 
 def register_container(cls: type | str, container: Container) -> None:
-    """Register how to look into models of `cls`."""
+    """Register how to look into models of `cls`.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.registry import Container, register_container
+    >>> class Pair:
+    ...     def __init__(self, first, second):
+    ...         self.first, self.second = first, second
+    >>> register_container(Pair, Container(vars, lambda model, new: Pair(**{**vars(model), **new})))
+    >>> model = Pair(*(balred.testing.random_system(8, seed=i) for i in range(2)))
+    >>> [(row.layer, row.after) for row in balred.plan(model, 4).rows]
+    [('first', 4), ('second', 4)]
+    """
     _containers[cls if isinstance(cls, str) else qualified(cls)] = container
 
 

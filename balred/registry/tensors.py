@@ -14,6 +14,13 @@ def tensors_of(obj: Any, path: str = "") -> dict[str, Any]:
 
     Mappings, lists and tuples are looked into; what is no array and holds none (numbers, texts, functions, random keys) is
     left out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from balred.registry.tensors import tensors_of
+    >>> list(tensors_of({"encoder": torch.nn.Linear(2, 3), "scale": torch.ones(2), "name": "mine"}))
+    ['encoder.weight', 'encoder.bias', 'scale']
     """
     prefix = f"{path}." if path else ""
     container = container_of(obj)

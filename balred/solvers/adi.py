@@ -46,6 +46,15 @@ class AdiInfo:
         Columns of the two factors.
     shifts : tuple of complex
         One of each conjugate pair.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse
+    >>> from balred.solvers.adi import low_rank_factors
+    >>> A = scipy.sparse.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(500, 500), format="csc")
+    >>> Zp, Zq, info = low_rank_factors(A, scipy.sparse.eye(500, format="csc"), np.eye(500, 1), np.eye(1, 500))
+    >>> max(info.residuals) <= 1e-14, info.columns == (Zp.shape[1], Zq.shape[1])
+    (True, True)
     """
 
     steps: int
@@ -202,6 +211,18 @@ def low_rank_factors(
     P. Benner, P. Kuerschner and J. Saak, An improved numerical method for balanced truncation for symmetric second-order
     systems, Math. Comput. Model. Dyn. Syst. 19 (2013); the same, Self-generating and efficient shift parameters in ADI
     methods for large Lyapunov and Sylvester equations, ETNA 43 (2014).
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse
+    >>> from balred.solvers.adi import low_rank_factors
+    >>> A = scipy.sparse.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(500, 500), format="csc")
+    >>> Zp, Zq, info = low_rank_factors(A, scipy.sparse.eye(500, format="csc"), np.eye(500, 1), np.eye(1, 500))
+    >>> P = Zp @ Zp.T
+    >>> rest = A @ P + P @ A.T
+    >>> rest[0, 0] += 1  # B B^H
+    >>> bool(np.abs(rest).max() < 1e-12), Zp.shape[1] < 100
+    (True, True)
     """
     pencil = backend("scipy").Pencil(A, E)
     lu = _factors(pencil, 0.0, "the system has a pole at zero")

@@ -137,7 +137,17 @@ class Generators(NamedTuple):
 
 
 def generators(system: DiagonalSystem) -> Generators:
-    """The generators of both Gramians of `system`; n numbers need transcendental functions, n^2 only arithmetic."""
+    """The generators of both Gramians of `system`; n numbers need transcendental functions, n^2 only arithmetic.
+
+    Examples
+    --------
+    >>> import balred, numpy as np
+    >>> from balred.solvers.closed_form import generators
+    >>> g = generators(balred.diagonal(poles=np.array([-1.0, -2.0]), B=np.ones((2, 1)), C=np.ones((1, 2))))
+    >>> g.R.real.round(6)  # 1/2, 1/3 and 1/4
+    array([[0.5     , 0.333333],
+           [0.333333, 0.25    ]])
+    """
     xp = namespace(system.B)
     s, G, H = (arrays.to_complex(x) for x in (system.log_poles, system.B, xp.matrix_transpose(system.C)))
     scale = None

@@ -92,6 +92,14 @@ def stabilising(given: Equation, rule: str, near: Matrix | None = None) -> Matri
     different sizes; they keep their digits in coordinates of :func:`reached_first`.
 
     What may be `near` the solution, to half of its digits, is tried first: Newton's method restores the others.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from balred.solvers.riccati import Equation, stabilising
+    >>> one = np.eye(1)
+    >>> stabilising(Equation(one, one, one, one, 0 * one, False), "(A, B) must be stabilisable").round(6)  # 1 + 2^(1/2)
+    array([[2.414214]])
     """
     scaled = _scaled(given, rule)
     if near is not None and (found := _polished(scaled, near)) is not None:

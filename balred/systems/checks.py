@@ -38,6 +38,16 @@ def as_array(name: str, value: Any) -> Array:
         What is no number, a sparse matrix, more digits than float64 has.
     ValueError
         Rows of several lengths, masked entries.
+
+    Examples
+    --------
+    >>> as_array("A", [[1, 2], [3, 4]])
+    array([[1., 2.],
+           [3., 4.]])
+    >>> as_array("A", [[1, 2], [3]])
+    Traceback (most recent call last):
+        ...
+    ValueError: A must have rows of one length, got others: setting an array element with a sequence. The requested array has an inhomogeneous shape after 1 dimensions. The detected shape was (2,) + inhomogeneous part.
     """
     if type(value) is np.ndarray and value.dtype.char in "dfDF" and value.dtype.isnative:
         return value

@@ -17,6 +17,14 @@ class Change:
 
     :math:`x \approx V_1z + V_2\bar z` and :math:`z = W_1x + W_2\bar x`; the second terms are zero unless the system is
     conjugate.  Shapes (..., n, r) and (..., r, n).
+
+    Examples
+    --------
+    >>> import balred
+    >>> g = balred.testing.random_system(16, dt=1, kind="conjugate", seed=0)
+    >>> change = balred.analyze(g).reduction(4).change
+    >>> change.V1.shape, change.W1.shape
+    ((16, 4), (4, 16))
     """
 
     V1: Complex

@@ -103,6 +103,14 @@ def response(
     ------
     ArithmeticError
         The refinement does not converge, because nothing near the solution is known.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from balred.systems.long_products import response
+    >>> one = np.eye(1)
+    >>> complex(response(-one, one, one, 0 * one, 1j, discrete=False)[0, 0])  # 1 / (1 + i)
+    (0.5-0.5j)
     """
     n = len(A)
     dtype = np.complex128

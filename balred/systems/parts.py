@@ -36,6 +36,13 @@ def split(system: System, offset: float | None, eps: float = 0.0) -> tuple[Syste
     In continuous time a pole is stable if ``Re(s) < -offset``, in discrete time if ``|z| < 1 - offset``, by more than
     rounding: poles that cannot be told from that boundary are unstable, and so is, as a whole, a group of poles that
     cannot be told from each other.  `eps` is as in :func:`balred.systems.poles.known_poles`.
+
+    Examples
+    --------
+    >>> import balred
+    >>> unstable, stable = split(balred.ss(np.diag([1.0, -2.0, -3.0]), np.ones((3, 1)), np.ones((1, 3))), None)
+    >>> unstable.states, stable.states
+    (1, 2)
     """
     if isinstance(offset, bool) or not isinstance(offset, (int, float, np.integer, np.floating, type(None))):
         raise TypeError(f"offset must be a number, got {offset!r}")

@@ -33,7 +33,20 @@ class UnstableError(ValueError):
 
 
 class InstabilityWarning(UserWarning):
-    """A reduced system has more unstable modes than what it stands for."""
+    """A reduced system has more unstable modes than what it stands for.
+
+    Examples
+    --------
+    >>> import warnings, balred, numpy as np
+    >>> K = 2 * np.eye(12) - np.eye(12, k=1) - np.eye(12, k=-1)  # twelve masses between springs
+    >>> A = np.block([[np.zeros((12, 12)), np.eye(12)], [-K, -0.02 * K - 0.01 * np.eye(12)]])
+    >>> chain = balred.ss(A, np.eye(24)[:, 12:13], np.eye(24)[11:12])
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always")
+    ...     small = balred.reduce(chain, 8, method="frequency_limited", band=(0.1, 0.5))
+    >>> told[0].category.__name__, bool(np.linalg.eigvals(small.A).real.max() > 0)
+    ('InstabilityWarning', True)
+    """
 
 
 def pole_margin(system: System) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -104,6 +117,13 @@ def known_poles(system: System, eps: float = 0.0) -> Poles:
 
     Those of a diagonal system are what it says.  A dense one's are looked at closely only where one of them is near the
     boundary or beyond it.  `eps` is the relative error of the entries where they were of a narrower kind before.
+
+    Examples
+    --------
+    >>> import balred
+    >>> poles = known_poles(balred.ss([[-1.0, 5.0], [0.0, 0.0]], np.ones((2, 1)), np.ones((1, 2))))
+    >>> poles.at, poles.inside()
+    (array([-1.+0.j,  0.+0.j]), array([ True, False]))
     """
     if isinstance(system, DiagonalSystem):
         poles, margin = pole_margin(system)
@@ -130,7 +150,17 @@ def known_poles(system: System, eps: float = 0.0) -> Poles:
 
 
 def check_stable(system: System, eps: float = 0.0) -> None:
-    """Raise :class:`UnstableError` naming the worst pole if `system` is not stable (no-op on tracers)."""
+    """Raise :class:`UnstableError` naming the worst pole if `system` is not stable (no-op on tracers).
+
+    Examples
+    --------
+    >>> import balred
+    >>> check_stable(balred.ss([[-1.0]], [[1.0]], [[1.0]]))
+    >>> check_stable(balred.ss([[2.0]], [[1.0]], [[1.0]]))
+    Traceback (most recent call last):
+        ...
+    balred.systems.poles.UnstableError: every pole must have a negative real part, got a pole at 2 (real part 2); hsv and reduce split off the unstable part of a single system, Gramians do not exist for it
+    """
     if not is_concrete(*system.leaves):
         return
     poles = known_poles(system, eps)

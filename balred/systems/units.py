@@ -90,6 +90,12 @@ def even_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
     References
     ----------
     R. James, J. Langou and B. R. Lowery, On matrix balancing and eigenvector computation, 2014 (LAPACK's xGEBAL).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> even_units(np.array([[-1.0, 1e6], [1e-6, -1.0]]), np.ones((2, 1)), np.ones((1, 2)))
+    array([5.120000e+02, 9.765625e-04])
     """
     n = len(A)
     if n < 2 or already_even(A).all():
@@ -239,6 +245,14 @@ def in_even_units(system: System, uneven: float = _UNEVEN) -> tuple[System, np.n
 
     Other systems as they are, and None: what some methods make depends a little on the coordinates (frequency-weighted
     balancing with definite parts, say), and those given are the ones to use where they do no harm.
+
+    Examples
+    --------
+    >>> import balred, numpy as np
+    >>> g = balred.ss([[-1.0, 1e6], [1e-6, -1.0]], np.ones((2, 1)), np.ones((1, 2)))
+    >>> even, d = in_even_units(g)
+    >>> bool(np.abs(even.A).max() < 2), np.allclose(even(1j), g(1j))
+    (True, True)
     """
     if not is_one(system.B) or system.order < 2:
         return system, None

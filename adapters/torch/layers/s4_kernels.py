@@ -81,7 +81,15 @@ def gain(kernel: Any, A: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
 
 
 def factor(kernel: Any, A: torch.Tensor, step: torch.Tensor, length: int | None) -> torch.Tensor:
-    """What C is multiplied by, (H, N), in a kernel of that length; endless if None."""
+    """What C is multiplied by, (H, N), in a kernel of that length; endless if None.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> A, step = torch.tensor([-1.0 + 0j]), torch.tensor([0.1])
+    >>> factor(SimpleNamespace(disc="zoh"), A, step, None)  # other kernels multiply C by one
+    tensor([1.+0.j])
+    """
     if hasattr(kernel, "l_kernel"):  # C was made to see the first values only
         seen = int(kernel.l_kernel)
         return -1 / torch.expm1(seen * sampled_poles(A, step, "bilinear")) if seen else torch.ones_like(A)

@@ -115,7 +115,13 @@ def refuse_graphs(model: nn.Module) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of the generators that a training draws from: Python's, NumPy's, PyTorch's."""
+    """The states of the generators that a training draws from: Python's, NumPy's, PyTorch's.
+
+    Examples
+    --------
+    >>> sorted(random_states())
+    ['cuda', 'numpy', 'python', 'torch']
+    """
     name, keys, *rest = np.random.get_state()  # noqa: NPY002  the global generator is what loaders use
     return {
         "python": random.getstate(),
