@@ -15,10 +15,10 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # small matrices on many threads are slower than on one; the trainings set their own number
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help env info demo test test-all test-core test-oldest test-python slow fuzz docs html doctest bench studies lint dist clean
+.PHONY: help env info demo test test-all test-core test-oldest test-python slow fuzz docs html doctest pictures bench studies lint dist clean
 help:
 	@echo "make env | info | demo | test | test-all | test-core | test-oldest | test-python PYTHON=... | slow | fuzz"
-	@echo "     docs | bench | studies | lint | dist | clean"
+	@echo "     docs | pictures | bench | studies | lint | dist | clean"
 
 env: $(STAMP)
 
@@ -83,6 +83,10 @@ html: env
 
 doctest: env
 	$(BIN)/sphinx-build -q -W -b doctest docs docs/_build/doctest
+
+# the scripts of the gallery, run, and their pictures
+pictures: env
+	$(BIN)/python docs/gallery/pictures.py
 
 bench: env
 	$(BIN)/python benchmarks/dense.py
