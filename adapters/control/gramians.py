@@ -28,8 +28,10 @@ def hankel_singular_values(sys: Any, *, solver: str | None = None, offset: float
     ----------
     sys : control.StateSpace
         Continuous or discrete.
-    solver, offset : optional
-        As :func:`balred.hsv`.
+    solver : {"smith", "scipy", "slycot"}, optional
+        Of the Lyapunov equations; by default "smith".
+    offset : float, optional
+        Poles within `offset` of the stability boundary count as unstable.
 
     Returns
     -------
@@ -61,8 +63,8 @@ def gram(sys: Any, type: str, *, solver: str | None = None) -> Matrix:
     sys : control.StateSpace
     type : {"c", "o", "cf", "of"}
         Controllability or observability Gramian; with "f" the factor R of :math:`W = R^TR`, diagonal nonnegative.
-    solver : str, optional
-        As :func:`balred.gramians`.
+    solver : {"smith", "scipy", "slycot"}, optional
+        Of the Lyapunov equations; by default "smith".
 
     Returns
     -------
@@ -102,8 +104,10 @@ def balreal(sys: Any, *, solver: str | None = None, offset: float | None = None)
     ----------
     sys : control.StateSpace
         Minimal; unstable modes are split off and stand first.
-    solver, offset : optional
-        As :func:`balred.hsv`.
+    solver : {"smith", "scipy", "slycot"}, optional
+        Of the Lyapunov equations; by default "smith".
+    offset : float, optional
+        Poles within `offset` of the stability boundary count as unstable.
 
     Returns
     -------

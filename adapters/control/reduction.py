@@ -45,8 +45,10 @@ def balanced_reduction(
     alpha : float, optional
         Boundary of stability, at most 0 for the real parts of continuous poles, in (0, 1] for the moduli of discrete
         ones: poles beyond it are kept as they are.
-    solver, offset : optional
-        As :func:`balred.reduce`.  `offset` says the same as `alpha`, from the boundary of stability on.
+    solver : {"smith", "scipy", "slycot"}, optional
+        Of the Lyapunov equations; by default "smith".
+    offset : float, optional
+        Poles within `offset` of the stability boundary are kept as they are: `alpha`, counted from that boundary.
 
     Returns
     -------

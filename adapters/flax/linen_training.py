@@ -24,8 +24,16 @@ class InTrainingReducer(TreeReducer):
 
     Parameters
     ----------
-    rule, window, attempts, **options
-        As :class:`balred.adapters.jax.TreeReducer`.  The guard's metric is called with the train state.
+    rule : rule or Budget
+        How many states a layer keeps, such as ``balred.Energy(0.99)``.
+    window : (int, int)
+        The steps between which cuts may happen, counted from 1.
+    attempts : int, optional
+        So many equidistant steps, the last one at the end of the window (default 4).
+    **options
+        The other settings of :class:`balred.intraining.TrainingSettings` (`interval`, `min_cut`, `settled`, `guard`, `dry_run`,
+        `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The guard's metric is
+        called with the train state.
     module : callable, optional
         ``module(ranks)``, with the states of each layer by name, returns the module of these sizes, whose ``apply`` becomes
         the ``apply_fn``.  Without it ``apply_fn`` must be the ``apply`` of a module with a single layer, which keeps the number of

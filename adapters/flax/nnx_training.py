@@ -19,8 +19,16 @@ class InTrainingReducer(TreeReducer):
 
     Parameters
     ----------
-    rule, window, attempts, **options
-        As :class:`balred.adapters.jax.TreeReducer`.  The guard's metric is called with the model.
+    rule : rule or Budget
+        How many states a layer keeps, such as ``balred.Energy(0.99)``.
+    window : (int, int)
+        The steps between which cuts may happen, counted from 1.
+    attempts : int, optional
+        So many equidistant steps, the last one at the end of the window (default 4).
+    **options
+        The other settings of :class:`balred.intraining.TrainingSettings` (`interval`, `min_cut`, `settled`, `guard`, `dry_run`,
+        `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The guard's metric is
+        called with the model.
 
     Examples
     --------

@@ -71,10 +71,17 @@ class TreeReducer:
 
     Parameters
     ----------
-    rule, window, attempts, **options
-        As :class:`balred.intraining.TrainingSettings`; selective layers are left alone also with `calibration`.  The step count of an optax state is one for all
-        parameters and goes on, so with ``moments="reset"`` a second moment is not zero (which would multiply the learning rate)
-        but the mean of the old one.
+    rule : rule or Budget
+        How many states a layer keeps, such as ``balred.Energy(0.99)``.
+    window : (int, int)
+        The steps between which cuts may happen, counted from 1.
+    attempts : int, optional
+        So many equidistant steps, the last one at the end of the window (default 4).
+    **options
+        The other settings of :class:`balred.intraining.TrainingSettings`: `interval`, `min_cut`, `settled`, `guard`, `dry_run`,
+        `moments`, `log`, `calibration`.  Selective layers are left alone, also with `calibration`.  An optax state has one step
+        count for all parameters, which goes on.  So with ``moments="reset"`` a second moment becomes the mean of the old one:
+        zeros would multiply the learning rate.
     ema_decay : float, optional
         The decay of ``optax.ema`` where its states are among the averages: they start at zero, which the cut must know.
 

@@ -41,7 +41,8 @@ def plot_bode(
         Which to draw; by default all.  Numbers count from 0.  Names are those of the first system: of python-control, or of a
         file.
     omega : array_like, optional
-        As :func:`balred.adapters.matplotlib.plot_error`.
+        Positive frequencies in rad/s (rad per step where the step is not specified).  By default from a decade below the
+        slowest pole to a decade above the fastest or the Nyquist frequency, denser where poles are lightly damped.
     labels : sequence of str, optional
         For the legend; by default the number of states.
     axes : array of matplotlib Axes, optional

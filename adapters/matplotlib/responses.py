@@ -93,7 +93,8 @@ def plot_sigma(
     *systems : system, layer, or anything :func:`balred.adapt` reads
         A system and its reductions, say.
     omega : array_like, optional
-        As :func:`plot_error`.
+        Positive frequencies in rad/s (rad per step where the step is not specified).  By default from a decade below the
+        slowest pole to a decade above the fastest or the Nyquist frequency, denser where poles are lightly damped.
     labels : sequence of str, optional
         For the legend; by default the number of states.
     every : bool, default True

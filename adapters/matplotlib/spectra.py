@@ -45,7 +45,7 @@ def plot_hsv(obj: Any, rank: Any = None, *, method: str = "truncate", ax: Axes |
     Raises
     ------
     ValueError, TypeError
-        As :func:`balred.analyze` and :meth:`balred.Analysis.rank`.
+        The method or an option is unknown, `obj` cannot be analysed, or no order satisfies the rule.
 
     Examples
     --------

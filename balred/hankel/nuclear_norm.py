@@ -121,7 +121,7 @@ def hankel_weights(obj: Any, *, precision: str = "float64") -> Any:
     Raises
     ------
     UnstableError
-        As :func:`hankel_nuclear_norm`.
+        A pole is unstable or marginal.
     ValueError
         A dense system: its Gramians are what costs.
 

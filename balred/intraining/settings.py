@@ -24,8 +24,22 @@ class TrainingSettings(Policy):
 
     Parameters
     ----------
-    rule, window, attempts, interval, min_cut, settled, guard, dry_run
-        As :class:`balred.intraining.Policy`, which this is.
+    rule : rule or Budget
+        How many states a layer keeps, such as ``balred.Energy(0.99)``.
+    window : (int, int)
+        The steps between which cuts may happen, counted from 1.
+    attempts : int, optional
+        So many equidistant steps, the last one at the end of the window (default 4).
+    interval : int, optional
+        Instead of `attempts`: every so many steps from the window's start on.
+    min_cut : float, default 0.05
+        A layer is cut only to at most ``(1 - min_cut)`` of its present rank.
+    settled : int, optional
+        A layer is cut only once its choice has stayed within 5 % (or one state) over this many attempts in a row.
+    guard : Guard, optional
+        Takes a cut back after which its metric is worse.
+    dry_run : bool, default False
+        Only report what would be cut.
     moments : {"reset", "carry"}, default "reset"
         What becomes of the optimizer's moments of a cut layer: they start afresh, or are carried through the change of
         coordinates where they are plain averages of gradients (Adam and its relatives, momentum); those of other optimizers

@@ -31,8 +31,12 @@ def hankel_matrix_hsv(
 
     Parameters
     ----------
-    markov, rows, columns, stable
-        As :func:`era`.
+    markov : array_like, shape (steps, p, m), or (steps,) for one input and output
+        :math:`h_0 = D, h_1, h_2, \dots`: outputs to a unit impulse.
+    rows, columns : int, optional
+        Numbers of blocks of H; by default as many as the data allow, in equal numbers.
+    stable : bool, default False
+        The response is over at the end of the data: zeros follow.
 
     Returns
     -------

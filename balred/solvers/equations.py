@@ -85,8 +85,13 @@ def stein(A: Any, Q: Any, C: Any = None, E: Any = None) -> Any:
 
     Parameters
     ----------
-    A, Q, C, E
-        As :func:`lyap`.
+    A : array_like, shape (n, n)
+        Stable or not.
+    Q : array_like, shape (n, n), or (m, m) with `C`
+        Symmetric or not.
+    C : array_like, shape (n, m), optional
+    E : array_like, shape (n, n), optional
+        Nonsingular.
 
     Returns
     -------
@@ -95,7 +100,9 @@ def stein(A: Any, Q: Any, C: Any = None, E: Any = None) -> Any:
     Raises
     ------
     ValueError
-        As :func:`lyap`; two eigenvalues whose product is one are to blame here.
+        Shapes do not fit; `C` and `E` are both given; E is singular; the equation has no single solution, because the product of
+        an eigenvalue of A and one of :math:`A^H` (of Q, in a Sylvester equation) is one, exactly or as far as rounding errors
+        allow to tell.  The message names them.
     ArithmeticError
         The solution does not satisfy the equation to working precision.
 

@@ -160,8 +160,11 @@ def diagonal(
 
     Raises
     ------
-    ValueError, TypeError
-        As :func:`ss`; also when both or neither of `poles` and `log_poles` are given.
+    ValueError
+        Shapes do not fit, no inputs or no outputs, a value is NaN, infinite or masked, `dt` is negative, devices differ; both
+        or neither of `poles` and `log_poles` are given.
+    TypeError
+        What is no number, or has more digits than float64; arrays from different libraries.
 
     Examples
     --------

@@ -57,8 +57,15 @@ class InTrainingReducer:
         must make its reducer and call its methods at the same steps; the first alone writes the `log`.
     optimizer : torch.optim.Optimizer
         Its parameter groups, and the schedulers that hold it, are left as they are.  Also what Accelerate wrapped it in.
-    rule, window, attempts, **options
-        As :class:`balred.intraining.TrainingSettings`.
+    rule : rule or Budget
+        How many states a layer keeps, such as ``balred.Energy(0.99)``.
+    window : (int, int)
+        The steps between which cuts may happen, counted from 1.
+    attempts : int, optional
+        So many equidistant steps, the last one at the end of the window (default 4).
+    **options
+        The other settings of :class:`balred.intraining.TrainingSettings`: `interval`, `min_cut`, `settled`, `guard`, `dry_run`,
+        `moments`, `log`, `calibration`.
     averages : sequence of torch.nn.Module
         Averaged copies of the model (``AveragedModel``, ema-pytorch's ``EMA``), cut by the same transformation.
     restore : sequence

@@ -34,7 +34,7 @@ def reducer_later(
     Raises
     ------
     TypeError, ValueError
-        As :class:`balred.intraining.TrainingSettings`.
+        A setting is not as it must be.
     """
     settings = TrainingSettings(rule, window, attempts, **options)
 
