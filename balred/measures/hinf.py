@@ -14,6 +14,8 @@ from balred.systems.poles import eigenvalues
 
 _TOLD = 1e-8
 """Relative error of a peak that may be rounding."""
+_SLACK = 100.0
+"""What first-order rounding errors are taken for times as large, to be sure."""
 
 Matrix = NDArray[Any]
 Form: TypeAlias = tuple[Matrix, Matrix, Matrix, Matrix]
@@ -106,7 +108,7 @@ def _sure(
 
     Errors of reduced systems are small differences of large numbers, near poles that are close to the boundary.
     """
-    if np.isinf(where) or not found > 0 or _rounding(system, where) <= _TOLD * found:
+    if np.isinf(where) or not found > 0 or _gain_and_rounding(system, where)[1] <= _TOLD * found:
         return found, where
 
     def gain(w: float) -> float:
@@ -126,18 +128,29 @@ def _sure(
     value = gain(where)
     if abs(value - found) <= _TOLD * value:
         return value, where
-    value, where = largest(gains, np.unique(np.append(starts, where)))
+    # where so much cancels that nobody knows the digits, the gain is small beside others
+    others = [w for w in np.unique(starts).tolist() if w != where and _most(system, w) >= value]
+    value, where = max((value, where), largest(gains, np.array(others))) if others else (value, where)
     sizes = np.abs(starts[np.isfinite(starts) & (starts != 0)])
     return _climb(gains, where, float(sizes.min(initial=np.inf)) if len(sizes) else 1.0)
 
 
-def _rounding(system: DenseSystem, w: float) -> float:
-    """What rounding errors of entries may change of the gain at w, to first order."""
+def _most(system: DenseSystem, w: float) -> float:
+    """More than the gain at w, by far where rounding errors are a part of what is computed of it."""
+    if np.isinf(w):
+        return gain_of(system.D)
+    gain, rounding = _gain_and_rounding(system, w)
+    return gain + _SLACK * rounding
+
+
+def _gain_and_rounding(system: DenseSystem, w: float) -> tuple[float, float]:
+    """The gain at w in ordinary digits, and what rounding errors of entries may change of it, to first order."""
     A, B, C, D = system.A, system.B, system.C, system.D
     M = (np.exp(1j * w) if system.discrete else 1j * w) * np.eye(len(A)) - A
-    X, Y = np.abs(np.linalg.solve(M, B)), np.abs(np.linalg.solve(M.T, C.T)).T
+    states = np.linalg.solve(M, B)
+    X, Y = np.abs(states), np.abs(np.linalg.solve(M.T, C.T)).T
     size = Y @ (np.abs(A) @ X + (X if system.discrete else abs(w) * X)) + np.abs(C) @ X + np.abs(D)
-    return float(np.finfo(np.float64).eps * np.linalg.norm(size))
+    return float(np.linalg.norm(C @ states + D, 2)), float(np.finfo(np.float64).eps * np.linalg.norm(size))
 
 
 def gains_of(A: Matrix, B: Matrix, C: Matrix, D: Matrix) -> Callable[[Matrix], Matrix]:
