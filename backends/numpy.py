@@ -24,8 +24,8 @@ from threadpoolctl import ThreadpoolController
 Array = NDArray[Any]
 _PIECE = 64
 """Members of a batch that are computed together, at most."""
-_CACHED, _WORTH = 2**20, 2**17
-"""Entries that stay in a core's cache, and from how many on a second core is worth waking."""
+_CACHED, _WORTH = 2**14, 2**17
+"""Entries whose products stay in a core's cache, and from how many on a second core is worth waking."""
 _SMALL, _FEW = 48, 1024
 """Orders up to which BLAS uses no second thread by itself, and from which on a second thread is worth its waking."""
 DYNAMIC_SHAPES = True
@@ -228,11 +228,15 @@ def svdvals(x: Array) -> Array:
 def graded_rows(x: Array, most: int) -> Array:
     """Rows with the same ``x^H x`` to rounding, falling in size, as many as the numerical rank, found by QR with pivoting.
 
-    `x` itself if more than `most` rows are needed.
+    `x` itself if more than `most` rows are needed.  A square `x` is upper triangular.
     """
     rows, n = x.shape
     char = x.dtype.char
     eps = np.finfo(x.dtype).eps
+    if rows == n and most < n <= _SMALL:  # its inverse may tell at once that no singular value is rounding of the first
+        inverse, singular = lapack("trtri", char)(x)
+        if not singular and eps * np.linalg.norm(x) * np.linalg.norm(inverse) < 1:
+            return x
     if rows >= 64:  # pivoting is slow; a Cholesky factorisation tells half of the rank's digits at once
         gram = np.asarray(x @ x.conj().T)
         level = eps**0.875 * float(gram.diagonal().real.max())

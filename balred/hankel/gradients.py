@@ -85,7 +85,7 @@ def energy_cotangents(found: Solved) -> tuple[Array, ...]:
     The same sum is :math:`\mathrm{tr}(B^HQB)`, so that Q is its cotangent with respect to :math:`BB^H` and P that with
     respect to :math:`C^HC`.
     """
-    system, Zp, Zq, coordinates = found
+    system, Zp, Zq, coordinates = found[:4]
     P, Q = Zp @ ct(Zp), Zq @ ct(Zq)
     if isinstance(system, DenseSystem):
         dA = Q @ system.A @ P if system.discrete else Q @ P

@@ -57,9 +57,9 @@ def pad(s: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
     return np.concatenate([s[..., :n], np.zeros((*s.shape[:-1], max(n - s.shape[-1], 0)), s.dtype)], axis=-1)
 
 
-def hankel_matrix(Zp: Array, Zq: Array) -> Array:
-    """``Zq^H Zp``, whose singular values are the Hankel singular values; an error where they are no numbers."""
-    product = ct(Zq) @ Zp
+def hankel_matrix(Zp: Array, Zq: Array, product: Array | None = None) -> Array:
+    """``Zq^H Zp`` (or that `product`), whose singular values are the Hankel ones; an error where they are no numbers."""
+    product = ct(Zq) @ Zp if product is None else product
     check_representable("Hankel singular values", product)  # LAPACK would never end
     return product
 
@@ -67,9 +67,10 @@ def hankel_matrix(Zp: Array, Zq: Array) -> Array:
 def spectrum(system: System, solver: str | None) -> Spectrum:
     """Solve for the factors of `system` (in its own precision) and decompose their product, in the solver's coordinates."""
     found = solved(system, solver)
-    return spectrum_of(found.system.to_dense(), found.Zp, found.Zq)._replace(
-        bounding=True, coordinates=found.coordinates
-    )
+    system, Zp, Zq, at, product = found
+    be = backend_of(Zp, Zq)
+    U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(hankel_matrix(Zp, Zq, product)), tuple(Zp.shape[:-2]), Zq, Zp)
+    return Spectrum(system.to_dense(), Zp, Zq, U, s, ct(Vh), bounding=True, coordinates=at)
 
 
 def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False) -> Spectrum:

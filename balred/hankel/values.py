@@ -146,7 +146,7 @@ def _of_one(system: System) -> Array | None:
         except (UnstableError, ArithmeticError):
             return None
         with be.few_threads(system.order):
-            s = be.svdvals(hankel_matrix(found.Zp, found.Zq))
+            s = be.svdvals(hankel_matrix(found.Zp, found.Zq, found.product))
     check_representable("Hankel singular values", s)
     return _padded(s, system.order)
 
@@ -154,7 +154,8 @@ def _of_one(system: System) -> Array | None:
 def _values(system: System, solver: str | None) -> Array:
     if isinstance(system, DiagonalSystem) and is_siso(system) and solver in (None, "closed", "cauchy"):
         return siso_values(system, relative=solver == "cauchy")
-    _, Zp, Zq, _ = solved(system, solver)
+    found = solved(system, solver)
+    Zp, Zq = found.Zp, found.Zq
     be = backend_of(Zp)
     return be.over_batch(lambda Zq, Zp: be.svdvals(hankel_matrix(Zp, Zq)), tuple(Zp.shape[:-2]), Zq, Zp)
 

@@ -25,6 +25,10 @@ from balred.systems.poles import check_stable
 MAX_DOUBLINGS = 60
 _FEW = 8
 """Up to so many states a batch is computed by operations on all its members at once."""
+_STACKED = 40
+"""Up to so many states the factors of one matrix are stacks of rows."""
+_FEWEST_SHED = 16
+"""From so many states on, a factor of low numerical rank loses the rows it does not need."""
 _ROOTS = 1.0, 2**0.5, 3**0.5, 5**0.5
 
 
@@ -45,6 +49,8 @@ class Run(NamedTuple):
         The smallest shift of a continuous system as a part of its norm: about the root of its reciprocal condition.
     last : array, shape (...)
         The norm of the last power: where it is below one, every pole is stable.
+    sizes : pair of float
+        The norms of the factors of one matrix of NumPy.
     """
 
     Zp: Array
@@ -54,6 +60,7 @@ class Run(NamedTuple):
     count: Any
     nearest: Array
     last: Any = None
+    sizes: tuple[float, float] = (0.0, 0.0)
 
 
 def limit(x: Array) -> float:
@@ -100,9 +107,10 @@ def _iterated(system: DenseSystem, both: bool = True) -> Run:
     # the factors lie on their sides, P = Fp^H Fp, so that what a QR factorisation leaves is the next factor
     M, *F = (x if x.dtype == dtype else xp.astype(x, dtype) for x in (A, ct(B), C)[: 2 + both])
     if is_one(M):
-        Fp, Fq, growth, count = _one(be, M, *F)
+        Fp, Fq, growth, count, sizes = _one(be, M, *F)
         Zp, Zq = ct(Fp), ct(Fq)
-        return Run(Zp, Zq, growth, _of_one(*system.leaves, Zp, Zq, system.discrete), count, nearest)
+        rest = _of_one(*system.leaves, Zp, Zq, system.discrete, sizes)
+        return Run(Zp, Zq, growth, rest, count, nearest, sizes=sizes)
     loop = _many if isinstance(M, np.ndarray) and M.shape[-1] <= _FEW else _several
     F, growth, count, last = loop(be, M, F)
     Z = [ct(x) for x in F]
@@ -110,36 +118,88 @@ def _iterated(system: DenseSystem, both: bool = True) -> Run:
     return Run(Z[0], Z[1] if both else None, growth, rest, count, nearest, last)
 
 
-def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, float, int]:
-    """Both factors of one matrix of NumPy, the growth of its powers and the doublings."""
-    n, eps, most = len(M), arrays.eps(M), limit(M)
-    Fp, Fq = (be.triangular_factor(F) if len(F) >= n else F for F in (Fp, Fq))
-    tpqrt, trmm, lange = (be.lapack(name, M.dtype.char) for name in ("tpqrt", "trmm", "lange"))
-    block = min(32, n)
-    p, q, size = size_of(Fp), size_of(Fq), size_of(M)
+def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, float, int, tuple[float, float]]:
+    """Both factors of one matrix of NumPy, the growth of its powers, the doublings and the norms of the factors."""
+    factor = _Stack if len(M) <= _STACKED else _Triangle
+    eps, most = arrays.eps(M), limit(M)
+    P, Q = factor(be, Fp), factor(be, Fq)
+    p, q, size = size_of(P.F), size_of(Q.F), size_of(M)
     growth, count = size, 0
-
-    def extended(F: Array, W: Array) -> Array:
-        if len(F) == n:  # an upper triangle
-            return tpqrt(0, block, F, W, overwrite_a=1, overwrite_b=1)[0]
-        return _joined(be, F, W, True) if len(F) else F  # empty where one Gramian alone is asked for
-
     while True:
         if count and not size < most:
             M, size = np.zeros_like(M), 0.0
-        square = len(Fp) == n, len(Fq) == n  # upper triangles then
-        Wp = trmm(1.0, Fp, ct(M)) if square[0] else Fp.dot(ct(M))
-        Wq = trmm(1.0, Fq, M) if square[1] else Fq.dot(M)
-        wp, wq, reach = lange("F", Wp), lange("F", Wq), min(size, 1.0)
+        (Wp, wp), (Wq, wq), reach = P.times(ct(M)), Q.times(M), min(size, 1.0)
         done = (reach * wp <= eps * p and reach * wq <= eps * q) or count == MAX_DOUBLINGS
         # W is appended in any case, and what would follow it is less than |M||W|
-        Fp, Fq = extended(Fp, Wp), extended(Fq, Wq)
+        P.append(Wp)
+        Q.append(Wq)
         if done:
-            return Fp, Fq, growth, count
+            return P.finished(), Q.finished(), growth, count, (p, q)
         p, q = math.hypot(p, wp), math.hypot(q, wq)
         M = M.dot(M)
         size = size_of(M)
         growth, count = max(growth, size), count + 1
+
+
+class _Stack:
+    """The factor of a Gramian of a few states: rows that are brought to a triangle only where there are very many of them.
+
+    A QR factorisation of many rows takes hardly longer than one of a few, because all the time goes into its steps.
+    """
+
+    def __init__(self, be: Backend, F: Array) -> None:
+        self.be, self.n, self.shed = be, F.shape[1], F.shape[1] >= _FEWEST_SHED
+        self.most = max(4 * self.n, 64)
+        self.rows = np.empty((2 * self.most, self.n), F.dtype)
+        self._start(F if len(F) < self.most else be.triangular_factor(F))
+
+    def _start(self, F: Array) -> None:
+        self.rows[: len(F)] = F
+        self.F = self.rows[: len(F)]
+
+    def times(self, X: Array) -> tuple[Array, float]:
+        at = len(self.F)
+        W = self.F.dot(X, out=self.rows[at : 2 * at])
+        return W, size_of(W)
+
+    def append(self, W: Array) -> None:
+        at = 2 * len(self.F)
+        self.F = self.rows[:at]
+        if at >= self.most:
+            self._start(self.compressed())
+
+    def compressed(self) -> Array:
+        F = self.be.triangular_factor(self.F)
+        if self.shed:
+            graded = self.be.graded_rows(F, 4 * self.n // 5)
+            self.shed = len(graded) <= 4 * self.n // 5
+            F = graded if self.shed else F
+        return F
+
+    def finished(self) -> Array:
+        return self.compressed() if len(self.F) > self.n else self.F
+
+
+class _Triangle:
+    """The factor of a Gramian of more states: a triangle as soon as there are so many rows, whose zeros save half the work."""
+
+    def __init__(self, be: Backend, F: Array) -> None:
+        self.be, self.n = be, F.shape[1]
+        self.F = be.triangular_factor(F) if len(F) >= self.n else F
+        self.tpqrt, self.trmm, self.lange = (be.lapack(name, F.dtype.char) for name in ("tpqrt", "trmm", "lange"))
+
+    def times(self, X: Array) -> tuple[Array, float]:
+        W = self.trmm(1.0, self.F, X) if len(self.F) == self.n else self.F.dot(X)
+        return W, self.lange("F", W)
+
+    def append(self, W: Array) -> None:
+        if len(self.F) == self.n:
+            self.F = self.tpqrt(0, min(32, self.n), self.F, W, overwrite_a=1, overwrite_b=1)[0]
+        elif len(self.F):  # empty where one Gramian alone is asked for
+            self.F = _joined(self.be, self.F, W, True)
+
+    def finished(self) -> Array:
+        return self.F
 
 
 def _many(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array, int, Array]:
@@ -193,11 +253,12 @@ def _several(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array,
     xp, n = namespace(M), int(M.shape[-1])
     concrete = is_concrete(M, *F)
     shed = be.DYNAMIC_SHAPES and M.ndim == 2 and concrete
+    tall = 4 * n if isinstance(M, np.ndarray) and M.ndim > 2 and n <= _STACKED else 0
     eps, most = arrays.eps(arrays.real(M)), limit(M)
 
     def grow(state: tuple[Any, ...]) -> tuple[Any, ...]:
         M, F, W, growth, count, _ = state
-        F = tuple(_joined(be, f, w, shed) for f, w in zip(F, W, strict=True))
+        F = joined(F, W, tall)
         M = M @ M
         size = fro(M)
         growth = xp.maximum(growth, be.stop_gradient(size))
@@ -212,6 +273,12 @@ def _several(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array,
         )
         return M, F, W, growth, count + 1, ~small & (count < MAX_DOUBLINGS)
 
+    def joined(F: tuple[Array, ...], W: tuple[Array, ...], tall: int) -> tuple[Array, ...]:
+        if tall:  # a QR factorisation of many rows takes hardly longer than one of a few
+            stacks = (xp.concat([f, w], axis=-2) for f, w in zip(F, W, strict=True))
+            return tuple(be.triangular_factor(f) if f.shape[-2] >= tall else f for f in stacks)
+        return tuple(_joined(be, f, w, shed) for f, w in zip(F, W, strict=True))
+
     def moved(M: Array, F: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(_times(be, f, m) for f, m in zip(F, (ct(M), M), strict=False))
 
@@ -219,13 +286,13 @@ def _several(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array,
     counter, going = (0, True) if concrete else (xp.asarray(0), xp.asarray(True))
     growth = be.stop_gradient(fro(M))
     state: tuple[Any, ...] = (M, start, moved(M, start), growth, counter, going)
-    if not shed:  # a fixed number of doublings until the factors are square; their shapes change no more
+    if not (shed or tall):  # a fixed number of doublings until the factors are square; their shapes change no more
         for _ in range(math.ceil(math.log2(n / min(f.shape[-2] for f in start)))):
             state = grow(state)
     M, last, W, growth, count, _ = be.while_loop(lambda s: s[-1], grow, state)
     if not concrete:
         growth = xp.where(count < MAX_DOUBLINGS, growth, xp.inf)
-    return [_joined(be, f, w, shed) for f, w in zip(last, W, strict=True)], growth, count, fro(M)
+    return list(joined(last, W, tall and n)), growth, count, fro(M)
 
 
 def _joined(be: Backend, F: Array, W: Array, shed: bool) -> Array:
@@ -344,7 +411,7 @@ def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array | None = None, *
     True
     """
     if is_one(A) and Zq is not None:
-        return _of_one(A, B, C, Zp, Zq, discrete)
+        return _of_one(A, B, C, Zp, Zq, discrete, (size_of(Zp), size_of(Zq)))
     xp = namespace(A)
     x = vectors(A, 2)[:, 1:] / int(A.shape[-1]) ** 0.5
     AH, size = ct(A), fro(A)
@@ -362,17 +429,18 @@ def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array | None = None, *
     return reachable if Zq is None else xp.maximum(reachable, side(AH, Ax, ct(C), Zq))
 
 
-def _of_one(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, discrete: bool) -> float:
-    """The same for matrices of NumPy, in ordinary numbers."""
+def _of_one(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, discrete: bool, sizes: tuple[float, float]) -> float:
+    """The same for matrices of NumPy and factors of the norms `sizes`, in ordinary numbers."""
     x = _on_host(len(A), 2, A.dtype)[:, 1]
     AH, size, found = ct(A), size_of(A), []
-    Ax, AHx = A.dot(x), AH.dot(x)
-    for M, Mx, F, Z in ((A, AHx, B, Zp), (AH, Ax, ct(C), Zq)):
-        ZH = ct(Z)
-        P, other = Z.dot(ZH.dot(x)), Z.dot(ZH.dot(Mx))
+    both = np.empty((len(A), 2), Zp.dtype)
+    both[:, 0] = x
+    for M, MH, F, Z, own in ((A, AH, B, Zp, sizes[0]), (AH, A, ct(C), Zq, sizes[1])):
+        both[:, 1] = MH.dot(x)
+        P, other = Z.dot(ct(Z).dot(both)).T
         rest, weight = (M.dot(other) - P, 1 + size * size) if discrete else (M.dot(P) + other, 2 * size)
-        square, right = size_of(Z), size_of(F)
-        scale = weight * square * square + right * right
+        right = size_of(F)
+        scale = weight * own * own + right * right
         found.append(size_of(rest + F.dot(ct(F).dot(x))) / (scale * len(A) ** 0.5 or 1.0))
     return float(np.maximum(found[0], found[1]))
 

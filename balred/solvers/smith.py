@@ -42,6 +42,8 @@ class Solved(NamedTuple):
     Zp: Array
     Zq: Array
     coordinates: Coordinates
+    product: Array | None = None
+    """``Zq^H Zp``, where it was looked at."""
 
 
 def smith_factors(system: DenseSystem) -> tuple[Array, Array]:
@@ -68,10 +70,10 @@ def smith_solved(system: DenseSystem) -> Solved:
     with backend_of(*system.leaves).few_threads(system.order):
         even, d = evened(system)
         ordinary, ports = moderate(even)
-        small, Zp, Zq, at = _solved(ordinary, d)
+        small, Zp, Zq, at, product = _solved(ordinary, d)
     if ports is not None:
-        small, (Zp, Zq) = ports.system(small), ports.factors(Zp, Zq)
-    return Solved(small, Zp, Zq, at.within(d))
+        small, (Zp, Zq), product = ports.system(small), ports.factors(Zp, Zq), None
+    return Solved(small, Zp, Zq, at.within(d), product)
 
 
 def output_energy(system: DenseSystem) -> Array | None:
@@ -112,8 +114,9 @@ def _solved(system: DenseSystem, d: Array | None) -> Solved:
     if run.count > _SAMPLED_OFTEN and (image := continuous_image(system)) is not None:
         other = iterated(image)
         run = other if other.count < run.count else run  # each doubling leaves half of what is known of slow poles
-    found = Solved(system, run.Zp, run.Zq, Coordinates(None))
-    doubt = _doubt(run) if one else backend_of(run.Zp).to_numpy(_doubt(run))
+    product = ct(run.Zq).dot(run.Zp) if one else None
+    found = Solved(system, run.Zp, run.Zq, Coordinates(None), product)
+    doubt = _doubt_of_one(run, product) if one else backend_of(run.Zp).to_numpy(_doubt(run))
     if (doubt <= _accuracy(system, 0.6)).all():
         return found
     if doubt.ndim:
@@ -257,12 +260,7 @@ def _doubt(run: Run, given: Array | None = None) -> Array:
     eps, n = arrays.eps(arrays.real(run.Zp)), int(run.Zp.shape[-2])
     lasts = 2.0**run.count / -math.log(eps) if isinstance(run.count, int) else 0.0
     if is_one(run.Zp):
-        if not run.growth < limit(run.Zp):
-            return np.float64(np.inf)
-        product = max(size_of(ct(run.Zq) @ run.Zp), 0.0 if given is None else eps * float(given))
-        fold = size_of(run.Zp) * size_of(run.Zq) / product if product > 0 else 1.0
-        grown = max(run.growth**2 / n - 1, 0.0)
-        return np.maximum(eps * max(run.growth**2 * n**-0.5 * fold, grown * lasts), run.residual)
+        return _doubt_of_one(run, ct(run.Zq).dot(run.Zp), given)
     xp = namespace(run.Zp)
     reach, product = _reach(run), fro(ct(run.Zq) @ run.Zp)
     product = product if given is None else xp.maximum(product, eps * given)
@@ -272,10 +270,23 @@ def _doubt(run: Run, given: Array | None = None) -> Array:
     return xp.where(run.growth < limit(run.Zp), doubt, xp.inf)
 
 
+def _doubt_of_one(run: Run, product: Array, given: Array | None = None) -> np.float64:
+    """The same for one matrix of NumPy, in ordinary numbers."""
+    if not run.growth < limit(run.Zp):
+        return np.float64(np.inf)
+    eps, n = arrays.eps(run.Zp), len(run.Zp)
+    size = max(size_of(product), 0.0 if given is None else eps * float(given))
+    fold = run.sizes[0] * run.sizes[1] / size if size > 0 else 1.0
+    grown = max(run.growth**2 / n - 1, 0.0) * 2.0**run.count / -math.log(eps)
+    return np.float64(np.maximum(eps * max(run.growth**2 * n**-0.5 * fold, grown), run.residual))
+
+
 def _check_run(system: DenseSystem, run: Run) -> None:
     """Raise where the iteration did not converge because of the poles."""
-    growth = np.asarray(run.growth) if is_one(run.Zp) else backend_of(run.Zp).to_numpy(run.growth)
     slow = int(run.count) > _SUSPECT_DOUBLINGS or not float(run.nearest) > _SUSPECT_SHIFT
+    if is_one(run.Zp) and not slow and run.growth < limit(run.Zp):
+        return
+    growth = np.asarray(run.growth) if is_one(run.Zp) else backend_of(run.Zp).to_numpy(run.growth)
     if slow or not (growth < limit(run.Zp)).all():
         check_stable(system)  # names the pole
         if int(run.count) >= MAX_DOUBLINGS:

@@ -224,6 +224,10 @@ def fro(x: Array, *, keepdims: bool = False) -> Array:
         entries = x.ravel("K")
         size = np.sqrt(np.vdot(entries, entries).real)
         return size.reshape(1, 1) if keepdims else size
+    if isinstance(x, np.ndarray):  # a product for each member
+        rows = x.reshape(*x.shape[:-2], 1, x.shape[-2] * x.shape[-1])
+        size = np.sqrt((rows @ ct(rows)).real)
+        return size if keepdims else size[..., 0, 0]
     xp = namespace(x)
     y = xp.abs(x)
     return xp.sqrt(xp.sum(y * y, axis=(-2, -1), keepdims=keepdims))

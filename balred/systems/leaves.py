@@ -132,9 +132,10 @@ def are_ordinary(*several: Array) -> bool:
     one = all(map(is_one, several))
     if not one and not is_concrete(*several):
         return False
+    least, most = _ORDINARY
     with np.errstate(over="ignore"):
         if one:
-            return all(_ORDINARY[0] < size_of(x) < _ORDINARY[1] for x in several)
+            return all([least < size_of(x) < most for x in several])
         xp = namespace(*several)
         return all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, several))
 

@@ -7,6 +7,7 @@ decides first, by LAPACK's balancing; inputs and outputs decide between states t
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, is_one, namespace, size_of, to_numpy
+from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, is_one, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System, are_ordinary, with_leaves
 
@@ -128,12 +129,13 @@ def already_even(A: Matrix) -> NDArray[np.bool_]:
     Every state drives every other, and no row is four times as long as its column, or a quarter, beside its diagonal.
     """
     if is_one(A) and are_ordinary(A):  # the same in fewer calls
-        size = size_of(A)
         S = np.square(A if A.dtype.kind == "f" else np.abs(A))
-        if not np.minimum.reduce(S, axis=None) > 1e-30 * size * size:
+        ones = _ones(len(A), S.dtype)
+        rows, columns = S.dot(ones), ones.dot(S)
+        if not np.minimum.reduce(S, axis=None) > 1e-30 * rows.dot(ones):
             return np.asarray(False)
-        rows, columns, own = np.add.reduce(S, 1), np.add.reduce(S, 0), 15 * S.diagonal()
-        return np.asarray(((rows + own <= 16 * columns) & (columns + own <= 16 * rows)).all())
+        least = np.minimum(16 * columns - rows, 16 * rows - columns)
+        return np.asarray((least >= 15 * S.diagonal()).all())
     W = np.abs(A)
     largest = W.max(axis=(-2, -1), keepdims=True)
     if not np.isfinite(largest).all():
@@ -144,6 +146,13 @@ def already_even(A: Matrix) -> NDArray[np.bool_]:
     own = 15 * W.diagonal(axis1=-2, axis2=-1)
     alike = (rows + own <= 16 * columns) & (columns + own <= 16 * rows)
     return np.asarray((W != 0).all(axis=(-2, -1)) & alike.all(axis=-1))
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(n: int, dtype: np.dtype[Any]) -> Matrix:
+    ones = np.ones(n, dtype)
+    ones.flags.writeable = False
+    return ones
 
 
 def whole_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
