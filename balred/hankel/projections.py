@@ -40,7 +40,7 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     xp, be = namespace(sp.Zp), backend_of(sp.Zp)
     right, left, s = sp.Zp @ sp.V[..., :, :k], sp.Zq @ sp.U[..., :, :k], sp.s[..., :k]
     # orthonormal bases mix states, so each state has the unit in which both directions are alike
-    d = even_factors(*(xp.linalg.vector_norm(x, axis=-1) for x in (right, left)))
+    d = even_factors(*(_lengths(x) for x in (right, left)))
     d = xp.astype(d, right.dtype)
     right, left = right / d[..., :, None], left * d[..., :, None]
     least = sp.system.order * arrays.eps(s) * sp.s[..., :1]
@@ -63,6 +63,13 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     return signed(mask[..., :, None] * L, mask[..., None, :] * R, sp.system.B)
 
 
+def _lengths(x: Array) -> Array:
+    """The norms of rows."""
+    if is_one(x):  # the same in fewer calls
+        return np.sqrt(np.einsum("ij,ij->i", x, x.conj()).real)
+    return namespace(x).linalg.vector_norm(x, axis=-1)
+
+
 def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
     """Balanced truncation to order k with its projections, from the coordinates given; masked states of a batch become
     stable and unused."""
@@ -83,14 +90,13 @@ def rounding_counts(sp: Spectrum, g: DenseSystem, L: Array, R: Array) -> NDArray
     if not (k and is_double(sp.s) and is_concrete(L)):
         return np.zeros(L.shape[:-2], bool)
     if is_one(L):  # the same in fewer calls
-        own, driven = np.abs(g.A.diagonal()) if g.discrete else np.abs(g.A.diagonal().real), np.abs(L)
+        own, driven = g.A.diagonal(), np.abs(L)
+        margin = np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)
         if not driven.sum(axis=1).all():
             return np.asarray(False)
         size = ((driven @ np.abs(sp.system.A)) * np.abs(R).T).sum(1)
         tail = max(float(sp.s[k:].sum()), _FINE * float(sp.s[0]))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            lost = eps * sp.s[:k] * size / (np.abs(1 - own) if g.discrete else own)
-        return np.asarray(np.max(lost, initial=0.0) > _SEEN * tail)
+        return np.asarray((eps * sp.s[:k] * size > _SEEN * tail * margin).any())
     be, xp = backend_of(L), namespace(L)
     L, R, A, own, s = (be.stop_gradient(x) for x in (L, R, sp.system.A, xp.linalg.diagonal(g.A), sp.s))
     size = xp.sum((xp.abs(L) @ xp.abs(A)) * xp.matrix_transpose(xp.abs(R)), axis=-1)
@@ -179,6 +185,8 @@ def _signs(B: Array) -> Array:
     size = xp.abs(B)
     if is_one(B):
         value = B[np.arange(len(B)), size.argmax(-1)]
+        if value.dtype.kind == "f":
+            return np.where(value < 0, -1.0, 1.0).astype(B.dtype)
         norm = np.abs(value)
         return np.where(norm > 0, value / np.where(norm > 0, norm, 1.0), 1.0).astype(B.dtype)
     at = xp.argmax(size, axis=-1, keepdims=True)

@@ -14,7 +14,7 @@ from balred.measures.promises import Promise, check_promises, error_gap, visible
 from balred.methods.method import Reduced
 from balred.ranks.bounds import a_priori_bound, numerical_rank
 from balred.systems import arrays
-from balred.systems.arrays import backend_of, ct, is_concrete, is_double, is_one, namespace, to_numpy
+from balred.systems.arrays import backend_of, ct, is_concrete, is_double, is_one, namespace, size_of, to_numpy
 from balred.systems.dense_system import DenseSystem
 
 
@@ -141,7 +141,7 @@ def _rounding_counts(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
     size: Any = 1.0
     if is_one(g.A):
         own, s = g.A.diagonal(), sp.s
-        size = 1.0 if g.discrete else float(np.linalg.norm(sp.system.A))
+        size = 1.0 if g.discrete else size_of(sp.system.A)
     else:
         own, s = (to_numpy(backend_of(x).stop_gradient(x)) for x in (namespace(g.A).linalg.diagonal(g.A), sp.s))
         size = 1.0 if g.discrete else to_numpy(arrays.fro(backend_of(g.A).stop_gradient(sp.system.A)))[..., None]

@@ -47,10 +47,11 @@ def a_priori_bound(hsv: FloatArray, order: int) -> FloatArray:
     tail = s[..., order:]
     if tail.shape[-1] == 0:
         return np.zeros(s.shape[:-1])
-    same = np.zeros(tail.shape, dtype=bool)
-    same[..., 1:] = tail[..., 1:] >= tail[..., :-1] * (1 - 1e-9)
-    if not same.any():
+    equal = tail[..., 1:] >= tail[..., :-1] * (1 - 1e-9)
+    if not equal.any():
         return np.asarray(2 * tail.sum(axis=-1))
+    same = np.zeros(tail.shape, dtype=bool)
+    same[..., 1:] = equal
     if order > 0:
         split = np.cumprod(tail >= s[..., order - 1 : order] * (1 - 1e-9), axis=-1).astype(bool)
         same &= ~split

@@ -117,10 +117,11 @@ def _solved(system: DenseSystem, d: Array | None) -> Solved:
     product = ct(run.Zq).dot(run.Zp) if one else None
     found = Solved(system, run.Zp, run.Zq, Coordinates(None), product)
     doubt = _doubt_of_one(run, product) if one else backend_of(run.Zp).to_numpy(_doubt(run))
-    if (doubt <= _accuracy(system, 0.6)).all():
+    enough = np.asarray(doubt <= _accuracy(system, 0.6))
+    if enough.all():
         return found
-    if doubt.ndim:
-        return _one_by_one(found, ~(doubt <= _accuracy(system, 0.6)))
+    if enough.ndim:
+        return _one_by_one(found, ~enough)
     return _elsewhere(system, d, found, run)
 
 

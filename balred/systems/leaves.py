@@ -135,7 +135,7 @@ def are_ordinary(*several: Array) -> bool:
     least, most = _ORDINARY
     with np.errstate(over="ignore"):
         if one:
-            return all([least < size_of(x) < most for x in several])
+            return all(least < size_of(x) < most for x in several)
         xp = namespace(*several)
         return all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, several))
 

@@ -266,7 +266,10 @@ def in_even_units(system: System, uneven: float = _UNEVEN) -> tuple[System, np.n
     if not is_one(system.B) or system.order < 2:
         return system, None
     if isinstance(system, DenseSystem):
-        d = even_units(_change(system.A, system.discrete), system.B, system.C).astype(system.A.real.dtype)
+        A = _change(system.A, system.discrete)
+        if already_even(A):
+            return system, None
+        d = even_units(A, system.B, system.C).astype(system.A.real.dtype)
     else:
         sizes = ((system.B, 1), (system.C, 0))
         d = even_factors(*(np.linalg.norm(x * _inverse_size(x), axis=axis) for x, axis in sizes))
