@@ -4,8 +4,6 @@ r"""The squared Smith iteration on factors of both Gramians of a dense system, a
 itself, which is compressed as it grows [Penzl 1998; Gugercin, Sorensen & Antoulas 2003].  It needs matmul, inv, qr and
 svd, so it runs on every backend, batched and under a trace.  One matrix of NumPy has a loop of its own, in ordinary
 numbers: for a few states all the time goes into calls, and the other loop makes five times as many.
-
-What is left of a Lyapunov equation when a factor is put into it is told by a few vectors: a check that costs next to nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from balred.solvers.equations import residual, residual_of_one, vectors
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, eye, fro, is_concrete, is_one, namespace, size_of
 from balred.systems.dense_system import DenseSystem
@@ -29,7 +28,6 @@ _STACKED = 40
 """Up to so many states the factors of one matrix are stacks of rows."""
 _FEWEST_SHED = 16
 """From so many states on, a factor of low numerical rank loses the rows it does not need."""
-_ROOTS = 1.0, 2**0.5, 3**0.5, 5**0.5
 
 
 class Run(NamedTuple):
@@ -42,7 +40,7 @@ class Run(NamedTuple):
     growth : array, shape (...)
         The largest norm of a power of the state matrix.
     residual : array, shape (...)
-        As :func:`residual`.
+        As :func:`balred.solvers.equations.residual`.
     count : int or array
         Doublings.
     nearest : array, shape ()
@@ -109,7 +107,7 @@ def _iterated(system: DenseSystem, both: bool = True) -> Run:
     if is_one(M):
         Fp, Fq, growth, count, sizes = _one(be, M, *F)
         Zp, Zq = ct(Fp), ct(Fq)
-        rest = _of_one(*system.leaves, Zp, Zq, system.discrete, sizes)
+        rest = residual_of_one(*system.leaves, Zp, Zq, system.discrete, sizes)
         return Run(Zp, Zq, growth, rest, count, nearest, sizes=sizes)
     loop = _many if isinstance(M, np.ndarray) and M.shape[-1] <= _FEW else _several
     F, growth, count, last = loop(be, M, F)
@@ -387,77 +385,3 @@ def lyapunov(A: Array, G: Array, discrete: bool) -> Array:
 
     state = (M, X, xp.max(arrays.fro(X)) >= 0, xp.asarray(0))
     return be.while_loop(lambda s: s[2] & (s[3] < 60), body, state)[1]
-
-
-def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array | None = None, *, discrete: bool) -> Array:
-    r"""How far factors are from solving their Lyapunov equations, beside the sizes of its terms, shape (...).
-
-    .. math::
-        \frac{\|(AP+PA^H+BB^H)x\|}{(2\|A\|\|Z_p\|^2+\|B\|^2)\|x\|}, \qquad
-        \frac{\|(APA^H-P+BB^H)x\|}{((1+\|A\|^2)\|Z_p\|^2+\|B\|^2)\|x\|}
-
-    with :math:`P=Z_pZ_p^H` and a vector x without pattern, in continuous and in discrete time, or the same of
-    :math:`A^H, C^H` and :math:`Z_q`, if there is one, where that is larger.
-
-    Examples
-    --------
-    >>> import balred
-    >>> from balred.solvers.doubling import residual
-    >>> g = balred.testing.random_system(20, seed=0)
-    >>> Zp, Zq = balred.gramian_factors(g)
-    >>> bool(residual(g.A, g.B, g.C, Zp, Zq, discrete=False) < 1e-12)
-    True
-    >>> bool(residual(g.A, g.B, g.C, 2 * Zp, Zq, discrete=False) > 1e-3)
-    True
-    """
-    if is_one(A) and Zq is not None:
-        return _of_one(A, B, C, Zp, Zq, discrete, (size_of(Zp), size_of(Zq)))
-    xp = namespace(A)
-    x = vectors(A, 2)[:, 1:] / int(A.shape[-1]) ** 0.5
-    AH, size = ct(A), fro(A)
-    Ax, AHx = A @ x, AH @ x
-
-    def side(A: Array, AHx: Array, B: Array, Z: Array) -> Array:
-        ZH = ct(Z)
-        P, other = Z @ (ZH @ x), Z @ (ZH @ AHx)
-        rest, weight = (A @ other - P, 1 + size * size) if discrete else (A @ P + other, 2 * size)
-        square, right = fro(Z), fro(B)
-        scale = weight * square * square + right * right
-        return fro(rest + B @ (ct(B) @ x)) / xp.where(scale > 0, scale, xp.ones_like(scale))
-
-    reachable = side(A, AHx, B, Zp)
-    return reachable if Zq is None else xp.maximum(reachable, side(AH, Ax, ct(C), Zq))
-
-
-def _of_one(A: Array, B: Array, C: Array, Zp: Array, Zq: Array, discrete: bool, sizes: tuple[float, float]) -> float:
-    """The same for matrices of NumPy and factors of the norms `sizes`, in ordinary numbers."""
-    x = _on_host(len(A), 2, A.dtype)[:, 1]
-    AH, size, found = ct(A), size_of(A), []
-    both = np.empty((len(A), 2), Zp.dtype)
-    both[:, 0] = x
-    for M, MH, F, Z, own in ((A, AH, B, Zp, sizes[0]), (AH, A, ct(C), Zq, sizes[1])):
-        both[:, 1] = MH.dot(x)
-        P, other = Z.dot(ct(Z).dot(both)).T
-        rest, weight = (M.dot(other) - P, 1 + size * size) if discrete else (M.dot(P) + other, 2 * size)
-        right = size_of(F)
-        scale = weight * own * own + right * right
-        found.append(size_of(rest + F.dot(ct(F).dot(x))) / (scale * len(A) ** 0.5 or 1.0))
-    return float(np.maximum(found[0], found[1]))
-
-
-def vectors(A: Array, count: int) -> Array:
-    """Up to four vectors without pattern, the same every time, in the kind of `A`, shape (n, count)."""
-    n = int(A.shape[-1])
-    if isinstance(A, np.ndarray):
-        return _on_host(n, count, A.dtype)
-    xp = namespace(A)
-    at = xp.arange(n, dtype=arrays.real(A).dtype, device=arrays.device_of(A))
-    return xp.astype(xp.stack([xp.cos(root * at * at) for root in _ROOTS[:count]], axis=-1), A.dtype)
-
-
-@functools.lru_cache(maxsize=64)
-def _on_host(n: int, count: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    at = np.arange(n, dtype=np.float64)
-    x = np.stack([np.cos(root * at * at) for root in _ROOTS[:count]], axis=-1).astype(dtype)
-    x.flags.writeable = False
-    return x

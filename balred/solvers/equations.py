@@ -6,19 +6,22 @@ has one solution, and refuse what has none or many, naming the eigenvalues that 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import backend, backend_of, to_numpy
+from balred.systems import arrays
+from balred.systems.arrays import Array, backend, backend_of, ct, fro, is_one, namespace, size_of, to_numpy
 from balred.systems.checks import as_array, check_finite
 from balred.systems.units import rescaled
 
 Matrix = NDArray[Any]
 
 _EPS = float(np.finfo(np.float64).eps)
+_ROOTS = 1.0, 2**0.5, 3**0.5, 5**0.5
 
 
 def lyap(A: Any, Q: Any, C: Any = None, E: Any = None) -> Any:
@@ -260,3 +263,68 @@ def _triangular(S: Matrix, T: Matrix, F: Matrix, discrete: bool) -> Matrix:
         else:
             Y[:, j] = host.triangular_solve(S + T[j, j] * eye, -F[:, j] - before)
     return Y
+
+
+def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array | None = None, *, discrete: bool) -> Array:
+    r"""How far factors are from solving their Lyapunov equations, beside the sizes of its terms, shape (...).
+
+    .. math::
+        \frac{\|(AP+PA^H+BB^H)x\|}{(2\|A\|\|Z_p\|^2+\|B\|^2)\|x\|}, \qquad
+        \frac{\|(APA^H-P+BB^H)x\|}{((1+\|A\|^2)\|Z_p\|^2+\|B\|^2)\|x\|}
+
+    with :math:`P=Z_pZ_p^H` and a vector x without pattern, in continuous and in discrete time, or the same of
+    :math:`A^H, C^H` and :math:`Z_q`, if there is one, where that is larger.
+    """
+    if is_one(A) and Zq is not None:
+        return residual_of_one(A, B, C, Zp, Zq, discrete, (size_of(Zp), size_of(Zq)))
+    xp = namespace(A)
+    x = vectors(A, 2)[:, 1:] / int(A.shape[-1]) ** 0.5
+    AH, size = ct(A), fro(A)
+    Ax, AHx = A @ x, AH @ x
+
+    def side(A: Array, AHx: Array, B: Array, Z: Array) -> Array:
+        ZH = ct(Z)
+        P, other = Z @ (ZH @ x), Z @ (ZH @ AHx)
+        rest, weight = (A @ other - P, 1 + size * size) if discrete else (A @ P + other, 2 * size)
+        square, right = fro(Z), fro(B)
+        scale = weight * square * square + right * right
+        return fro(rest + B @ (ct(B) @ x)) / xp.where(scale > 0, scale, xp.ones_like(scale))
+
+    reachable = side(A, AHx, B, Zp)
+    return reachable if Zq is None else xp.maximum(reachable, side(AH, Ax, ct(C), Zq))
+
+
+def residual_of_one(
+    A: Array, B: Array, C: Array, Zp: Array, Zq: Array, discrete: bool, sizes: tuple[float, float]
+) -> float:
+    """The same for matrices of NumPy and factors of the norms `sizes`, in ordinary numbers."""
+    x = _on_host(len(A), 2, A.dtype)[:, 1]
+    AH, size, found = ct(A), size_of(A), []
+    both = np.empty((len(A), 2), Zp.dtype)
+    both[:, 0] = x
+    for M, MH, F, Z, own in ((A, AH, B, Zp, sizes[0]), (AH, A, ct(C), Zq, sizes[1])):
+        both[:, 1] = MH.dot(x)
+        P, other = Z.dot(ct(Z).dot(both)).T
+        rest, weight = (M.dot(other) - P, 1 + size * size) if discrete else (M.dot(P) + other, 2 * size)
+        right = size_of(F)
+        scale = weight * own * own + right * right
+        found.append(size_of(rest + F.dot(ct(F).dot(x))) / (scale * len(A) ** 0.5 or 1.0))
+    return float(np.maximum(found[0], found[1]))
+
+
+def vectors(A: Array, count: int) -> Array:
+    """Up to four vectors without pattern, the same every time, in the kind of `A`, shape (n, count)."""
+    n = int(A.shape[-1])
+    if isinstance(A, np.ndarray):
+        return _on_host(n, count, A.dtype)
+    xp = namespace(A)
+    at = xp.arange(n, dtype=arrays.real(A).dtype, device=arrays.device_of(A))
+    return xp.astype(xp.stack([xp.cos(root * at * at) for root in _ROOTS[:count]], axis=-1), A.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_host(n: int, count: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    at = np.arange(n, dtype=np.float64)
+    x = np.stack([np.cos(root * at * at) for root in _ROOTS[:count]], axis=-1).astype(dtype)
+    x.flags.writeable = False
+    return x

@@ -21,7 +21,7 @@ import numpy as np
 
 from balred.registry.reading import system_of
 from balred.solvers.closed_form import closed_form_factors, is_siso
-from balred.solvers.doubling import residual
+from balred.solvers.equations import residual
 from balred.solvers.smith import Solved, smith_solved
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
