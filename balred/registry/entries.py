@@ -68,7 +68,6 @@ class Selective:
     >>> from balred.registry import Selective, register_selective
     >>> from balred.selection import Moments
     >>> class Bank:
-    ...     "One gain a state; the output is their sum."
     ...     def __init__(self, gains):
     ...         self.gains = gains
     >>> def moments(bank):

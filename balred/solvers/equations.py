@@ -276,6 +276,17 @@ def residual(A: Array, B: Array, C: Array, Zp: Array, Zq: Array | None = None, *
 
     with :math:`P=Z_pZ_p^H` and a vector x without pattern, in continuous and in discrete time, or the same of
     :math:`A^H, C^H` and :math:`Z_q`, if there is one, where that is larger.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.solvers.equations import residual
+    >>> g = balred.testing.random_system(20, seed=0)
+    >>> Zp, Zq = balred.gramian_factors(g)
+    >>> bool(residual(g.A, g.B, g.C, Zp, Zq, discrete=False) < 1e-12)
+    True
+    >>> bool(residual(g.A, g.B, g.C, 2 * Zp, Zq, discrete=False) > 1e-3)
+    True
     """
     if is_one(A) and Zq is not None:
         return residual_of_one(A, B, C, Zp, Zq, discrete, (size_of(Zp), size_of(Zq)))
