@@ -122,10 +122,10 @@ def of_transformers(kind: str, features: int, states: int, batch: int, share: in
 
 
 def decoded(tiny: bool) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    features, steps = (32, 2) if tiny else (512, 40)
+    features, steps = (32, 2) if tiny else (256, 40)
     models: dict[str, tuple[Callable[..., tuple[Step, int]], int]] = {
-        "LRU": (of_lru, 32 if tiny else 1024),
-        "S5": (of_s5, 32 if tiny else 1024),
+        "LRU": (of_lru, 32 if tiny else 256),
+        "S5": (of_s5, 32 if tiny else 256),
         "Mamba": (lambda *a: of_transformers("Mamba", *a), 16),
         "Mamba-2": (lambda *a: of_transformers("Mamba2", *a), 16 if tiny else 128),
     }
