@@ -37,7 +37,7 @@ def test_a_system_and_itself() -> None:
     assert float(balred.error(g, g)) <= 1e-15 * float(balred.norm(g, "hinf")) * np.sqrt(g.order)
 
 
-@pytest.mark.parametrize("states", [16, 19])
+@pytest.mark.parametrize("states", [16, pytest.param(19, marks=pytest.mark.full)])
 def test_loops_whose_gains_fall_below_all_digits_at_high_frequencies(states: int) -> None:
     """A reduced controller of ten masses in its loop; at 20 rad/s the loops' difference is 1e-30 of what it is made of."""
     import mpmath
