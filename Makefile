@@ -98,6 +98,7 @@ bench: env
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/layers.py
+	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/gradient.py
 	$(BIN)/python benchmarks/moments.py
