@@ -225,8 +225,10 @@ def fro(x: Array, *, keepdims: bool = False) -> Array:
         size = np.sqrt(np.vdot(entries, entries).real)
         return size.reshape(1, 1) if keepdims else size
     if isinstance(x, np.ndarray):  # a product for each member
-        rows = x.reshape(*x.shape[:-2], 1, x.shape[-2] * x.shape[-1])
-        size = np.sqrt((rows @ ct(rows)).real)
+        rows = np.ascontiguousarray(x).reshape(*x.shape[:-2], 1, x.shape[-2] * x.shape[-1])
+        if is_complex(rows):  # in real numbers what is too large is infinite, and not NaN
+            rows = rows.view(rows.real.dtype)
+        size = np.sqrt(rows @ np.swapaxes(rows, -1, -2))
         return size if keepdims else size[..., 0, 0]
     xp = namespace(x)
     y = xp.abs(x)
