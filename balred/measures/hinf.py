@@ -96,9 +96,12 @@ def raised(
         values = gains(points)
         peak = float(values.max())
         if peak <= best * (1 + tol):
-            return float(values[-1]), where
+            best = float(values[-1])
+            break
         best, where = peak, float(points[values.argmax()])
-    return best, where
+    # a peak that is flat from zero on is told at zero, not at a frequency that rounding errors make
+    still = float(gains(np.zeros(1))[0]) if where != 0 else 0.0
+    return (max(still, best), 0.0) if still >= best * (1 - tol) and best > 0 else (best, where)
 
 
 def _sure(
