@@ -66,15 +66,14 @@ def hankel_matrix(Zp: Array, Zq: Array, product: Array | None = None) -> Array:
 
 def spectrum(system: System, solver: str | None) -> Spectrum:
     """Solve for the factors of `system` (in its own precision) and decompose their product, in the solver's coordinates."""
-    found = solved(system, solver)
-    system, Zp, Zq, at, product = found
-    be = backend_of(Zp, Zq)
-    U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(hankel_matrix(Zp, Zq, product)), tuple(Zp.shape[:-2]), Zq, Zp)
-    return Spectrum(system.to_dense(), Zp, Zq, U, s, ct(Vh), bounding=True, coordinates=at)
+    system, Zp, Zq, at, product = solved(system, solver)
+    return spectrum_of(system.to_dense(), Zp, Zq, product=product)._replace(bounding=True, coordinates=at)
 
 
-def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False) -> Spectrum:
-    """The spectrum for a given pair of Gramian factors, whichever Gramians they are of.
+def spectrum_of(
+    system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False, product: Array | None = None
+) -> Spectrum:
+    """The spectrum for a given pair of Gramian factors, whichever Gramians they are of, and for their `product` if it is there.
 
     Examples
     --------
@@ -84,7 +83,6 @@ def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = F
     >>> spectrum_of(g, *balred.gramian_factors(g)).sigma.round(6)
     array([0.731, 0.019])
     """
-
     be = backend_of(Zp, Zq)
-    U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(hankel_matrix(Zp, Zq)), tuple(Zp.shape[:-2]), Zq, Zp)
+    U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(hankel_matrix(Zp, Zq, product)), tuple(Zp.shape[:-2]), Zq, Zp)
     return Spectrum(system, Zp, Zq, U, s, ct(Vh), match_dc)
