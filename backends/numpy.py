@@ -24,8 +24,8 @@ from threadpoolctl import ThreadpoolController
 Array = NDArray[Any]
 _PIECE = 64
 """Members of a batch that are computed together, at most."""
-_CACHED, _WORTH = 2**14, 2**17
-"""Entries whose products stay in a core's cache, and from how many on a second core is worth waking."""
+_CACHED, _HELD, _WORTH = 2**14, 2**20, 2**17
+"""Entries whose products stay in a core's cache; that the results of a piece may have; from how many on a second core is worth waking."""
 _SMALL, _FEW = 48, 1024
 """Orders up to which BLAS uses no second thread by itself, and from which on a second thread is worth its waking."""
 DYNAMIC_SHAPES = True
@@ -333,11 +333,11 @@ def over_batch(function: Callable[..., Any], batch: tuple[int, ...], *arrays: Ar
         with few_threads(max(x.shape[-1] for x in arrays)):
             return function(*arrays)
     size = max(math.prod(x.shape[len(batch) :]) for x in arrays)
-    size = max(size, arrays[0].shape[-1] ** 2)
-    if count * size < _WORTH:
+    result = max(size, arrays[0].shape[-1] ** 2)  # where vectors are given, a matrix is made of them
+    if count * result < _WORTH:
         with one_blas_thread():
             return function(*arrays)
-    step = max(1, min(_PIECE, -(-count // _cores()), _CACHED // size))
+    step = max(1, min(_PIECE, -(-count // _cores()), _CACHED // size, _HELD // result))
     flat = [x.reshape(count, *x.shape[len(batch) :]) for x in arrays]
 
     def piece(i: int) -> tuple[contextvars.Context, list[Array]]:
