@@ -30,8 +30,8 @@ def is_concrete(x: Array) -> bool:
 
 
 def on_host(x: Array) -> bool:
-    """Whether NumPy can compute with `x` where it lies: concrete values in main memory."""
-    return is_concrete(x) and all(d.platform == "cpu" for d in x.devices())
+    """Whether NumPy can compute with `x` where it lies: concrete values in main memory, all of them in this process."""
+    return is_concrete(x) and bool(x.is_fully_addressable) and all(d.platform == "cpu" for d in x.devices())
 
 
 def all_finite(x: Array) -> bool:

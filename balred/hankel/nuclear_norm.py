@@ -22,7 +22,7 @@ from balred.hankel.values import hsv
 from balred.registry.reading import adapt, layers_of
 from balred.solvers.closed_form import complexified, diagonal_gramians
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, ct, in_precision, is_concrete, namespace, on_host, to_numpy
+from balred.systems.arrays import Array, backend_of, ct, in_precision, is_at_hand, is_concrete, namespace, to_numpy
 from balred.systems.checks import check_finite, check_representable
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, unit_of, with_leaves
@@ -154,9 +154,9 @@ def _norm(system: System, weights: Weights | None, precision: str) -> Array:
     fixed = () if weights is None else _fitting(system, weights)
 
     def value(*args: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
-        if not residuals and not traced and not fixed and _at_hand(*args):
+        if not residuals and not traced and not fixed and is_at_hand(*args):
             with in_precision(precision, *map(to_numpy, args)) as wide:
-                return be.from_numpy(_value(with_leaves(bare, wide)), like=system.B, real=True), None
+                return cast_like(_value(with_leaves(bare, wide)), system), None
         with in_precision(precision, *(be.stop_gradient(x) for x in args)) as wide:
             precise = cast(DiagonalSystem, with_leaves(bare, wide[:3]))
             if fixed:
@@ -187,15 +187,10 @@ def _weights(system: System, precision: str) -> Weights:
         raise ValueError("weights need a diagonal system, got a dense one, whose Gramians are what costs")
     be = backend_of(*system.leaves)
     bare = _checked(system)
-    host = _at_hand(*bare.leaves)
+    host = is_at_hand(*bare.leaves)
     with in_precision(precision, *(to_numpy(x) if host else be.stop_gradient(x) for x in bare.leaves)) as wide:
         made = _solved(with_leaves(bare, wide))[1]
-        return Weights(*(be.from_numpy(x, like=system.B) if host else cast_like(x, system) for x in made))
-
-
-def _at_hand(*leaves: Array) -> bool:
-    """Whether NumPy can compute where the library itself would have to compile every new shape."""
-    return on_host(*leaves) and not backend_of(*leaves).DYNAMIC_SHAPES
+        return Weights(*(cast_like(x, system) for x in made))
 
 
 def _checked(system: DiagonalSystem) -> DiagonalSystem:

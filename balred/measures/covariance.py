@@ -23,7 +23,7 @@ from balred.systems.arrays import (
 )
 from balred.systems.checks import host_array
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import cast_like, with_leaves
+from balred.systems.leaves import at_hand, cast_like, with_leaves
 from balred.systems.poles import check_stable
 
 
@@ -84,9 +84,10 @@ def covar(obj: Any, W: Any = 1.0, *, solver: str | None = None) -> Array:
         raise TypeError("covar needs concrete values, got traced arrays")
     check_stable(system)
     root = vectors * np.sqrt(np.maximum(values, 0))
-    be = backend_of(system.B)
-    with double_precision(*system.leaves) as leaves:
-        wide = with_leaves(system, leaves)
+    work = at_hand(system)
+    be = backend_of(work.B)
+    with double_precision(*work.leaves) as leaves:
+        wide = with_leaves(work, leaves)
         L, intensity = (be.from_numpy(x, like=wide.B) for x in (root, w))
         B, L = _alike(wide.B, L)
         driven = dataclasses.replace(wide, B=B @ L)

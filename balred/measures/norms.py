@@ -32,6 +32,7 @@ from balred.systems.arrays import (
     Array,
     backend_of,
     double_precision,
+    is_at_hand,
     is_concrete,
     is_one,
     namespace,
@@ -40,7 +41,7 @@ from balred.systems.arrays import (
 from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import Ports, System, are_ordinary, cast_like, moderate, unit_of, with_leaves
+from balred.systems.leaves import Ports, System, are_ordinary, at_hand, cast_like, moderate, unit_of, with_leaves
 from balred.systems.parts import difference, split
 from balred.systems.poles import UnstableError, check_boundary, check_stable, check_stored
 from balred.systems.units import evened
@@ -111,7 +112,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
         return values[..., 0] if values.shape[-1] else namespace(values).sum(values, axis=-1)
     if kind == "h2":
         check_stored(system)
-        return _h2(system, solver)
+        return cast_like(_h2(at_hand(system), solver), system)
     if kind not in ("hinf", "l2", "linf"):
         raise ValueError(f"kind must be 'h2', 'hinf', 'hankel', 'l2' or 'linf', got {kind!r}")
     if not is_concrete(*system.leaves):
@@ -220,6 +221,13 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
     0.408248
     """
     full, small = system_of(sys), system_of(reduced)
+    wider = max(full, small, key=lambda g: g.B.dtype.itemsize)
+    if all(is_at_hand(*g.leaves) for g in (full, small)):
+        full, small = at_hand(full), at_hand(small)
+    return cast_like(_error(full, small, kind, solver), wider)
+
+
+def _error(full: System, small: System, kind: str, solver: str | None) -> Array:
     apart = difference(full, small)
     if is_concrete(*apart.leaves) and not is_stable(apart):
         cancelled = without_shared_modes(full, small, boundary_only=kind in ("linf", "l2"))
@@ -241,8 +249,9 @@ def is_stable(system: System) -> bool:
 
 
 def _dense_leaves(system: System) -> tuple[Array, Array, Array, Array]:
-    with double_precision(*system.leaves) as leaves:
-        g = with_leaves(system, leaves).to_dense()
+    work = at_hand(system)
+    with double_precision(*work.leaves) as leaves:
+        g = with_leaves(work, leaves).to_dense()
     return g.A, g.B, g.C, g.D
 
 

@@ -12,7 +12,7 @@ from balred.ranks.bounds import numerical_rank
 from balred.registry.reading import system_of
 from balred.systems.arrays import Array, double_precision
 from balred.systems.dense_system import DenseSystem
-from balred.systems.leaves import alike, cast_like, with_leaves
+from balred.systems.leaves import alike, at_hand, cast_like, with_leaves
 from balred.systems.poles import check_stored
 
 
@@ -70,8 +70,9 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
     """
     original = system_of(obj)
     check_stored(original)
-    with double_precision(*original.leaves) as leaves:
-        sized, d = alike(with_leaves(original, leaves))
+    work = at_hand(original)
+    with double_precision(*work.leaves) as leaves:
+        sized, d = alike(with_leaves(work, leaves))
         sp = spectrum(sized, solver)
         n = sp.system.order
         rank = int(np.min(numerical_rank(sp.sigma)))

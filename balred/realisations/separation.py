@@ -13,7 +13,7 @@ from balred.systems import arrays
 from balred.systems.arrays import double_precision, is_concrete
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System, cast_like, with_leaves
+from balred.systems.leaves import System, at_hand, cast_like, with_leaves
 from balred.systems.parts import Mask, Poles, split, split_by
 from balred.systems.poles import continuous_poles
 
@@ -106,8 +106,9 @@ def _parts(
     system, rebuild = adapt(obj)
     if not is_concrete(*system.leaves):
         raise TypeError("the parts of a system need concrete values, got traced arrays")
-    with double_precision(*system.leaves) as leaves:
-        precise = with_leaves(system, leaves)
+    work = at_hand(system)
+    with double_precision(*work.leaves) as leaves:
+        precise = with_leaves(work, leaves)
         both = []
         for part, side, D in zip(divided(precise), sides, (0 * precise.D, precise.D), strict=True):
             if part is None:

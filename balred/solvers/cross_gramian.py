@@ -14,7 +14,7 @@ from balred.solvers.gramians import factors
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, ct, double_precision, fro, is_concrete, namespace
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System, cast_like, with_leaves
+from balred.systems.leaves import System, at_hand, cast_like, with_leaves
 from balred.systems.poles import check_stable, check_stored
 
 
@@ -59,8 +59,9 @@ def cross_gramian(obj: Any) -> Array:
     if p != m:
         raise ValueError(f"a cross Gramian needs as many outputs as inputs, got {p} and {m}")
     check_stable(system)
-    with double_precision(*system.leaves) as leaves:
-        return cast_like(_cross(with_leaves(system, leaves)), system)
+    work = at_hand(system)
+    with double_precision(*work.leaves) as leaves:
+        return cast_like(_cross(with_leaves(work, leaves)), system)
 
 
 def _cross(system: System) -> Array:
@@ -123,8 +124,9 @@ def cholesky_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Arr
     """
     system = system_of(obj)
     check_stored(system)
-    with double_precision(*system.leaves) as leaves:
-        Zp, Zq = factors(with_leaves(system, leaves), solver)
+    work = at_hand(system)
+    with double_precision(*work.leaves) as leaves:
+        Zp, Zq = factors(with_leaves(work, leaves), solver)
         return cast_like(_upper(Zp), system), cast_like(_upper(Zq), system)
 
 

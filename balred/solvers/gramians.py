@@ -27,7 +27,7 @@ from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System, cast_like, moderate, unit_of, with_leaves
+from balred.systems.leaves import System, at_hand, cast_like, moderate, unit_of, with_leaves
 from balred.systems.poles import UnstableError, check_stable, check_stored
 from balred.systems.units import Coordinates, even_units, in_units, whole_units
 
@@ -80,8 +80,9 @@ def gramian_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Arra
     """
     system = system_of(obj)
     check_stored(system)
-    with double_precision(*system.leaves) as leaves:
-        Zp, Zq = factors(with_leaves(system, leaves), solver)
+    work = at_hand(system)
+    with double_precision(*work.leaves) as leaves:
+        Zp, Zq = factors(with_leaves(work, leaves), solver)
         return cast_like(Zp, system), cast_like(Zq, system)
 
 

@@ -256,6 +256,11 @@ def on_host(*arrays: Array) -> bool:
     return are_numpy(arrays) or all(backend_of(a).on_host(a) for a in arrays)
 
 
+def is_at_hand(*arrays: Array) -> bool:
+    """Whether NumPy can compute where the arrays' own library would have to compile a program for every new shape (JAX)."""
+    return on_host(*arrays) and not backend_of(*arrays).DYNAMIC_SHAPES
+
+
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     """Copy `x` to the host as a NumPy array."""
     if type(x) is np.ndarray:

@@ -17,6 +17,7 @@ from balred.systems import arrays
 from balred.systems.arrays import (
     Array,
     backend_of,
+    is_at_hand,
     is_complex,
     is_concrete,
     is_one,
@@ -42,6 +43,8 @@ def with_leaves(system: System, leaves: tuple[Array, ...]) -> System:
     first, B, C = leaves
     D = system.D
     if D is not None:
+        if (type(B) is np.ndarray) != (type(D) is np.ndarray):
+            D = to_numpy(D) if type(B) is np.ndarray else backend_of(B).from_numpy(D, like=B)
         xp = namespace(B)
         wide = B.dtype in (xp.float64, xp.complex128)
         complex_D = is_complex(D)
@@ -52,8 +55,17 @@ def with_leaves(system: System, leaves: tuple[Array, ...]) -> System:
     return DiagonalSystem(first, B, C, D, system.dt, system.conjugate)
 
 
+def at_hand(system: System) -> System:
+    """`system` in NumPy where its own library would compile a program for every new shape; :func:`cast_like` brings results back."""
+    here: System = arrays.mapped(system, to_numpy) if is_at_hand(*system.leaves) else system
+    return here
+
+
 def cast_like(x: Array, system: System) -> Array:
-    """`x` in the precision of `system`."""
+    """`x` in the precision of `system`, and in its library."""
+    if type(x) is np.ndarray and type(system.B) is not np.ndarray:
+        back: Array = backend_of(system.B).from_numpy(x, like=system.B)
+        return back
     xp = namespace(x)
     if system.B.dtype in (xp.float32, xp.complex64):
         dtype = xp.complex64 if is_complex(x) else xp.float32
