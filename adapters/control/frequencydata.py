@@ -94,12 +94,14 @@ def adapt_frequency_data(obj: Any) -> tuple[System, Any]:
     try:
         system = loewner(points, values, dt=0 if obj.dt is None else obj.dt)
     except ValueError as error:
-        raise ValueError(f"the data must be the response of a system, got another: {error}; {way_out}") from None
+        raise ValueError(
+            f"the data must be the response of a state-space system, got data that no such system fits ({error}); {way_out}"
+        ) from None
     gap = max(float(np.abs(system(s) - value).max()) for s, value in zip(points, values, strict=True))
     size = float(np.abs(values).max())
     if not gap <= MET * size:
         raise ValueError(
-            f"the data must be the response of a system to a relative {MET:g}, got a model that misses them by "
+            f"the data must be the response of a system to a relative {MET:g}, got a model that differs from them by "
             f"{gap / size:.2g}: {way_out}"
         )
 

@@ -96,7 +96,7 @@ def _replaced_in_bound(module: Any, new: Mapping[str, Any]) -> Any:
         told = ", ".join(f"{name} {before} -> {after[name]}" for name, before in layers.items())
         raise ValueError(
             "a bound module must keep the states of all its layers in one field to be made smaller, got "
-            f"{type(plain).__name__} with {told}: reduce its variables, and make a module of their sizes"
+            f"{type(plain).__name__} with {told}: reduce its variables, and make a new module with their sizes"
         )
     return plain.clone(**fields).bind(replace_layers(dict(variables), new))
 

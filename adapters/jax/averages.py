@@ -70,7 +70,7 @@ def _average(values: Mapping[str, Any], resizing: Resizing) -> dict[str, Any]:
         wrong = [k for k in own if k not in mine or mine[k].shape != own[k].shape]
         if wrong:
             raise ValueError(
-                f"an average must have all arrays of a layer, in its shapes, got {layer or 'layer'} without such {', '.join(wrong)}"
+                f"an average must have all arrays of a layer, in the layer's shapes, got none or another shape for {', '.join(wrong)} of {layer or 'the layer'}"
             )
         after = resizing.smaller[layer]
         if layer in resizing.cuts:

@@ -135,8 +135,8 @@ def one_by_one(opened: Opened, batch: Batch, told: bool | None, programs: Progra
         if not _near(two, np.concatenate(alone)):  # what it takes for a batch is none: it runs along the sequences
             return True
         raise ValueError(
-            "it must be clear whether the model takes batches or one sequence, got one that runs on both with other answers: "
-            "say vmapped=False for batches, or vmapped=True for a model that is mapped over the sequences"
+            "it must be clear whether the model takes batches or one sequence, got one that runs on both with different answers: "
+            "pass vmapped=False for batches, or vmapped=True for one sequence, over which the model is then mapped"
         )
     return bool(told)
 
@@ -146,8 +146,8 @@ def _taken(one: _Called, each: Callable[[Any, Sequence[Any]], Any], values: Any)
     whole, apart = _takes(one.call, values, one), _takes(each, values, one)
     if whole is not None and apart is not None:
         raise ValueError(
-            "the model must run on the calibration data, the sequences along the first axis, got as a whole "
-            f"{type(whole).__name__}: {whole}; one by one {type(apart).__name__}: {apart}"
+            "the model must run on the calibration data, whose sequences lie along the first axis, got for the whole batch "
+            f"{type(whole).__name__}: {whole}; for one sequence {type(apart).__name__}: {apart}"
         ) from whole
     return whole is None, apart is None
 

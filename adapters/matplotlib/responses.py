@@ -179,7 +179,7 @@ def _bound(bound: float | Analysis | None, states: int) -> float | None:
     if isinstance(bound, Analysis):
         if bound.method.bounds is not Of.ERROR:
             raise ValueError(
-                f"bound must be one of the {Of.ERROR}, got an analysis that bounds the {bound.method.bounds}"
+                f"bound must be a bound of the {Of.ERROR}, got an analysis that bounds the {bound.method.bounds}"
             )
         bound = float(np.max(bound.bound(states)))
     if bound is None or np.isnan(bound):

@@ -51,7 +51,7 @@ def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
             first, other = given.setdefault(id(parameter), (name, value))
             if other is not value and (other.shape != value.shape or not torch.equal(other, value)):
                 raise ValueError(
-                    f"a layer's parameters must be its own each, got one that is both {first} and {name} in {type(layer).__name__}, "
+                    f"every parameter of a layer must have one name, got one parameter that is both {first} and {name} in {type(layer).__name__}, "
                     "which a cut makes different: untie them first"
                 )
             parameter.grad = None

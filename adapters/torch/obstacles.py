@@ -223,7 +223,9 @@ def _tie_modules(result: nn.Module, paths: list[str]) -> None:
 
 def _check_alike(one: torch.Tensor, other: torch.Tensor, name: str, path: str) -> None:
     if one.shape != other.shape or not torch.equal(one, other):
-        raise ValueError(f"tensors that a model shares must be alike in a smaller one, got two for {name} and {path}")
+        raise ValueError(
+            f"a tensor that a model shares must stay one in the smaller model, got two different ones for {name} and {path}"
+        )
 
 
 def _owner(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:

@@ -73,7 +73,7 @@ def sums(
     if not isinstance(model, nn.Module):
         raise ValueError(f"a model must be a torch.nn.Module to run on calibration data, got {type(model).__name__}")
     if how.vmapped is not None:
-        raise ValueError(f"vmapped is said of models of JAX, got it with a {type(model).__name__}")
+        raise ValueError(f"vmapped must go with a model of JAX, got it with a {type(model).__name__}")
     rng = np.random.default_rng(how.seed)
     wanted = how.basis == "data"
     found = Passages(layers, wanted=wanted)

@@ -156,7 +156,9 @@ def _of_entries(entries: Mapping[str, Any]) -> Recording:
         if not 0 < found < np.inf:
             raise ValueError(f"{key} must be a positive number of seconds, got {found:.6g}")
         if step is not None and not abs(found - step) <= _SAME * step:
-            raise ValueError(f"{key} must agree with what else says the step, {step:.6g}, got {found:.6g}")
+            raise ValueError(
+                f"{key} must agree with the step that the rest of the file gives, {step:.6g}, got {found:.6g}"
+            )
         step = found if step is None else step
     return Recording(_array(named[0], entries[named[0]]), step)
 
@@ -170,12 +172,14 @@ def _array(key: str, x: Any) -> Matrix:
 def _step_of(t: Matrix) -> float:
     """The seconds between samples at these times."""
     if len(t) < 2:
-        raise ValueError(f"there must be two times at least to tell the step, got {len(t)}")
+        raise ValueError(f"there must be at least two times, from which the step follows, got {len(t)}")
     step = float((t[-1] - t[0]) / (len(t) - 1))
     off = np.abs(t - t[0] - step * np.arange(len(t)))
     if not (step > 0 and np.all(off <= _EVEN * step)):
         at = int(np.argmax(np.where(np.isfinite(off), off, np.inf)))
-        raise ValueError(f"times must rise evenly, got {t[at]:.6g} at sample {at} of a step of {step:.6g}: resample")
+        raise ValueError(
+            f"times must be equally spaced, got {t[at]:.6g} at sample {at} with a step of {step:.6g}: resample the recording"
+        )
     return step
 
 

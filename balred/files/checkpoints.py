@@ -124,7 +124,9 @@ def _loaded(skeleton: Any, file: TensorFile) -> Any:
     for name, x in mine.items():
         one = by_id.setdefault(id(x), stored[name])
         if one is not stored[name] and not np.array_equal(one.read(), stored[name].read()):
-            raise ValueError(f"tensors that the skeleton shares must be equal, got another {name}")
+            raise ValueError(
+                f"tensors that the skeleton shares must be equal in the file, got another value for {name}"
+            )
     made = {key: backend_of(x).from_bytes(by_id[key].read(), x) for key, x in {id(x): x for x in mine.values()}.items()}
     return with_tensors(model, {name: made[id(x)] for name, x in mine.items()})
 

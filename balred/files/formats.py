@@ -76,7 +76,7 @@ def _from_struct(name: str, value: Any) -> Entries:
     if not {"B", "C"} <= set(entries) or not set(entries) & {"A", "poles", "log_poles"}:
         return {}
     if len(entries) < len(fields):
-        raise ValueError(f"a field of {name} must be there once, got {', '.join(key for key, _ in fields)}")
+        raise ValueError(f"a field of {name} must appear once, got {', '.join(key for key, _ in fields)}")
     for key in ("InputDelay", "OutputDelay", "InternalDelay", "IODelay", "ioDelay"):
         if np.any(np.asarray(value.get(key, 0)) != 0):
             raise ValueError(

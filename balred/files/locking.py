@@ -101,7 +101,7 @@ def _take(lock: Path, me: Owner) -> None:
             if owner is None:
                 if lock.exists():
                     raise ValueError(
-                        f"{lock}: a lock must say whose it is, got one that does not: delete it if nothing runs there"
+                        f"{lock}: a lock must name its process, got one that does not: delete it if no process works in this folder"
                     )
             elif _alive(owner):
                 raise ValueError(

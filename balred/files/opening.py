@@ -171,7 +171,7 @@ def _flatten(tree: Any, size: int, found: dict[str, Tensor]) -> None:
             waiting.append((path if not path and key in _WRAPPERS else f"{path}.{key}" if path else str(key), value))
     raise ValueError(
         f"a checkpoint must have at most {_MOST} tensors and containers, with names of at most {_LONGEST} characters, got more, "
-        "or a container in itself"
+        "or a container that holds itself"
     )
 
 
@@ -181,7 +181,7 @@ def _tensor(x: Any, size: int) -> Tensor:
     def read() -> Bytes:
         if x.nbytes > size:  # views of few numbers, which would become many
             raise ValueError(
-                f"a tensor must be in its file of {size} bytes, got one of shape {shape} with {x.nbytes} bytes"
+                f"a tensor must fit into its file of {size} bytes, got one of shape {shape} with {x.nbytes} bytes"
             )
         data: Bytes = be.to_bytes(x)
         return data

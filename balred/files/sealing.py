@@ -30,7 +30,7 @@ def sealed(data: bytes) -> bytes:
     >>> unsealed(sealed(b"weights").replace(b"w", b"v"))
     Traceback (most recent call last):
     ...
-    ValueError: a checkpoint must be as it was written, got contents with another SHA-256 than its seal's
+    ValueError: a checkpoint must be as it was written, got contents whose SHA-256 differs from that in its seal
     """
     return data + _LINE % hashlib.sha256(data).hexdigest().encode()
 
@@ -46,10 +46,12 @@ def unsealed(data: bytes) -> bytes:
     body = data[:-LENGTH]
     if not has_seal(data):
         raise ValueError(
-            f"a checkpoint must end with its seal, got {len(data)} bytes without: cut off, or of something else"
+            f"a checkpoint must end with its seal, got {len(data)} bytes without one: the file was cut off, or is no checkpoint"
         )
     if sealed(body) != data:
-        raise ValueError("a checkpoint must be as it was written, got contents with another SHA-256 than its seal's")
+        raise ValueError(
+            "a checkpoint must be as it was written, got contents whose SHA-256 differs from that in its seal"
+        )
     return body
 
 

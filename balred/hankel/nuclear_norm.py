@@ -184,7 +184,9 @@ def _norm(system: System, weights: Weights | None, precision: str) -> Array:
 
 def _weights(system: System, precision: str) -> Weights:
     if not isinstance(system, DiagonalSystem):
-        raise ValueError("weights need a diagonal system, got a dense one, whose Gramians are what costs")
+        raise ValueError(
+            "weights need a diagonal system, got a dense one: its cost is in the Gramians, which weights do not save"
+        )
     be = backend_of(*system.leaves)
     bare = _checked(system)
     host = is_at_hand(*bare.leaves)

@@ -54,7 +54,9 @@ def follow(average: Any, live: Any, cut: Smaller) -> Any:
     if cut.again is not None:
         return cut.again(average)
     if cut.system is None:
-        raise ValueError("a cut must know the smaller system, or how to cut another layer alike, got neither")
+        raise ValueError(
+            "a cut must have the smaller system, or a function that cuts another layer in the same way, got neither"
+        )
     change, target = cut.change, cut.system
     before, rebuild = adapt(average)
     if change is None or not isinstance(before, DiagonalSystem) or not isinstance(target, DiagonalSystem):

@@ -177,7 +177,7 @@ class EventLog:
         there = self.read()
         if len(there) < count:
             warnings.warn(
-                f"{self.path}: the log of a checkpoint must hold the {count} events that it held then, got {len(there)}: "
+                f"{self.path}: a log must still hold the {count} events that it held at the checkpoint, got {len(there)}: "
                 "the others are lost",
                 stacklevel=2,
             )

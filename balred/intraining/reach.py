@@ -34,7 +34,7 @@ def layers_in_training(model: Any, calibration: Calibration | None) -> dict[str,
     if calibration is None and layers and all(is_selective(layer) for layer in layers.values()):
         raise ValueError(
             "calibration must be given for selective layers, as inputs of the model or a function that returns them: "
-            f"what their states contribute is measured on it; got none for {', '.join(name or 'the layer' for name in layers)}"
+            f"how much each state contributes is measured on it; got none for {', '.join(name or 'the layer' for name in layers)}"
         )
     return layers
 

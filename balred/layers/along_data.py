@@ -147,7 +147,7 @@ def data_sums(
                 Q = Q + _squares(states_along(backward, flipped), np.flip(weights[now], axis=1).copy())
     for name, x in (("states", P), ("gradients", Q)):
         if x is not None and not np.isfinite(x).all():
-            raise ValueError(f"the {name} along the data must be finite, got others: the sums over them have no value")
+            raise ValueError(f"the {name} along the data must be finite, got NaN or infinity: their sums have no value")
     return DataSums(P, Q, float(weights.sum()), length=length)
 
 

@@ -105,7 +105,9 @@ class Divergence:
         if self.of == "values":
             return np.asarray(((small - full) ** 2).sum(-1))
         if full.shape[-1] < 2:
-            raise ValueError("outputs of one value are no logits: ask for Divergence(..., of='values')")
+            raise ValueError(
+                "logits must have at least two classes, got outputs of one value: use Divergence(..., of='values')"
+            )
         a, b = log_softmax(full), log_softmax(small)
         return np.asarray((np.exp(a) * (a - b)).sum(-1))
 

@@ -101,7 +101,7 @@ def descriptor(
         others = [_eliminated(tuple(_blurred(x, part, seed) for x in given), tol, part)[3] for seed in range(4)]
         if any(x.shape != D.shape for x in others):
             raise ValueError(
-                "the index must be beyond doubt, got one that rounding errors change: say with tol what counts as zero"
+                "the index must not depend on rounding errors, got one that they change: say with tol which values count as zero"
             )
         noise = 30 * np.max([np.abs(D[1:] - x[1:]) for x in others], axis=0)
         growing = np.any(np.abs(D[1:]) > noise, axis=(1, 2))

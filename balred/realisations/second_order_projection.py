@@ -126,11 +126,13 @@ def balanced(
     if balancing not in BALANCINGS:
         raise ValueError(f"balancing must be one of {', '.join(BALANCINGS)}, got {balancing!r}")
     if galerkin and not g.hermitian:
-        raise ValueError("galerkin must go with Hermitian M, D and K, of which it keeps the symmetry, got others")
+        raise ValueError(
+            "galerkin must go with Hermitian M, D and K, whose symmetry it keeps, got matrices that are not Hermitian"
+        )
     first, n = g.first_order, g.states
     if isinstance(first, SparseSystem):
         if solver is not None:
-            raise ValueError(f"solver must be left alone for a sparse system, got {solver!r}")
+            raise ValueError(f"solver must keep its default for a sparse system, got {solver!r}")
         R, L, _ = gramian_factors_lr(first)
         lu = backend("scipy").sparse_lu(g.M)
 
@@ -192,18 +194,18 @@ def modal(g: SecondOrderSystem, solver: str | None = None, *, dominance: str = "
     if dominance not in DOMINANCES:
         raise ValueError(f"dominance must be one of {', '.join(DOMINANCES)}, got {dominance!r}")
     if solver is not None:
-        raise ValueError(f"solver must be left alone for modal truncation, got {solver!r}")
+        raise ValueError(f"solver must keep its default for modal truncation, got {solver!r}")
     if g.sparse and dominance != "frequency":
         raise ValueError(f"dominance of a sparse system must be 'frequency', got {dominance!r}")
     for name, X in (("M", g.M), ("K", g.K)):
         if not replace(g, M=X, D=X, K=X).hermitian:
-            raise ValueError(f"{name} must be Hermitian for modal truncation, got another")
+            raise ValueError(f"{name} must be Hermitian for modal truncation, got a matrix that is not")
     if g.sparse:
         return Projected(g, np.zeros(0), g.states, lambda k: (None, _modes_of_sparse(g, k)), strict=False)
     try:
         inverse = np.linalg.inv(np.linalg.cholesky(g.M))
     except np.linalg.LinAlgError:
-        raise ValueError("M must be positive definite for modal truncation, got another") from None
+        raise ValueError("M must be positive definite for modal truncation, got a matrix that is not") from None
     squares, V = np.linalg.eigh(inverse @ g.K @ inverse.conj().T)
     T = inverse.conj().T @ V
     w = np.sqrt(np.abs(squares))

@@ -320,7 +320,7 @@ def analyze(
         sums = sums_along(obj, {n: (layers[n], several[n][0]) for n in several}, how)
         if unseen := [f"{name or 'the layer'}: {one}" for name, one in sums.items() if isinstance(one, str)]:
             raise ValueError(
-                f"every layer must be one whose operator is found at work on the calibration data, got others ({'; '.join(unseen)})"
+                f"the operator of every layer must be found while the model runs on the calibration data, got layers without ({'; '.join(unseen)})"
             )
     if alone:
         system, rebuild = several[""]
@@ -367,7 +367,7 @@ def sums_along(model: Any, layers: Mapping[str, tuple[Any, System]], how: Calibr
     unseen = [f"{name or 'the layer'} ({reason})" for name, reason in found.items() if isinstance(reason, str)]
     if unseen and how.balanced_on is not None:
         raise ValueError(
-            f"balanced_on={how.balanced_on!r} needs layers whose operators are found at work on the calibration data, got {'; '.join(unseen)}"
+            f"balanced_on={how.balanced_on!r} needs layers whose operators are found while the model runs on the calibration data, got layers without ({'; '.join(unseen)})"
         )
     return found
 

@@ -116,7 +116,7 @@ def check_even(candidates: Candidates, made: Mapping[str, Smaller | Failure]) ->
     failed = [f"{name}: {made[name]}" for name in tied if isinstance(made[name], Exception)]
     if failed and len(tied) > 1:
         raise ValueError(
-            f"layers of which a configuration holds one size must be cut all or none, got {'; '.join(failed)}"
+            f"layers that share one size in the configuration must be cut together or not at all, got {'; '.join(failed)}"
         )
 
 

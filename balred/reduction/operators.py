@@ -161,7 +161,9 @@ class SecondOrderCandidate:
         if isinstance(wanted, MeasuredError):
             raise ValueError("MeasuredError needs a first-order system, got a second-order one: reduce its first_order")
         if not self.looked.sigma.size and not isinstance(wanted, Order):
-            raise ValueError(f"modes of a sparse system are counted, so rank must be a number, got {wanted!r}")
+            raise ValueError(
+                f"rank must be a number for modal truncation of a sparse system, which computes that many modes, got {wanted!r}"
+            )
         values = self.looked.sigma if self.looked.sigma.size else np.ones(self.states)
         return min(choose_order(wanted, pad(values, self.states)), self.looked.cap)
 
@@ -200,7 +202,7 @@ def second_order_candidates(
         )
     if "inputs" in options:
         raise ValueError(
-            "a second-order system keeps its form by methods that know no recorded inputs: reduce its first-order form, "
+            "methods that keep a second-order system second-order take no recorded inputs: reduce its first-order form, "
             "balred.adapt(system)[0], got inputs with the second-order one"
         )
     if how.basis != "noise":

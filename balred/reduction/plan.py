@@ -236,7 +236,7 @@ def _check(
         raise TypeError(f"{', '.join(alone)} must go with selective layers, got a model that has none")
     if selective and settings.recorded:
         raise ValueError(
-            "recorded inputs go with a linear system, got selective layers: calibration is what a model is called with"
+            "recorded inputs go with a linear system, got selective layers: a model takes its data as calibration="
         )
     if selective and settings.method != "truncate":
         raise ValueError(

@@ -110,9 +110,7 @@ class Settings:
         """Raise if inputs were recorded, and not at one system."""
         if self.recorded and (layers != 1 or calibration is not None):
             what = f"a model with {layers} layers" if layers != 1 else "calibration data as well"
-            raise ValueError(
-                f"recorded inputs go with one system, got {what}: calibration is what a model is called with"
-            )
+            raise ValueError(f"recorded inputs go with one system, got {what}: a model takes its data as calibration=")
 
     def by(self, method: str) -> Settings:
         """The settings for another method, which has the same options only if it prepares a system in the same way.

@@ -91,9 +91,7 @@ def check_fit(layer: Any) -> None:
     container = container_of(layer)
     reason = None if container is None or container.unfit is None else container.unfit(layer)
     if reason is not None:
-        raise ValueError(
-            f"the arrays of a layer must be plain ones, got a {type(layer).__name__} that is not so: {reason}"
-        )
+        raise ValueError(f"the arrays of a layer must be plain ones, got others in a {type(layer).__name__}: {reason}")
 
 
 def obstacles_of(obj: Any, layers: Mapping[str, Any], *, copied: bool) -> dict[str, str]:

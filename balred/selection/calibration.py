@@ -12,7 +12,7 @@ from balred.selection.directions import check_scalar
 from balred.selection.selecting import SELECTIONS
 
 _LABELS = ("label", "labels", "label_ids", "target", "targets", "y")
-_HOW = "pass what the model is called with, such as [x for x, y in loader]"
+_HOW = "pass the inputs of the model, such as [x for x, y in loader]"
 BALANCED_ON = ("data", "inputs", "noise")
 _RULE = "calibration must be an array, a dict of keyword inputs, or an iterable of either"
 
@@ -71,10 +71,12 @@ def _arguments(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(batch, (list, tuple)) and batch and all(isinstance(x, (*arrays, Mapping)) for x in batch):
         if len(batch) > 1 and _inputs(takes) != 1:
-            raise ValueError(f"{_RULE}, got one of {len(batch)} arrays, of which any may be an input: {_HOW}")
+            raise ValueError(
+                f"{_RULE}, got a batch of {len(batch)} arrays, and it is not said which of them are inputs: {_HOW}"
+            )
         batch = batch[0]
     if not isinstance(batch, (*arrays, Mapping)):
-        raise ValueError(f"{_RULE}, got one of {type(batch).__name__}: {_HOW}")
+        raise ValueError(f"{_RULE}, got a batch of type {type(batch).__name__}: {_HOW}")
     if not isinstance(batch, Mapping):
         return (batch,), {}
     kwargs = dict(batch)
@@ -139,7 +141,7 @@ def kept_out(given: Iterable[Batch], share: int = 4) -> tuple[list[Batch], list[
             (choose if whole % share else measure).append((args, kwargs))
     if not choose or not measure:
         raise ValueError(
-            f"a divergence is measured on calibration data that are kept out of the rest, so there must be {share} sequences at "
+            f"a divergence is measured on calibration data that are kept apart from the rest, so there must be {share} sequences at "
             "least, got fewer"
         )
     return choose, measure
@@ -242,7 +244,7 @@ class Calibration:
             raise ValueError(f"sequences must be a positive integer, got {self.sequences!r}")
         if callable(self.data) and not _takes_nothing(self.data):
             raise ValueError(
-                f"calibration must be data or a function without arguments, got {self.data!r}, which wants some"
+                f"calibration must be data or a function without arguments, got {self.data!r}, which takes some"
             )
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection!r}")
@@ -288,8 +290,8 @@ class Calibration:
             return replace(self, data=data)
         if isinstance(data, Iterator) and not callable(self.data):
             raise ValueError(
-                "calibration must be data that every attempt can go through, such as a list, a loader or a function that "
-                f"returns them, got {type(data).__name__}, which gives them once"
+                "calibration must be data that every attempt can read anew, such as a list, a loader or a function that "
+                f"returns them, got {type(data).__name__}, which can be read only once"
             )
         one = list(islice(data, 1))
         return None if callable(self.data) and not one else replace(self, data=one)

@@ -234,5 +234,5 @@ def _member(host: Backend, system: DenseSystem, solver: str) -> tuple[Any, Any, 
         if fold * np.finfo(np.float64).eps < _RESIDUAL:
             break
     if best is None:
-        raise ArithmeticError(f"Gramian factors must be finite, got others from solver {solver!r}")
+        raise ArithmeticError(f"Gramian factors must be finite, got NaN or infinity from solver {solver!r}")
     return best

@@ -47,7 +47,7 @@ def as_array(name: str, value: Any) -> Array:
     >>> as_array("A", [[1, 2], [3]])
     Traceback (most recent call last):
         ...
-    ValueError: A must have rows of one length, got others: setting an array element with a sequence. The requested array has an inhomogeneous shape after 1 dimensions. The detected shape was (2,) + inhomogeneous part.
+    ValueError: A must have rows of one length, got rows of different lengths: setting an array element with a sequence. The requested array has an inhomogeneous shape after 1 dimensions. The detected shape was (2,) + inhomogeneous part.
     """
     if type(value) is np.ndarray and value.dtype.char in "dfDF" and value.dtype.isnative:
         return value
@@ -67,7 +67,7 @@ def as_array(name: str, value: Any) -> Array:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
         if isinstance(value, (list, tuple)) and "inhomogeneous" in str(error):
-            raise ValueError(f"{name} must have rows of one length, got others: {error}") from None
+            raise ValueError(f"{name} must have rows of one length, got rows of different lengths: {error}") from None
         raise TypeError(f"{name} must be an array or lists of numbers, got a {type(value).__name__}: {error}") from None
     return _of_numpy(name, array)
 
@@ -95,7 +95,9 @@ def _of_numpy(name: str, value: Any) -> Array:
         try:
             array = np.array(array.tolist(), np.complex128 if complex_entry else np.float64)
         except OverflowError as error:
-            raise ValueError(f"{name} must hold numbers that float64 has, got one that is too large: {error}") from None
+            raise ValueError(
+                f"{name} must hold numbers that float64 can represent, got one that is too large: {error}"
+            ) from None
     if array.dtype.kind in "biu":
         return array.astype(np.float64)
     if array.dtype.kind in "fc" and array.dtype.itemsize > (8 if array.dtype.kind == "f" else 16):
@@ -123,7 +125,7 @@ def _of_library(name: str, value: Any) -> Array:
     floats = xp.astype(value, widest)
     if backend_of(value).is_concrete(value) and "32" in str(widest) and (to_numpy(floats) != to_numpy(value)).any():
         raise TypeError(
-            f"{name} must hold integers that float32 has, got larger ones: allow JAX float64, or convert it"
+            f"{name} must hold integers that float32 can represent, got larger ones: allow JAX float64, or convert it"
         )
     return floats
 

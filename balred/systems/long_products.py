@@ -144,7 +144,7 @@ def response(
         re, im = _added([X.real, low.real, step.real]), _added([X.imag, low.imag, step.imag])
         X, low = re[0] + 1j * im[0], re[1] + 1j * im[1]
     raise ArithmeticError(
-        f"the response at {at:.6g} must be known to some digits, got equations of which rounding leaves none"
+        f"the response at {at:.6g} must be known to some digits, got equations in which rounding errors leave none"
     )
 
 

@@ -204,8 +204,8 @@ def warn_if_unstable(small: System, had: Any, what: str, how: str | Callable[[],
     where = "" if more.ndim == 0 else f" in {int(more.sum())} of {more.size} members"
     has = int(outside.sum(axis=-1)[more].max())
     warn_caller(
-        f"{what} has {has} unstable or marginal {'poles' if has > 1 else 'pole'}{where}, the worst at {worst:.4g}, and what it "
-        f"stands for has {int(np.max(had)) or 'none'}: {how() if callable(how) else how}",
+        f"{what} has {has} unstable or marginal {'poles' if has > 1 else 'pole'}{where}, the worst at {worst:.4g}, and the "
+        f"original has {int(np.max(had)) or 'none'}: {how() if callable(how) else how}",
         InstabilityWarning,
     )
 

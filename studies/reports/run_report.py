@@ -189,9 +189,7 @@ def write_run_report(root: Path) -> Path:
         return _written(root)
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         # each file is what it must be by itself, and they do not fit together
-        raise ValueError(
-            f"{root}: a report must be of what runs left there, got files that differ ({error!r:.120})"
-        ) from None
+        raise ValueError(f"{root}: a report must be of files that a run wrote, got others ({error!r:.120})") from None
 
 
 def _written(root: Path) -> Path:

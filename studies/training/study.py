@@ -109,7 +109,7 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
     for key, value in plain.items():
         if key not in _VOLATILE and theirs.get(key) != value:
             raise ValueError(
-                f"a study goes on with the settings it began with, {key} = {theirs.get(key)!r}, got {value!r}"
+                f"a study must resume with the settings that it began with, {key} = {theirs.get(key)!r}, got {value!r}"
             )
 
 

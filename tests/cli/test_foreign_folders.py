@@ -294,7 +294,7 @@ def test_files_that_grow(make: Callable[[], Any], tmp_path: Path) -> None:
     status = ends_well("inspect", tmp_path / "x.pt", seconds=30)
     assert status == (0 if make is views else 1)
     if make is views:
-        assert "a tensor must be in its file of" in run("inspect", tmp_path / "x.pt").stdout
+        assert "a tensor must fit into its file of" in run("inspect", tmp_path / "x.pt").stdout
 
 
 def test_a_packed_checkpoint_is_not_unpacked(tmp_path: Path) -> None:

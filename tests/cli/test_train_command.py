@@ -270,7 +270,7 @@ class TestStudy:
         assert result.exit_code == 1
         assert "holds a study already: --resume goes on with it" in result.stderr
         result = invoke(str(path), "--out", str(study[0]), "--resume")
-        assert "a study goes on with the settings it began with, validation = 50, got 0" in result.stderr
+        assert "a study must resume with the settings that it began with, validation = 50, got 0" in result.stderr
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "file").touch()
         result = invoke(str(path), "--out", str(tmp_path / "other"))

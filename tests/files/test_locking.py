@@ -90,7 +90,7 @@ def test_a_lock_that_says_nothing(names: list[str], tmp_path: Path) -> None:
     for name in names:
         (tmp_path / LOCK / name).touch()
     with (
-        pytest.raises(ValueError, match="a lock must say whose it is, got one that does not: delete it"),
+        pytest.raises(ValueError, match="a lock must name its process, got one that does not: delete it"),
         alone(tmp_path),
     ):
         pass

@@ -134,7 +134,7 @@ def test_empty_means_none(tmp_path: Path) -> None:
     ("variables", "message"),
     [
         ({"sys": GET, "other": GET}, "must have one structure with A, B and C, got sys, other"),
-        ({"sys": {**GET, "a": A}}, "a field of sys must be there once, got A, B, "),
+        ({"sys": {**GET, "a": A}}, "a field of sys must appear once, got A, B, "),
         ({"sys": {**GET, "InputDelay": 0.1}}, "sys must have no delays, got InputDelay: absorb them"),
         ({"sys": {**GET, "TimeUnit": "hours"}}, "the TimeUnit of sys must be seconds, got 'hours': chgTimeUnit"),
         ({"sys": {"A": A, "B": B}}, "got sys: A, B, C missing"),

@@ -95,7 +95,9 @@ def test_a_full_disk_takes_all_or_nothing(tmp_path: Path) -> None:
 def test_a_log_that_lost_lines_is_told(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "e.jsonl")
     log.append([event(1), event(2)])
-    with pytest.warns(UserWarning, match="must hold the 5 events that it held then, got 2: the others are lost"):
+    with pytest.warns(
+        UserWarning, match="must still hold the 5 events that it held at the checkpoint, got 2: the others are lost"
+    ):
         log.rewind(5)
     assert steps(log) == [1, 2]
 

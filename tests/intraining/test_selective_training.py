@@ -201,7 +201,7 @@ def test_what_cannot_be() -> None:
     assert [r.cuts for r in reports] == [()]
     with pytest.raises(ValueError, match="selection must be one of joint, separate, random, got 'best'"):
         made(calibration=Calibration(data(), "best"))
-    with pytest.raises(ValueError, match=r"must be finite, got others in body\.layers\.0\.mixer"):
+    with pytest.raises(ValueError, match=r"must be finite, got NaN or infinity in body\.layers\.0\.mixer"):
         made(window=(0, 1), calibration=data() * float("nan"))
     given = iter([data(), data() * float("nan")])
     model, optimizer, reducer = made(window=(0, 1), calibration=lambda: next(given))

@@ -361,7 +361,7 @@ def test_empty_calibration_is_an_error(model: Any) -> None:
 def test_calibration_that_is_not_finite_is_an_error(model: Any, data: Any) -> None:
     data = data.clone()
     data[0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"must be finite, got others in layers\.0"):
+    with pytest.raises(ValueError, match=r"must be finite, got NaN or infinity in layers\.0"):
         balred.reduce(model, 2, calibration=data)
 
 

@@ -94,7 +94,7 @@ def test_a_matrix_of_numpy_is_an_array():
         ({"a": 1}, TypeError, "{} must hold numbers .*, got a dict"),
         (np.zeros((2, 2), "M8[s]"), TypeError, "{} must be a floating-point array, got dtype datetime64"),
         (np.zeros((2, 2), [("x", float)]), TypeError, "{} must be a floating-point array"),
-        ([[10**400, 0], [0, 1]], ValueError, "{} must hold numbers that float64 has, got one that is too large"),
+        ([[10**400, 0], [0, 1]], ValueError, "{} must hold numbers that float64 can represent, got one that is too large"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("which", range(4))

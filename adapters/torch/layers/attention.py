@@ -66,7 +66,7 @@ def adapt_mlstm(layer: Any) -> tuple[System, Rebuild]:
     def rebuild(reduced: Any) -> Any:
         if not isinstance(reduced, DenseSystem) or bool((reduced.A != 0).any()) or bool((reduced.D != 0).any()):
             raise ValueError(
-                "products of queries and keys have neither dynamics nor a direct way through, got a system that has: "
+                "products of queries and keys have neither dynamics nor a feedthrough, got a system with one of them: "
                 "use method='truncate'"
             )
         queries = from_numpy(to_numpy(reduced.C), like=B).mT @ Rq[0].mT.detach()

@@ -78,7 +78,7 @@ def rows_of(layer: Any, part: str) -> dict[str, torch.Tensor]:
     others = [name for name in tensors if name not in ("weight", "bias")]
     if others:
         raise ValueError(
-            f"a projection that is cut must have a weight and a bias alone, got {', '.join(others)} in {part}, a "
+            f"a projection that is cut must have a weight and a bias only, got {', '.join(others)} in {part}, a "
             f"{type(module).__name__}: merge them into the weight first"
         )
     return {f"{part}.{name}": value.detach() for name, value in tensors.items()}

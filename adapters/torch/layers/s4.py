@@ -84,7 +84,9 @@ def adapt_s4_kernel(kernel: Any) -> tuple[System, Rebuild]:
 
 def _adapted(layer: Any, kernel: Any, D: torch.Tensor | None, prefix: str) -> tuple[System, Rebuild]:
     if not hasattr(kernel, "A_imag"):
-        raise ValueError("an S4 kernel must have complex poles to be reduced, as smaller systems do, got is_real=True")
+        raise ValueError(
+            "an S4 kernel must have complex poles to be reduced, because reduced systems have them, got is_real=True"
+        )
     check_complex(kernel.C)
     sides, length = sides_of(kernel, D), getattr(kernel, "l_max", None)
     system = system_of(kernel, D, length)
@@ -128,8 +130,8 @@ def _check_kernel(kernel: Any, want: Host) -> None:
     worst = float(np.abs(to_numpy(got) - want).max() / max(np.abs(want).max(), np.finfo(np.float32).tiny))
     if not worst < 1e-3:
         raise ValueError(
-            "a module with the tensors of an S4 kernel must compute what they stand for, "
-            f"got one that is {worst:.1e} of the largest value away"
+            "a module with the tensors of an S4 kernel must compute the response of these tensors, "
+            f"got one that differs by {worst:.1e} of the largest value"
         )
 
 

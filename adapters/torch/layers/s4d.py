@@ -104,5 +104,5 @@ def _check_kernel(kernel: Any, logs: torch.Tensor, system: DiagonalSystem) -> No
         if not worst < 1e-3:
             raise ValueError(
                 "a module with the tensors of an S4D kernel must compute 2 Re(C (exp(dt A) - 1) / A exp(dt A l)), "
-                f"got one that is {worst:.1e} of the largest value away"
+                f"got one that differs by {worst:.1e} of the largest value"
             )

@@ -219,7 +219,9 @@ def _along_data(
     moments = {name: sums[id(layer)].moments() for name, layer in layers.items()}
     bad = [name for name, m in moments.items() if not np.isfinite(m.contributions).all()]
     if bad:
-        raise ValueError(f"the layers' signals on the calibration data must be finite, got others in {', '.join(bad)}")
+        raise ValueError(
+            f"the layers' signals on the calibration data must be finite, got NaN or infinity in {', '.join(bad)}"
+        )
     return moments
 
 

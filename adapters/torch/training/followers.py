@@ -44,7 +44,7 @@ def averaged(average: nn.Module, model: nn.Module) -> nn.Module:
     if mine != theirs:
         other = next(n for n in mine | theirs if mine.get(n) != theirs.get(n))
         raise ValueError(
-            f"an average must have the model's shapes, got {theirs.get(other)} for {other}, {mine.get(other)}"
+            f"an average must have the model's shapes, got {theirs.get(other)} for {other}, which has {mine.get(other)} in the model"
         )
     return found
 

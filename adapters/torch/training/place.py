@@ -37,7 +37,7 @@ class Place:
         around = [o for o in gc.get_objects() if is_ddp(o)]
         if any(m is self.model for one in around for m in one.modules()):
             raise ValueError(
-                "the model must be what DistributedDataParallel returned, whose gradient buckets have to follow a cut, "
+                "the model must be the one that DistributedDataParallel returned, whose gradient buckets have to follow a cut, "
                 f"got the {type(self.model).__name__} inside it"
             )
 

@@ -115,7 +115,9 @@ class InTrainingReducer:
             raise ValueError("the optimizer must keep its state by parameter, got LBFGS, which keeps one flat history")
         for other in restore:
             if not (hasattr(other, "state_dict") and hasattr(other, "load_state_dict")):
-                raise ValueError(f"what a guard restores must have state_dict and load_state_dict, got {other!r}")
+                raise ValueError(
+                    f"every object that a guard restores must have state_dict and load_state_dict, got {other!r}"
+                )
         self._place = placed(model, averages)
         self._place.calibration = self.calibration = calibration_of(self.policy.calibration)
         self.model, self.optimizer = self._place.model, optimizer

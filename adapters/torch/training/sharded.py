@@ -103,9 +103,7 @@ class Sharded(Place):
                     else ""
                 )  # fmt: skip
                 if why:
-                    raise ValueError(
-                        f"{where} must be sharded along its first dimension and no more, got {why}: {_OTHERWISE}"
-                    )
+                    raise ValueError(f"{where} must be sharded along its first dimension only, got {why}: {_OTHERWISE}")
 
     def _reshard(self) -> None:
         """Put the shards in place where a forward pass without a backward pass left gathered tensors."""

@@ -253,7 +253,7 @@ def test_whether_a_model_takes_batches_is_found_told_or_refused() -> None:
     np.testing.assert_allclose(found.P, brute_force(balred.adapt(one)[0], u, WIDTH)[0], rtol=1e-3, atol=1e-4)
 
     both = Batched()
-    with pytest.raises(ValueError, match="got one that runs on both with other answers: say vmapped=False"):
+    with pytest.raises(ValueError, match="got one that runs on both with different answers: pass vmapped=False"):
         balred.analyze(both, calibration=u)
     whole, each = (
         sums(both, {"layer": both.layer}, Calibration(u, scalar=cubes, vmapped=v))["layer"] for v in (False, True)
@@ -262,7 +262,7 @@ def test_whether_a_model_takes_batches_is_found_told_or_refused() -> None:
     assert np.abs(whole.Q - each.Q).max() > 1e-2 * np.abs(whole.Q).max()
 
     with pytest.raises(
-        ValueError, match="the model must run on the calibration data, the sequences along the first axis"
+        ValueError, match="the model must run on the calibration data, whose sequences lie along the first axis"
     ):
         balred.analyze(Model(lru()), calibration=data(4, LENGTH, 2))
 

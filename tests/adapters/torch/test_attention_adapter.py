@@ -188,5 +188,5 @@ def test_a_system_with_dynamics_is_refused() -> None:
     _, rebuild = balred.adapt(full)
     other = balred.testing.random_system(4, 32, 32, batch=(4,), dt=True)
     bare = balred.ss(other.A, other.B, other.C, dt=True)
-    with pytest.raises(ValueError, match="have neither dynamics nor a direct way through, got a system that has"):
+    with pytest.raises(ValueError, match="have neither dynamics nor a feedthrough, got a system with one of them"):
         rebuild(bare)

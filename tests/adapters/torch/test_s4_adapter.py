@@ -272,7 +272,10 @@ class Wordy(Sums):
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        (lambda: Doubled(3, 16), r"must compute what they stand for, got one that is 1.0e\+00 of the largest"),
+        (
+            lambda: Doubled(3, 16),
+            r"must compute the response of these tensors, got one that differs by 1.0e\+00 of the largest",
+        ),
         (lambda: Transposed(3, 16), r"called with L=16, got shape \(1, 16, 3\)"),
         (lambda: Wordy(3, 16), r"must return its first values, \(c, H, L\), when called with L, got TypeError"),
         (lambda: Sums(3, 16, disc="foh"), "must be sampled by zoh, bilinear or dss, got 'foh'"),

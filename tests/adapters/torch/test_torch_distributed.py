@@ -180,7 +180,7 @@ def test_what_cannot_follow_a_cut_is_refused(tmp_path: Path) -> None:
     assert "without a built-in communication hook, got BuiltinCommHookType.FP16_COMPRESS" in said["built-in"]
     assert said["no_sync"].endswith("got one in no_sync()")
     assert "without delay_all_reduce_named_params, which keeps one flat buffer" in said["delayed"]
-    rule = "first.B_re must be sharded along its first dimension and no more"
+    rule = "first.B_re must be sharded along its first dimension only"
     assert said["columns"].startswith(f"{rule}, got dimension 1: ")
     assert "cut before fully_shard" in said["columns"]
     assert said["averages"].endswith("got 1: start them after the window")

@@ -190,7 +190,7 @@ def test_where_a_configuration_holds_one_size_all_layers_are_cut_or_none() -> No
     for change, match in (
         (
             lambda mixer: mixer.register_buffer("start", torch.zeros(8)),
-            "cut all or none, got backbone.layers.1.mixer: every array",
+            "cut together or not at all, got backbone.layers.1.mixer: every array",
         ),
         (
             lambda mixer: setattr(mixer, "x_proj", torch.nn.Sequential(mixer.x_proj)),
@@ -420,7 +420,7 @@ def test_calibration_that_does_not_fit_is_an_error_when_the_reducer_is_made() ->
     for data, match in (
         ({"pixels": tokens()}, "must run on the calibration data"),
         (torch.full((2, 5), 999), "must run on the calibration data"),
-        ([(tokens(), tokens())], "pass what the model is called with"),
+        ([(tokens(), tokens())], "pass the inputs of the model"),
         ({"input_ids": tokens().tolist()}, "return_tensors"),
         (iter([tokens()]), "every attempt"),
         (lambda step: tokens(), "function without arguments"),
