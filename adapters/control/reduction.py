@@ -256,8 +256,8 @@ def minimal_realization(sys: Any, tol: float | None = None, verbose: bool = True
     sys : control.StateSpace or control.TransferFunction
         A transfer function is left to python-control.
     tol : float, optional
-        As :func:`balred.realisations.minimal.minimal` for a state-space system (0 for the default, as in python-control), the
-        distance of a zero that cancels a pole for a transfer function.
+        For a state-space system, what counts as zero beside the numbers it is compared with; 0 for the default, the square
+        root of the rounding unit.  For a transfer function, the distance of a zero that cancels a pole.
     verbose : bool, default True
         Print how many states were removed.
 
@@ -293,7 +293,7 @@ def statespace_minreal(sys: Any, tol: float = 0.0) -> Any:
     ----------
     sys : control.StateSpace
     tol : float, default 0
-        As :func:`balred.realisations.minimal.minimal`, 0 for the default there.
+        What counts as zero beside the numbers it is compared with; 0 for the default, the square root of the rounding unit.
 
     Returns
     -------

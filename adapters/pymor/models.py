@@ -89,7 +89,7 @@ def adapt_second_order(model: Any) -> tuple[System, Any]:
     Raises
     ------
     ValueError
-        As :func:`adapt_lti`: the model depends on parameters; its mass matrix is singular.
+        The model depends on parameters, or its mass matrix is singular.
 
     Examples
     --------

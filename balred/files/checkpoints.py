@@ -32,7 +32,7 @@ def save(model: Any, path: str | PathLike[str]) -> None:
         Of PyTorch, equinox, flax (a parameter tree, a bound linen module, an nnx module), or of a framework whose
         registered container has ``tensors``.
     path : path
-        A safetensors file, usually ``.safetensors``; one that exists is replaced, when all of the new one is written.
+        The file, usually ``.safetensors``.  An existing file is replaced, after the new one is written completely.
 
     Raises
     ------
@@ -45,8 +45,8 @@ def save(model: Any, path: str | PathLike[str]) -> None:
 
     Notes
     -----
-    Parameters and buffers are written, also buffers that a ``state_dict`` leaves out.  What else a model has (its classes, random
-    keys, numbers that are no arrays) is code, and comes from the skeleton.
+    Parameters and buffers are written, also buffers that a ``state_dict`` leaves out.  The rest of a model (its classes, random
+    keys, numbers that are no arrays) comes from the skeleton.
 
     Examples
     --------
@@ -81,14 +81,14 @@ def load(skeleton: Any, path: str | PathLike[str]) -> Any:
     Parameters
     ----------
     skeleton : model
-        Of the classes of the saved one, such as a freshly constructed one: its layers are first shrunk to the recorded
-        ranks, then every tensor is read.
+        A model of the full size with the classes of the saved one, for example a new one.  Its layers are copied at the
+        recorded ranks, then every tensor is read.
     path : path
 
     Returns
     -------
     model
-        A new one, on the device of `skeleton`, which is left as it is.
+        A new model, on the device of `skeleton`.  The skeleton does not change.
 
     Raises
     ------
@@ -100,7 +100,18 @@ def load(skeleton: Any, path: str | PathLike[str]) -> Any:
 
     Examples
     --------
-    See :func:`save`.
+    >>> import tempfile
+    >>> import balred, numpy as np
+    >>> from balred.layers.recurrence import lru_initial
+    >>> rng = np.random.default_rng(0)
+    >>> def fresh():
+    ...     return {"lru": lru_initial(2, 8, 0.5, 0.99, 3.0, rng.random, lambda *shape: rng.standard_normal(shape))}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     balred.save(balred.reduce(fresh(), 3), f"{folder}/small.safetensors")
+    ...     skeleton = fresh()  # of the full size
+    ...     again = balred.load(skeleton, f"{folder}/small.safetensors")
+    >>> again["lru"]["C_re"].shape, skeleton["lru"]["C_re"].shape
+    ((2, 3), (2, 8))
     """
     path = Path(path)
     try:

@@ -51,7 +51,8 @@ def inspect(
     Parameters
     ----------
     path : path
-        As :func:`balred.files.opening.open_checkpoint`.  Layers are read one after the other.
+        A ``.safetensors`` file, an index of shards (``.index.json``), a folder of Hugging Face, or a file of PyTorch
+        (``.pt``, ``.pth``, ``.bin``, ``.ckpt``).  Layers are read one after the other.
     keep : bool, default False
         Keep the analyses, too.
     tell : callable, optional

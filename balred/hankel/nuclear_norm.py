@@ -101,7 +101,7 @@ def hankel_nuclear_norm(obj: Any, *, weights: Any = None, precision: str = "floa
 
 
 def hankel_weights(obj: Any, *, precision: str = "float64") -> Any:
-    r"""What :func:`hankel_nuclear_norm` needs of `obj` to be cheap for the steps that follow.
+    r"""Weights with which :func:`hankel_nuclear_norm` is cheap for the steps that follow.
 
     For every positive definite W, :math:`N \le \frac12(\mathrm{tr}\,WP + \mathrm{tr}\,W^{-1}Q)`, with equality for the
     W of `obj` itself.  With W held fixed the right-hand side and its gradient need no factorisation, agree with N and
@@ -110,8 +110,10 @@ def hankel_weights(obj: Any, *, precision: str = "float64") -> Any:
 
     Parameters
     ----------
-    obj, precision
-        As :func:`hankel_nuclear_norm`; systems or layers with diagonal state matrices.
+    obj : system, layer, model, or anything :func:`balred.adapt` reads
+        Stable, with diagonal state matrices.
+    precision : {"float64", "float32"}, default "float64"
+        What the weights are computed in, whatever the dtype of the data.
 
     Returns
     -------
@@ -123,7 +125,7 @@ def hankel_weights(obj: Any, *, precision: str = "float64") -> Any:
     UnstableError
         A pole is unstable or marginal.
     ValueError
-        A dense system: its Gramians are what costs.
+        A dense system: its Gramians cost most, and weights need them too.
 
     Examples
     --------

@@ -45,21 +45,22 @@ def hsv(
 
     .. math:: \sigma_i = \sqrt{\lambda_i(PQ)} = \mathrm{svd}(Z_q^H Z_p)_i
 
-    Computed in float64 whatever the dtype of the data, and returned in its dtype.  Differentiable by JAX and PyTorch,
-    for spectral functions (sums, energies) also where values repeat; JAX may trace it.
+    They are computed in float64, and returned in the dtype of the data.  JAX and PyTorch can differentiate them; where values
+    repeat, this holds for functions that are symmetric in them, such as sums and energies.  JAX can trace the computation.
 
     Parameters
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
-        "cauchy" (one input, one output, diagonal): every value to high relative accuracy, down to 1e-40 of the first.
+        How they are computed; by default "smith" for dense systems and "closed" for diagonal ones.  "cauchy", for diagonal
+        systems with one input and one output, finds every value to high relative accuracy, down to 1e-40 of the first.
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable.
     precision : {"float64", "float32"}, default "float64"
-        What is computed in: float32 throughout is for devices without fast float64, and leaves every value an error of
-        rounding of the first.
+        The precision of the computation.  float32 is for devices without fast float64; every value then has an error as
+        large as the rounding of the first.
     max_bytes : int, optional
-        A budget: a batch that would take more memory than this is computed piece by piece, at least a member at a time.
+        The most memory to use: a larger batch is computed piece by piece, at least one system at a time.
 
     Returns
     -------

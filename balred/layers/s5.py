@@ -77,7 +77,7 @@ def s5_parameters(
     Parameters
     ----------
     system : DiagonalSystem
-        As from :func:`s5_system`.
+        Conjugate and discrete, as :func:`s5_system` makes it: its outputs are those of both ways in a bidirectional layer.
     step : float or array, shape (P,)
         The step that the states get.
     ratio : float

@@ -40,7 +40,7 @@ def covar(obj: Any, W: Any = 1.0, *, solver: str | None = None) -> Array:
     W : float or array_like, shape (m, m), default 1
         The intensity of the noise (in discrete time its covariance), Hermitian and not negative; a number stands for that times the identity.
     solver : str, optional
-        What solves the equation; by default "smith" for dense systems and "closed" for diagonal ones.
+        How the equation is solved; by default "smith" for dense systems and "closed" for diagonal ones.
 
     Returns
     -------

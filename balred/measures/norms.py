@@ -55,18 +55,18 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
             = \mathrm{tr}(CPC^H)\ [+\ \|D\|_F^2\ \text{in discrete time}], \quad
         \|G\|_\infty = \sup_\omega \bar\sigma(G(i\omega)), \quad \|G\|_H = \sigma_1
 
-    (over the unit circle in discrete time).  "h2" and "hinf" are the norms of stable systems.  "l2" and "linf" are the
-    same integral and supremum for any system without poles on the boundary of the stable region, where they say nothing
-    of causal responses but, for example, how far two unstable systems are apart.
+    (over the unit circle in discrete time).  "h2" and "hinf" are norms of stable systems.  "l2" and "linf" are the same
+    integral and supremum for any system without poles on the boundary of the stable region.  For an unstable system they say
+    nothing about its response in time, but they say, for example, how far apart two unstable systems are.
 
     Parameters
     ----------
     obj : system, layer, or anything :func:`balred.adapt` reads
     kind : {"h2", "hinf", "hankel", "l2", "linf"}, default "h2"
     solver : str, optional
-        For "h2", "l2" and "hankel", as :func:`balred.hsv`.
+        How the Gramians of "h2", "l2" and "hankel" are computed: "smith", "closed", "cauchy", "scipy" or "slycot".
     peak : bool, default False
-        For "hinf" and "linf": also where the largest gain is.
+        For "hinf" and "linf": return the frequency of the largest gain, too.
 
     Returns
     -------
@@ -202,9 +202,9 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
 
     Notes
     -----
-    Unstable and marginal modes, an integrator say, that a single system shares with the other cancel, as far as rounding errors of
-    the entries of the two allow to tell (:func:`balred.measures.shared_modes.without_shared_modes`).  Such an error has
-    no gradient.
+    If a single system shares unstable or marginal modes with the other, for example an integrator, these modes cancel.
+    They count as shared if they are equal within the rounding errors of the entries
+    (:func:`balred.measures.shared_modes.without_shared_modes`).  Such an error has no gradient.
 
     Examples
     --------

@@ -279,8 +279,12 @@ def output_error(full: Any, reduced: Any, inputs: Any, *, dt: float | None = Non
     ----------
     full, reduced : system, layer, or anything :func:`balred.adapt` reads
         Of the same time step, inputs and outputs.
-    inputs, dt, hold
-        As :func:`recordings_of`: (inputs, samples), or a list of such.
+    inputs : array, shape (inputs, samples), or a list of such
+        A recording of the inputs, or several; (samples,) where there is one input.
+    dt : float, optional
+        Seconds between samples.  Continuous systems need it; that of a discrete system is the default.
+    hold : {"zoh", "foh"}, default "zoh"
+        What the inputs of a continuous system do between samples: they stay constant, or run straight to the next.
 
     Returns
     -------

@@ -50,7 +50,9 @@ def left_coprime(
     Parameters
     ----------
     factorization : {"inner", "normalized"}, default "inner"
+        Of an inner denominator, or normalised.
     match_dc : bool, default False
+        Singular perturbation of the factors: the steady gain stays.
 
     References
     ----------
@@ -79,8 +81,18 @@ def right_coprime(
 
     Parameters
     ----------
-    factorization, match_dc
-        As :func:`left_coprime`.
+    factorization : {"inner", "normalized"}, default "inner"
+        Of an inner denominator, :math:`M^\sim M=I`, or normalised, :math:`N^\sim N+M^\sim M=I`.
+    match_dc : bool, default False
+        Singular perturbation of the factors: the steady gain stays.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.methods.coprime import right_coprime
+    >>> unstable = balred.ss([[1.0, 0.0], [0.0, -2.0]], np.ones((2, 1)), np.ones((1, 2)))
+    >>> right_coprime(unstable).sigma.round(6)
+    array([1.04246 , 0.243125])
     """
     return _analysed(system, solver, factorization, match_dc, right=True)
 

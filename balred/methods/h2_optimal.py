@@ -53,6 +53,7 @@ def h2_spectrum(
         The iteration ends where the next projection changes the reduced system by less,
         :math:`\|F(G_k)-G_k\|_2 \le \mathrm{tol}\,\|G_k\|_2`.
     max_iterations : int, default 200
+        Most steps of the iteration.
     init : system, or anything :func:`balred.adapt` reads, optional
         A stable minimal system of the order asked for, to start from alone.  By default there are several starts
         (:mod:`balred.methods.h2_runs`), and the best of their ends is kept; :func:`attempts` lists them.
@@ -182,8 +183,10 @@ def attempts(
     rank : int
         The order of the reduced systems, below the numerical rank.
     method : {"irka", "tsia"}, default "irka"
-    tol, max_iterations
-        As :func:`h2_spectrum`.
+    tol : float, default 1e-9
+        The iteration ends where the next projection changes the reduced system by less, relative to its H2 norm.
+    max_iterations : int, default 200
+        Most steps of the iteration.
 
     Returns
     -------

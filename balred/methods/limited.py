@@ -132,7 +132,9 @@ def frequency_limited(
 
     References
     ----------
-    As :func:`time_limited`; Gugercin and Antoulas, section 3.4.
+    W. Gawronski and J.-N. Juang, Model reduction in limited time and frequency intervals, Int. J. Systems Sci. 21 (1990);
+    S. Gugercin and A. C. Antoulas, A survey of model reduction by balanced truncation and some new results, Int. J.
+    Control 77 (2004), section 3.4.
 
     Examples
     --------

@@ -24,19 +24,19 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Budget:
-    r"""States for all layers of a model together, shared out by marginal error.
+    r"""A number of states for all layers of a model together; each state goes where it lowers the error most.
 
     Parameters
     ----------
     states : int, optional
-        At most so many, counted as the layers count them.
+        The most states of all layers together, counted as the layers count them.
     fraction : float, optional
-        Instead of `states`: this share of those the layers have now, in (0, 1].
+        In place of `states`: a share, in (0, 1], of the states that the layers have now.
     multiple_of : int, default 1
         Ranks are multiples of this, or all that a layer has.
     relative : bool, default False
-        Measure the error of each layer in units of its own :math:`\sum\sigma_i`, for layers that share no units.  So it is
-        in any case where selective layers, whose errors are measured, are mixed with others.
+        Measure the error of each layer in units of its own :math:`\sum\sigma_i`, for layers that share no units.  If a model
+        has selective layers and others, errors are always relative.
 
     Notes
     -----

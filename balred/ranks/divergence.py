@@ -27,24 +27,25 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Divergence:
-    r"""Keep the least states, shared out over all layers of a model, for which its answers stay within `tolerance`.
+    r"""Keep the fewest states, in all layers of a model together, for which its answers stay within `tolerance`.
 
     Parameters
     ----------
     tolerance : float
         Positive.
     of : {"logits", "values"} or callable, default "logits"
-        The mean Kullback-Leibler divergence from the full model in nats, the outputs taken as logits over their last axis; the
-        squared difference relative to the mean square of the outputs; or ``of(full, small)``, which returns a number for
-        each sequence from the outputs (sequences, ...) of both as NumPy arrays.
+        The measure of closeness.  "logits": the mean Kullback-Leibler divergence from the full model in nats; the outputs are
+        logits over their last axis.  "values": the squared difference relative to the mean square of the outputs.
+        A callable ``of(full, small)`` gets the outputs (sequences, ...) of both models as NumPy arrays, and returns a number
+        for each sequence.
     multiple_of : int, default 1
         Ranks are multiples of this, or all that a layer has.
 
     Notes
     -----
-    It is measured on a quarter of the calibration data, which plays no part in the choice of the states; the mean and one
-    standard error of it over these sequences must be within `tolerance`.  As many sequences as there are kept out decide how well that
-    holds on others.
+    The divergence is measured on a quarter of the calibration data, which plays no part in the choice of the states.  Its mean
+    plus one standard error over these sequences must be within `tolerance`.  The more of these sequences there are, the better
+    the promise holds on other data.
 
     Examples
     --------

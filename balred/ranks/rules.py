@@ -75,6 +75,7 @@ class Energy:
     squared : bool, default False
         Sum :math:`\sigma_i^2` instead.
     multiple_of : int, default 1
+        The rank is rounded up to a multiple of this.
 
     Examples
     --------
@@ -102,6 +103,13 @@ class Energy:
 @dataclass(frozen=True)
 class Relative:
     r"""Keep every value with :math:`\sigma_i > t\,\sigma_1`.
+
+    Parameters
+    ----------
+    tolerance : float
+        t in [0, 1).
+    multiple_of : int, default 1
+        The rank is rounded up to a multiple of this.
 
     Examples
     --------
@@ -133,6 +141,7 @@ class ErrorBound:
     relative : bool, default False
         `tolerance` is a fraction of :math:`\sigma_1`, which never exceeds the H-infinity norm of G - D.
     multiple_of : int, default 1
+        The rank is rounded up to a multiple of this.
 
     Raises
     ------
@@ -176,10 +185,10 @@ class ErrorBound:
 class MeasuredError:
     r"""Keep the least r whose reduction has a measured H-infinity error of at most `tolerance`.
 
-    The error is measured on the reduced system itself, so the order is often lower than that of :class:`ErrorBound`, and
-    methods without an a-priori bound take the rule as well.  Orders are tried from the least that can meet it
-    (no system of order r is nearer to G than :math:`\sigma_{r+1}`) upwards, each with a norm of its own: it costs more than a rule
-    that looks at values alone.
+    The error is measured on the reduced system itself.  So the order is often lower than that of :class:`ErrorBound`, and
+    methods without an a-priori bound take this rule too.  Orders are tried upwards from the least that can meet it, since no
+    system of order r is nearer to G than :math:`\sigma_{r+1}`.  Each order needs a norm, so this rule costs more than rules
+    on Hankel singular values.
 
     Parameters
     ----------
@@ -188,12 +197,13 @@ class MeasuredError:
         `tolerance` is a fraction of the H-infinity norm of the system.  Of a system with unstable modes, which are kept, both
         norms are those of the stable part.
     multiple_of : int, default 1
+        The rank is rounded up to a multiple of this.
 
     Raises
     ------
     ValueError
-        From :meth:`order`, since values alone do not tell an error; from :meth:`balred.Analysis.rank`, if not even the largest
-        order of the method meets the tolerance.
+        From :meth:`order`, because Hankel singular values do not give a measured error; from :meth:`balred.Analysis.rank`,
+        if not even the largest order of the method meets the tolerance.
 
     Examples
     --------

@@ -85,8 +85,8 @@ def era(
         Numbers of blocks of H.  By default as many as the data allow, in equal numbers; their product with p and m should
         exceed the order well where data are noisy.
     stable : bool, default False
-        The response is over at the end of the data: zeros follow.  The model is then the balanced truncation of the finite
-        response, stable and with its error bound (provided :math:`\sigma_{r+1} < \sigma_r`).
+        Take the response for zero after the end of the data.  The model is then the balanced truncation of this finite
+        response.  It is stable and has its error bound (if :math:`\sigma_{r+1} < \sigma_r`).
 
     Returns
     -------
@@ -153,7 +153,7 @@ def order_of(rank: Any, s: NDArray[np.float64]) -> int:
     order = choose_order(Order(check_rank(rank, len(s))), s)
     if order < rank:
         warn_caller(
-            f"rank {rank} is beyond the numerical rank of the data, {order}, which is used instead", RankWarning
+            f"rank {rank} is beyond the numerical rank {order} of the data, which is used instead", RankWarning
         )
     return order
 

@@ -47,8 +47,17 @@ def loewner_singular_values(
 
     Parameters
     ----------
-    points, values, left, right, real, tol
-        As :func:`loewner`.
+    points : array_like, shape (N,)
+        Distinct complex numbers.  The first, third, ... are right data, the others left data.
+    values : array_like, shape (N, p, m) or (N,)
+        The transfer function there.
+    left : array_like, shape (N // 2, p), optional
+    right : array_like, shape ((N + 1) // 2, m), optional
+        Tangential directions, one for each point; by default all unit vectors at every point.
+    real : bool, default True
+        The conjugate data are added, as for a real model.
+    tol : float, default 1e-13
+        Relative accuracy of the values.
 
     Returns
     -------

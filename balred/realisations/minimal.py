@@ -31,14 +31,14 @@ def minimal(obj: Any, tol: float | None = None) -> Any:
     obj : system, layer, model, or anything :func:`balred.adapt` reads
         Stable or not, continuous or discrete; single systems, no batches.
     tol : float, optional
-        What is smaller than `tol` times what it is a part of counts as zero, and of C what is seen of the states that
-        are reached beside C as it was given; by default ``sqrt(eps)`` for dense systems, in whose staircase rounding
-        errors grow, and ``10 * n * eps`` for diagonal ones.
+        A block that is smaller than `tol` times the matrix that it is a part of counts as zero.  The part of C that sees
+        the reachable states is compared with the given C.  The default is ``sqrt(eps)`` for dense systems, because rounding
+        errors grow along their staircase, and ``10 * n * eps`` for diagonal ones.
 
     Returns
     -------
     The same type as `obj`
-        `obj` itself where it is minimal.  A dense system has order 0 where inputs do not reach outputs at all.
+        `obj` itself if it is minimal.  A dense system has order 0 if inputs do not reach outputs at all.
 
     Raises
     ------

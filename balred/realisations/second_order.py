@@ -135,7 +135,7 @@ def second_order(M: Any, D: Any, K: Any, B: Any, Cp: Any = None, Cv: Any = None)
         Mass, damping, stiffness.  If one is sparse all become so.
     B : array_like or sparse, shape (n, m)
     Cp, Cv : array_like or sparse, shape (p, n), optional
-        What outputs see of positions and of velocities; one of them at least.
+        The output is ``Cp q + Cv q'``; give at least one of them.
 
     Returns
     -------

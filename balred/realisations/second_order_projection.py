@@ -106,7 +106,7 @@ def balanced(
     g : SecondOrderSystem
         Stable, dense or sparse.
     solver : str, optional
-        As :func:`balred.hsv`; of dense systems only.
+        Solver of the Gramians, such as "scipy" or "slycot"; for dense systems only.
     balancing : {"position", "velocity", "position_velocity"}, default "position"
     galerkin : bool, default False
         Project with an orthonormal basis of the range of T on both sides.  For Hermitian M, D and K only: they stay Hermitian, and

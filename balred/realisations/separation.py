@@ -71,7 +71,7 @@ def stable_unstable(obj: Any, offset: float | None = None) -> tuple[Any, Any]:
     ----------
     obj : system, layer, or anything :func:`balred.adapt` reads
     offset : float, optional
-        As :func:`balred.hsv`: stable are poles with :math:`\mathrm{Re}\,\lambda < -\mathrm{offset}`, in discrete time
+        The boundary between the parts.  Stable are poles with :math:`\mathrm{Re}\,\lambda < -\mathrm{offset}`, in discrete time
         :math:`|\lambda| < 1-\mathrm{offset}`; by default it is the rounding error of A.
 
     Returns
@@ -82,7 +82,7 @@ def stable_unstable(obj: Any, offset: float | None = None) -> tuple[Any, Any]:
     Raises
     ------
     ValueError
-        As :func:`frequency_separation`.
+        The parts are too close to be separated; a batch; a diagonal system with all its poles on one side.
 
     References
     ----------

@@ -156,7 +156,7 @@ def sparse_system(
         How small the relative residuals of the equations of its Gramians must become.  :func:`balred.reduce`,
         :func:`balred.plan` and :func:`balred.analyze` take another one with the call.
     max_steps : int, default 500
-        In so many steps, likewise.
+        The most steps in which they must become so small; can be given with the call, too.
 
     Returns
     -------
@@ -294,8 +294,10 @@ def reduce_sparse(
     rank : int or rule, optional
         By default the most accurate one: where the tail, which falls with the order, and the effect of rounding errors,
         which grows, meet.
-    tol, max_steps
-        As :func:`gramian_factors_lr`.
+    tol : float, optional
+        Least relative residual of the Gramians' factors; by default that of `system`.
+    max_steps : int, optional
+        Most steps of the iteration; by default that of `system`.
 
     Returns
     -------
@@ -306,8 +308,10 @@ def reduce_sparse(
     ------
     ValueError
         `rank` is beyond the numerical rank, or nothing to keep: inputs do not reach outputs.
-    ConvergenceError, UnstableError
-        As :func:`gramian_factors_lr`.
+    ConvergenceError
+        The residuals did not fall below `tol`; the message says how far they came.
+    UnstableError
+        A pole at the stability boundary was met, or every truncation is unstable.
 
     Warns
     -----

@@ -163,7 +163,7 @@ class Analysis:
         return self._rebuild(made.system)
 
     def bound(self, rank: int, method: str | None = None) -> Any:
-        r"""A-priori bound at `rank`, of the H-infinity error where the method says nothing else; NaN without one.
+        r"""The a-priori bound at `rank`: of the H-infinity error, unless the method bounds another one; NaN if it has none.
 
         For truncation and singular perturbation :math:`2\sum\sigma_i` over the distinct values cut.  A float, or an
         array over a batch.
@@ -233,7 +233,8 @@ class Analysis:
     def output_error(self, rank: int) -> Any:
         """The relative error of the outputs along the recorded inputs that the analysis was made on, or an array over a batch.
 
-        As :func:`balred.measures.recordings.output_error`, which has it along other recordings too.
+        It is the norm of the outputs' difference over the norm of the full system's outputs.
+        :func:`balred.measures.recordings.output_error` measures it along other recordings.
 
         Raises
         ------
@@ -274,24 +275,26 @@ def analyze(
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
-        What the model is called with; the values are then those of its states along these data.
+        Inputs of the model; the values are then those of its states along these data.
     balanced_on : {"noise", "inputs", "data"}, optional
-        What takes the places of the Gramians; by default the data where there are any, white noise otherwise.
+        The signals of which the Gramians are: inputs and gradients along the data (the default with `calibration`), inputs
+        along the data only, or white noise (the default without).
     scalar : {"outputs", "tempered", "fisher"} or callable, default "outputs"
-        What of the model's output the gradients are of; `seed` (default 0) draws their directions.
+        The function of the model's output whose gradients are taken; `seed` (default 0) draws its directions.
     vmapped : bool, optional
-        Whether a model of JAX takes one sequence, where that does not show.
+        Whether a model of JAX takes one sequence (True) or a batch (False); needed only if it runs on both.
     method : str, default "truncate"
         A name in ``balred.methods.METHODS``; ``hsv`` then holds the values that the method ranks states by.
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
-        What finds the Gramians; by default "smith" for dense systems and "closed" for diagonal ones.
+        How the Gramians are computed; by default "smith" for dense systems and "closed" for diagonal ones.
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable and are kept.
     precision : {"float64", "float32"}, default "float64"
-        What is computed in; methods that are SciPy's work on the host have float64 only.
+        The precision of the computation.  float32 is for devices without fast float64; methods that run on the host have
+        float64 only.
     **options
-        Of the method, ``beta=1.0`` for "stochastic" say, or of a sparse system, ``tol=1e-10`` say; ``inputs``, recorded
-        signals (inputs, samples), balances on them.
+        Options of the method, for example ``beta=1.0`` for "stochastic", or of a sparse system, for example ``tol=1e-10``.
+        ``inputs``, recorded signals of shape (inputs, samples), balances a system on them.
 
     Returns
     -------

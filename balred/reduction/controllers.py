@@ -60,7 +60,8 @@ def reduce_controller(
     sign : {-1, 1}, default -1
         Of the feedback :math:`u = \pm Ky`: -1 as in ``control.feedback``, 1 as in SLICOT and for MATLAB's regulators.
     technique : {"enns", "lin_chiu", "wang", "varga_anderson"}, default "enns"
-        As in :func:`balred.methods.weighted.frequency_weighted`.  "lin_chiu" does not suit: the weights cancel poles of K.
+        How Gramians are made of those of system and weights in series (:func:`balred.methods.weighted.frequency_weighted`
+        has the equations).  "lin_chiu" does not suit, because the weights cancel poles of K.
     match_dc : bool, default False
         Singular perturbation, which keeps the steady state, instead of truncation.
     offset : float, optional
@@ -76,7 +77,8 @@ def reduce_controller(
     UnstableError
         The controller does not stabilise the plant, or its reduction does not.
     ValueError
-        Shapes or time steps do not fit; the loop is not well posed; unknown `weight`; as :func:`balred.reduce`.
+        Shapes or time steps do not fit; the loop is not well posed; `weight` is unknown; `rank` is out of range, or the rule
+        cannot be met.
 
     Notes
     -----

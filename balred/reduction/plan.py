@@ -101,7 +101,7 @@ class Plan:
         return table_html(HEAD, [r.cells for r in self.rows], notes=[*filter(None, [self._told])])
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the states of each layer before and after; as :func:`balred.adapters.matplotlib.plot_plan`, which needs matplotlib."""
+        """Draw the states of each layer before and after, on the axes `ax` or in a new figure; needs matplotlib."""
         return importlib.import_module("balred.adapters.matplotlib").plot_plan(self, ax=ax)
 
 
@@ -122,20 +122,23 @@ def plan(
     ----------
     model : system, layer, model
     ranks : int, rule, dict by layer name of either, Budget, or Divergence
-        In a dict, layers without a key are left alone.  A :class:`balred.Budget` is shared out over the layers, a
-        :class:`balred.Divergence` measured on the calibration data.
+        The number of states to keep, or a rule such as ``balred.Energy(0.99)``, for all layers or for each by name.  In a
+        dict, layers without a key stay as they are.  A :class:`balred.Budget` is shared out over the layers, a
+        :class:`balred.Divergence` is measured on the calibration data.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
-        Data that the layers are balanced on (docs, guide to balancing on data) or selected on (guide to selective layers).
+        Inputs of the model, on which its layers are balanced, or the states of its selective layers are chosen.
     method : str, default "truncate"
         A name in ``balred.methods.METHODS``, such as "singular_perturbation".
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
-        What finds the Gramians; by default "smith" for dense systems and "closed" for diagonal ones.
+        How the Gramians are computed; by default "smith" for dense systems and "closed" for diagonal ones.
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable and are kept.
     precision : {"float64", "float32"}, default "float64"
-        What is computed in; float32 is for devices without fast float64, and for methods that work on the array library.
+        The precision of the computation.  float32 is for devices without fast float64; methods that run on the host have
+        float64 only.
     **options
-        Of the method, or of how states are chosen on data: see :func:`balred.reduce`.
+        Options of the method, for example ``beta=1.0`` for "stochastic"; of calibration (`balanced_on`, `scalar`, `seed`,
+        `vmapped`); of recorded inputs (`inputs`, `dt`, `hold`, `left`).  :func:`balred.reduce` explains all of them.
 
     Returns
     -------
@@ -144,8 +147,8 @@ def plan(
     Raises
     ------
     ValueError
-        As :func:`balred.reduce` for a single system or layer; a key of `ranks` that is no layer.  In a model with
-        several layers, one that cannot be cut is skipped and the table says why.
+        A key of `ranks` is no layer; a single system or layer cannot be reduced as asked (`rank` is out of range, the rule
+        cannot be met).  In a model with several layers, a layer that cannot be cut is skipped, and the table says why.
 
     Examples
     --------
@@ -292,31 +295,34 @@ def reduce(
     obj : system, layer, model, or anything :func:`balred.adapt` reads
         Never changed.
     rank : int, rule, Budget, Divergence, or a list of ints and rules
-        The number of states to keep, as the object counts them (stored states of a conjugate system; unstable
-        modes included), or a rule such as ``balred.Energy(0.99)``.  For a model also a dict by layer name, a
+        The number of states to keep, or a rule such as ``balred.Energy(0.99)``.  States are counted as the object counts
+        them: stored states of a conjugate system, unstable modes included.  A model also takes a dict by layer name, a
         :class:`balred.Budget` of states that its layers share, or a :class:`balred.Divergence` of its answers.  A list
         (tuple, range, array) of ranks of one system or layer gives a list of reduced objects, all from one analysis.
     method : str, default "truncate"
-        A name in ``balred.methods.METHODS``, or "matchdc" for "singular_perturbation"; the guide to the methods says
-        which for what.
+        A name in ``balred.methods.METHODS``, or "matchdc" for "singular_perturbation".  The pages on methods say which one
+        to choose.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
-        What the model is called with: its layers are then balanced on what they do on these data, not on white noise.
-        ``balanced_on="inputs"`` asks for the inputs alone, ``"noise"`` for neither; `scalar` ("outputs", "tempered",
-        "fisher" or a function of the model's output) says what the gradients are of, `seed` draws its directions.  `vmapped`
-        says of a model of JAX whether it takes one sequence, where that does not show.
+        Inputs of the model.  Its layers are then balanced on the signals in them along these data, instead of on white
+        noise.  Four options go with it.  `balanced_on` is "data" (inputs and gradients, the default), "inputs" (inputs only)
+        or "noise".  `scalar` is the function of the model's output whose gradients are taken: "outputs", "tempered",
+        "fisher" or a callable.  `seed` draws its directions.  `vmapped` says whether a model of JAX takes one sequence or
+        a batch, if it runs on both.
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
-        What finds the Gramians; by default "smith" for dense systems and "closed" for diagonal ones.
+        How the Gramians are computed; by default "smith" for dense systems and "closed" for diagonal ones.
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable and are kept.
     precision : {"float64", "float32"}, default "float64"
-        What is computed in; float32 is for devices without fast float64, and for methods that work on the array library.
+        The precision of the computation.  float32 is for devices without fast float64; methods that run on the host have
+        float64 only.
     **options
-        Of the method, ``beta=1.0`` for "stochastic" say, or of a sparse system (`tol`, `max_steps`:
-        :func:`balred.sparse_system`).  With ``inputs``, recorded signals (inputs, samples), a system is
-        balanced on what its states do under them, not under white noise; ``dt`` and ``hold`` ("zoh", "foh") say what they are in
-        continuous time, ``left`` weights outputs (:func:`balred.methods.weighted.along_inputs`).  A :class:`balred.SecondOrderSystem` stays one by "truncate"
-        (``balancing``, ``galerkin``) and "modal" (``dominance``), `rank` counts its positions, and there is no bound: see
-        :mod:`balred.realisations.second_order_projection`.
+        Options of the method, for example ``beta=1.0`` for "stochastic".  A sparse system takes `tol` and `max_steps`
+        (:func:`balred.sparse_system`).  A system also takes ``inputs``, recorded signals of shape (inputs, samples): it is
+        then balanced on its states under them, instead of under white noise.  ``dt`` is the time between samples and
+        ``hold`` ("zoh", "foh") what the signals do between them, for continuous systems; ``left`` weights the outputs
+        (:func:`balred.methods.weighted.along_inputs`).  A :class:`balred.SecondOrderSystem` stays second-order by "truncate"
+        (``balancing``, ``galerkin``) and "modal" (``dominance``); `rank` then counts positions, and there is no bound
+        (:mod:`balred.realisations.second_order_projection`).
 
     Returns
     -------
@@ -326,13 +332,14 @@ def reduce(
     Raises
     ------
     ValueError
-        A list of ranks goes with a model of several layers, or with selective ones; `rank` is not between 1 and the number of states, or less than the number of unstable modes; the reduced
-        system cannot be diagonalised accurately; the rule cannot be met; unknown `method`.
+        `rank` is not between 1 and the number of states, or is less than the number of unstable modes; the rule cannot be
+        met; `method` is unknown; a list of ranks is given for a model of several layers or for selective layers; the reduced
+        system cannot be diagonalised accurately.
 
     Warns
     -----
     CalibrationWarning
-        A layer cannot be seen on the data, and is balanced on white noise.
+        The operator of a layer was not found while the model ran on the data; the layer is balanced on white noise.
     RankWarning
         An integer `rank` is beyond the numerical rank, which is used instead.
 

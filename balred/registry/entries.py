@@ -237,15 +237,16 @@ def register(
         ``adapter(obj) -> (system, rebuild)``; ``rebuild(system)`` returns a new object of the same type.
         Omitted: return a decorator.
     carry : callable, optional
-        Takes optimizer moments through a cut, see ``docs/extending``; without it they are reset.
+        ``carry(old, new, moments, change, power)`` takes optimizer moments through a cut (the page *Extending* explains it);
+        without it they are reset.
     recognises : callable, optional
-        Only those objects of `cls` are meant for which ``recognises(obj)`` is true: a layer that people copy from
-        project to project is known by what it holds, ``register("torch.nn.modules.module.Module", ..., recognises=...)``.
-        It must be quick and must not fail.  Entries for a class itself come first.
+        Use the adapter only for those objects of `cls` for which ``recognises(obj)`` is true.  A layer that people copy from
+        project to project is recognised by its arrays: ``register("torch.nn.modules.module.Module", ..., recognises=...)``.
+        The function must be quick and must not fail.  Entries for a class itself come first.
     accounts : iterable of str, optional
-        The arrays, and modules with arrays, that the adapter knows.  A layer with another one that has an axis as long as what
-        a cut makes shorter is refused.  Without it only arrays of the layer itself count, and axes that are no width of it, since
-        others may be as long by chance.
+        Names of the arrays, and of the modules with arrays, that the adapter knows.  If a layer has another array with an axis
+        as long as one that a cut shortens, a cut raises an error.  Without this option only arrays of the layer itself are
+        checked, along axes that are none of its widths, since other axes may have the same length by chance.
 
     Examples
     --------
@@ -270,7 +271,9 @@ def register(
 
 
 def register_entry(cls: type | str, entry: Entry, recognises: Recognises | None = None) -> None:
-    """Register an :class:`Entry` made by hand; otherwise as :func:`register`.
+    """Register an :class:`Entry` made by hand for a class, or for its qualified name ``"package.module.Class"``.
+
+    With `recognises`, the entry is for those objects of `cls` only for which ``recognises(obj)`` is true.
 
     Examples
     --------
@@ -307,17 +310,19 @@ def register_selective(
     Parameters
     ----------
     cls : type or str
-        As :func:`balred.register`.
+        The class, or its qualified name ``"package.module.Class"`` if it should not be imported yet.
     selective : balred.registry.Selective
     recognises : callable, optional
-        Only objects with ``recognises(obj)`` are meant: a layout that packages share, or that people copy, under any name.
-        Entries for a class itself come first.
+        Use the entry only for objects for which ``recognises(obj)`` is true: a layout that packages share, or that people copy,
+        under any name.  Entries for a class itself come first.
     resize_model : callable, optional
         ``resize_model(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
     adapter : callable, optional
-        As in :func:`balred.register`, for layers that are a linear operator all the same, to look at.
+        ``adapter(obj) -> (system, rebuild)``, for layers that are a linear operator all the same: their Hankel singular
+        values can then be looked at.
     accounts : iterable of str, optional
-        As in :func:`balred.register`.
+        The arrays, and modules with arrays, that `selective` knows.  A layer with another one that has an axis as long as
+        its states is refused.
 
     Examples
     --------

@@ -25,7 +25,7 @@ def check_whole(layer: Any, new: Any, sizes: set[int], widths: set[int], account
     widths : set of int
         Sizes that axes may have for another reason.
     accounts : frozenset of str, optional
-        As in :func:`balred.register`.
+        The arrays, and modules with arrays, that the adapter knows; by default only arrays of the layer itself are checked.
 
     Raises
     ------

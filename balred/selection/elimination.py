@@ -72,7 +72,7 @@ def refitted(products: FloatArray, kept: Any) -> tuple[FloatArray, float]:
     Parameters
     ----------
     products : (states, states, states, states)
-        As in :class:`balred.selection.Moments`.
+        ``products[n, m, k, l]`` of :math:`C_n V_m` with :math:`C_k V_l`, summed over the data.
     kept : (rank,) integers
 
     Examples

@@ -103,8 +103,8 @@ def cholesky_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Arr
     Parameters
     ----------
     obj : system, layer, or anything :func:`balred.adapt` reads
-    solver : str, optional
-        As :func:`balred.gramians`.
+    solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
+        By default the squared Smith iteration for dense systems and the closed form for diagonal ones.
 
     Returns
     -------

@@ -53,7 +53,12 @@ def gramian_factors(obj: Any, *, solver: str | None = None) -> tuple[Array, Arra
 
     .. math:: P = Z_p Z_p^H, \qquad Q = Z_q Z_q^H
 
-    with P and Q as in :func:`gramians`.
+    The Gramians P and Q solve
+
+    .. math::
+        A P + P A^H + B B^H = 0, \quad A^H Q + Q A + C^H C = 0 \qquad\text{(continuous)}
+
+        P = A P A^H + B B^H, \quad Q = A^H Q A + C^H C \qquad\text{(discrete)}
 
     Parameters
     ----------
@@ -96,8 +101,9 @@ def gramians(obj: Any, *, solver: str | None = None) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    obj, solver
-        As :func:`gramian_factors`.
+    obj : system, layer, or anything :func:`balred.adapt` reads
+    solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
+        By default the squared Smith iteration for dense systems and the closed form for diagonal ones.
 
     Returns
     -------

@@ -124,7 +124,7 @@ def ss(A: Any, B: Any, C: Any, D: Any = None, dt: float | bool = 0) -> DenseSyst
     ValueError
         Shapes do not fit, no inputs or no outputs, a value is NaN, infinite or masked, `dt` is negative, devices differ.
     TypeError
-        What is no number, or has more digits than float64; arrays from different libraries.
+        An entry is no number, or has more digits than float64; arrays come from different libraries.
 
     Examples
     --------

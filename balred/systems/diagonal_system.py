@@ -150,7 +150,7 @@ def diagonal(
         Zero if omitted; real where `conjugate`.
     dt : float or bool, default 0
     log_poles : array_like, shape (..., n), optional
-        Instead of `poles`: their logarithms in discrete time, the poles themselves in continuous time.
+        In place of `poles`: their logarithms in discrete time, the poles themselves in continuous time.
     conjugate : bool, default False
         Every stored state stands for itself and its conjugate, :math:`y = 2\,\mathrm{Re}(Cx) + Du`.
 
@@ -164,7 +164,7 @@ def diagonal(
         Shapes do not fit, no inputs or no outputs, a value is NaN, infinite or masked, `dt` is negative, devices differ; both
         or neither of `poles` and `log_poles` are given.
     TypeError
-        What is no number, or has more digits than float64; arrays from different libraries.
+        An entry is no number, or has more digits than float64; arrays come from different libraries.
 
     Examples
     --------

@@ -40,7 +40,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
     with pytest.raises(ValueError, match="of must be logits, values or a function"):
         Divergence(0.1, of="loss")
     one = np.zeros((3, 1))
-    with pytest.raises(ValueError, match="no logits"):
+    with pytest.raises(ValueError, match="logits must have at least two classes"):
         Divergence(0.1).measure([(one, one, None)])
     with pytest.raises(ValueError, match="a number for each of 3 sequences, got 1"):
         Divergence(0.1, of=lambda a, b: 0.0).measure([(one, one, None)])

@@ -35,7 +35,7 @@ def test_each_batch_is_a_call(given: Any, calls: Any) -> None:
     [
         (3, r"an iterable of either, got 3"),
         ("text", r"an iterable of either, got 'text'"),
-        ([X, 3], r"got one of int"),
+        ([X, 3], r"got a batch of type int"),
         ([[X, Y]], r"got a batch of 2 arrays, and it is not said which of them are inputs"),
         ([], r"at least one batch, got none"),
     ],
