@@ -1,7 +1,12 @@
-"""A plan as a picture: the states that each layer has, and those that it would keep."""
+"""A plan as a picture: the states that each layer has, and those that it would keep.
+
+Models of a hundred layers have a picture too: it grows with the layers, and where their names would lie on each other only some of
+them are written.
+"""
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -11,6 +16,11 @@ from matplotlib.ticker import MaxNLocator
 from balred.adapters.matplotlib.style import FULL, finished, new_axes
 from balred.reduction.plan import Plan
 
+_LINE = 0.17
+"""Inches that a line of text needs."""
+_TALLEST = 20.0
+"""Inches that a picture grows to."""
+
 
 def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     """Draw the states of each layer of a plan before and after, with the share of the energy that stays.
@@ -19,12 +29,13 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     ----------
     plan : Plan
     ax : matplotlib Axes, optional
-        New ones are made otherwise.
+        New ones are made otherwise, in a figure that is as high as the layers need.
 
     Returns
     -------
     matplotlib Axes
-        A bar for each layer, from above in the order of the plan.  Layers that are skipped keep all of their states.
+        A bar for each layer, from above in the order of the plan.  Layers that are skipped keep all of their states.  Where there
+        is no room for all names and shares, some are left out.
 
     Examples
     --------
@@ -36,7 +47,9 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     >>> plt.close(ax.figure)
     """
     rows: list[Any] = [row for row in plan.rows if row.before is not None]
-    ax = new_axes() if ax is None else ax
+    if ax is None:
+        ax = new_axes()
+        ax.figure.set_figheight(max(ax.figure.get_figheight(), min(1 + _LINE * len(rows), _TALLEST)))
     at = np.arange(len(rows))
     kept = [row.before if row.after is None else row.after for row in rows]
     ax.barh(at, [row.before for row in rows], color=FULL, alpha=0.2, label="before")
@@ -44,8 +57,10 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     told = [
         "skipped" if row.after is None else "" if row.energy is None else f"{100 * row.energy:.1f} %" for row in rows
     ]
-    ax.bar_label(bars, told, padding=3, fontsize="small")
-    ax.set_yticks(at, [row.layer or row.type for row in rows])
+    room = max(1, int(ax.figure.get_figheight() * ax.get_position().height / _LINE))
+    every = ceil(len(rows) / room) if rows else 1
+    ax.bar_label(bars, [text if i % every == 0 else "" for i, text in enumerate(told)], padding=3, fontsize="small")
+    ax.set_yticks(at[::every], [row.layer or row.type for row in rows[::every]])
     ax.invert_yaxis()
     ax.set(xlabel="states; share of the energy that stays")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

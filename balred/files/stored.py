@@ -18,6 +18,7 @@ import numpy as np
 
 from balred.files.formats import FORMATS, NAMES, SECOND_ORDER, Entries, Format
 from balred.files.replacing import replacing
+from balred.ranks.shown import facts_html
 from balred.realisations.descriptor import descriptor
 from balred.realisations.second_order import SecondOrderSystem, second_order
 from balred.realisations.sparse import SparseSystem, sparse_system, with_options
@@ -59,6 +60,11 @@ class StoredSystem:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     states: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """The system and its names as a table, for notebooks."""
+        named = [f"{key}: {', '.join(names)}" for key in ("inputs", "outputs") if (names := getattr(self, key))]
+        return facts_html(repr(self.system), named)
 
 
 def _adapt_stored(obj: StoredSystem) -> tuple[System, Callable[[System], StoredSystem]]:

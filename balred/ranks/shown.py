@@ -28,7 +28,7 @@ def table_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table_html(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", notes: Sequence[str] = ()) -> str:
-    """The same for a notebook, with a caption above it and notes below.
+    """A table for a notebook, with a caption above it and notes below.
 
     Examples
     --------
@@ -46,8 +46,8 @@ def table_html(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str 
     return f"<table>{top}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{below}"
 
 
-def facts_html(described: str) -> str:
-    """A ``repr`` of the form ``Name(states=4, continuous)`` as a table of one row.
+def facts_html(described: str, notes: Sequence[str] = ()) -> str:
+    """A ``repr`` of the form ``Name(states=4, continuous)`` as a table of one row, with notes below.
 
     Examples
     --------
@@ -57,4 +57,4 @@ def facts_html(described: str) -> str:
     name, _, inside = described.partition("(")
     facts = [fact.partition("=") for fact in inside.removesuffix(")").split(", ")]
     head = ["", *(key if value else "" for key, _, value in facts)]
-    return table_html(head, [[name, *(value or key for key, _, value in facts)]])
+    return table_html(head, [[name, *(value or key for key, _, value in facts)]], notes=notes)

@@ -152,9 +152,7 @@ def order_of(rank: Any, s: NDArray[np.float64]) -> int:
         return choose_order(rank, s)
     order = choose_order(Order(check_rank(rank, len(s))), s)
     if order < rank:
-        warn_caller(
-            f"rank {rank} is beyond the numerical rank {order} of the data, which is used instead", RankWarning
-        )
+        warn_caller(f"rank {rank} is beyond the numerical rank {order} of the data, which is used instead", RankWarning)
     return order
 
 

@@ -112,17 +112,19 @@ class Analysis:
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks: what keeping each order would keep, and its bound; of a batch the facts alone."""
+        """A table for notebooks: each order up to the numerical rank, with its energy and bound; for a batch its facts alone."""
         if self.sigma.ndim > 1 or self.state is None:
             return facts_html(repr(self.system))
         shares, fixed = np.cumsum(self.sigma) / (float(np.sum(self.sigma)) or 1.0), self.solved.fixed
         rows = [
             (str(fixed + k + 1), f"{s:.4g}", f"{shares[k]:.4f}", f"{float(self.method.bounded(self.state, k + 1)):.4g}")
-            for k, s in enumerate(map(float, self.sigma))
+            for k, s in enumerate(map(float, self.sigma[: max(1, self.state.cap)]))
         ]
-        kept = [f"{fixed} unstable states are kept and come first"] if fixed else []
+        notes = [f"{fixed} unstable states are kept and come first"] if fixed else []
+        if beyond := self.sigma.size - len(rows):
+            notes.append(f"{beyond} more values are rounding errors")
         return table_html(
-            ("order", "value", "energy", f"bound on the {self.method.bounds}"), rows, repr(self.system), kept
+            ("order", "value", "energy", f"bound on the {self.method.bounds}"), rows, repr(self.system), notes
         )
 
     def by(self, method: str | None) -> Analysis:

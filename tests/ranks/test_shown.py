@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import balred
+from balred.files.stored import StoredSystem
 from balred.intraining import Cut, Report
 from balred.ranks.shown import table_html
 
@@ -76,6 +77,8 @@ def test_an_analysis_has_values_and_bounds_by_order() -> None:
     assert [float(row[1]) for row in rows] == pytest.approx(list(balred.hsv(g)[1:]), rel=1e-3)
     assert [float(row[3]) for row in rows[:2]] == pytest.approx([a.bound(2), a.bound(3)], rel=1e-3)
     assert "1 unstable states" in a._repr_html_()
+    rows = shown(balred.analyze(balred.testing.random_system(200, seed=0)))[1:]  # of which rounding leaves some forty
+    assert all(float(row[1]) > 0 for row in rows if row[1])
     batch = balred.diagonal(log_poles=-np.ones((2, 3)) * [1, 2, 3], B=np.ones((2, 3, 1)), C=np.ones((2, 1, 3)), dt=True)
     assert shown(balred.analyze(batch))[1][0] == "DiagonalSystem"
     static = balred.ss(np.zeros((0, 0)), np.zeros((0, 1)), np.zeros((1, 0)), [[3.0]])
@@ -88,6 +91,13 @@ def test_a_report_has_its_cuts_and_what_was_skipped() -> None:
     assert "no &lt;reason&gt;" in report._repr_html_()
     assert "1 -> 2" in report._repr_html_().replace("&gt;", ">")
     assert shown(Report(8, (), {"a": 4}))[1] == ["step 8: nothing cut"]
+
+
+def test_a_system_from_a_file_has_its_names() -> None:
+    plant = StoredSystem(balred.testing.random_system(4, 2, 1), inputs=("left <force>", "right force"))
+    assert shown(plant)[1][:2] == ["DenseSystem", "4"]
+    assert "<p>inputs: left &lt;force&gt;, right force</p>" in plant._repr_html_()
+    assert "outputs:" not in plant._repr_html_()
 
 
 def test_a_long_table_is_cut_in_the_middle() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -300,7 +302,7 @@ BATCH = balred.testing.random_system(3, batch=(2,))
         (lambda: plot_error(SISO, SISO, bound=-1.0), "bound must not be negative, got -1.0"),
         (
             lambda: plot_error(MIMO, balred.reduce(MIMO, 2), bound=balred.analyze(MIMO, method="stochastic")),
-            "bound must be one of the H-infinity norm of the error, got an analysis that bounds the relative error",
+            "bound must be a bound of the H-infinity norm of the error, got an analysis that bounds the relative error",
         ),
         (lambda: plot_bode(), "a Bode plot needs at least one system, got none"),
         (lambda: plot_sigma(), "a plot of singular values needs at least one system, got none"),
@@ -369,3 +371,18 @@ def test_channels_go_by_the_names_of_a_file_and_of_python_control():
         assert [ax.get_title() for ax in axes[0]] == ["from torque to angle", "from force to angle"]
         with pytest.raises(ValueError, match="inputs must be between 0 and 1, or one of force, torque, got 'volt'"):
             plot_bode(g, inputs="volt")
+
+
+@pytest.mark.parametrize("layers", [3, 80, 400])
+def test_a_plan_of_many_layers_has_names_that_do_not_overlap(layers: int) -> None:
+    g = balred.testing.random_system(4, 1, 1, seed=0)
+    plan = balred.plan({f"layers.{i}.mixer": g for i in range(layers)}, 2)
+    for given in (None, plt.subplots(figsize=(6, 4), layout="constrained")[1]):
+        ax = plan.plot(ax=given)
+        ax.figure.canvas.draw()
+        boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+        assert all(lower.y1 <= upper.y0 + 1 for upper, lower in itertools.pairwise(boxes))
+        assert ax.get_yticklabels()[0].get_text() == "layers.0.mixer"
+        assert len(ax.containers[1]) == layers
+        assert len(boxes) == (layers if layers == 3 or (given is None and layers == 80) else len(boxes))
+        plt.close(ax.figure)
