@@ -32,7 +32,7 @@ from balred.registry.sizes import ranks_of
 
 
 class InTrainingReduction(TrainerCallback, ExportableState):
-    """Cut the layers of a model, and all that follows its shapes, while a Trainer trains it.
+    """Cut the layers of a model while a Trainer trains it; optimizer, averages and configuration follow.
 
     Steps are the Trainer's ``global_step``.  The reducer's state goes into ``trainer_state.json`` of every checkpoint, and
     ``train(resume_from_checkpoint=...)`` resumes from one that was saved after a cut; ``load_best_model_at_end`` loads one
@@ -87,7 +87,7 @@ class InTrainingReduction(TrainerCallback, ExportableState):
 
     @property
     def reports(self) -> list[Report]:
-        """What happened at the attempts so far."""
+        """The reports of the attempts so far."""
         return [] if self.reducer is None else self.reducer.reports
 
     def add_to(self, trainer: Trainer) -> InTrainingReduction:

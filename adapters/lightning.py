@@ -26,7 +26,7 @@ from balred.ranks.rules import Rule
 
 
 class InTrainingReduction(pl.Callback):
-    """Cut the layers of a LightningModule, and all that follows its shapes, while a Trainer fits it.
+    """Cut the layers of a LightningModule while a Trainer fits it; optimizer and averages follow.
 
     Steps are those of the optimizer, so accumulated batches count once.  Ranks, energies and bounds go to the trainer's loggers.
     The reducer's state goes into the checkpoints; from one that was saved after a cut ``fit(..., ckpt_path=...)`` resumes,
@@ -82,7 +82,7 @@ class InTrainingReduction(pl.Callback):
 
     @property
     def reports(self) -> list[Report]:
-        """What happened at the attempts so far."""
+        """The reports of the attempts so far."""
         return [] if self.reducer is None else self.reducer.reports
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

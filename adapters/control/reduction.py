@@ -287,7 +287,7 @@ def minimal_realization(sys: Any, tol: float | None = None, verbose: bool = True
 
 
 def statespace_minreal(sys: Any, tol: float = 0.0) -> Any:
-    """What ``control.StateSpace.minreal`` does, without slycot: ``control.StateSpace.minreal = statespace_minreal``.
+    """A replacement of ``control.StateSpace.minreal`` without slycot: ``control.StateSpace.minreal = statespace_minreal``.
 
     Parameters
     ----------

@@ -205,7 +205,7 @@ class BalredPositiveRiccatiSolverLR(PositiveRiccatiSolverLR):  # type: ignore[mi
 
 
 def matrix_equation_solvers() -> MatrixEquationSolvers:
-    """Our solvers for all Lyapunov and Riccati equations of a model, as ``matrix_equation_solvers=`` takes them.
+    """The solvers of balred for all Lyapunov and Riccati equations of a model, as ``matrix_equation_solvers=`` takes them.
 
     Returns
     -------

@@ -76,7 +76,7 @@ def save(model: Any, path: str | PathLike[str]) -> None:
 
 
 def load(skeleton: Any, path: str | PathLike[str]) -> Any:
-    """Read a model from a file of :func:`save`.
+    """Read a model from a file that :func:`save` wrote.
 
     Parameters
     ----------

@@ -135,7 +135,7 @@ def load(path: str | PathLike[str]) -> StoredSystem:
 
 
 def save(obj: Any, path: str | PathLike[str]) -> None:
-    """Write a system to a file, which :func:`load` reads; one that exists is replaced.
+    """Write a system to a file that :func:`load` reads.  An existing file is replaced.
 
     Parameters
     ----------

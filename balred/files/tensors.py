@@ -66,7 +66,7 @@ class TensorFile:
     metadata: Mapping[str, str]
 
     def check_seal(self) -> None:
-        """Raise unless there is in the file what :func:`write_tensors` wrote, to the last bit."""
+        """Raise unless the file holds exactly the contents that :func:`write_tensors` wrote."""
         seal = self.metadata.get(SEAL)
         rest = {key: text for key, text in self.metadata.items() if key != SEAL}
         if seal != _digest(self.tensors, {name: x.read() for name, x in self.tensors.items()}, rest):

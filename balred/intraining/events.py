@@ -220,7 +220,7 @@ def scalars_of(report: Report) -> dict[str, float]:
 
 
 def sinks_of(log: Any, settings: Mapping[str, Any] | None = None) -> tuple[Sink, ...]:
-    """What to call with each report.
+    """The functions to call with each report, made of the argument `log`.
 
     Parameters
     ----------

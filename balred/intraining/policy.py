@@ -59,7 +59,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class PolicyState:
-    """What a policy remembers: the last step seen, rank choices by layer, and whether it has stopped for good.
+    """The memory of a policy: the last step seen, rank choices by layer, and whether it has stopped for good.
 
     Examples
     --------
@@ -221,5 +221,5 @@ class Policy:
         return len(last) == self.settled and max(last) - min(last) <= max(1, 0.05 * max(last))
 
     def stop(self, state: PolicyState) -> PolicyState:
-        """No more cuts: what a guard does after it took one back."""
+        """Stop all further cuts, as a guard does after it took one back."""
         return replace(state, stopped=True)

@@ -33,7 +33,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Report:
-    """What happened at an attempt.
+    """The result of an attempt: cuts, skipped layers, loss, and whether a cut was taken back.
 
     Attributes
     ----------

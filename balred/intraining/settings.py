@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Policy):
-    """When and how far to cut in a training, and what becomes of all else that knows of a cut layer.
+    """When and how far to cut in a training, and how optimizer moments, averages and logs follow a cut.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ Keep = Callable[[Mapping[str, Any], dict[str, int]], Kept]
 
 @dataclass(frozen=True)
 class ReducerState:
-    """What a reducer remembers between steps.
+    """The memory of a reducer between steps.
 
     Attributes
     ----------

@@ -74,14 +74,14 @@ def dc_gain_change(full: Any, small: Any) -> GainChange | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far two systems are apart.
+    """Norms of the difference of two systems, and the change of their DC gain.
 
     Attributes
     ----------
     error : dict
         By name of the norm: "hinf", "h2" and "hankel", or "linf" and "l2" where the difference is unstable.
     relative : dict
-        The same as a fraction of the norm of the first system (L-infinity and L2 norm if that is unstable); NaN
+        The same numbers as a fraction of the norm of the first system (L-infinity and L2 norm if that is unstable); NaN
         where it has none.
     frequency : float
         Where the largest singular value of the difference is largest, in rad/s, or rad per step in discrete time.

@@ -25,7 +25,7 @@ _LOOKED_AT = 6
 
 
 class RoundingWarning(UserWarning):
-    """A result is as good as its precision allows, and that is less than its bound promises.
+    """Rounding errors raise the error of a reduced system above its bound.
 
     Examples
     --------

@@ -37,7 +37,7 @@ _APART = 1e-10
 
 
 class RecordingWarning(UserWarning):
-    """What a recording cannot tell of a system."""
+    """A recording leaves some inputs of a system at rest, or moves them together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Recordings:
 
 
 def recordings_of(system: System, inputs: Any, dt: float | None = None, hold: str = "zoh") -> Recordings:
-    """What was given as recorded inputs of a system, as arrays of NumPy.
+    """Read recorded inputs of a system into NumPy arrays, and check them.
 
     Parameters
     ----------

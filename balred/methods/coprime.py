@@ -143,7 +143,7 @@ def _of_solution(g: DenseSystem, Y: Matrix, R: Matrix, S: Matrix) -> DenseSystem
 
 
 def coprime(state: Factors, k: int) -> Reduced:
-    """The reduced factors put together again.
+    """Join the reduced factors to a system.
 
     Examples
     --------

@@ -45,7 +45,7 @@ def h2_spectrum(
     max_iterations: int = 200,
     init: Any = None,
 ) -> H2Spectrum:
-    r"""What "irka" and "tsia" start from; its values are the Hankel singular values.
+    r"""The state from which "irka" and "tsia" start; its values are the Hankel singular values.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def _schur_vectors(g: DenseSystem) -> tuple[Matrix, Matrix, Matrix]:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What the iteration from one start came to.
+    """The result of the iteration from one start.
 
     Attributes
     ----------
@@ -174,7 +174,7 @@ class Attempt:
 def attempts(
     obj: Any, rank: int, *, method: Literal["irka", "tsia"] = "irka", tol: float = 1e-9, max_iterations: int = 200
 ) -> list[Attempt]:
-    """What the starts of "irka" or "tsia" come to, the one that is returned first.
+    """The results of all starts of "irka" or "tsia"; the first is the one that a reduction returns.
 
     Parameters
     ----------

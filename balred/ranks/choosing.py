@@ -11,7 +11,7 @@ from balred.ranks.rules import ErrorBound, Order, Rule
 
 
 class RankWarning(UserWarning):
-    """An integer rank beyond the numerical rank was asked for; the numerical rank was used.
+    """An integer rank is beyond the numerical rank, which is used instead.
 
     Examples
     --------

@@ -18,7 +18,7 @@ _KINDS = {"logits": "nats for each prediction", "values": "of the mean square"}
 
 
 class Measured(NamedTuple):
-    """A divergence, the standard error of it over the sequences that it was measured on, and how many these were."""
+    """A measured divergence: its value, its standard error, and the number of sequences."""
 
     value: float
     error: float

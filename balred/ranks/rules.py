@@ -16,7 +16,7 @@ from balred.ranks.bounds import FloatArray, a_priori_bound, numerical_rank
 
 
 class Rule(Protocol):
-    """What chooses a rank: attributes and the one method a rule has.
+    """The protocol of rank rules: an attribute `multiple_of` and a method `order`.
 
     Examples
     --------
@@ -226,7 +226,7 @@ class MeasuredError:
         _check_integer("multiple_of", self.multiple_of)
 
     def order(self, hsv: FloatArray) -> int:
-        """No answer: an error is measured on a system."""
+        """Raise an error: this rule needs a system, on which the error is measured."""
         raise ValueError(f"a rule on measured errors needs a system to measure, got values alone for {self}")
 
 

@@ -25,7 +25,7 @@ from balred.systems.poles import warn_if_unstable
 def hankel_matrix_hsv(
     markov: Any, *, rows: int | None = None, columns: int | None = None, stable: bool = False
 ) -> NDArray[np.float64]:
-    r"""Singular values of the block Hankel matrix, descending: what :func:`era` chooses a rank from.
+    r"""Singular values of the block Hankel matrix, descending; :func:`era` chooses a rank from them.
 
     They tend to the Hankel singular values of the system as the window grows beyond its memory.
 

@@ -43,7 +43,7 @@ class Pencil(NamedTuple):
 def loewner_singular_values(
     points: Any, values: Any, *, left: Any = None, right: Any = None, real: bool = True, tol: float = 1e-13
 ) -> NDArray[np.float64]:
-    r"""Singular values of the Loewner pencil :math:`[L, L_s]`, descending: what :func:`loewner` chooses a rank from.
+    r"""Singular values of the Loewner pencil :math:`[L, L_s]`, descending; :func:`loewner` chooses a rank from them.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ class SecondOrderSystem:
 
     @property
     def states(self) -> int:
-        """What ``rank`` counts: the positions n."""
+        """The number of states that a rank counts: the positions n."""
         return int(self.M.shape[0])
 
     @property
@@ -66,7 +66,7 @@ class SecondOrderSystem:
 
     @property
     def discrete(self) -> bool:
-        """Never."""
+        """Always False: second-order systems are continuous."""
         return False
 
     @property
@@ -94,7 +94,7 @@ class SecondOrderSystem:
 
     @cached_property
     def first_order(self) -> DenseSystem | SparseSystem:
-        """The same, or where M, D and K are sparse the sparse descriptor system ``[I, 0; 0, M] x' = [0, I; -K, -D] x + [0; B] u``."""
+        """The first-order system; if M, D and K are sparse, the sparse descriptor system ``[I, 0; 0, M] x' = [0, I; -K, -D] x + [0; B] u``."""
         if not self.sparse:
             return self.to_dense()
         host = backend("scipy")

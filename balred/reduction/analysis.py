@@ -36,7 +36,7 @@ from balred.systems.poles import UnstableError
 
 
 class Analysis:
-    """One solve, many questions: spectrum, rank choices, bounds and reductions of one system or layer.
+    """Spectrum, rank choices, bounds and reductions of one system or layer, all from one solve.
 
     Made by :func:`analyze`.  For a conjugate system a rank counts stored states, each of which holds up to two of the
     real operator's states.
@@ -45,7 +45,7 @@ class Analysis:
     ----------
     solved : Solved
     settings : Settings
-        What it was solved with.
+        Method, solver, precision and options of the solve.
     rebuild : callable
         ``rebuild(system)`` writes a reduced system into an object of the type that was analysed.
 
@@ -66,22 +66,22 @@ class Analysis:
 
     @property
     def system(self) -> System:
-        """What was analysed."""
+        """The system that was analysed."""
         return self.solved.system
 
     @property
     def unstable(self) -> System | None:
-        """The part that is kept whole."""
+        """The unstable part, which reductions keep whole; None if there is none."""
         return self.solved.unstable
 
     @property
     def stable(self) -> System | None:
-        """The part that the method sees."""
+        """The stable part, which the method reduces."""
         return self.solved.stable
 
     @property
     def state(self) -> State | None:
-        """What the method made of it."""
+        """The method's state: its result of looking at the stable part once."""
         return self.solved.state
 
     @property
@@ -155,7 +155,7 @@ class Analysis:
         return one._made[key]
 
     def reduce(self, rank: int | Rule, *, method: str | None = None) -> Any:
-        """What was analysed, with `rank` states: the same type of object."""
+        """Reduce the analysed object to `rank` states; the result has its type."""
         one = self.by(method)
         if is_rule(rank):
             return self._rebuild(one.reduction(one.rank(rank)).system)  # type: ignore[arg-type]

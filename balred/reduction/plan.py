@@ -57,7 +57,7 @@ _CHOOSING = ("selection", "compensate", "seed", "balanced_on", "scalar", "vmappe
 
 
 class SkippedWarning(UserWarning):
-    """Layers of a model that a reduction left as they were, and why.
+    """A reduction left some layers of a model as they were; the message says which, and why.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class SkippedWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """A table of what would be cut; ``apply()`` returns the reduced model.
+    """A table of the layers and the ranks they would be cut to; ``apply()`` returns the reduced model.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class Plan:
     _told: str = ""
 
     def apply(self) -> Any:
-        """The model with the planned layers replaced; the original is untouched."""
+        """Return a copy of the model with the planned layers reduced.  The original does not change."""
         skipped = [f"{r.layer or r.type} ({r.note})" for r in self.rows if r.after is None]
         if skipped:
             warn_caller(f"layers left as they are: {'; '.join(skipped)}", SkippedWarning)
@@ -116,7 +116,7 @@ def plan(
     precision: str = "float64",
     **options: Any,
 ) -> Plan:
-    """Decide what :func:`balred.reduce` would do to `model`.
+    """Choose a rank for every layer of `model`, as :func:`balred.reduce` would, without cutting anything.
 
     Parameters
     ----------

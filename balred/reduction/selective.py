@@ -32,7 +32,7 @@ SelectiveLayers = Mapping[str, tuple[Any, Selective]]
 
 
 class CalibrationWarning(UserWarning):
-    """States of selective layers were chosen without data.
+    """Layers were reduced without data: states of selective layers were chosen, or layers balanced, on white noise.
 
     Examples
     --------

@@ -40,7 +40,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Selective:
-    """What a framework knows of a selective layer class.
+    """The functions with which a framework measures, cuts and resizes the layers of a selective class.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Selective:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is registered for a class: how to read and write it, and how optimizer moments follow a cut.
+    """The entry of a class: how to read and write its layers, and how optimizer moments follow a cut.
 
     A selective layer has a :class:`balred.registry.Selective`, mostly in place of the operator that it is not.
     ``resize_model(model, layer)`` gives the new model around a replaced layer its size.
@@ -190,7 +190,7 @@ _loaded: set[str] = set()
 
 
 class AdapterNotFound(TypeError):
-    """No adapter knows the type, or a model has no layer that one knows.
+    """No adapter is registered for the type of the object, or for any layer of the model.
 
     Examples
     --------
@@ -227,7 +227,7 @@ def register(
     recognises: Recognises | None = None,
     accounts: Iterable[str] | None = None,
 ) -> Any:
-    """Register how objects of `cls` become systems and back.
+    """Register an adapter, which reads objects of `cls` as systems and writes systems back.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ def register_selective(
     adapter: Adapter | None = None,
     accounts: Iterable[str] | None = None,
 ) -> None:
-    """Register layers of which states can be selected only; mostly their dynamics depend on their input.
+    """Register layers whose states can only be selected, in most cases because their dynamics depend on the input.
 
     Parameters
     ----------

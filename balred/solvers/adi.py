@@ -32,7 +32,7 @@ class ConvergenceError(ArithmeticError):
 
 @dataclass(frozen=True)
 class AdiInfo:
-    r"""What a run of low-rank ADI did; pairs are of the controllability and the observability Gramian.
+    r"""Steps and residuals of a run of low-rank ADI; pairs are for the controllability and the observability Gramian.
 
     Attributes
     ----------

@@ -55,7 +55,7 @@ class DenseSystem:
 
     @property
     def states(self) -> int:
-        """What ``rank`` counts: the stored states, here the order."""
+        """The number of states that a rank counts: here the order."""
         return self.order
 
     @property

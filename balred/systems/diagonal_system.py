@@ -52,7 +52,7 @@ class DiagonalSystem:
 
     @property
     def states(self) -> int:
-        """What ``rank`` counts: the stored states n."""
+        """The number of states that a rank counts: the stored states n."""
         return int(self.log_poles.shape[-1])
 
     @property

@@ -19,7 +19,7 @@ _ILL, _NEAR = 1e7, 1e-3
 
 
 class UnstableError(ValueError):
-    """A quantity that only stable systems have was asked of an unstable or marginally stable one.
+    """The system has an unstable or marginal pole, and the quantity exists for stable systems only.
 
     Examples
     --------
@@ -33,7 +33,7 @@ class UnstableError(ValueError):
 
 
 class InstabilityWarning(UserWarning):
-    """A reduced system has more unstable modes than what it stands for.
+    """A reduced system has more unstable modes than the original.
 
     Examples
     --------

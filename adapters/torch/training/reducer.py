@@ -48,7 +48,7 @@ from balred.systems.arrays import to_numpy
 
 
 class InTrainingReducer:
-    """Cut the layers of a model, and all that follows its shapes, while it trains.
+    """Cut the layers of a model while it trains; the optimizer's state, averages and compiled code follow.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ class InTrainingReducer:
         return carried(self._place, layer, cut, old, new, states) if self.policy.moments == "carry" else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep beside the state of model, optimizer and averages: plain values, and with a guard tensors.
+        """The reducer's state, to keep in a checkpoint beside model, optimizer and averages: plain values, and tensors with a guard.
 
         Returns
         -------
