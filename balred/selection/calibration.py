@@ -251,7 +251,7 @@ class Calibration:
 
     @property
     def basis(self) -> str:
-        """ "data", "inputs" or "noise": the signals on which layers with an operator are balanced."""
+        """The signals on which layers with an operator are balanced: "data", "inputs" or "noise"."""
         return self.balanced_on or ("noise" if self.data is None else "data")
 
     def now(self) -> Any:
