@@ -304,11 +304,9 @@ def along_inputs(
     Parameters
     ----------
     inputs : array, shape (inputs, samples), or a list of such
-        A recording of the inputs, or several, each from rest; (samples,) where there is one input.
-    dt : float, optional
-        Seconds between samples.  Continuous systems need it; that of a discrete system is the default.
-    hold : {"zoh", "foh"}, default "zoh"
-        What the inputs of a continuous system do between samples: they stay constant, or run straight to the next.
+        One recording or several, each from rest.
+    dt, hold
+        Seconds between samples, and "zoh" (default) or "foh" between them; for continuous systems.
     left : array (k, outputs), or system, layer, or anything :func:`balred.adapt` reads, optional
         A weight at the outputs, constant or with states: Q is then Enns's of the weighted outputs.
 

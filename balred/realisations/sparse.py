@@ -294,10 +294,8 @@ def reduce_sparse(
     rank : int or rule, optional
         By default the most accurate one: where the tail, which falls with the order, and the effect of rounding errors,
         which grows, meet.
-    tol : float, optional
-        Least relative residual of the Gramians' factors; by default that of `system`.
-    max_steps : int, optional
-        Most steps of the iteration; by default that of `system`.
+    tol, max_steps : float and int, optional
+        Relative residual of the Gramians' factors, and the most steps to reach it; by default those of `system`.
 
     Returns
     -------
@@ -308,10 +306,8 @@ def reduce_sparse(
     ------
     ValueError
         `rank` is beyond the numerical rank, or nothing to keep: inputs do not reach outputs.
-    ConvergenceError
-        The residuals did not fall below `tol`; the message says how far they came.
-    UnstableError
-        A pole at the stability boundary was met, or every truncation is unstable.
+    ConvergenceError, UnstableError
+        The residuals did not fall below `tol`; a pole is at the stability boundary, or every truncation is unstable.
 
     Warns
     -----

@@ -122,9 +122,8 @@ def plan(
     ----------
     model : system, layer, model
     ranks : int, rule, dict by layer name of either, Budget, or Divergence
-        The number of states to keep, or a rule such as ``balred.Energy(0.99)``, for all layers or for each by name.  In a
-        dict, layers without a key stay as they are.  A :class:`balred.Budget` is shared out over the layers, a
-        :class:`balred.Divergence` is measured on the calibration data.
+        Numbers of states or rules.  In a dict, layers without a key stay as they are.  A :class:`balred.Budget` is shared out
+        over the layers, a :class:`balred.Divergence` is measured on the calibration data.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
         Inputs of the model, on which its layers are balanced, or the states of its selective layers are chosen.
     method : str, default "truncate"
@@ -134,11 +133,9 @@ def plan(
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable and are kept.
     precision : {"float64", "float32"}, default "float64"
-        The precision of the computation.  float32 is for devices without fast float64; methods that run on the host have
-        float64 only.
+        float32 is for devices without fast float64; methods that run on the host have float64 only.
     **options
-        Options of the method, for example ``beta=1.0`` for "stochastic"; of calibration (`balanced_on`, `scalar`, `seed`,
-        `vmapped`); of recorded inputs (`inputs`, `dt`, `hold`, `left`).  :func:`balred.reduce` explains all of them.
+        Options of the method, of calibration, and of recorded inputs.  :func:`balred.reduce` explains all of them.
 
     Returns
     -------
@@ -148,7 +145,7 @@ def plan(
     ------
     ValueError
         A key of `ranks` is no layer; a single system or layer cannot be reduced as asked (`rank` is out of range, the rule
-        cannot be met).  In a model with several layers, a layer that cannot be cut is skipped, and the table says why.
+        cannot be met).  In a model with several layers, a layer that cannot be cut is skipped; the table says why.
 
     Examples
     --------
@@ -300,21 +297,18 @@ def reduce(
         :class:`balred.Budget` of states that its layers share, or a :class:`balred.Divergence` of its answers.  A list
         (tuple, range, array) of ranks of one system or layer gives a list of reduced objects, all from one analysis.
     method : str, default "truncate"
-        A name in ``balred.methods.METHODS``, or "matchdc" for "singular_perturbation".  The pages on methods say which one
-        to choose.
+        A name in ``balred.methods.METHODS`` (the pages on methods say which one to choose), or "matchdc".
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
         Inputs of the model.  Its layers are then balanced on the signals in them along these data, instead of on white
-        noise.  Four options go with it.  `balanced_on` is "data" (inputs and gradients, the default), "inputs" (inputs only)
+        noise.  Options: `balanced_on` is "data" (inputs and gradients, the default), "inputs" (inputs only)
         or "noise".  `scalar` is the function of the model's output whose gradients are taken: "outputs", "tempered",
-        "fisher" or a callable.  `seed` draws its directions.  `vmapped` says whether a model of JAX takes one sequence or
-        a batch, if it runs on both.
+        "fisher" or a callable; `seed` draws its directions.  `vmapped`: whether a JAX model takes one sequence.
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
         How the Gramians are computed; by default "smith" for dense systems and "closed" for diagonal ones.
     offset : float, optional
         Poles within `offset` of the stability boundary count as unstable and are kept.
     precision : {"float64", "float32"}, default "float64"
-        The precision of the computation.  float32 is for devices without fast float64; methods that run on the host have
-        float64 only.
+        float32 is for devices without fast float64; methods that run on the host have float64 only.
     **options
         Options of the method, for example ``beta=1.0`` for "stochastic".  A sparse system takes `tol` and `max_steps`
         (:func:`balred.sparse_system`).  A system also takes ``inputs``, recorded signals of shape (inputs, samples): it is
@@ -332,9 +326,8 @@ def reduce(
     Raises
     ------
     ValueError
-        `rank` is not between 1 and the number of states, or is less than the number of unstable modes; the rule cannot be
-        met; `method` is unknown; a list of ranks is given for a model of several layers or for selective layers; the reduced
-        system cannot be diagonalised accurately.
+        `rank` is out of range, or less than the number of unstable modes; the rule cannot be met; `method` is unknown; a list
+        of ranks is given for a model of several layers; the reduced system cannot be diagonalised accurately.
 
     Warns
     -----

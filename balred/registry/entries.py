@@ -237,16 +237,15 @@ def register(
         ``adapter(obj) -> (system, rebuild)``; ``rebuild(system)`` returns a new object of the same type.
         Omitted: return a decorator.
     carry : callable, optional
-        ``carry(old, new, moments, change, power)`` takes optimizer moments through a cut (the page *Extending* explains it);
-        without it they are reset.
+        ``carry(old, new, moments, change, power)`` takes optimizer moments through a cut (see *Extending*); else they are reset.
     recognises : callable, optional
         Use the adapter only for those objects of `cls` for which ``recognises(obj)`` is true.  A layer that people copy from
         project to project is recognised by its arrays: ``register("torch.nn.modules.module.Module", ..., recognises=...)``.
         The function must be quick and must not fail.  Entries for a class itself come first.
     accounts : iterable of str, optional
-        Names of the arrays, and of the modules with arrays, that the adapter knows.  If a layer has another array with an axis
-        as long as one that a cut shortens, a cut raises an error.  Without this option only arrays of the layer itself are
-        checked, along axes that are none of its widths, since other axes may have the same length by chance.
+        Names of the arrays, and of modules with arrays, that the adapter knows.  A cut raises an error if a layer has another
+        array with an axis as long as one that is cut.  By default only arrays of the layer itself are checked, along axes
+        that are none of its widths.
 
     Examples
     --------
@@ -271,9 +270,7 @@ def register(
 
 
 def register_entry(cls: type | str, entry: Entry, recognises: Recognises | None = None) -> None:
-    """Register an :class:`Entry` made by hand for a class, or for its qualified name ``"package.module.Class"``.
-
-    With `recognises`, the entry is for those objects of `cls` only for which ``recognises(obj)`` is true.
+    """Register an :class:`Entry` for a class or its qualified name, or for those of its objects that `recognises` is true for.
 
     Examples
     --------
@@ -318,11 +315,9 @@ def register_selective(
     resize_model : callable, optional
         ``resize_model(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
     adapter : callable, optional
-        ``adapter(obj) -> (system, rebuild)``, for layers that are a linear operator all the same: their Hankel singular
-        values can then be looked at.
+        ``adapter(obj) -> (system, rebuild)``, to look at layers that are a linear operator all the same.
     accounts : iterable of str, optional
-        The arrays, and modules with arrays, that `selective` knows.  A layer with another one that has an axis as long as
-        its states is refused.
+        Names of the arrays that `selective` knows.  Another array with an axis as long as the states raises an error.
 
     Examples
     --------

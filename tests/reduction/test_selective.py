@@ -346,7 +346,12 @@ def test_hooks_and_modes_come_back_after_an_error(model: Any) -> None:
 
 @pytest.mark.parametrize(
     ("calibration", "given"),
-    [(3, "got 3"), ("text", "got 'text'"), ([1.0], "got a batch of type float"), ([(1, 2)], "got a batch of type tuple")],
+    [
+        (3, "got 3"),
+        ("text", "got 'text'"),
+        ([1.0], "got a batch of type float"),
+        ([(1, 2)], "got a batch of type tuple"),
+    ],
 )
 def test_wrong_calibration_is_an_error(model: Any, calibration: Any, given: str) -> None:
     with pytest.raises(ValueError, match=f"calibration must be an array, a dict.*{given}"):

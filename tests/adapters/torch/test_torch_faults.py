@@ -231,7 +231,9 @@ def test_one_parameter_in_two_places_of_a_layer_is_refused() -> None:
     layer = LRU(3, 16)
     layer.B_im = layer.B_re
     for cut in (lambda: balred.reduce(layer, 4), lambda: reducer(layer)):
-        with pytest.raises(ValueError, match="got one parameter that is both B_re and B_im in LRU, which a cut makes different"):
+        with pytest.raises(
+            ValueError, match="got one parameter that is both B_re and B_im in LRU, which a cut makes different"
+        ):
             cut()
 
 
