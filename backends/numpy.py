@@ -60,7 +60,8 @@ def to_numpy(x: Array) -> Array:
 def from_numpy(x: Array, like: Array, real: bool = False) -> Array:
     """Return `x` in the precision of `like` (its real part where `real`)."""
     dtype = np.result_type(like.real.dtype if real or not np.iscomplexobj(x) else like.real.dtype.type(0) + 0j)
-    return np.asarray(x.real if real else x).astype(dtype)
+    with np.errstate(over="ignore"):  # whoever asks for it looks whether it is a number
+        return np.asarray(x.real if real else x).astype(dtype)
 
 
 def to_bytes(x: Array) -> NDArray[np.uint8]:

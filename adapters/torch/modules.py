@@ -68,12 +68,21 @@ def _copied(module: nn.Module, others: Mapping[int, Any] | None = None) -> Any:
 
     `others` stand in for objects, by their ids, wherever the module refers to them: by names, in lists, in bound methods.
     """
-    copies = dict(others or {})
+    copies = _computed_ones(module) | dict(others or {})
     new = copy.deepcopy(module, copies)
     for parameter in module.parameters():
         if id(parameter) in copies and id(parameter) not in (others or {}):
             vars(copies[id(parameter)]).update(copy.deepcopy(vars(parameter), copies))
     return new
+
+
+def _computed_ones(model: nn.Module) -> dict[int, Any]:
+    """By their ids copies of the tensors that modules have computed from parameters, which PyTorch copies to no others.
+
+    ``weight_norm`` and pruning leave such a one after every call, and compute it anew at the next.
+    """
+    kept = (x for module in model.modules() for x in vars(module).values())
+    return {id(x): x.detach().clone() for x in kept if isinstance(x, torch.Tensor) and not x.is_leaf}
 
 
 def resize(parameter: nn.Parameter, data: torch.Tensor) -> None:
@@ -177,7 +186,7 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
-    copies: dict[int, Any] = {}
+    copies = _computed_ones(model)
     for name, old in _tensors(model).items():
         value = new[name]
         if isinstance(old, nn.Parameter):

@@ -21,7 +21,7 @@ from balred.systems.arrays import (
     namespace,
     to_complex,
 )
-from balred.systems.checks import host_array
+from balred.systems.checks import check_representable, host_array
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import at_hand, cast_like, with_leaves
 from balred.systems.poles import check_stable
@@ -55,6 +55,8 @@ def covar(obj: Any, W: Any = 1.0, *, solver: str | None = None) -> Array:
         The arrays are traced.
     ValueError
         W is not Hermitian, has a negative eigenvalue or another shape; it is complex for a system of conjugate pairs.
+    OverflowError
+        A covariance is larger than the largest number there is.
 
     Notes
     -----
@@ -93,7 +95,10 @@ def covar(obj: Any, W: Any = 1.0, *, solver: str | None = None) -> Array:
         driven = dataclasses.replace(wide, B=B @ L)
         C, Z = _alike(wide.to_dense().C, factors(driven, solver)[0])
         D, intensity = _alike(wide.D, intensity)
-        P, through = _alike((G := C @ Z) @ ct(G), D @ intensity @ ct(D))
+        with np.errstate(over="ignore", invalid="ignore"):
+            P, through = _alike((G := C @ Z) @ ct(G), D @ intensity @ ct(D))
+        for x in (P, through):
+            check_representable("covariances", x)
         if system.discrete:
             return cast_like(P + through, system)
         xp = namespace(P)

@@ -47,8 +47,9 @@ def hankel_norm(sp: Spectrum, k: int) -> Reduced:
         \hat B = \Gamma^{-1}(\Sigma_1B_1+\sigma C_1^HU),\quad \hat C = C_1\Sigma_1+\sigma UB_1^H,\quad \hat D = D-\sigma U
 
     has k stable poles; the stable part of :math:`\hat G` with :math:`\hat D` is the result, and
-    :math:`\|G-G_k\|_H = \sigma_{k+1}`.  Where k would split equal values, those are cut together.  Discrete systems are
-    mapped to continuous time by a bilinear transformation, which keeps Hankel norms.
+    :math:`\|G-G_k\|_H = \sigma_{k+1}`.  Where k would split equal values, those are cut together: a constant is left if the
+    first k+1 of them are equal, since no system of order k comes nearer.  Discrete systems are mapped to continuous time by a
+    bilinear transformation, which keeps Hankel norms.
 
     References
     ----------
@@ -56,8 +57,8 @@ def hankel_norm(sp: Spectrum, k: int) -> Reduced:
     Int. J. Control 39 (1984), section 6 (SLICOT AB09CD).
     """
     k = _group(sp.sigma, k)
-    if k >= sp.cap or k == 0:
-        return projected(sp, max(k, 1))
+    if k >= sp.cap:
+        return projected(sp, k)
     g, s = projected(sp, sp.cap)[0], np.asarray(sp.s[: sp.cap])
     best = optimal(bilinear(g) if g.discrete else g, s, k)
     kept = stable_part(best)
@@ -97,6 +98,8 @@ def optimal(g: DenseSystem, s: NDArray[np.float64], k: int) -> DenseSystem:
 
 def stable_part(g: DenseSystem) -> DenseSystem:
     """The stable part of a continuous system, with all of D."""
+    if g.order == 0:
+        return g
     T, Ti, unstable = backend("scipy").separate(g.A, lambda w: w.real < 0)
     keep = slice(unstable, None)
     return DenseSystem((Ti @ g.A @ T)[keep, keep], (Ti @ g.B)[keep], (g.C @ T)[:, keep], g.D, g.dt)

@@ -60,6 +60,8 @@ def check_rank(rank: Any, states: int) -> int:
     """`rank` as an int, or the error that states its range."""
     if not isinstance(rank, (int, np.integer)) or isinstance(rank, bool):
         raise ValueError(f"rank must be an integer or a rule, got {rank!r}")
+    if states == 0:
+        raise ValueError(f"a system must have states to be reduced, got one without, and a rank of {rank}")
     if not 1 <= rank <= states:
         raise ValueError(f"rank must be between 1 and {states}, got {rank}")
     return int(rank)

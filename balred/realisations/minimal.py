@@ -17,7 +17,7 @@ from balred.systems import arrays
 from balred.systems.arrays import backend_of, is_concrete, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System
+from balred.systems.leaves import System, moderate, unit_of
 from balred.systems.units import rescaled
 
 Matrix = NDArray[Any]
@@ -102,7 +102,8 @@ def _wide(x: Matrix) -> Matrix:
 
 def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
     """A minimal realisation of one dense system of NumPy arrays; `g` itself if it is one."""
-    A, B, C, _ = rescaled(g.A, g.B, g.C)
+    even, ports = moderate(g)
+    A, B, C, _ = rescaled(*even.leaves)
     Q = reachable(A, B, tol * float(np.linalg.norm(B)), tol)
     # outputs that see nothing of what is reached see rounding errors of what they see elsewhere
     unseen = tol * float(np.linalg.norm(C))
@@ -111,7 +112,8 @@ def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
     if S.shape[1] == g.order:
         return g
     S = S[:, ::-1]  # the order of SLICOT's TB01PD: what outputs see first comes last
-    return DenseSystem(S.conj().T @ A @ S, S.conj().T @ B, C @ S, g.D, g.dt)
+    small = DenseSystem(S.conj().T @ A @ S, S.conj().T @ B, C @ S, g.D, g.dt)
+    return small if ports is None else ports.system(small)
 
 
 def reachable(A: Matrix, B: Matrix, least: float, tol: float) -> Matrix:
@@ -145,6 +147,8 @@ def minimal_diagonal(g: DiagonalSystem, tol: float) -> DiagonalSystem:
         flip = poles.imag < 0
         poles, logs = np.where(flip, poles.conj(), poles), np.where(flip, logs.conj(), logs)
         B, C = np.where(flip[:, None], B.conj(), B), np.where(flip, C.conj(), C)
+    inputs, outputs = unit_of(B), unit_of(C)  # a residue is their product, which may be no number
+    B, C = B / inputs, C / outputs
     size = np.linalg.norm(B) * np.linalg.norm(C)
     kept_logs, kept_B, kept_C = [], [], []
     left = np.arange(len(poles))
@@ -163,7 +167,7 @@ def minimal_diagonal(g: DiagonalSystem, tol: float) -> DiagonalSystem:
         return g
     if not kept_logs:
         raise ValueError("a diagonal system must keep a state, got one whose inputs do not reach its outputs")
-    B, C = np.concatenate(kept_B), np.concatenate(kept_C, axis=1)
+    B, C = np.concatenate(kept_B) * inputs, np.concatenate(kept_C, axis=1) * outputs
     dtypes = (g.log_poles.dtype, np.result_type(g.B, g.C))
     return dataclasses.replace(
         g, log_poles=np.asarray(kept_logs, dtypes[0]), B=B.astype(dtypes[1]), C=C.astype(dtypes[1])

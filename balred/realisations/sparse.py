@@ -27,6 +27,7 @@ from balred.solvers.smith import smith_factors
 from balred.systems.arrays import backend
 from balred.systems.checks import check_finite, checked_dt, host_array
 from balred.systems.dense_system import DenseSystem, is_discrete, ss
+from balred.systems.leaves import PencilUnits, pencil_units
 from balred.systems.poles import UnstableError, warn_if_unstable
 
 Matrix = NDArray[Any]
@@ -36,8 +37,6 @@ OPTIONS = ("tol", "max_steps")
 
 TRUSTED = 1e-12
 """Values below this fraction of the largest are left out: the factors do not hold them to any digit."""
-
-_ELIMINATE = ": eliminate the algebraic equations first (balred.descriptor does it for dense matrices)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,9 +48,7 @@ class SparseSystem:
     Attributes
     ----------
     A : sparse matrix, shape (n, n)
-    B : array, shape (n, m)
-    C : array, shape (p, n)
-    D : array, shape (p, m)
+    B, C, D : arrays, shapes (n, m), (p, n) and (p, m)
     E : sparse matrix, shape (n, n), or None
         Nonsingular; None stands for the identity.
     dt : float or bool
@@ -180,9 +177,6 @@ def sparse_system(
     SparseSystem(states=10000, inputs=1, outputs=1, continuous, 29998 nonzeros)
     >>> balred.reduce(rod, balred.ErrorBound(1e-3, relative=True)).states < 20
     True
-
-    >>> balred.reduce(rod, 4, tol=1e-10).states  # in fewer steps
-    4
     """
     host = backend("scipy")
     A, E = host.sparse_matrix(A), None if E is None else host.sparse_matrix(E)
@@ -268,13 +262,14 @@ def gramian_factors_lr(
     >>> max(info.residuals) < 1e-11
     True
     """
-    system = _configured(system, tol, max_steps)
+    system, units = _moderate(_configured(system, tol, max_steps))
     A, E, B, C = system.A, system._mass, system.B, system.C
     if system.E is not None:
-        check_nonsingular("E", E, _ELIMINATE)
+        check_nonsingular("E", E, ": eliminate the algebraic equations first, as balred.descriptor does")
     if system.discrete:
         A, E, B, C = (A - E).tocsc(), (A + E).tocsc(), 2**0.5 * B, 2**0.5 * C
-    return low_rank_factors(A, E, B, C, tol=system.tol, max_steps=system.max_steps)
+    Zp, Zq, info = low_rank_factors(A, E, B, C, tol=system.tol, max_steps=system.max_steps)
+    return *units.factors(Zp, Zq), info
 
 
 def reduce_sparse(
@@ -306,8 +301,9 @@ def reduce_sparse(
     ------
     ValueError
         `rank` is beyond the numerical rank, or nothing to keep: inputs do not reach outputs.
-    ConvergenceError, UnstableError
-        The residuals did not fall below `tol`; a pole is at the stability boundary, or every truncation is unstable.
+    ConvergenceError, UnstableError, OverflowError
+        The residuals did not fall below `tol`; a pole is at the stability boundary, or every truncation is unstable; what
+        was made is larger than the largest number there is.
 
     Warns
     -----
@@ -330,6 +326,7 @@ def reduce_sparse(
     >>> reduce_sparse(balred.sparse_system(A, np.eye(2000, 1), np.eye(1, 2000)), balred.ErrorBound(1e-6))
     DenseSystem(states=20, inputs=1, outputs=1, continuous, float64, numpy)
     """
+    system, units = _moderate(system)
     Zp, Zq, _ = gramian_factors_lr(system, tol=tol, max_steps=max_steps)
     U, s, Vh = np.linalg.svd(Zq.conj().T @ (system._mass @ Zp), full_matrices=False)
     cap = min(int(numerical_rank(s)), int(np.sum(s > TRUSTED * s[:1]))) if s.size else 0
@@ -338,13 +335,20 @@ def reduce_sparse(
             "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
         )
     if rank is None:
-        return _most_accurate(system, Zp, Zq, U, s, Vh)
-    k = choose_order(rank, s) if is_rule(rank) else rank
+        return units.balanced(_most_accurate(system, Zp, Zq, U, s, Vh))
+    k = choose_order(rank, units.values(s)) if is_rule(rank) else rank
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= cap:
         raise ValueError(f"rank must be a rule or an integer between 1 and the numerical rank {cap}, got {rank!r}")
-    small = _truncated(system, Zp, Zq, U, s, Vh, min(int(k), cap))
+    small = units.balanced(_truncated(system, Zp, Zq, U, s, Vh, min(int(k), cap)))
     warn_if_unstable(small, 0, f"the sparse system reduced to {small.states} states", "try another rank")
     return small
+
+
+def _moderate(g: SparseSystem) -> tuple[SparseSystem, PencilUnits]:
+    """`g` in units in which squares of its entries are numbers."""
+    units = pencil_units(g.A.data, None if g.E is None else g.E.data, g.B, g.C, discrete=g.discrete)
+    a, e, b, c = units
+    return (replace(g, A=g.A / a, E=g._mass / e, B=g.B / b, C=g.C / c) if set(units) != {1.0} else g), units
 
 
 def _truncated(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix, k: int) -> DenseSystem:
@@ -368,7 +372,8 @@ def _most_accurate(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix
         small = _truncated(g, Zp, Zq, U, s, Vh, k)
         try:
             with backend("numpy").double_scope():
-                own = np.linalg.svd(_product(*smith_factors(small)), compute_uv=False)
+                P, Q = smith_factors(small)
+                own = np.linalg.svd(Q.conj().T @ P, compute_uv=False)
         except (UnstableError, ArithmeticError):
             continue
         missed = float(np.max(np.abs(pad(own, k) - s[:k]))) + 2 * float(np.sum(s[k:]))
@@ -380,10 +385,6 @@ def _most_accurate(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix
             "accurate enough, or the system itself is unstable"
         )
     return best
-
-
-def _product(Zp: Matrix, Zq: Matrix) -> Matrix:
-    return Zq.conj().T @ Zp
 
 
 def adapt_sparse(obj: SparseSystem) -> tuple[DenseSystem, Any]:

@@ -25,6 +25,7 @@ from balred.solvers.equations import residual
 from balred.solvers.smith import Solved, smith_solved
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
+from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, at_hand, cast_like, moderate, unit_of, with_leaves
@@ -114,6 +115,8 @@ def gramians(obj: Any, *, solver: str | None = None) -> tuple[Array, Array]:
     ------
     UnstableError
         A pole is unstable or marginal; the message names the worst.
+    OverflowError
+        A Gramian is larger than the largest number there is; its factors may not be (:func:`gramian_factors`).
 
     References
     ----------
@@ -127,7 +130,11 @@ def gramians(obj: Any, *, solver: str | None = None) -> tuple[Array, Array]:
     (12.0, 1.333333333333)
     """
     Zp, Zq = gramian_factors(obj, solver=solver)
-    return Zp @ ct(Zp), Zq @ ct(Zq)
+    with np.errstate(over="ignore", invalid="ignore"):
+        P, Q = Zp @ ct(Zp), Zq @ ct(Zq)
+    for x in (P, Q):
+        check_representable("Gramians", x)
+    return P, Q
 
 
 def structure(system: System) -> str:

@@ -241,9 +241,30 @@ def is_one(x: Array) -> bool:
 
 
 def size_of(x: np.ndarray[Any, Any]) -> float:
-    """The Frobenius norm of one array of NumPy, as an ordinary number."""
+    """The Frobenius norm of one array of NumPy, as an ordinary number; of any numbers whose norm is one."""
     entries = x.ravel("K")
-    return math.sqrt((np.vdot(entries, entries) if x.dtype.kind == "c" else entries.dot(entries)).real)
+    with np.errstate(over="ignore"):
+        square = float((np.vdot(entries, entries) if x.dtype.kind == "c" else entries.dot(entries)).real)
+    if _SQUARES[0] < square < _SQUARES[1]:
+        return math.sqrt(square)
+    largest = float(np.abs(entries).max(initial=0.0))  # whose square is no number, or has few digits
+    if largest == 0 or not math.isfinite(largest):
+        return largest
+    entries = entries / largest
+    return largest * math.sqrt(float(np.vdot(entries, entries).real))
+
+
+def sizes_of(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """:func:`size_of` each of a batch, shape (...)."""
+    largest = np.abs(x).max(axis=(-2, -1), keepdims=True, initial=0.0)
+    size: np.ndarray[Any, Any] = largest[..., 0, 0] * np.linalg.norm(
+        x / np.where(largest > 0, largest, 1), axis=(-2, -1)
+    )
+    return size
+
+
+_SQUARES = (1e-30, 1e30)
+"""Squares that are far from the ends of the range, in single precision too."""
 
 
 def is_concrete(*arrays: Array) -> bool:

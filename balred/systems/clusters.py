@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import backend
+from balred.systems.arrays import backend, size_of
 
 Matrix = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -75,7 +75,7 @@ def _of_part(schur: Any, states: Matrix, here: slice, discrete: bool, eps: float
     V, inverse = schur.V[states, here] @ Q, Q.conj().T @ schur.inverse[here, states]
     at, doubt = _one_by_one(schur.A[np.ix_(states, states)], T, V, inverse, unit)
     margin = margins(at, discrete)
-    size, twin = unit * float(np.linalg.norm(T)), _twins(S)
+    size, twin = unit * size_of(T), _twins(S)
     grouped = np.zeros(len(T), bool)
     for i in np.argsort(np.abs(margin)):
         if grouped[i] or np.abs(margin[i]) > doubt[i] or twin[i] < i:

@@ -26,7 +26,7 @@ from balred.systems.arrays import (
     size_of,
     to_numpy,
 )
-from balred.systems.checks import check_finite
+from balred.systems.checks import check_finite, check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 
@@ -137,6 +137,56 @@ def moderate(system: DenseSystem) -> tuple[DenseSystem, Ports | None]:
     ports = Ports(xp.ones_like(time) if system.discrete else time, inputs, outputs)
     A, B, C = (x / xp.astype(size, x.dtype) for x, size in zip((A, B, C), ports, strict=True))
     return DenseSystem(A, B, C, system.D, system.dt), ports
+
+
+class PencilUnits(NamedTuple):
+    """Powers of two: A = a A', E = e E', B = b B' and C = c C' of E x' = A x + B u, y = C x."""
+
+    a: float
+    e: float
+    b: float
+    c: float
+
+    def factors(self, Zp: NDArray[Any], Zq: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Gramian factors of the system, from those in these units."""
+        a, e, b, c = map(math.log2, self)
+        found = _scaled(Zp, b - (a + e) / 2), _scaled(Zq, c - (a + e) / 2)
+        for Z in found:
+            check_representable("Gramian factors", Z)
+        return found
+
+    def values(self, s: NDArray[Any]) -> NDArray[Any]:
+        """Its Hankel singular values, likewise; what is too large is infinite."""
+        a, _, b, c = map(math.log2, self)
+        return _scaled(s, b + c - a)
+
+    def balanced(self, g: DenseSystem) -> DenseSystem:
+        """What was made of it with E = 1 and both Gramians alike, which they stay."""
+        a, e, b, c = map(math.log2, self)
+        A, (B, C) = _scaled(g.A, a - e), (_scaled(x, (b + c - e) / 2) for x in g.leaves[1:])
+        for x in (A, B, C):
+            check_representable("entries of the reduced system", x)
+        return DenseSystem(A, B, C, g.D, g.dt)
+
+
+def _scaled(x: NDArray[Any], power: float) -> NDArray[Any]:
+    """``x * 2**power``, which may be zero, or infinite."""
+    half = round(power / 2)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return np.asarray(x * 2.0 ** max(-1000, min(half, 1000)) * 2.0 ** max(-1000, min(power - half, 1000)))
+
+
+def pencil_units(
+    A: NDArray[Any], E: NDArray[Any] | None, B: NDArray[Any], C: NDArray[Any], *, discrete: bool
+) -> PencilUnits:
+    """Those of the entries of one system on the host in which their squares are numbers: one where they are as given."""
+    several = [np.atleast_2d(np.ones(1) if x is None else x) for x in (A, E, B, C)]
+    if are_ordinary(*several):
+        return PencilUnits(1.0, 1.0, 1.0, 1.0)
+    a, e, b, c = (unit_of(x, step=4).item() for x in several)  # half of each other's powers are whole
+    if discrete:  # A and E are compared with each other
+        a = e = max(a, e)
+    return PencilUnits(a, e, b, c)
 
 
 def are_ordinary(*several: Array) -> bool:

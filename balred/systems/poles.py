@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from balred.systems import arrays
-from balred.systems.arrays import backend, is_concrete, is_one, size_of, to_numpy, warn_caller
+from balred.systems.arrays import backend, is_concrete, is_one, size_of, sizes_of, to_numpy, warn_caller
 from balred.systems.clusters import Poles, margins, poles_of_form, rounding
 from balred.systems.dense_system import DenseSystem, is_discrete
 from balred.systems.diagonal_system import DiagonalSystem
@@ -16,6 +16,10 @@ from balred.systems.leaves import System
 
 _ILL, _NEAR = 1e7, 1e-3
 """Poles farther inside than rounding times the first, or than the second (as parts of the norm), are stable for sure."""
+
+
+_LEAST, _MOST = 1e-100, 1e100
+"""Norms of state matrices whose squares, and inverses, are numbers."""
 
 
 class UnstableError(ValueError):
@@ -136,8 +140,10 @@ def known_poles(system: System, eps: float = 0.0) -> Poles:
     if one := is_one(A) and len(A) > 0:  # the same in fewer calls
         poles, size = eigenvalues(A).astype(np.complex128), np.float64(size_of(A))
     else:
-        poles, size = np.linalg.eigvals(A).astype(np.complex128), np.linalg.norm(A, axis=(-2, -1))
+        poles, size = np.linalg.eigvals(A).astype(np.complex128), sizes_of(A)
     margin = margins(poles, system.discrete)
+    if one and not _LEAST < size < _MOST and size > 0:
+        return _far_from_one(DenseSystem(A, system.B, system.C, system.D, system.dt), eps, poles, float(size))
     if one and margin.min() > near * size:
         return Poles(poles, margin, np.full(margin.shape, unit * size))
     doubt = np.broadcast_to(unit * size[..., None], margin.shape).copy()
@@ -147,6 +153,16 @@ def known_poles(system: System, eps: float = 0.0) -> Poles:
         close = poles_of_form(backend("scipy").block_schur(A[at]), system.discrete, eps)
         poles[at], margin[at], doubt[at] = close.at, close.margin, close.doubt
     return Poles(poles, margin, doubt)
+
+
+def _far_from_one(system: DenseSystem, eps: float, poles: np.ndarray[Any, Any], size: float) -> Poles:
+    """The same of one state matrix whose squares are no numbers: in another unit of time, a power of two."""
+    if system.discrete:  # whose poles have a unit: no closer look tells more of very large ones
+        margin = margins(poles, True)
+        return Poles(poles, margin, np.full(margin.shape, rounding(len(poles), eps) * size))
+    unit = 2.0 ** np.clip(np.round(np.log2(size)), -1000, 1000)
+    known = known_poles(DenseSystem(system.A / unit, system.B, system.C, system.D, 0), eps)
+    return Poles(known.at * unit, known.margin * unit, known.doubt * unit)
 
 
 def check_stable(system: System, eps: float = 0.0) -> None:
@@ -167,12 +183,15 @@ def check_stable(system: System, eps: float = 0.0) -> None:
     outside = ~poles.inside()
     if not outside.any():
         return
-    worst = complex(poles.at[outside][np.argmin(poles.margin[outside])])
+    first = np.argmin(poles.margin[outside])
+    worst, margin, doubt = complex(poles.at[outside][first]), poles.margin[outside][first], poles.doubt[outside][first]
     at = f"{worst.real:.6g}" if worst.imag == 0 else f"{worst.real:.6g}{worst.imag:+.6g}j"
     rule = (
         "every pole must lie inside the unit circle" if system.discrete else "every pole must have a negative real part"
     )
     size = f"modulus {abs(worst):.6g}" if system.discrete else f"real part {worst.real:.6g}"
+    if margin > 0:  # a number inside alone would contradict the rule
+        size += f", known to {doubt:.2g} from entries that are rounded"
     raise UnstableError(
         f"{rule}, got a pole at {at} ({size}); hsv and reduce split off the unstable part of a single system, Gramians do not exist for it"
     )

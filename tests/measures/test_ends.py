@@ -134,3 +134,103 @@ def test_libraries_are_not_mixed_and_real_matrices_stand_beside_complex_ones():
         for kind in ("h2", "hinf", "hankel"):
             want = balred.norm(balred.ss(g.A, g.B, g.C), kind)
             assert float(balred.norm(balred.ss(*mixed), kind)) == pytest.approx(float(want), rel=1e-9)
+
+
+def timed(g, power):
+    """The same system in another unit of time: A 2^power, and B and C by its root each, so that no value changes."""
+    half = 2.0 ** (power // 2)
+    return dataclasses.replace(g, A=g.A * 2.0**power, B=g.B * half, C=g.C * half, D=0 * g.D)
+
+
+@pytest.mark.parametrize("power", [-1000, -530, 530, 1000])
+@pytest.mark.parametrize("value", ["hsv", "hinf", "hankel", "linf", "bound", "error"])
+@pytest.mark.parametrize("kind", ["dense", "complex", "batch"])
+def test_units_of_time_change_no_value(kind, value, power):
+    g = KINDS[kind]()
+    want = np.asarray(VALUES[value](timed(g, 0)))
+    np.testing.assert_allclose(np.asarray(VALUES[value](timed(g, power))), want, rtol=1e-6, atol=1e-9 * want.max())
+
+
+@pytest.mark.parametrize(
+    "powers", [(0, 1000, 0), (0, 0, -1000), (530, 530, 0), (-1000, -500, -500), (1000, 1000, 1000)]
+)
+@pytest.mark.parametrize("kind", ["dense", "complex", "diagonal", "conjugate"])
+def test_minimal_systems_are_minimal_in_any_unit(kind, powers):
+    """A system of which every state counts comes back as it is, and with one that does not, without that one."""
+    g = KINDS[kind]()
+    if kind in ("diagonal", "conjugate"):
+        g, powers = scaled(g, *powers[1:]), (0, *powers[1:])
+        twice = dataclasses.replace(
+            g, log_poles=np.tile(g.log_poles, 2), B=np.tile(g.B, (2, 1)), C=np.concatenate([g.C, 0 * g.C], axis=1)
+        )
+    else:
+        a, b, c = (2.0**p for p in powers)
+        g = dataclasses.replace(g, A=g.A * a, B=g.B * b, C=g.C * c, D=0 * g.D)
+        zero = np.zeros_like(g.A)
+        twice = balred.ss(
+            np.block([[g.A, zero], [zero, g.A]]), np.concatenate([g.B, 0 * g.B]), np.concatenate([g.C, g.C], axis=1)
+        )
+    assert balred.minimal(g) is g
+    small = balred.minimal(twice)
+    assert small.states == g.states
+    if kind not in ("diagonal", "conjugate"):
+        time = 2.0 ** -powers[0]
+        poles = [np.sort_complex(np.linalg.eigvals(x.A * time)) for x in (small, g)]
+        np.testing.assert_allclose(*poles, rtol=1e-9)
+
+
+def test_gramians_and_covariances_that_are_no_numbers_are_refused():
+    g = scaled(random_system(4, 2, 2, seed=1), 600, -600)
+    for x in balred.gramian_factors(g):
+        assert np.isfinite(x).all()
+    with pytest.raises(OverflowError, match="Gramians must be at most"):
+        balred.gramians(g)
+    with pytest.raises(OverflowError, match="covariances must be at most"):
+        balred.covar(scaled(g, 0, 600))
+    assert float(balred.covar(balred.ss([[-1.0]], [[1e100]], [[1e-100]]))[0, 0]) == pytest.approx(0.5)  # 1 / (s + 1)
+
+
+SPARSE_POWERS = [(0, 1000, -1000), (0, 0, -1000), (800, 800, 0), (-1000, -1000, 0), (1000, 500, 500), (-530, 0, 0)]
+
+
+@pytest.mark.parametrize("powers", SPARSE_POWERS)
+@pytest.mark.parametrize("mass", [False, True])
+def test_sparse_systems_scale_as_their_matrices_do(mass, powers):
+    """Hankel values are those of the system near one times 2^(b + c - a), and factors solve the equations that were given."""
+    import scipy.sparse
+
+    n = 40
+    A = scipy.sparse.diags([1.0, -2.5, 1.0], [-1, 0, 1], shape=(n, n), format="csc")
+    E = scipy.sparse.diags(np.linspace(1, 2, n), format="csc") if mass else None
+    B, C = np.eye(n, 2), np.eye(1, n)
+    want = np.asarray(balred.hsv(balred.sparse_system(A, B, C, E=E)))
+    a, b, c = powers
+    g = balred.sparse_system(A * 2.0**a, B * 2.0**b, C * 2.0**c, E=E)
+    found = np.asarray(balred.hsv(g)) * 2.0 ** (a - b - c)
+    few = min(len(found), len(want), 6)
+    np.testing.assert_allclose(found[:few], want[:few], rtol=1e-7)
+
+
+def test_a_sparse_system_whose_masses_are_very_large():
+    """E 2^600 beside A 2^600 is no other system, in either kind of time."""
+    import scipy.sparse
+
+    n, large = 30, 2.0**600
+    A = scipy.sparse.diags([0.2, 0.3, 0.2], [-1, 0, 1], shape=(n, n), format="csc")
+    E = scipy.sparse.identity(n, format="csc")
+    for dt, plain in ((1, A), (0, A - 2 * E)):
+        given = balred.sparse_system(plain * large, np.eye(n, 1) * large, np.eye(1, n), E=E * large, dt=dt)
+        want = balred.hsv(balred.sparse_system(plain, np.eye(n, 1), np.eye(1, n), dt=dt))
+        np.testing.assert_allclose(balred.hsv(given)[:4], want[:4], rtol=1e-9)
+
+
+def test_poles_of_any_size_are_told_apart_from_the_boundary():
+    from balred.systems.poles import known_poles
+
+    A = np.array([[-1.0, 5.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, -3.0]])
+    for power in (-1000, 0, 600, 1000):
+        poles = known_poles(balred.ss(A * 2.0**power, np.ones((3, 1)), np.ones((1, 3))))
+        assert poles.inside().tolist() == known_poles(balred.ss(A, np.ones((3, 1)), np.ones((1, 3)))).inside().tolist()
+        np.testing.assert_allclose(np.sort(poles.at.real), np.sort(np.linalg.eigvals(A).real) * 2.0**power, rtol=1e-9)
+    huge = known_poles(balred.ss(np.diag([1e200, 0.5]), np.ones((2, 1)), np.ones((1, 2)), dt=1))
+    assert not huge.inside().any()  # 0.5 is not known beside 1e200 in units of the states that nobody said

@@ -71,6 +71,35 @@ def test_equal_values_are_cut_together():
     assert_allclose(float(balred.error(g, a.reduce(2), kind="hankel")), s[2], rtol=1e-6)
 
 
+@pytest.mark.parametrize("dt", [0, 0.1])
+def test_a_constant_is_left_where_the_first_values_are_equal(dt):
+    """Of an all-pass system all values are 1, and no system of lower order is nearer than 1 (Glover, theorem 6.1)."""
+    g = balred.ss([[0.0, 1.0], [-5.0, -2.0]], [[0.0], [1.0]], [[0.0, -4.0]], [[1.0]])  # (s^2 - 2s + 5) / (s^2 + 2s + 5)
+    g = bilinear(g, back_to=dt) if dt else g
+    assert_allclose(balred.hsv(g), [1, 1], rtol=1e-9)
+    a = balred.analyze(g, method="hankel_norm")
+    small = a.reduce(1)
+    assert small.states == 0
+    assert float(balred.error(g, small)) == pytest.approx(1, rel=1e-9) == a.bound(1)
+    weighted = balred.reduce(g, 1, method="weighted_hankel_norm", left=balred.ss([[-2.0]], [[1.0]], [[1.0]], dt=0) if not dt
+                             else balred.ss([[0.5]], [[1.0]], [[1.0]], dt=dt))  # fmt: skip
+    assert weighted.states <= 1
+
+
+def test_a_band_pass_filter_keeps_its_bound():
+    """Its values come in pairs that are equal to rounding, so one state less than a pair is no state of it."""
+    import scipy.signal
+
+    g = scipy.signal.ZerosPolesGain(*scipy.signal.butter(2, [1.0, 1.1], "bandpass", analog=True, output="zpk"))
+    s = np.asarray(balred.hsv(g))
+    assert_allclose(s[::2], s[1::2], rtol=1e-9)
+    a = balred.analyze(g, method="hankel_norm")
+    for k in (1, 2, 3):
+        small = a.reduce(k)
+        assert float(balred.error(g, small, "hankel")) == pytest.approx(s[k], rel=1e-6)
+        assert float(balred.error(g, small)) <= a.bound(k) * (1 + 1e-6)
+
+
 def test_bilinear_and_back():
     g = system(2, 5, 2, 2, 0.1)
     h = bilinear(bilinear(g), back_to=0.1)

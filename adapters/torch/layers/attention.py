@@ -45,12 +45,13 @@ _MULTIPLE = 64
 def is_mlstm(module: Any) -> bool:
     """Whether a module has the parameters of an mLSTM layer, whatever its class."""
     size, heads = getattr(module, "qk_dim", None), getattr(getattr(module, "config", None), "num_heads", None)
-    if not isinstance(size, int) or not isinstance(heads, int) or "mlstm_backend" not in module._modules:
+    inside = dict(module.named_children())
+    if not isinstance(size, int) or not isinstance(heads, int) or "mlstm_backend" not in inside:
         return False
-    fused = module._modules.get("qkv_opreact")
+    fused = inside.get("qkv_opreact")
     if isinstance(fused, nn.Linear):
         return size % heads == 0 and fused.out_features > 2 * size
-    both = [module._modules.get(name) for name in "qk"]
+    both = [inside.get(name) for name in "qk"]
     return size % heads == 0 and all(isinstance(x, nn.Linear) and x.out_features == size for x in both)
 
 

@@ -62,7 +62,7 @@ def _is_kernel(module: Any) -> bool:
 
 
 def _is_layer(module: Any) -> bool:
-    kernel: Any = module._modules.get("kernel")
+    kernel: Any = dict(module.named_children()).get("kernel")
     D = module._parameters.get("D")
     if kernel is None or D is None or D.ndim != 2 or not _is_kernel(kernel):
         return False

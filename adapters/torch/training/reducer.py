@@ -162,6 +162,10 @@ class InTrainingReducer:
         Report or None
             None unless a cut was attempted or taken back at this step.
         """
+        if loss is not None and not callable(loss):
+            raise TypeError(
+                f"loss must be a function that returns the loss of the last batch, got {type(loss).__name__}"
+            )
         if self.steps == 0:
             check_shapes(self.model, self.optimizer)  # of a state that was loaded meanwhile
         self.steps += 1

@@ -337,6 +337,40 @@ def test_computed_weights_are_refused(how: str, part: str) -> None:
         reducer(model, calibration=tokens())
 
 
+@pytest.mark.parametrize("how", ["old weight_norm", "pruning"])
+def test_models_with_computed_weights_elsewhere_are_copied_after_a_call(how: str) -> None:
+    """A call leaves a tensor that is computed from parameters, which PyTorch itself copies only where nothing has a gradient."""
+    from torch.nn.utils import prune
+
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), lru())
+    if how == "pruning":
+        prune.l1_unstructured(model[0], "weight", 0.3)
+    else:
+        COMPUTED[how](model[0])
+    u = torch.randn(2, 9, 3)
+    y = model(u)
+    small = balred.reduce(model, 16)
+    assert torch.equal(small(u), y)
+    half = balred.reduce(model, 8)
+    half(u).sum().backward()
+    assert half[1].states == 8
+    assert [p.grad is not None for p in half[0].parameters()] == [True] * len(list(half[0].parameters()))
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_traced_model_is_told_to_be_none_that_is_known() -> None:
+    model = torch.nn.Sequential(lru())
+    with pytest.raises(AdapterNotFound, match="no adapter knows torch"):
+        balred.reduce(torch.jit.trace(model, torch.randn(2, 9, 3)), 4)
+
+
+def test_a_loss_that_is_none_to_be_called_is_refused_at_once() -> None:
+    model = lru()
+    with pytest.raises(TypeError, match="loss must be a function that returns the loss of the last batch, got float"):
+        reducer(model).step(0.5)
+
+
 def test_weights_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match="on the meta device"):
         balred.reduce(LRU(3, 16).to("meta"), 4)
