@@ -18,7 +18,7 @@ from balred.realisations.second_order import SecondOrderSystem
 from balred.realisations.sparse import SparseSystem
 from balred.reduction.operators import SECOND_ORDER
 from balred.systems.leaves import System
-from balred.systems.poles import UnstableError
+from balred.systems.poles import UnstableError, entry_rounding
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def result_of(
         analysis.method.bounds,
         kind,
         error,
-        rounding=1e-10 * float(np.max(analysis.sigma, initial=0.0)),
+        # of a file in single or half precision the result is stored in single precision
+        rounding=max(1e-10, 8 * entry_rounding(analysis.system)) * float(np.max(analysis.sigma, initial=0.0)),
         along=_along(analysis, chosen),
     )
 

@@ -94,7 +94,7 @@ def hsv(
         })  # fmt: skip
         return
     tell(_headline(file, stored))
-    first = float(analysis.sigma[0]) if len(analysis.sigma) else 1.0
+    first = float(np.max(analysis.sigma, initial=0.0)) or 1.0
     rows = [
         (str(k + 1), number(s), number(s / first) if np.isfinite(s) else "-", number(energy[k]), number(bound[k]))
         for k, s in enumerate(map(float, analysis.hsv[:top]))

@@ -52,8 +52,12 @@ class Modes(NamedTuple):
         r = 1 / (1j * w[:, None] - self.poles)
         (p, m), square = self.D.shape, r.real**2 + r.imag**2
         G = ((r[:, None, :] * self.C).reshape(-1, len(self.poles)) @ self.B).reshape(len(w), p, m) + self.D
-        states, rows = (square @ np.add.reduce(x.real**2 + x.imag**2, axis) for x, axis in ((self.B, 1), (self.C, 0)))
-        return largest_singular_values(G), np.sqrt(states * rows)
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # of modes that all but coincide nothing is known, and so it is told
+            pairs = ((self.B, 1), (self.C, 0))
+            states, rows = (square @ np.add.reduce(x.real**2 + x.imag**2, axis) for x, axis in pairs)
+            return largest_singular_values(G), np.sqrt(states * rows)
 
     def top(self, w: float) -> tuple[float, float]:
         """The gain and the frequency of the peak near w, by Newton's method; those at w itself where that finds none that is higher."""

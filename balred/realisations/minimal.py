@@ -100,10 +100,31 @@ def _wide(x: Matrix) -> Matrix:
     return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
 
 
+_FINER = (1.0, 1e-3, 1e-6)
+"""Shares of the tolerance that are tried, where time scales lie so far apart that a state of the slow ones seems to be nothing."""
+_SEEN = 1e-5
+"""What a minimal realisation may differ by from what it stands for, beside what its states pass on."""
+_PLACES = 12
+"""At most so many time scales are looked at."""
+
+
 def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
-    """A minimal realisation of one dense system of NumPy arrays; `g` itself if it is one."""
+    """A minimal realisation of one dense system of NumPy arrays; `g` itself if it is one, or none of the same response is found."""
     even, ports = moderate(g)
     A, B, C, _ = rescaled(*even.leaves)
+    whole = DenseSystem(A, B, C, g.D, g.dt)
+    for share in _FINER:
+        small = _without_unreached_and_unseen(whole, tol * share)
+        if small is whole:
+            return g
+        if _responds_alike(whole, small, max(_SEEN, 100 * tol)):
+            return small if ports is None else ports.system(small)
+    return g
+
+
+def _without_unreached_and_unseen(g: DenseSystem, tol: float) -> DenseSystem:
+    """By two staircases; `g` itself if they leave nothing out."""
+    A, B, C = g.leaves
     Q = reachable(A, B, tol * float(np.linalg.norm(B)), tol)
     # outputs that see nothing of what is reached see rounding errors of what they see elsewhere
     unseen = tol * float(np.linalg.norm(C))
@@ -112,8 +133,34 @@ def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
     if S.shape[1] == g.order:
         return g
     S = S[:, ::-1]  # the order of SLICOT's TB01PD: what outputs see first comes last
-    small = DenseSystem(S.conj().T @ A @ S, S.conj().T @ B, C @ S, g.D, g.dt)
-    return small if ports is None else ports.system(small)
+    return DenseSystem(S.conj().T @ A @ S, S.conj().T @ B, C @ S, g.D, g.dt)
+
+
+def _responds_alike(g: DenseSystem, small: DenseSystem, tol: float) -> bool:
+    """Whether two systems pass on the same at every time scale of the first, to `tol` of what its states pass on there.
+
+    The tolerance of a staircase is one of its blocks, in which the fastest states are all there is to see.
+    """
+    poles = np.linalg.eigvals(g.A)
+    rates = np.sort(np.abs(poles - 1 if g.discrete else poles))
+    rates = rates[rates > 0]
+    if len(rates) == 0:
+        rates = np.ones(1)
+    for rate in rates[np.unique(np.linspace(0, len(rates) - 1, min(len(rates), _PLACES)).astype(int))]:
+        s = rate * _ASIDE + (1 if g.discrete else 0)
+        with np.errstate(all="ignore"):
+            try:
+                states, few = (np.linalg.solve(s * np.eye(x.order) - x.A, x.B) for x in (g, small))
+            except np.linalg.LinAlgError:  # a pole is there, and nothing can be said
+                continue
+            much = float(np.linalg.norm(np.abs(g.C) @ np.abs(states)))
+            if float(np.linalg.norm(g.C @ states - small.C @ few)) > tol * much:
+                return False
+    return True
+
+
+_ASIDE = complex(np.exp(1.2j))
+"""The direction from the origin in which systems are compared, where poles are few."""
 
 
 def reachable(A: Matrix, B: Matrix, least: float, tol: float) -> Matrix:

@@ -37,6 +37,8 @@ def hint_for(obj: Any) -> str:
         return found
     if any(name.startswith("scipy.sparse.") for name in names):
         return "a system with sparse matrices is balred.realisations.sparse.sparse_system(A, B, C)"
+    if type(obj) in (tuple, list) and 3 <= len(obj) <= 5 and [getattr(x, "ndim", None) for x in obj[:3]] == [2, 2, 2]:
+        return "write balred.ss(*t)"
     if type(obj) is tuple:
         return _of_tuple(obj)
     fields = getattr(getattr(obj, "dtype", None), "names", None)
@@ -46,6 +48,8 @@ def hint_for(obj: Any) -> str:
     if isinstance(obj, Mapping):
         return _matrices([key for key in obj if isinstance(key, str)], lambda name: f"d[{name!r}]")
     if hasattr(obj, "ndim") and hasattr(obj, "dtype"):
+        if obj.ndim == 2 and obj.shape[0] < obj.shape[1] == 6:
+            return "second-order sections go through balred.reduce(scipy.signal.ZerosPolesGain(*scipy.signal.sos2zpk(sos)), rank)"
         return "a system is made of its matrices by balred.ss(A, B, C, D)"
     return _matrices([name for name in "ABCDabcd" if hasattr(obj, name)], lambda name: f"sys.{name}")
 

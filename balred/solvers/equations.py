@@ -9,6 +9,7 @@ What is left of a Lyapunov equation when a factor is put into it is told by a fe
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, fro, is_one, namespace, size_of, to_numpy
-from balred.systems.checks import as_array, check_finite
+from balred.systems.checks import as_array, check_finite, check_representable
+from balred.systems.leaves import are_ordinary, shifted, unit_of
 from balred.systems.units import rescaled
 
 Matrix = NDArray[Any]
@@ -56,7 +58,7 @@ def lyap(A: Any, Q: Any, C: Any = None, E: Any = None) -> Any:
         eigenvalue of A and one of :math:`A^H` (of Q, in a Sylvester equation) add up to zero, exactly or as far as rounding errors
         allow to tell.  The message names them.
     ArithmeticError
-        The solution does not satisfy the equation to working precision.
+        The solution does not satisfy the equation to working precision, or is larger than the largest number there is.
 
     Notes
     -----
@@ -145,7 +147,21 @@ def _answer(A: Any, Q: Any, C: Any, E: Any, discrete: bool) -> Any:
     if e is not None and e.shape != a.shape:
         raise ValueError(f"E must have the shape of A, {a.shape}, got {e.shape}")
     be = backend_of(given)
-    return be.from_numpy(_solved(a, q if c is not None else None, other, e, discrete), like=given)
+    X = _in_units(a, q if c is not None else None, other, e, discrete)
+    check_representable("entries of the solution", X)
+    return be.from_numpy(X, like=given)
+
+
+def _in_units(A: Matrix, B: Matrix | None, F: Matrix, E: Matrix | None, discrete: bool) -> Matrix:
+    """:func:`_solved`, of matrices whose squares are numbers: A = a A', B = a B', E = e E' and F = f F'."""
+    a, b, e, f = (1.0 if x is None or are_ordinary(x) else unit_of(x).item() for x in (A, B, E, F))
+    a = a if B is None else max(a, b)
+    if discrete:  # A X A^H is compared with E X E^H
+        a = e = max(a, e) if E is not None else 1.0
+    if a == e == f == 1:
+        return _solved(A, B, F, E, discrete)
+    X = _solved(A / a, None if B is None else B / a, F / f, None if E is None else E / e, discrete)
+    return shifted(X, math.log2(f) - math.log2(a) - math.log2(e))
 
 
 def _matrix(name: str, x: Any) -> Matrix:

@@ -150,7 +150,7 @@ class PencilUnits(NamedTuple):
     def factors(self, Zp: NDArray[Any], Zq: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Gramian factors of the system, from those in these units."""
         a, e, b, c = map(math.log2, self)
-        found = _scaled(Zp, b - (a + e) / 2), _scaled(Zq, c - (a + e) / 2)
+        found = shifted(Zp, b - (a + e) / 2), shifted(Zq, c - (a + e) / 2)
         for Z in found:
             check_representable("Gramian factors", Z)
         return found
@@ -158,19 +158,21 @@ class PencilUnits(NamedTuple):
     def values(self, s: NDArray[Any]) -> NDArray[Any]:
         """Its Hankel singular values, likewise; what is too large is infinite."""
         a, _, b, c = map(math.log2, self)
-        return _scaled(s, b + c - a)
+        return shifted(s, b + c - a)
 
     def balanced(self, g: DenseSystem) -> DenseSystem:
         """What was made of it with E = 1 and both Gramians alike, which they stay."""
         a, e, b, c = map(math.log2, self)
-        A, (B, C) = _scaled(g.A, a - e), (_scaled(x, (b + c - e) / 2) for x in g.leaves[1:])
+        A, (B, C) = shifted(g.A, a - e), (shifted(x, (b + c - e) / 2) for x in g.leaves[1:])
         for x in (A, B, C):
             check_representable("entries of the reduced system", x)
         return DenseSystem(A, B, C, g.D, g.dt)
 
 
-def _scaled(x: NDArray[Any], power: float) -> NDArray[Any]:
+def shifted(x: NDArray[Any], power: float) -> NDArray[Any]:
     """``x * 2**power``, which may be zero, or infinite."""
+    if power == 0:
+        return x
     half = round(power / 2)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return np.asarray(x * 2.0 ** max(-1000, min(half, 1000)) * 2.0 ** max(-1000, min(power - half, 1000)))

@@ -185,6 +185,7 @@ def check_stable(system: System, eps: float = 0.0) -> None:
         return
     first = np.argmin(poles.margin[outside])
     worst, margin, doubt = complex(poles.at[outside][first]), poles.margin[outside][first], poles.doubt[outside][first]
+    worst += 0  # no -0
     at = f"{worst.real:.6g}" if worst.imag == 0 else f"{worst.real:.6g}{worst.imag:+.6g}j"
     rule = (
         "every pole must lie inside the unit circle" if system.discrete else "every pole must have a negative real part"

@@ -176,6 +176,10 @@ def read_config(path: Path, scale: Scale = "cpu", settings: Sequence[str] = ()) 
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: must be TOML, got {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: must be TOML, got bytes that are no text") from None
+    if not table:  # nobody means a training of everything as it comes by default
+        raise ValueError(f"{path}: must be a configuration, got a file without a key")
     scaled = {name: table.pop(name, {}) for name in SCALES}
     for name, part in scaled.items():
         if not isinstance(part, dict):

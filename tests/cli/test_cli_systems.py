@@ -66,6 +66,23 @@ def test_hsv_top_says_how_many_more(plant: Path) -> None:
     assert "and 5 more (--top)" in text
 
 
+def test_hsv_of_a_system_that_passes_nothing_on(tmp_path: Path) -> None:
+    text = run("hsv", store(tmp_path / "nothing.json", -np.eye(2), np.zeros((2, 1)), np.ones((1, 2)))).stdout
+    assert [line.split()[:3] for line in text.splitlines() if re.match(r"\s+\d", line)] == [
+        ["1", "0", "0"],
+        ["2", "0", "0"],
+    ]
+
+
+def test_half_precision_is_no_broken_promise(tmp_path: Path) -> None:
+    """What is stored in single precision differs by its rounding from what was bounded."""
+    A, B, C = (np.array(x, np.float16) for x in ([[-1, 0.5], [0, -2]], [[1], [1]], [[1, 1]]))
+    np.savez(tmp_path / "half.npz", A=A, B=B, C=C)
+    made = run("reduce", tmp_path / "half.npz", "--order", "1", "-o", tmp_path / "small.npz")
+    assert made.exit_code == 0
+    assert load(tmp_path / "small.npz").system.states == 1
+
+
 def test_hsv_json(plant: Path) -> None:
     out = as_json("hsv", plant)
     assert_allclose(out["hsv"], SLICOT, rtol=0, atol=0.5001e-4)

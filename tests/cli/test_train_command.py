@@ -103,6 +103,20 @@ def test_what_is_wrong_with_a_configuration_is_said(
 
 
 @pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "tiny.toml: must be a configuration, got a file without a key"),
+        (b"# task", "got a file without a key"),
+        (b"task = '\xff'", "tiny.toml: must be TOML, got bytes that are no text"),
+    ],
+)
+def test_a_file_that_says_nothing_trains_nothing(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "tiny.toml").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_config(tmp_path / "tiny.toml")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"taus": (1.5,)}, r"taus must be in \(0, 1\), .* got \(1.5,\)"),

@@ -47,6 +47,9 @@ KNOWN = [
     ((3, G.A, G.B, G.C, np.ones(3)), "balred.ss(*t[1:4])"),
     ((3, G.A, G.B, G.C, G.D), "balred.ss(*t[1:5])"),
     (np.ones((2, 2)), "balred.ss(A, B, C, D)"),
+    ((G.A, G.B, G.C), "write balred.ss(*t)"),
+    ([G.A, G.B, G.C, G.D], "write balred.ss(*t)"),
+    (scipy.signal.butter(6, 0.2, output="sos"), "ZerosPolesGain(*scipy.signal.sos2zpk(sos))"),
 ]
 
 

@@ -129,3 +129,19 @@ def test_no_states() -> None:
     nothing = np.zeros((0, 0))
     assert balred.lyap(nothing, nothing).shape == (0, 0)
     assert balred.stein(nothing, np.eye(2), np.zeros((0, 2))).shape == (0, 2)
+
+
+@pytest.mark.parametrize(("a", "f"), [(1000, 0), (-1000, -1000), (0, 700), (600, 900), (0, -900)])
+def test_solutions_scale_as_the_matrices_do(a: int, f: int) -> None:
+    """A 2^a and Q 2^f have a solution that is 2^(f - a) times the other: exactly, since powers of two round nothing."""
+    A, B, C, Q, E = matrices(3, 4, 3, False)
+    two, right = 2.0**a, 2.0**f
+    for want, found in (
+        (balred.lyap(A, Q), balred.lyap(A * two, Q * right)),
+        (balred.lyap(A, B, C), balred.lyap(A * two, B * two, C * right)),
+        (balred.lyap(A, Q, E=E), balred.lyap(A * two, Q * right, E=E)),
+    ):
+        assert_allclose(found * 2.0 ** ((a - f) // 2) * 2.0 ** (a - f - (a - f) // 2), want, rtol=1e-9)
+    assert_allclose(balred.stein(A, Q * right) * 2.0**-f, balred.stein(A, Q), rtol=1e-9)
+    with pytest.raises(OverflowError, match="entries of the solution must be at most"):
+        balred.lyap(A * 2.0**-600, Q * 2.0**600)
