@@ -28,6 +28,10 @@ _DYNAMICS = {"A_log", "A", "log_A_real", "A_real", "A_imag", "Lambda", "Lambda_r
 
 def seen(model: nn.Module) -> list[str]:
     """Of modules with tensors called as in state-space layers, what they lack to be layers that an adapter knows."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return [
+            f"itself ({type(model).__name__}) is traced or scripted, so its code is fixed: cut the module that it was made of"
+        ]
     told: dict[str, str] = {}
     inside = {id(part) for _, module, _ in _fixed(model) for part in module.modules()}
     for name, module in model.named_modules():
@@ -72,7 +76,7 @@ def fixed(model: nn.Module) -> list[str]:
 def _fixed(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """The outermost ones, with their names."""
     last: str | None = None
-    for name, module in model.named_modules():
+    for name, module in () if isinstance(model, torch.jit.ScriptModule) else model.named_modules():
         if last is not None and (not last or name.startswith(f"{last}.")):
             continue
         why = next((why for kind in _KINDS if (why := kind(module)) is not None), None)

@@ -63,7 +63,7 @@ def _is_kernel(module: Any) -> bool:
 
 def _is_layer(module: Any) -> bool:
     kernel: Any = dict(module.named_children()).get("kernel")
-    D = module._parameters.get("D")
+    D = dict(module.named_parameters(recurse=False)).get("D")
     if kernel is None or D is None or D.ndim != 2 or not _is_kernel(kernel):
         return False
     sides = 2 if getattr(module, "bidirectional", False) else 1

@@ -40,7 +40,7 @@ def _is_kernel(module: Any) -> bool:
 
 
 def _is_layer(module: Any) -> bool:
-    kernel, D = dict(module.named_children()).get("kernel"), module._parameters.get("D")
+    kernel, D = dict(module.named_children()).get("kernel"), dict(module.named_parameters(recurse=False)).get("D")
     return isinstance(kernel, nn.Module) and D is not None and _is_kernel(kernel) and D.shape == kernel.log_dt.shape
 
 
