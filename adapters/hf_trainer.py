@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +17,10 @@ except ModuleNotFoundError as error:
         "transformers and PyTorch are not installed: pip install 'balred[transformers]'"
     ) from error
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
-from transformers.training_args import ParallelMode, TrainingArguments
+from transformers.training_args import TrainingArguments
 
 from balred.adapters.torch.loading import resize_on_load
+from balred.adapters.torch.training.place import wrappers_of
 from balred.adapters.torch.training.reducer import InTrainingReducer
 from balred.adapters.torch.training.trainers import reducer_later
 from balred.files.sealing import sealed, unsealed
@@ -110,13 +112,10 @@ class InTrainingReduction(TrainerCallback, ExportableState):
         """Make the reducer, and go on where a checkpoint was."""
         if args.restore_callback_states_from_checkpoint:
             raise ValueError("restore_callback_states_from_checkpoint must be False: this callback resumes by itself")
-        if args.parallel_mode == ParallelMode.DISTRIBUTED or args.deepspeed or args.fsdp:
-            raise ValueError(
-                f"cuts need one process without DeepSpeed or FSDP, which keep the shapes they have seen, got "
-                f"{args.parallel_mode.value}, deepspeed={args.deepspeed!r}, fsdp={args.fsdp!r}"
-            )
+        _check_engine(args)
         model = given["model"]
-        self.reducer = self._make(model, given["optimizer"], [], [given["lr_scheduler"]])
+        outer = _wrapped(model) if self._trainer is None else self._trainer.model_wrapped
+        self.reducer = self._make(outer, given["optimizer"], [], [given["lr_scheduler"]])
         self.reducer.steps = state.global_step
         saved: Any = state.stateful_callbacks  # by name, whatever its type says
         stored = saved.get(type(self).__name__) if saved and state.global_step else None
@@ -157,6 +156,35 @@ class InTrainingReduction(TrainerCallback, ExportableState):
         ranks, old = ranks_of(layers_of(model)), getattr(model.config, self._config)
         new: Any = ranks if isinstance(old, Mapping) else list(ranks.values())
         setattr(model.config, self._config, new[0] if isinstance(old, int) else new)
+
+
+def _check_engine(args: TrainingArguments) -> None:
+    """Raise if what divides the training among processes keeps the shapes it has seen."""
+    state = getattr(args, "distributed_state", None)
+    kinds = {args.parallel_mode.name, getattr(getattr(state, "distributed_type", None), "name", "")}
+    got = [name for name in ("deepspeed", "fsdp") if getattr(args, name)] or sorted(kinds & _ENGINES)
+    if got:
+        raise ValueError(
+            f"the Trainer must train in one process or with DistributedDataParallel, got {got[0]}, which keeps the shapes it has "
+            "seen: cut in a loop of your own, or train without it until the window ends"
+        )
+
+
+_ENGINES = {"DEEPSPEED", "FSDP", "MEGATRON_LM", "TPU", "XLA", "SAGEMAKER_MODEL_PARALLEL", "SAGEMAKER_DATA_PARALLEL"}
+"""By transformers' and Accelerate's names."""
+
+
+def _wrapped(model: nn.Module) -> nn.Module:
+    """What the Trainer wrapped the model in, of which it does not tell its callbacks."""
+    found = wrappers_of(model)
+    if len(found) > 1:
+        gc.collect()  # those of an earlier training
+        found = wrappers_of(model)
+    if len(found) > 1:
+        raise ValueError(
+            f"the model must be in one DistributedDataParallel, got {len(found)}: add the callback by add_to(trainer), which knows its own"
+        )
+    return found[0] if found else model
 
 
 def _values(sizes: Any) -> list[Any]:

@@ -11,7 +11,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Lightning is not installed: pip install 'balred[lightning]'") from error
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
 
 from balred.adapters.torch.loading import resize_on_load
@@ -23,6 +23,8 @@ from balred.intraining.report import Report
 from balred.intraining.settings import options_of
 from balred.ranks.budget import Budget
 from balred.ranks.rules import Rule
+
+_STRATEGIES = (SingleDeviceStrategy, DDPStrategy, ModelParallelStrategy)
 
 
 class InTrainingReduction(pl.Callback):
@@ -93,11 +95,13 @@ class InTrainingReduction(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the reducer; the optimizers exist by now, and load their state later."""
-        if not isinstance(trainer.strategy, SingleDeviceStrategy):
+        strategy = trainer.strategy
+        if not isinstance(strategy, _STRATEGIES) or isinstance(strategy, DeepSpeedStrategy):
             raise ValueError(
-                f"the strategy must be that of a single device, got {type(trainer.strategy).__name__}, which keeps the shapes it "
-                "has seen: cut in a loop of your own, or train on one device until the window ends"
+                f"the strategy must be {', '.join(one.__name__ for one in _STRATEGIES)}, got {type(strategy).__name__}, which keeps "
+                "the shapes it has seen: cut in a loop of your own, or train with one of them until the window ends"
             )
+        model = pl_module if strategy.model is None else strategy.model
         state = self._loaded
         if state is None and self.reducer is not None and trainer.global_step:  # fit is called once more, to go on
             state = self.reducer.state_dict()
@@ -106,7 +110,7 @@ class InTrainingReduction(pl.Callback):
             *(config.scheduler for config in trainer.lr_scheduler_configs),
             *([] if scaler is None else [scaler]),
         ]
-        self.reducer = self._make(pl_module, holder(trainer.optimizers, pl_module), _averages(trainer), restore)
+        self.reducer = self._make(model, holder(trainer.optimizers, pl_module), _averages(trainer), restore)
         self._loaded = None
         if state is not None:
             self.reducer.load_state_dict(state)

@@ -132,7 +132,8 @@ class _Accumulator:
         self.tokens += B.shape[0] * B.shape[1]
 
     def moments(self) -> Moments:
-        return Moments(self.contributions, 1, self.B[None] / self.tokens, self.C[None] / self.tokens)
+        B, C = self.B[None] / self.tokens, self.C[None] / self.tokens
+        return Moments(self.contributions, 1, B, C, tokens=self.tokens)
 
 
 def _surrogate(layer: Any) -> Moments:

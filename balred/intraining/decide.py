@@ -22,12 +22,13 @@ from balred.ranks.budget import Budget
 from balred.ranks.choosing import choose_order
 from balred.ranks.rules import Rule
 from balred.reduction.analysis import sums_along
-from balred.reduction.candidates import Candidates, Smaller, attempted, cut_each
+from balred.reduction.candidates import Candidates, Failure, Smaller, attempted, cut_each
 from balred.reduction.choosing import ranks_by_layer, shared_out, worths
 from balred.reduction.operators import Read, operator_candidates, read_operators
-from balred.reduction.selective import selective_candidates
+from balred.reduction.selective import SelectiveCandidate, SelectiveLayers, candidates_of, moments_of
 from balred.reduction.settings import Settings
 from balred.selection.calibration import Calibration
+from balred.selection.moments import Moments
 from balred.systems.arrays import backend
 from balred.systems.batches import together as batched
 from balred.systems.diagonal_system import DiagonalSystem
@@ -47,8 +48,8 @@ def decide(
 
     Nothing is changed: the caller puts the layers returned in place.  A layer that cannot be looked at, cut or written
     back is skipped, and the report says why.  With an `exchange` the processes share the analysis out, and all decide alike.
-    With `calibration` layers are balanced on data, of all processes together; the selective ones of `model` take part, in one
-    process only.
+    With `calibration` layers are balanced on data, of all processes together, and the selective ones of `model` are selected on
+    them; among those the first process chooses, since they may have to have one size.
     """
     began = time.perf_counter()
     # the training keeps the other cores busy, or their threads awake: more than one for the linear algebra would wait
@@ -82,18 +83,18 @@ def _decided(
     if isinstance(sums, str):
         skipped |= dict.fromkeys(read, sums)
         read, sums = {}, {}
-    measured: Candidates = {}
+    measured: Mapping[str, SelectiveCandidate | Failure] = {}
     if calibration is not None and selective:
-        found = attempted(lambda: selective_candidates(model, selective, calibration))
-        measured = dict.fromkeys(selective, found) if isinstance(found, Exception) else found
+        measured = _measured(model, selective, calibration, exchange)
     after |= {name: one.states for name, one in measured.items() if not isinstance(one, Exception)}
+    choosing: Candidates = measured if exchange.rank == 0 else {}
 
     rule, mine = policy.rule, share(read, exchange)
     far: dict[str, tuple[int, int]] = {}
     groups: Iterable[Candidates]
     wanted: Mapping[str, Any]
     if isinstance(rule, Budget):
-        looked = {**measured}
+        looked = {**choosing}
         told = together(exchange, lambda: worths(_all_of(operator_candidates(mine, Settings(), sums), looked)))
         worth = {name: one for process in told for name, one in process.items()}
         wanted, groups = shared_out(rule, {name: worth[name] for name in layers if name in worth}), [looked]
@@ -102,7 +103,7 @@ def _decided(
             blind = {name: one for name, one in mine.items() if not isinstance(sums.get(name), DataSums)}
             far = _far_from_a_cut(policy, rule, blind)
         near = {name: one for name, one in mine.items() if name not in far}
-        wanted, groups = dict.fromkeys(layers, rule), chain([measured], operator_candidates(near, Settings(), sums))
+        wanted, groups = dict.fromkeys(layers, rule), chain([choosing], operator_candidates(near, Settings(), sums))
 
     own: dict[str, Smaller] = {}
     ranks: dict[str, tuple[int, int]] = {}
@@ -112,7 +113,11 @@ def _decided(
         made |= part.made
         skipped |= part.failed
     chosen, state = policy.update(state, step, {name: ranks[name] for name in layers if name in ranks})
-    done = {name: own.get(name) or _written(made[name], read[name]) for name in chosen if name in made}
+    done = {
+        name: own.get(name) or _written(made[name], read.get(name), measured.get(name))
+        for name in chosen
+        if name in made
+    }
     cuts = tuple(_cut(name, one) for name, one in done.items())
     if not policy.dry_run:
         after |= {cut.layer: cut.after for cut in cuts}
@@ -155,14 +160,42 @@ def _found(
     return _Found(ranks, {name: replace(one, layer=None, again=None) for name, one in own.items()}, failed)
 
 
-def _written(told: Smaller, read: Read) -> Smaller:
+def _written(told: Smaller, read: Read | None, measured: SelectiveCandidate | Failure | None) -> Smaller:
     """What another process cut, written into this one's layer."""
+    if isinstance(measured, SelectiveCandidate):
+        return measured.written(told)
+    assert read is not None
     assert told.system is not None
     return replace(told, layer=read[1](told.system))
 
 
 def _cut(name: str, one: Smaller) -> Cut:
     return Cut(name, one.before, one.rank, one.energy, math.nan if one.bound is None else one.bound, one.note)
+
+
+def _measured(
+    model: Any, layers: SelectiveLayers, calibration: Calibration, exchange: Exchange
+) -> Mapping[str, SelectiveCandidate | Failure]:
+    """Selective layers, measured on the data of all processes together; or of each why it is not."""
+    mine: dict[str, Moments] = {}
+
+    def own() -> str | None:
+        found = attempted(lambda: moments_of(model, layers, calibration))
+        if isinstance(found, Exception):
+            return str(found)
+        mine.update(found)
+        return None
+
+    for why in together(exchange, own):
+        if why is not None:
+            return dict.fromkeys(layers, ValueError(why))
+    # one at a time: those that can be mixed have as many numbers as states to the fourth power
+    summed = {name: _added(exchange.gather(mine[name])) for name in layers}
+    return candidates_of(layers, summed, calibration)
+
+
+def _added(parts: list[Any]) -> Any:
+    return sum(parts[1:], start=parts[0])
 
 
 _SEQUENCES = 32
@@ -192,7 +225,7 @@ def _along_data(
 
 def _joined(parts: list[DataSums | str]) -> DataSums | str:
     seen = [one for one in parts if isinstance(one, DataSums)]
-    return sum(seen[1:], start=seen[0]) if len(seen) == len(parts) else next(x for x in parts if isinstance(x, str))
+    return _added(seen) if len(seen) == len(parts) else next(x for x in parts if isinstance(x, str))
 
 
 _SLACK = 0.02

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.selection.moments import Selection
 from balred.systems.coordinates import Change
 from balred.systems.leaves import System
 
@@ -30,7 +31,7 @@ class Smaller:
     Attributes
     ----------
     layer : Any
-        The new layer; None where another process has made the cut, which then tells `system` only.
+        The new layer; None where another process has made the cut, which then tells `system` or `selection` only.
     before, rank : int
         The states that it had and has.
     energy : float
@@ -47,6 +48,8 @@ class Smaller:
         Cuts another layer of the same size, such as an average of this one, to the same states.
     capped : bool
         Whether the numerical rank leaves no more states.
+    selection : Selection or None
+        The states that were kept, of a layer of which they can be selected only.
     """
 
     layer: Any
@@ -59,6 +62,7 @@ class Smaller:
     change: Change | None = None
     again: Callable[[Any], Any] | None = None
     capped: bool = False
+    selection: Selection | None = None
 
 
 class Candidate(Protocol):

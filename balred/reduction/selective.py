@@ -9,7 +9,7 @@ those are is decided in :mod:`balred.selection`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -99,7 +99,14 @@ class SelectiveCandidate:
             note=f"what the states add to the output changes by {np.sqrt(chosen.error):.2g} {source}"
             + (f"; {self.entry.note}" if self.entry.note else ""),
             again=again,
+            selection=chosen,
         )
+
+    def written(self, told: Smaller) -> Smaller:
+        """What another process chose, from the same moments, cut out of this one's layer."""
+        assert told.selection is not None
+        again = _cutter(self.entry, told.selection, self.moments)
+        return replace(told, layer=again(self.layer), again=again)
 
 
 def _cutter(entry: Selective, chosen: Selection, moments: Moments) -> Callable[[Any], Any]:
@@ -108,6 +115,18 @@ def _cutter(entry: Selective, chosen: Selection, moments: Moments) -> Callable[[
 
 def selective_candidates(model: Any, layers: SelectiveLayers, how: Calibration) -> Candidates:
     """The selective `layers` of `model`, measured in one pass over the data, or over a surrogate without."""
+    return candidates_of(layers, moments_of(model, layers, how), how)
+
+
+def candidates_of(
+    layers: SelectiveLayers, moments: Mapping[str, Moments], how: Calibration
+) -> dict[str, SelectiveCandidate]:
+    """Layers whose moments are known."""
+    return {n: SelectiveCandidate(layer, entry, moments[n], how) for n, (layer, entry) in layers.items()}
+
+
+def moments_of(model: Any, layers: SelectiveLayers, how: Calibration) -> dict[str, Moments]:
+    """What the signals of the `layers` of `model` are, in one pass over the data, or of a surrogate without."""
     if how.data is None and any(entry.needs_data for _, entry in layers.values()):
         warn_caller(
             "without calibration data the states of selective layers are chosen by a time-invariant surrogate driven by white "
@@ -121,11 +140,11 @@ def selective_candidates(model: Any, layers: SelectiveLayers, how: Calibration) 
     for gather in {entry.gather for _, entry in layers.values()}:
         found = gather(model, {n: layer for n, (layer, entry) in layers.items() if entry.gather is gather}, data)
         moments.update(found if how.compensate else {n: _selection_only(m) for n, m in found.items()})
-    return {n: SelectiveCandidate(layer, entry, moments[n], how) for n, (layer, entry) in layers.items()}
+    return moments
 
 
 def _selection_only(moments: Moments) -> Moments:
-    return Moments(moments.contributions, moments.groups, moments.B, moments.C)
+    return replace(moments, products=None)
 
 
 def check_wanted(layers: SelectiveLayers, wanted: Mapping[str, Any]) -> None:

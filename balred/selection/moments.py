@@ -24,13 +24,16 @@ class Moments:
         ``products[n, m, k, l]`` of :math:`C_n V_m` with :math:`C_k V_l`; None where C cannot be mixed.
     B, C : (groups, states)
         Mean squares of the layer's B and C.
+    tokens : float, default 1
+        Over how many they are means; processes that measured each its own data add up what they have.
 
     Examples
     --------
     >>> import numpy as np
     >>> from balred.selection import Moments
-    >>> Moments(np.diag([3.0, 0.5, 1.0]), groups=1, B=np.ones((1, 3)), C=np.ones((1, 3))).states
-    3
+    >>> one = Moments(np.diag([3.0, 0.5, 1.0]), groups=1, B=np.ones((1, 3)), C=np.ones((1, 3)))
+    >>> one.states, np.diag((one + one).contributions).tolist(), (one + one).B.tolist()
+    (3, [6.0, 1.0, 2.0], [[1.0, 1.0, 1.0]])
     """
 
     contributions: FloatArray
@@ -38,6 +41,14 @@ class Moments:
     B: FloatArray
     C: FloatArray
     products: FloatArray | None = None
+    tokens: float = 1.0
+
+    def __add__(self, other: Moments) -> Moments:
+        """Those of the data of both."""
+        tokens = self.tokens + other.tokens
+        B, C = ((a * self.tokens + b * other.tokens) / tokens for a, b in ((self.B, other.B), (self.C, other.C)))
+        both = None if self.products is None or other.products is None else self.products + other.products
+        return Moments(self.contributions + other.contributions, self.groups, B, C, both, tokens)
 
     @property
     def states(self) -> int:

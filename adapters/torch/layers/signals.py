@@ -107,9 +107,8 @@ class Accumulator:
     def moments(self) -> Moments:
         """What was summed, on the host."""
         products = _host(self.products.permute(0, 2, 1, 3)) if self.mixes else None
-        return Moments(
-            _host(self.contributions), self.groups, _host(self.B) / self.tokens, _host(self.C) / self.tokens, products
-        )
+        B, C = (_host(x) / self.tokens for x in (self.B, self.C))
+        return Moments(_host(self.contributions), self.groups, B, C, products, self.tokens)
 
 
 def _driven(signals: Signals, now: slice) -> tuple[torch.Tensor, ...]:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from balred.adapters.torch.modules import put_layer
 from balred.adapters.torch.training.followers import forget_compiled
 from balred.intraining.exchange import Alone, Exchange
-from balred.intraining.reach import layers_in_training, measured_layers
+from balred.intraining.reach import layers_in_training
 from balred.selection.calibration import Calibration
 
 
@@ -34,10 +34,9 @@ class Place:
         """Raise if something is wrapped around or inside the model that a cut would leave with the old shapes."""
         if not (dist.is_available() and dist.is_initialized()):
             return
-        around = [o for o in gc.get_objects() if is_ddp(o)]
-        if any(m is self.model for one in around for m in one.modules()):
+        if found := wrappers_of(self.model):
             raise ValueError(
-                "the model must be the one that DistributedDataParallel returned, whose gradient buckets have to follow a cut, "
+                f"the model must be the one that {type(found[0]).__name__} returned, whose gradient buckets have to follow a cut, "
                 f"got the {type(self.model).__name__} inside it"
             )
 
@@ -46,14 +45,13 @@ class Place:
         return layers_in_training(self.model, self.calibration)
 
     def check_calibration(self, layers: Mapping[str, nn.Module]) -> None:
-        """Raise if there are data that cannot be used here: several processes add up sums, selections they do not."""
-        if self.calibration is None or self.exchange.size == 1:
+        """Raise if there are data that cannot be used here."""
+        if self.calibration is None or self.exchange.size == 1 or self.runs_data:
             return
-        if not self.runs_data or measured_layers(layers):
-            what = "selective layers" if self.runs_data else "models that no process can run by itself"
-            raise ValueError(
-                f"{what} are cut along data in one process only, got calibration and {self.exchange.size} processes"
-            )
+        raise ValueError(
+            "models that no process can run by itself are cut along data in one process only, got calibration and "
+            f"{self.exchange.size} processes"
+        )
 
     def put(self, layer: nn.Module, new: nn.Module) -> None:
         """Make the model's `layer` equal `new`, keeping the identity of its parameters."""
@@ -99,6 +97,11 @@ class Group:
             told = real.contiguous()
             dist.broadcast(told, first, group=self.group)
             real.copy_(told)
+
+
+def wrappers_of(model: nn.Module) -> list[DistributedDataParallel]:
+    """Those ``DistributedDataParallel`` that hold `model`, which does not know of them."""
+    return [o for o in gc.get_objects() if is_ddp(o) and any(m is model for m in o.modules())]
 
 
 def is_ddp(thing: object) -> TypeGuard[DistributedDataParallel]:
