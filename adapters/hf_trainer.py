@@ -56,8 +56,8 @@ class InTrainingReduction(TrainerCallback, ExportableState):
     Raises
     ------
     ValueError
-        An argument is not as it must be, or when the training starts: there are several processes, or DeepSpeed or FSDP; the
-        config does not hold what `config` says.
+        An argument is not as it must be, or when the training starts: DeepSpeed, FSDP or what else keeps shapes that it has
+        seen; options of DistributedDataParallel that cannot follow a cut; the config does not hold what `config` says.
 
     Notes
     -----

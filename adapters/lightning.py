@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 try:
     import lightning.pytorch as pl
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Lightning is not installed: pip install 'balred[lightning]'") from error
+import torch
+from lightning.fabric.utilities.load import _METADATA_FILENAME
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
@@ -49,8 +52,8 @@ class InTrainingReduction(pl.Callback):
     Raises
     ------
     ValueError
-        An argument is not as it must be, or when the training starts: no single optimizer holds the layers; the strategy
-        is not that of one device.
+        An argument is not as it must be, or when the training starts: no single optimizer holds the layers; the strategy is none
+        of one device, DDP or ModelParallelStrategy (FSDP2); what makes the model a distributed one cannot follow a cut.
 
     Notes
     -----
@@ -114,9 +117,31 @@ class InTrainingReduction(pl.Callback):
         self._loaded = None
         if state is not None:
             self.reducer.load_state_dict(state)
+        if strategy.restore_checkpoint_after_setup:
+            self._sized_first(strategy)
+
+    def _sized_first(self, strategy: Any) -> None:
+        """Have a strategy that loads shards only now, weights before callbacks, load what is of the recorded sizes."""
+        load = strategy.load_checkpoint
+
+        def load_checkpoint(checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+            del strategy.load_checkpoint  # the class has its own
+            path = Path(checkpoint_path)
+            file = path / _METADATA_FILENAME if path.is_dir() else path
+            saved = torch.load(
+                file, map_location="cpu", mmap=True, weights_only=kwargs.get("weights_only") is not False
+            )
+            state = saved.get("callbacks", {}).get(self.state_key)
+            if self.reducer is not None and state:
+                self.reducer.load_state_dict(state)
+            return load(checkpoint_path, *args, **kwargs)
+
+        strategy.load_checkpoint = load_checkpoint
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from where the trainer is."""
+        self._loaded = None  # a strategy of shards has loaded it before
+        vars(trainer.strategy).pop("load_checkpoint", None)
         self._seen = trainer.global_step
         if self.reducer is not None and self.reducer.steps == 0:  # a checkpoint from before this callback was used
             self.reducer.steps = trainer.global_step

@@ -134,14 +134,14 @@ def lightning(folder: Path, strategy: Any = "ddp") -> dict[str, Any]:
                     fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            loss = self.net(batch)["loss"]
+            now = slice(BATCH * batch_idx, BATCH * (batch_idx + 1))  # a resumed loader begins anew, the count goes on
+            loss = self.net(mine(signals()[now]))["loss"]
             losses.append(loss.item())
             return loss
 
         def configure_optimizers(self) -> Any:
             return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
-    torch.set_default_dtype(torch.double)
     reduction = InTrainingReduction(RULE, WINDOW, 2, log=folder / "cuts.jsonl")
     saving = ModelCheckpoint(folder, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     run = pl.Trainer(
@@ -149,7 +149,7 @@ def lightning(folder: Path, strategy: Any = "ddp") -> dict[str, Any]:
         enable_progress_bar=False, enable_model_summary=False, max_epochs=1, use_distributed_sampler=False,
     )  # fmt: skip
     module, saved = Module(), folder / "step=5.ckpt"
-    loader = torch.utils.data.DataLoader(mine(signals()), batch_size=BATCH // SIZE)
+    loader = torch.utils.data.DataLoader(range(STEPS), batch_size=None)
     run.fit(module, loader, ckpt_path=saved if saved.exists() else None, weights_only=True)
     net = module.net
     return described(net, reduction.reports, losses, [len(net.first.nu_log), len(net.second.nu_log)])
@@ -159,7 +159,9 @@ def lightning_sharded(folder: Path) -> dict[str, Any]:
     """The same under Lightning's strategy for FSDP2."""
     from lightning.pytorch.strategies import ModelParallelStrategy
 
-    strategy = ModelParallelStrategy(data_parallel_size=SIZE, tensor_parallel_size=1, save_distributed_checkpoint="whole" not in str(folder))
+    strategy = ModelParallelStrategy(
+        data_parallel_size=SIZE, tensor_parallel_size=1, save_distributed_checkpoint="whole" not in str(folder)
+    )
     return lightning(folder, strategy)
 
 
@@ -212,6 +214,7 @@ def dying(at: int) -> None:
 
 def main(loop: str, folder: Path, *death: str) -> None:
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.double)
     warnings.simplefilter("ignore")
     if death:
         dying(int(death[0]))
