@@ -11,6 +11,7 @@ What they mean depends on settings of the module (conj_sym, clip_eigs, ...), so 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,49 @@ def is_lru(tree: Mapping[str, Any]) -> bool:
     want = {"theta_log": (n,), "gamma_log": (n,), "nu_log": (n,), "B_im": (n, h), "C_re": (p, n), "C_im": (p, n)}
     feedthrough = shape["D"] == (p, h) or shape["D"] == (h,) == (p,)
     return feedthrough and all(shape[name] == size for name, size in want.items())
+
+
+def is_stacked_lru(tree: Mapping[str, Any]) -> bool:
+    """Whether the mapping holds the parameters of several LRU layers, one behind the other along leading axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> shapes = {"B_re": (3, 2), "B_im": (3, 2), "C_re": (2, 3), "C_im": (2, 3), "D": (2,)}
+    >>> shapes |= dict.fromkeys(("nu_log", "theta_log", "gamma_log"), (3,))
+    >>> is_stacked_lru({k: np.ones((4, *s)) for k, s in shapes.items()}), is_stacked_lru({k: np.ones(s) for k, s in shapes.items()})
+    (True, False)
+    """
+    if set(tree) != NAMES:
+        return False
+    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in tree.items()}
+    k = len(shapes["nu_log"]) - 1
+    if k < 1 or len({shape[:k] for shape in shapes.values()}) > 1:
+        return False
+    return is_lru({name: SimpleNamespace(shape=shape[k:]) for name, shape in shapes.items()})
+
+
+def refuse_stacked(nu_log: Any) -> None:
+    """Raise if the parameters of an LRU layer are those of several, as ``vmap`` and scans over layers make them.
+
+    Raises
+    ------
+    ValueError
+        The message says how to take them apart.
+    """
+    if nu_log.ndim > 1:
+        raise ValueError(
+            "a layer must have parameters of its own, got those of several along leading axes of "
+            f"{tuple(nu_log.shape[:-1])}, as vmap and scans over layers stack them: reduce each, jax.tree.map(lambda x: x[i], layer), "
+            "to one rank for all, and stack them again; in training cut a model that is not stacked"
+        )
+
+
+@register("builtins.dict", recognises=is_stacked_lru)
+def adapt_stacked(tree: Any) -> tuple[System, Rebuild]:
+    """Refused: which of the layers behind each other a rank is meant for is nowhere said."""
+    refuse_stacked(tree["nu_log"])
+    return adapt_lru_parameters(tree)
 
 
 @register("builtins.dict", carry=lru_carry_split, recognises=is_lru)

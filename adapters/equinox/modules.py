@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from balred.adapters.equinox.lru import LRU
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
-from balred.adapters.parameters import NAMES
+from balred.adapters.parameters import NAMES, refuse_stacked
 from balred.backends.jax import from_numpy
 from balred.layers.lru import keep_feedthrough, lru_parameters, lru_split, lru_system, scale_ratio
 from balred.layers.lru_carry import lru_carry_split
@@ -104,6 +104,7 @@ register_container(eqx.Module, _CONTAINER)
 @register(LRU, carry=lru_carry_split, accounts=NAMES)
 def adapt_lru(layer: LRU) -> tuple[System, Any]:
     """The conjugate system of an LRU layer, and the way back."""
+    refuse_stacked(layer.nu_log)
     B, C = jax.lax.complex(layer.B_re, layer.B_im), jax.lax.complex(layer.C_re, layer.C_im)
     system = lru_system(layer.nu_log, layer.theta_log, layer.gamma_log, B, C, jnp.diag(layer.D))
 

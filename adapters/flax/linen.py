@@ -23,7 +23,16 @@ from flax.core import FrozenDict, freeze
 
 from balred.adapters.jax.marking import marked
 from balred.adapters.jax.running import Opened, running
-from balred.adapters.parameters import adapt_lru_parameters, is_lru, is_s5, lru_of, resized, s5_of
+from balred.adapters.parameters import (
+    adapt_lru_parameters,
+    adapt_stacked,
+    is_lru,
+    is_s5,
+    is_stacked_lru,
+    lru_of,
+    resized,
+    s5_of,
+)
 from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import AdapterNotFound, Container, Rebuild, register, register_container
 from balred.registry.reading import layers_of, replace_layers
@@ -50,6 +59,7 @@ def _replaced(tree: FrozenDict[str, Any], new: Mapping[str, Any]) -> FrozenDict[
 
 register_container("flax.core.frozen_dict.FrozenDict", Container(_layers, _replaced))
 register("flax.core.frozen_dict.FrozenDict", adapt_lru_parameters, carry=lru_carry_split, recognises=is_lru)
+register("flax.core.frozen_dict.FrozenDict", adapt_stacked, recognises=is_stacked_lru)
 
 
 # ------------------------------------------------------------------------------------------------ bound modules

@@ -14,7 +14,7 @@ from flax import nnx
 from balred.adapters.flax.nnx_training import InTrainingReducer
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
-from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
+from balred.adapters.parameters import is_lru, is_s5, is_stacked_lru, lru_of, refuse_stacked, resized, s5_of
 from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import Container, Rebuild, entry_of, register, register_container
 from balred.registry.tensors import tensors_of, with_tensors
@@ -114,6 +114,13 @@ def _is_lru(module: Any) -> bool:
 
 def _is_s5(module: Any) -> bool:
     return is_s5(_parameters(module), module)
+
+
+@register("flax.nnx.module.Module", recognises=lambda module: is_stacked_lru(_parameters(module)))
+def adapt_stacked(module: Any) -> tuple[System, Rebuild]:
+    """Refused, as for trees of parameters."""
+    refuse_stacked(_values(module)["nu_log"])
+    return adapt_lru(module)
 
 
 @register("flax.nnx.module.Module", carry=lru_carry_split, recognises=_is_lru)

@@ -384,11 +384,9 @@ def _load(package: str) -> None:
 
 
 def _lookup(cls: type, table: Mapping[str, T]) -> T | None:
-    for base in cls.__mro__:
+    for base in cls.__mro__:  # all of them first: what a base's package brings may know the class itself
         _load(base.__module__.partition(".")[0])
-        if qualified(base) in table:
-            return table[qualified(base)]
-    return None
+    return next((table[name] for name in map(qualified, cls.__mro__) if name in table), None)
 
 
 def entry_of(obj: Any) -> Entry | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -248,10 +249,17 @@ def test_a_model_made_anew_resumes_if_it_resizes(tmp_path: Any) -> None:
     assert same(again.model, whole.model)
 
 
-def test_several_processes_are_refused(tmp_path: Any, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("kind", ["deepspeed", "fsdp", "DEEPSPEED", "TPU"])
+def test_what_keeps_shapes_is_refused(kind: str, tmp_path: Any, monkeypatch: Any) -> None:
+    """Whether the arguments say so or, as with Accelerate's launcher, the state of the processes."""
     args, control = arguments(tmp_path), transformers.TrainerControl()
-    monkeypatch.setattr(type(args), "parallel_mode", transformers.training_args.ParallelMode.DISTRIBUTED)
-    with pytest.raises(ValueError, match="cuts need one process"):
+    if kind == "TPU":
+        monkeypatch.setattr(type(args), "parallel_mode", transformers.training_args.ParallelMode.TPU)
+    elif kind.isupper():
+        monkeypatch.setattr(args, "distributed_state", SimpleNamespace(distributed_type=SimpleNamespace(name=kind)))
+    else:
+        monkeypatch.setattr(args, kind, {"version": 2})
+    with pytest.raises(ValueError, match=rf"one process or with DistributedDataParallel, got {kind}"):
         reduction().on_train_begin(args, transformers.TrainerState(), control, model=made())
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -229,9 +228,10 @@ def test_wrong_arguments_are_refused_at_once() -> None:
         InTrainingReduction(RULE, (0, 8), atempts=2)
 
 
-def test_a_strategy_of_several_devices_is_refused(tmp_path: Any) -> None:
-    with mock.patch.dict(os.environ):  # where Lightning notes that it is distributed
-        run = trainer(tmp_path, InTrainingReduction(RULE, (0, 8), 2), strategy="ddp", devices=1)
-        with pytest.raises(ValueError, match="strategy must be that of a single device, got DDPStrategy"):
-            run.fit(Module(), batches())
-    torch.distributed.destroy_process_group()
+@pytest.mark.parametrize("kind", ["FSDPStrategy", "DeepSpeedStrategy"])
+def test_a_strategy_that_keeps_shapes_is_refused(kind: str) -> None:
+    """By its class: they run on GPUs only, or with a package of their own."""
+    strategy = object.__new__(getattr(pl.strategies, kind))
+    run = SimpleNamespace(strategy=strategy)
+    with pytest.raises(ValueError, match=rf"strategy must be .*DDPStrategy, ModelParallelStrategy, got {kind}"):
+        InTrainingReduction(RULE, (0, 8), 2).on_fit_start(run, Module())  # type: ignore[arg-type]

@@ -213,13 +213,14 @@ def test_what_cannot_be() -> None:
     assert states(model) == [12, 12]
 
 
-def test_several_processes_do_not_cut_along_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_do_not_cut_along_data(monkeypatch: pytest.MonkeyPatch) -> None:
     from balred.adapters.torch.training import replicated as torch_distributed
 
     class Two:
         rank, size = 0, 2
 
     monkeypatch.setattr(torch_distributed.Place, "exchange", Two())
+    monkeypatch.setattr(torch_distributed.Place, "runs_data", False)
     with pytest.raises(ValueError, match="in one process only, got calibration and 2 processes"):
         made()
 

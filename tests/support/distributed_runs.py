@@ -12,6 +12,7 @@ import pytest
 
 import balred
 from balred.intraining import Guard
+from balred.selection import Calibration
 
 torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
@@ -229,6 +230,56 @@ def with_options(rank: int) -> dict[str, Run]:
         "averaged": averaged(*replica(), mine(rank)),
         "wrapper averaged": averaged(*replica(), mine(rank), wrapper=True),
     }
+
+
+class Mixed(torch.nn.Module):
+    """An LRU layer and two blocks of Mamba, whose norms need mean squares of B and C."""
+
+    def __init__(self) -> None:
+        from mambapy.mamba import MambaBlock, MambaConfig
+
+        super().__init__()
+        torch.manual_seed(0)
+        config = MambaConfig(d_model=2, n_layers=2, d_state=8, expand_factor=4, inner_layernorms=True, pscan=False)
+        g = torch.Generator().manual_seed(0)
+        self.first, self.second, self.third = LRU(2, 8, generator=g), MambaBlock(config), MambaBlock(config)
+        self.double()
+
+    def forward(self, u: Any) -> Any:
+        return self.third(u + self.second(u + self.first(u)))
+
+
+def on_data(rank: int | None, rule: Any) -> Run:
+    """Trained with layers of which states are selected along data: three sequences of the first process, five of the second."""
+    net = Mixed()
+    model = net if rank is None else DDP(net)
+    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    part = slice(None) if rank is None else mine(rank)
+    data = batch(77, slice(None) if rank is None else (slice(0, 3), slice(3, 8))[rank])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    # one sweep: what an operator layer is balanced on is drawn otherwise in every process
+    calibration = Calibration([data], balanced_on="noise")
+    reducer = InTrainingReducer(model, optimizer, rule, WINDOW, 2, averages=[average], calibration=calibration)
+    for step in range(1, STEPS + 1):
+        optimizer.zero_grad()
+        loss_of(model, batch(step, part)).backward()
+        optimizer.step()
+        average.update_parameters(net)
+        reducer.step()
+    with torch.no_grad():
+        shown = [m(batch(99)) for m in (net, average.module)]
+    cuts = [(r.step, [(c.layer, c.before, c.after) for c in r.cuts], dict(r.skipped)) for r in reducer.reports]
+    return {
+        "reports": cuts,
+        "outputs": shown,
+        "weights": weights_of(net),
+        "energies": [c.energy for r in reducer.reports for c in r.cuts],
+    }
+
+
+def selective(rank: int, rules: Any) -> list[Run]:
+    warnings.simplefilter("ignore")
+    return [on_data(rank, rule) for rule in rules]
 
 
 def shared_out(rank: int, folder: Path) -> dict[str, Any]:

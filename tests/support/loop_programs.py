@@ -45,7 +45,7 @@ class Net(torch.nn.Module):
         return {"loss": (y - u.roll(2, dims=1)).square().mean(), "y": y}
 
 
-def mamba(double: bool = True) -> Any:
+def mamba() -> Any:
     """A Mamba of transformers, its weights large enough for the states to matter."""
     from transformers import MambaConfig, MambaForCausalLM
 
@@ -55,7 +55,7 @@ def mamba(double: bool = True) -> Any:
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(2.0)
-    return model.double() if double else model
+    return model.double()
 
 
 def signals() -> Any:
@@ -159,9 +159,7 @@ def lightning_sharded(folder: Path) -> dict[str, Any]:
     """The same under Lightning's strategy for FSDP2."""
     from lightning.pytorch.strategies import ModelParallelStrategy
 
-    strategy = ModelParallelStrategy(
-        data_parallel_size=SIZE, tensor_parallel_size=1, save_distributed_checkpoint="whole" not in str(folder)
-    )
+    strategy = ModelParallelStrategy(data_parallel_size=SIZE, tensor_parallel_size=1)
     return lightning(folder, strategy)
 
 
@@ -214,7 +212,8 @@ def dying(at: int) -> None:
 
 def main(loop: str, folder: Path, *death: str) -> None:
     torch.set_num_threads(1)
-    torch.set_default_dtype(torch.double)
+    if loop != "trainer":  # whose Mamba computes in single precision anyway
+        torch.set_default_dtype(torch.double)
     warnings.simplefilter("ignore")
     if death:
         dying(int(death[0]))

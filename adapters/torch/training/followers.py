@@ -142,10 +142,10 @@ def unseen() -> Iterator[None]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Set the generators to what :func:`random_states` returned."""
+    """Set the generators to what :func:`random_states` returned, wherever that has been since."""
     random.setstate(states["python"])
     name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
     if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

@@ -99,9 +99,13 @@ class Group:
             real.copy_(told)
 
 
+def _holds(outer: nn.Module, model: nn.Module) -> bool:
+    return any(m is model for m in outer.modules())
+
+
 def wrappers_of(model: nn.Module) -> list[DistributedDataParallel]:
     """Those ``DistributedDataParallel`` that hold `model`, which does not know of them."""
-    return [o for o in gc.get_objects() if is_ddp(o) and any(m is model for m in o.modules())]
+    return [o for o in gc.get_objects() if is_ddp(o) and _holds(o, model)]
 
 
 def is_ddp(thing: object) -> TypeGuard[DistributedDataParallel]:

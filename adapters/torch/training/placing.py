@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,3 +36,25 @@ def placed(model: nn.Module, averages: Sequence[nn.Module] = ()) -> Place:
     from balred.adapters.torch.training.sharded import Sharded
 
     return Sharded(inner)
+
+
+_ENGINES = ("deepspeed.runtime", "megatron.core", "horovod", "fairscale", "colossalai", "torch_xla.distributed")
+"""Where classes come from that keep parameters in flat buffers, or buckets, of the shapes they have seen."""
+
+
+def refuse_engines(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise if another library's engine holds the model, is in it, or made the optimizer."""
+    if not any(name in sys.modules for name in _ENGINES):
+        return
+    modules = [o for o in gc.get_objects() if issubclass(type(o), nn.Module) and _is_engine(type(o))]
+    around = [type(one) for one in modules if any(m is model for m in one.modules())]
+    for cls in (*around, *map(type, model.modules()), type(optimizer)):
+        if _is_engine(cls):
+            raise ValueError(
+                f"what trains a model must take parameters of other shapes, got {cls.__name__} of "
+                f"{cls.__module__.partition('.')[0]}, which keeps those that it has seen: cut before the model is given to it"
+            )
+
+
+def _is_engine(cls: type) -> bool:
+    return any(f"{base.__module__}.".startswith(f"{name}.") for base in cls.__mro__ for name in _ENGINES)

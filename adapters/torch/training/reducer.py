@@ -27,7 +27,7 @@ from balred.adapters.torch.training.followers import (
     unseen,
 )
 from balred.adapters.torch.training.moments import carried
-from balred.adapters.torch.training.placing import placed
+from balred.adapters.torch.training.placing import placed, refuse_engines
 from balred.adapters.torch.training.snapshot import Parts, Snapshot, loaded, put_back, put_layer, taken
 from balred.backends.torch import from_numpy
 from balred.intraining.decide import decide
@@ -118,6 +118,7 @@ class InTrainingReducer:
                 raise ValueError(
                     f"every object that a guard restores must have state_dict and load_state_dict, got {other!r}"
                 )
+        refuse_engines(model, optimizer)
         self._place = placed(model, averages)
         self._place.calibration = self.calibration = calibration_of(self.policy.calibration)
         self.model, self.optimizer = self._place.model, optimizer

@@ -51,7 +51,8 @@ class Snapshot:
     """All of the model's, those too that its state does not have."""
     optimizer: State
     others: dict[str, State]
-    random: State
+    random: list[State]
+    """The generators of every process, since a checkpoint may be that of the first alone."""
     layers: Mapping[str, nn.Module] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def taken(parts: Parts, layers: Mapping[str, nn.Module]) -> Snapshot:
         buffers={n: b.clone() for n, b in model.named_buffers()},
         optimizer=copy.deepcopy(parts.optimizer.state_dict()),
         others={name: copy.deepcopy(other.state_dict()) for name, other in parts.others.items()},
-        random=random_states(),
+        random=parts.place.exchange.gather(random_states()),
         layers=copy.deepcopy(layers),
     )
 
@@ -130,5 +131,5 @@ def put_back(parts: Parts, snapshot: Snapshot, ranks: Mapping[str, int]) -> None
     parts.optimizer.load_state_dict(snapshot.optimizer)
     for name, state in snapshot.others.items():
         parts.others[name].load_state_dict(state)
-    set_random_states(snapshot.random)
+    set_random_states(snapshot.random[parts.place.exchange.rank % len(snapshot.random)])
     parts.place.finish()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,3 +90,27 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_complex_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="must be real"):
         LRU(4, 12, key=jax.random.key(0))(jnp.ones((8, 4), jnp.complex64))
+
+
+def test_a_stack_of_layers_is_refused_by_name() -> None:
+    """As equinox makes one for an ensemble, or a scan over layers."""
+    import balred
+
+    stack = eqx.filter_vmap(lambda key: LRU(2, 8, key=key))(jax.random.split(jax.random.key(0), 3))
+    for look in (lambda: balred.hsv(stack), lambda: balred.reduce(stack, 4)):
+        with pytest.raises(ValueError, match=r"leading axes of \(3,\), as vmap and scans over layers stack them"):
+            look()
+
+
+@pytest.mark.full
+def test_a_layer_is_known_at_the_first_look() -> None:
+    """Its class is registered by what the package of its base brings, which the first look loads."""
+    code = (
+        "import jax, balred; from balred.adapters.equinox import LRU; "
+        "print(balred.hsv(LRU(2, 4, key=jax.random.key(0))).shape)"
+    )
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "(8,)\n", done.stderr

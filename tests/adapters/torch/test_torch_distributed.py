@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import balred
 from balred.intraining import EventLog
 
 torch = pytest.importorskip("torch")
@@ -24,11 +25,13 @@ from distributed_runs import (  # noqa: E402
     Net,
     Run,
     averaged,
+    on_data,
     refused,
     replica,
     replicas,
     resumed,
     run_with,
+    selective,
     sharded,
     shards,
     shared_out,
@@ -110,6 +113,26 @@ def test_all_processes_get_the_tensors_of_the_first(optional: list[dict[str, Run
 def test_averages_follow_in_replicas(name: str, optional: list[dict[str, Run]]) -> None:
     net = Net()
     agree([runs[name] for runs in optional], averaged(net, net, slice(None)))
+
+
+# --------------------------------------------------------------------------------- layers whose states data must tell
+
+
+@pytest.mark.full  # one training in several processes is above
+def test_states_are_selected_on_the_data_of_all_processes(tmp_path: Path) -> None:
+    """Two processes with unequally many data each decide what one process does that has them all."""
+    pytest.importorskip("mambapy")
+    rules = [balred.Energy(0.9), balred.Budget(states=14)]
+    runs = in_processes(selective, tmp_path, rules)
+    for rule, first, second in zip(rules, *runs, strict=True):
+        one = on_data(None, rule)
+        assert first["reports"] == second["reports"] == one["reports"]
+        assert {layer for _, cuts, _ in one["reports"] for layer, *_ in cuts} == {"first", "second", "third"}
+        assert not any(skipped for *_, skipped in one["reports"])
+        assert first["energies"] == pytest.approx(one["energies"], rel=1e-6)
+        for name, value in first["weights"].items():
+            assert torch.equal(value, second["weights"][name]), name
+        torch.testing.assert_close(first["outputs"], one["outputs"], rtol=1e-6, atol=1e-7)
 
 
 # ---------------------------------------------------------------------------------- shared work, failures, checkpoints

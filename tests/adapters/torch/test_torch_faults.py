@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import types
 import typing
 import weakref
@@ -496,3 +497,27 @@ def test_a_model_without_known_layers_says_what_it_saw() -> None:
     near.A_log, near.in_proj = torch.nn.Parameter(torch.zeros(4, 2)), torch.nn.Linear(2, 8)
     with pytest.raises(AdapterNotFound, match=r"0 \(Module\) lacks .*conv1d\.weight.* of Mamba"):
         balred.reduce(torch.nn.Sequential(near), 1)
+
+
+@pytest.mark.parametrize("around", ["the model", "inside it", "outside it", "the optimizer"])
+def test_engines_of_other_libraries_are_refused_by_name(around: str, monkeypatch: Any) -> None:
+    """They keep parameters in flat buffers of the shapes they have seen; by the module their classes come from."""
+    monkeypatch.setitem(sys.modules, "deepspeed.runtime", types.ModuleType("deepspeed.runtime"))
+    engine = type("DeepSpeedEngine", (torch.nn.Sequential,), {"__module__": "deepspeed.runtime.engine"})
+    optimizer = type("FP16_Optimizer", (torch.optim.SGD,), {"__module__": "deepspeed.runtime.fp16"})
+    layer = lru()
+    model = {"the model": lambda: engine(layer), "inside it": lambda: torch.nn.Sequential(engine(layer))}.get(
+        around, lambda: layer
+    )()
+    held = engine(layer) if around == "outside it" else None
+    kind = optimizer if around == "the optimizer" else torch.optim.SGD
+    before = layer.nu_log.shape
+    with pytest.raises(
+        ValueError, match=r"parameters of other shapes, got (DeepSpeedEngine|FP16_Optimizer) of deepspeed"
+    ):
+        InTrainingReducer(model, kind(model.parameters(), lr=0.0), balred.Order(4), (0, 1), 1)
+    assert layer.nu_log.shape == before
+    del held
+    fused = type("FusedAdam", (torch.optim.SGD,), {"__module__": "deepspeed.ops.adam"})  # an optimizer like any other
+    if around == "the optimizer":
+        InTrainingReducer(layer, fused(layer.parameters(), lr=0.0), balred.Order(4), (0, 1), 1)
