@@ -238,31 +238,60 @@ def graded_rows(x: Array, most: int) -> Array:
         inverse, singular = lapack("trtri", char)(x)
         if not singular and eps * np.linalg.norm(x) * np.linalg.norm(inverse) < 1:
             return x
-    if rows >= 64:  # pivoting is slow; a Cholesky factorisation tells half of the rank's digits at once
-        gram = np.asarray(x @ x.conj().T)
-        level = eps**0.875 * float(gram.diagonal().real.max())
-        if lapack("pstrf", char)(gram, tol=level, overwrite_a=1)[2] > 0.75 * min(rows, most):
-            return x
-
-    def pivoted(x: Array) -> tuple[Array, Array, Array, Array]:
-        """R cut to the numerical rank, the order of the columns, and Q in its compact form."""
-        qr, order, tau, _, _ = lapack("geqp3", char)(x, lwork=2 * x.shape[1] + 64 * (x.shape[1] + 1))
-        R = np.triu(qr[: min(x.shape)])
-        size = np.linalg.norm(R[::-1] / (abs(R[0, 0]) or 1.0), axis=1)
-        rest = np.sqrt(np.cumsum(size**2))[::-1]
-        rank = max(1, int(np.sum(rest > eps * rest[0])))
-        return R[:rank], order - 1, qr, tau
-
-    R, order, _, _ = pivoted(x)
-    if len(R) > most:
+    found = _pivoted(np.array(x.conj(), order="C"), most)
+    if found is None:
         return x
-    kept = np.empty((len(R), n), x.dtype)
-    kept[:, order] = R
-    # the rows of R fall, but slower than the singular values; those of a second triangle do not
-    L, _, qr, tau = pivoted(kept.conj().T)
-    name = "ungqr" if np.iscomplexobj(x) else "orgqr"
-    Q = lapack(name, char)(qr[:, : len(L)], tau[: len(L)], lwork=64 * len(L))[0]
-    return np.asarray(triangular_factor(L.conj().T) @ Q.conj().T)
+    RH, parts = found
+    rest = np.cumsum(np.einsum("ij,ij->j", RH, RH.conj()).real[::-1])[::-1]
+    rank = max(1, int(np.sum(rest > eps**2 * rest[0])))
+    if rank > most:
+        return x
+    # the columns of RH fall, but slower than the singular values; those of a second triangle do not
+    kept = np.zeros((rank, n), x.dtype)
+    kept[:, :rank] = triangular_factor(RH[:, :rank]).conj()
+    name = "unmqr" if x.dtype.kind == "c" else "ormqr"
+    for reflections, tau, at in reversed(parts):
+        kept[:, at:] = lapack(name, char)("L", "N", reflections, tau, kept[:, at:].T, lwork=64 * rank)[0].T
+    return np.asarray(kept.conj())
+
+
+def _pivoted(Y: Array, most: int) -> tuple[Array, list[tuple[Array, Array, int]]] | None:
+    """R^H and Q of a QR factorisation with pivoting of ``Y.T``, whose columns are the rows of `Y`, which is overwritten.
+
+    The rows of R^H are in the order of the pivots.  Q is the product of several, each of reflections in their compact form that leave the
+    first entries alone, as many as its number says.  None where the rank is most of `most`, as far as the first look tells.
+
+    LAPACK's pivoting works column by column, which is slow.  A Cholesky factorisation with pivoting of the columns' products
+    tells half of the rank's digits at once, in large blocks, and that of what is left then the other half
+    [Fukaya, Nakatsukasa & Yamamoto, IPDPS 2024].
+    """
+    rows, n = Y.shape
+    char, eps = Y.dtype.char, np.finfo(Y.dtype).eps
+    if rows < 64:
+        reflections, _, tau, _, _ = lapack("geqp3", char)(Y.T, lwork=2 * rows + 64 * (rows + 1))
+        rank = min(rows, n)
+        return (reflections[:rank] * _upper(rank, rows)).conj().T, [(reflections[:, :rank], tau[:rank], 0)]
+    apply, other = lapack("unmqr" if Y.dtype.kind == "c" else "ormqr", char), "C" if Y.dtype.kind == "c" else "T"
+    RH, parts, at, total = np.zeros((rows, min(rows, n)), Y.dtype, order="F"), [], 0, 0.0
+    while True:
+        gram = np.asarray(Y.conj() @ Y.T if Y.dtype.kind == "c" else Y @ Y.T)
+        sizes = gram.diagonal().real
+        total = total or float(sizes.sum())
+        level = max(eps**0.875 * float(sizes.max()), eps**2 * total / rows)
+        _, order, rank, _ = lapack("pstrf", char)(gram, tol=level, overwrite_a=1)
+        if not parts and (rank > 0.75 * min(rows, most) or not total < np.inf):
+            return None
+        rank, order = min(max(rank, 1), Y.shape[1]), order - 1
+        Y, RH[at:, :at] = Y[order], RH[at:, :at][order]
+        reflections, tau, _, _ = lapack("geqrf", char)(Y[:rank].T, lwork=64 * rank, overwrite_a=1)
+        parts.append((reflections, tau, at))
+        RH[at : at + rank, at : at + rank] = np.triu(reflections[:rank]).conj().T
+        if rank < len(Y):
+            Y = apply("L", other, reflections, tau, Y[rank:].T, lwork=64 * len(Y), overwrite_c=1)[0].T
+            RH[at + rank :, at : at + rank] = Y[:, :rank].conj()
+        Y, at = np.ascontiguousarray(Y[:, rank:]), at + rank
+        if at == min(rows, n) or at > most or float(np.vdot(Y, Y).real) <= eps**2 * total:
+            return RH[:, :at], parts
 
 
 def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:

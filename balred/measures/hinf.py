@@ -82,8 +82,8 @@ def raised(
     ``climbed(gain, frequency)`` is the top of the peak there: the level above it need be looked at only once then.  It may be an
     estimate to less than `tol`; `gains` has the last word.
     """
-    through = gain_of(forms[0][3])
-    real = not any(np.iscomplexobj(x) for x in forms[0])
+    through, still = gain_of(forms[0][3]), 0.0
+    real = not any(x.dtype.kind == "c" for x in forms[0])
     for _ in range(50):
         if best == 0.0:
             break
@@ -92,15 +92,14 @@ def raised(
         levels = (tol, 1e-8, 1e-6, 1e-4) if best <= through * (1 + 1e-6) else (tol,)
         found = [_crossings(*form, best * (1 + t), real) for form in forms for t in levels]
         middles = [np.concatenate([_middles(f), f]) for f in found if len(f)]
-        points = np.concatenate([*middles, [where]])
+        points = np.concatenate([*middles, [where, 0.0] if where != 0 else [0.0]])
         values = gains(points)
-        peak = float(values.max())
-        if peak <= best * (1 + tol):
-            best = float(values[-1])
+        still, at = float(values[-1]), int(values.argmax())
+        if values[at] <= best * (1 + tol):
+            best = float(values[-2]) if where != 0 else still
             break
-        best, where = peak, float(points[values.argmax()])
+        best, where = float(values[at]), float(points[at])
     # a peak that is flat from zero on is told at zero, not at a frequency that rounding errors make
-    still = float(gains(np.zeros(1))[0]) if where != 0 else 0.0
     return (max(still, best), 0.0) if still >= best * (1 - tol) and best > 0 else (best, where)
 
 
@@ -181,17 +180,20 @@ def gain_of(D: Matrix) -> float:
 
 def largest_singular_values(G: Matrix) -> Matrix:
     """The largest singular values of several matrices."""
-    squares = G.real**2 + G.imag**2
-    total = np.add.reduce(squares, axis=(1, 2))
-    if min(G.shape[1:]) == 1:
-        return np.asarray(np.sqrt(total))
-    if min(G.shape[1:]) > 2 or not (total.min() > 1e-140 and total.max() < 1e140):
+    few = min(G.shape[1:])
+    X = G if G.shape[1] == few else G.swapaxes(1, 2)
+    if few > 2:
         return np.asarray(np.linalg.norm(G, 2, axis=(-2, -1)))
+    conjugate = X.conj()
+    squares = np.einsum("kij,kij->ik", X, conjugate).real
+    if few == 1:
+        return np.asarray(np.sqrt(squares[0]))
     # of two rows or columns in closed form: what squares lose is small beside the largest
-    X, squares = (G, squares) if G.shape[1] == 2 else (G.swapaxes(1, 2), squares.swapaxes(1, 2))
-    a, b = np.add.reduce(squares, axis=2).T
-    cross = np.add.reduce(X[:, 0] * X[:, 1].conj(), axis=1)
-    return np.asarray(np.sqrt(total / 2 + np.hypot((a - b) / 2, np.abs(cross))))
+    (a, b), cross = squares, np.einsum("kj,kj->k", X[:, 0], conjugate[:, 1])
+    total = a + b
+    if not (total.min() > 1e-140 and total.max() < 1e140):
+        return np.asarray(np.linalg.norm(G, 2, axis=(-2, -1)))
+    return np.asarray(np.sqrt(0.5 * (total + np.hypot(a - b, 2 * np.abs(cross)))))
 
 
 def largest(gains: Callable[[Matrix], Matrix], w: Matrix) -> tuple[float, float]:
@@ -242,8 +244,8 @@ def _crossings(
     H[:n, :n], H[:n, n:], H[n:, :n], H[n:, n:] = top, right, -low, -top.conj().T
     w = eigenvalues(H)
     # an imaginary eigenvalue comes out with a rounding error of its real part, larger where it is double
-    near = np.abs(w.real) <= 1e-5 * (np.abs(w) + 1e-3 * np.abs(w).max())
-    frequencies = w.imag[near]
+    size = np.abs(w)
+    frequencies = w.imag[np.abs(w.real) <= 1e-5 * (size + 1e-3 * size.max())]
     return np.array(sorted(set((np.abs(frequencies) if real else frequencies).tolist())))
 
 

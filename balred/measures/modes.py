@@ -33,6 +33,8 @@ _THROUGH, _FIRST_ORDER = 0.9, 1e-5
 less than this part rounding must move them, so that what it does to gains is told to first order."""
 _MOST = 256
 """Beyond so many states a look in vain costs more than it is likely to save."""
+_LITTLE = 1e-8
+"""The part of a squared gain that a last step of Newton's method may add."""
 _GRID, _STEPS = np.linspace(0, 1, 24), 12
 """Where frequencies are looked at beside those of the poles, from slow to fast; steps of Newton's method."""
 
@@ -50,14 +52,18 @@ class Modes(NamedTuple):
     def gains(self, w: Matrix) -> tuple[Matrix, Matrix]:
         """The largest singular values at several frequencies, and what its modes add up to there at most, twice."""
         r = 1 / (1j * w[:, None] - self.poles)
-        (p, m), square = self.D.shape, r.real**2 + r.imag**2
-        G = ((r[:, None, :] * self.C).reshape(-1, len(self.poles)) @ self.B).reshape(len(w), p, m) + self.D
+        square = r.real**2 + r.imag**2
         with np.errstate(
             over="ignore", invalid="ignore"
         ):  # of modes that all but coincide nothing is known, and so it is told
-            pairs = ((self.B, 1), (self.C, 0))
-            states, rows = (square @ np.add.reduce(x.real**2 + x.imag**2, axis) for x, axis in pairs)
-            return largest_singular_values(G), np.sqrt(states * rows)
+            states = square.dot(np.einsum("ij,ij->i", self.B, self.B.conj()).real)
+            rows = square.dot(np.einsum("ij,ij->j", self.C, self.C.conj()).real)
+            return largest_singular_values(self._summed(r) + self.D), np.sqrt(states * rows)
+
+    def _summed(self, weights: Matrix) -> Matrix:
+        """The modes added up with each of several rows of weights."""
+        (p, m), n = self.D.shape, len(self.poles)
+        return (weights[:, None, :] * self.C).reshape(-1, n).dot(self.B).reshape(len(weights), p, m)  # type: ignore[no-any-return]
 
     def top(self, w: float) -> tuple[float, float]:
         """The gain and the frequency of the peak near w, by Newton's method; those at w itself where that finds none that is higher."""
@@ -68,28 +74,32 @@ class Modes(NamedTuple):
             if not (bend < 0 and abs(slope) < -0.5 * bend * (abs(w) + scale)):
                 break
             w -= slope / bend
-            if abs(slope) <= -1e-8 * bend * (abs(w) + scale):
-                return max((square**0.5, w), start)
+            more = -0.5 * slope * slope / bend
+            if more <= _LITTLE * square:  # what is left after the step is a square of that
+                return max(((square + more) ** 0.5, w), start)
         return start
 
     def _derivatives(self, w: float) -> tuple[float, float, float]:
         """The square of the largest singular value, and its first two derivatives."""
         r = 1 / (1j * w - self.poles)
-        once = self.C * r
-        twice = once * r
-        G, G1, G2 = once @ self.B + self.D, -1j * (twice @ self.B), -2 * ((twice * r) @ self.B)
+        twice = -1j * r * r
+        G, G1, G2 = self._summed(np.array([r, twice, -2j * twice * r]))
+        G = G + self.D
         if 1 in G.shape:
             square, slope, bend = np.vdot(G, G).real, np.vdot(G, G1).real, (np.vdot(G, G2) + np.vdot(G1, G1)).real
             return float(square), 2 * float(slope), 2 * float(bend)
         if G.shape[0] < G.shape[1]:
             G, G1, G2 = G.T, G1.T, G2.T
-        values, V, _ = backend("numpy").lapack("heevd", "D")(G.conj().T @ G)
-        v, U, U1 = V[:, -1], G @ V, G1 @ V
-        P = U.conj().T @ U1[:, -1] + U1.conj().T @ U[:, -1]
-        gaps = values[-1] - values[:-1]
-        mixed = np.add.reduce((P[:-1].real ** 2 + P[:-1].imag ** 2) / np.where(gaps > 0, gaps, np.inf))
-        bend = 2 * (np.vdot(U[:, -1], G2 @ v) + np.vdot(U1[:, -1], U1[:, -1])).real + 2 * mixed
-        return float(values[-1]), float(P[-1].real), float(bend)
+        values, V, _ = backend("numpy").lapack("heevd", "D")(G.conj().T.dot(G))
+        v, U, U1 = V[:, -1], G.dot(V), G1.dot(V)
+        u, u1 = U[:, -1], U1[:, -1]
+        bend = np.vdot(u, G2.dot(v)).real + np.vdot(u1, u1).real
+        # the others turn into it
+        *mixed, slope = (u1.conj().dot(U) + u.conj().dot(U1)).tolist()
+        top = values.item(-1)
+        for value, part in zip(values.tolist(), mixed, strict=False):
+            bend += abs(part) ** 2 / (top - value) if value < top else 0.0
+        return top, slope.real, 2 * float(bend)
 
 
 def peak_of_modes(system: DenseSystem) -> tuple[float, float] | None:

@@ -126,12 +126,9 @@ def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, flo
     while True:
         if count and not size < most:
             M, size = np.zeros_like(M), 0.0
-        (Wp, wp), (Wq, wq), reach = P.times(ct(M)), Q.times(M), min(size, 1.0)
-        done = (reach * wp <= eps * p and reach * wq <= eps * q) or count == MAX_DOUBLINGS
-        # W is appended in any case, and what would follow it is less than |M||W|
-        P.append(Wp)
-        Q.append(Wq)
-        if done:
+        wp, wq, reach = P.extended(ct(M)), Q.extended(M), min(size, 1.0)
+        # what would follow is less than |M| times what was appended
+        if (reach * wp <= eps * p and reach * wq <= eps * q) or count == MAX_DOUBLINGS:
             return P.finished(), Q.finished(), growth, count, (p, q)
         p, q = math.hypot(p, wp), math.hypot(q, wq)
         M = M.dot(M)
@@ -155,16 +152,14 @@ class _Stack:
         self.rows[: len(F)] = F
         self.F = self.rows[: len(F)]
 
-    def times(self, X: Array) -> tuple[Array, float]:
+    def extended(self, X: Array) -> float:
+        """The norm of F X, which is appended."""
         at = len(self.F)
-        W = self.F.dot(X, out=self.rows[at : 2 * at])
-        return W, size_of(W)
-
-    def append(self, W: Array) -> None:
-        at = 2 * len(self.F)
-        self.F = self.rows[:at]
-        if at >= self.most:
+        size = size_of(self.F.dot(X, out=self.rows[at : 2 * at]))
+        self.F = self.rows[: 2 * at]
+        if 2 * at >= self.most:
             self._start(self.compressed())
+        return size
 
     def compressed(self) -> Array:
         F = self.be.triangular_factor(self.F)
@@ -186,15 +181,21 @@ class _Triangle:
         self.F = be.triangular_factor(F) if len(F) >= self.n else F
         self.tpqrt, self.trmm, self.lange = (be.lapack(name, F.dtype.char) for name in ("tpqrt", "trmm", "lange"))
 
-    def times(self, X: Array) -> tuple[Array, float]:
+    def extended(self, X: Array) -> float:
+        """The norm of F X, which is appended."""
         W = self.trmm(1.0, self.F, X) if len(self.F) == self.n else self.F.dot(X)
-        return W, self.lange("F", W)
+        size: float = self.lange("F", W)
+        self._append(W)
+        return size
 
-    def append(self, W: Array) -> None:
+    def _append(self, W: Array) -> None:
         if len(self.F) == self.n:
             self.F = self.tpqrt(0, min(32, self.n), self.F, W, overwrite_a=1, overwrite_b=1)[0]
         elif len(self.F):  # empty where one Gramian alone is asked for
-            self.F = _joined(self.be, self.F, W, True)
+            # rows that are rounding of the factor would be lost by the first compression
+            size = np.sqrt(np.einsum("ij,ij->i", W, W.conj()).real)
+            W = W[size > arrays.eps(W) * size_of(self.F) / len(W) ** 0.5]
+            self.F = _joined(self.be, self.F, W, True) if len(W) else self.F
 
     def finished(self) -> Array:
         return self.F

@@ -21,6 +21,8 @@ Matrix = NDArray[Any]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_DOUBLE = float(np.finfo(np.float64).eps)
+
 
 @dataclass(frozen=True)
 class Poles:
@@ -54,8 +56,7 @@ def rounding(n: int, eps: float) -> float:
     That of an eigenvalue routine in double precision is below two eps, whatever the order (measured over thousands of
     matrices, times the condition of the pole); entries of a narrower kind are rounded independently of each other.
     """
-    double = float(np.finfo(np.float64).eps)
-    return float(10 * double * max(n, 1) ** 0.5 + (4 * eps / max(n, 1) ** 0.5 if eps > double else 0.0))
+    return float(10 * _DOUBLE * max(n, 1) ** 0.5 + (4 * eps / max(n, 1) ** 0.5 if eps > _DOUBLE else 0.0))
 
 
 def poles_of_form(schur: Any, discrete: bool, eps: float) -> Poles:

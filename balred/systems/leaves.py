@@ -197,9 +197,12 @@ def are_ordinary(*several: Array) -> bool:
     if not one and not is_concrete(*several):
         return False
     least, most = _ORDINARY
+    if one:
+        for x in several:
+            if not least < size_of(x) < most:
+                return False
+        return True
     with np.errstate(over="ignore"):
-        if one:
-            return all(least < size_of(x) < most for x in several)
         xp = namespace(*several)
         return all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, several))
 

@@ -14,6 +14,7 @@ from balred.systems.dense_system import DenseSystem, is_discrete
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
 
+_SINGLE = float(np.finfo(np.float32).eps)
 _ILL, _NEAR = 1e7, 1e-3
 """Poles farther inside than rounding times the first, or than the second (as parts of the norm), are stable for sure."""
 
@@ -113,7 +114,7 @@ def entry_rounding(system: System) -> float:
 
     What is kept in half precision are weights, which are what they are, and no measurements.
     """
-    return min(arrays.eps(arrays.real(system.B)), float(np.finfo(np.float32).eps))
+    return min(arrays.eps(arrays.real(system.B)), _SINGLE)
 
 
 def known_poles(system: System, eps: float = 0.0) -> Poles:
