@@ -37,18 +37,15 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     ----------
     A. Varga, Balancing-free square-root algorithm for computing singular perturbation approximations, CDC 1991.
     """
-    xp, be = namespace(sp.Zp), backend_of(sp.Zp)
+    if k and is_one(sp.Zp) and sp.s[k - 1] > sp.system.order * arrays.eps(sp.s) * sp.s[0]:
+        return _of_one(sp, k)
+    xp = namespace(sp.Zp)
     right, left, s = sp.Zp @ sp.V[..., :, :k], sp.Zq @ sp.U[..., :, :k], sp.s[..., :k]
     # orthonormal bases mix states, so each state has the unit in which both directions are alike
-    d = even_factors(*(_lengths(x) for x in (right, left)))
+    d = even_factors(*(xp.linalg.vector_norm(x, axis=-1) for x in (right, left)))
     d = xp.astype(d, right.dtype)
     right, left = right / d[..., :, None], left * d[..., :, None]
     least = sp.system.order * arrays.eps(s) * sp.s[..., :1]
-    if k and is_one(right) and s[-1] > least[0]:  # nothing to mask, and fewer calls
-        (Tr, Rr), (Tl, _) = be.qr(right), be.qr(left)
-        X = Rr / np.sqrt(s)
-        L, R = be.solve(X, be.solve(ct(Tl) @ Tr, ct(Tl))) / d, d[:, None] * (Tr @ X)
-        return signed(L, R, sp.system.B)
     Tr, Rr = xp.linalg.qr(right, mode="reduced")
     Tl, _ = xp.linalg.qr(left, mode="reduced")
     alive = s > least
@@ -63,11 +60,15 @@ def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     return signed(mask[..., :, None] * L, mask[..., None, :] * R, sp.system.B)
 
 
-def _lengths(x: Array) -> Array:
-    """The norms of rows."""
-    if is_one(x):  # the same in fewer calls
-        return np.sqrt(np.einsum("ij,ij->i", x, x.conj()).real)
-    return namespace(x).linalg.vector_norm(x, axis=-1)
+def _of_one(sp: Spectrum, k: int) -> tuple[Array, Array]:
+    """The same of one system of NumPy where there is nothing to mask, in fewer calls."""
+    be = backend_of(sp.Zp)
+    right, left, s = sp.Zp.dot(sp.V[:, :k]), sp.Zq.dot(sp.U[:, :k]), sp.s[:k]
+    d = even_factors(*(np.sqrt(np.einsum("ij,ij->i", x, x.conj()).real) for x in (right, left)))
+    (Tr, Rr), (Tl, _) = be.qr(right / d[:, None]), be.qr(left * d[:, None])
+    X, TlH = Rr / np.sqrt(s), ct(Tl)
+    L, R = be.solve(X, be.solve(TlH.dot(Tr), TlH)) / d, d[:, None] * Tr.dot(X)
+    return signed(L, R, sp.system.B)
 
 
 def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:
@@ -163,12 +164,13 @@ def _exact_diagonal(high: Any, low: Any, L: Any, R: Any) -> None:
 
 def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array, Array]:
     """`g` seen through given projections, with them."""
+    if is_one(L) and (g.discrete or L.any(axis=1).all()):  # the same in fewer calls
+        return DenseSystem(L.dot(g.A).dot(R), L.dot(g.B), g.C.dot(R), g.D, g.dt), L, R
     xp = namespace(L)
     A = L @ g.A @ R
     if not g.discrete:
         dead = xp.all(L == 0, axis=-1)
-        if not is_one(L) or dead.any():
-            A = A - arrays.eye(A, int(A.shape[-1])) * xp.astype(dead, A.dtype)[..., None, :]
+        A = A - arrays.eye(A, int(A.shape[-1])) * xp.astype(dead, A.dtype)[..., None, :]
     return DenseSystem(A, L @ g.B, g.C @ R, g.D, g.dt), L, R
 
 

@@ -25,7 +25,7 @@ from balred.ranks.shown import facts_html, table_html
 from balred.reduction.ranking import rank_for
 from balred.reduction.settings import DataSettings, Settings, configured_for
 from balred.reduction.solve import Solved, solve, solve_on_data, solve_together
-from balred.reduction.writing_back import Reduction, reduced_or_mended, warn_if_capped
+from balred.reduction.writing_back import Reduction, reduced_at_once, reduced_or_mended, warn_if_capped
 from balred.registry.entries import container_of, qualified
 from balred.registry.reading import linear_layers_of, per_layer
 from balred.selection.calibration import Calibration, at_most
@@ -339,6 +339,12 @@ def analyze(
         if isinstance(one, Exception):
             raise one
     return found
+
+
+def reduced_alone(system: System, settings: Settings, rank: int | Rule) -> Any:
+    """One system reduced to `rank` states."""
+    quick = None if is_rule(rank) else reduced_at_once(system, settings, int(rank))  # type: ignore[arg-type]
+    return Analysis(solve(system, settings), settings, lambda small: small).reduce(rank) if quick is None else quick
 
 
 def analyses(

@@ -19,7 +19,7 @@ from balred.ranks.budget import Budget
 from balred.ranks.choosing import is_rule
 from balred.ranks.divergence import Divergence, Measured
 from balred.ranks.shown import table_html, table_text
-from balred.reduction.analysis import Analysis, sums_along
+from balred.reduction.analysis import reduced_alone, sums_along
 from balred.reduction.candidates import (
     HEAD,
     Candidate,
@@ -44,7 +44,6 @@ from balred.reduction.choosing import (
 from balred.reduction.operators import Read, operator_candidates, read_operators, second_order_candidates
 from balred.reduction.selective import CalibrationWarning, SelectiveLayers, check_wanted, selective_candidates
 from balred.reduction.settings import Settings, configured_for
-from balred.reduction.solve import solve
 from balred.reduction.writing_back import warn_if_capped
 from balred.registry.reading import adapt, layers_of, obstacles_of, replace_layers, second_order_of, selective_of
 from balred.selection.calibration import Batch, Calibration
@@ -365,7 +364,7 @@ def reduce(
         # a system by itself needs no plan, which takes longer than a few states do
         settings = Settings(method, solver, offset, precision, options)
         check_number(rank, obj.states)
-        return Analysis(solve(obj, settings), settings, lambda system: system).reduce(rank)
+        return reduced_alone(obj, settings, rank)
     return plan(
         obj, rank, calibration, method=method, solver=solver, offset=offset, precision=precision, **options
     ).apply()

@@ -18,13 +18,27 @@ from balred.reduction.diagonalisation import diagonalised
 from balred.reduction.settings import Settings
 from balred.reduction.solve import Solved
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, in_precision, is_double, namespace, to_numpy, warn_caller
+from balred.systems.arrays import (
+    Array,
+    backend_of,
+    in_precision,
+    is_double,
+    is_one,
+    namespace,
+    to_numpy,
+    warn_caller,
+)
 from balred.systems.checks import check_representable
 from balred.systems.coordinates import Change
+from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, with_leaves
 from balred.systems.parts import join, without_first
-from balred.systems.poles import known_poles, pole_margin, warn_if_unstable
+from balred.systems.poles import UnstableError, known_poles, pole_margin, warn_if_unstable
+
+_FEW = 64
+"""Beyond so many states the solution takes longer than all that goes with it."""
+_PARTS_EQUALS = "try another rank, one that does not part Hankel singular values that are equal"
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +155,42 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
     return Reduction(narrow, orders, np.asarray(bound), change, capped, note)
 
 
+def reduced_at_once(system: System, settings: Settings, rank: int) -> DenseSystem | None:
+    """One stable dense system of NumPy in double precision reduced to `rank` states, and nothing beside; None of others.
+
+    What :func:`reduced` makes of it.  To keep parts aside, and what may be asked of an analysis, takes as long as to reduce a few states.
+
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.reduction.writing_back import reduced_at_once
+    >>> g, a = balred.testing.random_system(20, seed=0), Settings("singular_perturbation")
+    >>> bool((reduced_at_once(g, a, 4).A == balred.analyze(g, method=a.method).reduce(4).A).all())
+    True
+    """
+    row, leaves = settings.row, (*system.leaves, system.D)
+    if row.takes != "arrays" or settings.offset is not None or settings.precision != "float64" or settings.options:
+        return None
+    if not (isinstance(system, DenseSystem) and 0 < system.order <= _FEW):
+        return None
+    if not all(is_one(x) and x.dtype.char in "dD" for x in leaves):
+        return None
+    with backend_of(system.A).double_scope():
+        try:
+            state = row.prepared(system, settings.solver)
+        except (UnstableError, ArithmeticError):
+            return None
+        if (cap := state.cap) == 0:
+            return None
+        small: DenseSystem = row.reduced(state, min(rank, cap))[0]
+    for x in (*small.leaves, small.D):
+        check_representable("entries of the reduced system", x)
+    warn_if_capped(rank, small.states, small.states == cap)
+    what = f"the system that {settings.method!r} reduced to {small.states} states"
+    warn_if_unstable(small, 0, what, _PARTS_EQUALS)
+    return small
+
+
 def _bounds(method: Method, state: State, orders: NDArray[np.int64]) -> NDArray[np.float64]:
     if not orders.ndim:
         return method.bounded(state, int(orders))
@@ -170,7 +220,7 @@ def _told_of_unstable(small: System, solved: Solved, settings: Settings) -> None
         if "stable" in method.options and not settings.options.get("stable", False):
             return f"stable=True is the variant of {settings.method!r} that keeps stability"
         if method.takes == "arrays":
-            return "try another rank, one that does not part Hankel singular values that are equal"
+            return _PARTS_EQUALS
         return "try another rank, or method 'truncate', which leaves unstable modes as they are and the others stable"
 
     warn_if_unstable(rest, had, f"the system that {settings.method!r} reduced to {small.states} states", how)

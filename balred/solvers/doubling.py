@@ -63,7 +63,7 @@ class Run(NamedTuple):
 
 def limit(x: Array) -> float:
     """Where a power of the state matrix is so large that few digits are left: the iteration ends."""
-    return float(arrays.eps(arrays.real(x)) ** -0.4)
+    return float(arrays.eps(x if isinstance(x, np.ndarray) else arrays.real(x)) ** -0.4)
 
 
 def iterated(system: DenseSystem, both: bool = True) -> Run:
@@ -309,7 +309,8 @@ def _joined(be: Backend, F: Array, W: Array, shed: bool) -> Array:
         both = be.triangular_factor(both)
     # a factor that needs most of its rows is cheapest as a triangle; below 100 states digits are cheap
     most = n // 2 if n > 100 else 4 * n // 5
-    if shed and rows <= most and both.shape[-2] >= max(16, n // 4):
+    # and a few rows more are cheapest as they are
+    if shed and rows <= most and both.shape[-2] >= max(16, n // 4, rows + rows // 8):
         graded = be.graded_rows(both, most)
         if graded.shape[-2] <= most:
             return graded

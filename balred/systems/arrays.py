@@ -177,7 +177,7 @@ def _eps_of(dtype: np.dtype[Any]) -> float:
 def ct(x: Array) -> Array:
     """Conjugate transpose of the last two axes."""
     if isinstance(x, np.ndarray):  # the same without looking up a namespace, which takes longer than small arrays do
-        x = x.swapaxes(-2, -1)
+        x = x.T if x.ndim == 2 else x.swapaxes(-2, -1)
         return x.conj() if x.dtype.kind == "c" else x
     xp = namespace(x)
     x = xp.matrix_transpose(x)
@@ -242,16 +242,15 @@ def is_one(x: Array) -> bool:
 
 def size_of(x: np.ndarray[Any, Any]) -> float:
     """The Frobenius norm of one array of NumPy, as an ordinary number; of any numbers whose norm is one."""
-    entries = x.ravel("K")
-    with np.errstate(over="ignore"):
-        square = float((np.vdot(entries, entries) if x.dtype.kind == "c" else entries.dot(entries)).real)
+    x = x if x.flags.c_contiguous else x.T  # a copy is made of what does not lie in rows
+    square = float(np.vdot(x, x).real)
     if _SQUARES[0] < square < _SQUARES[1]:
         return math.sqrt(square)
-    largest = float(np.abs(entries).max(initial=0.0))  # whose square is no number, or has few digits
+    largest = float(np.abs(x).max(initial=0.0))  # whose square is no number, or has few digits
     if largest == 0 or not math.isfinite(largest):
         return largest
-    entries = entries / largest
-    return largest * math.sqrt(float(np.vdot(entries, entries).real))
+    x = x / largest
+    return largest * math.sqrt(float(np.vdot(x, x).real))
 
 
 def sizes_of(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

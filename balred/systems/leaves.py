@@ -198,10 +198,7 @@ def are_ordinary(*several: Array) -> bool:
         return False
     least, most = _ORDINARY
     if one:
-        for x in several:
-            if not least < size_of(x) < most:
-                return False
-        return True
+        return all(least < size_of(x) < most for x in several)
     with np.errstate(over="ignore"):
         xp = namespace(*several)
         return all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, several))

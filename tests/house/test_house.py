@@ -31,6 +31,7 @@ BESIDE = {
     "backends/dissection": {"scipy"},
     "backends/multifrontal": {"scipy"},
     "backends/pencils": {"scipy"},
+    "backends/triangles": {"scipy"},
     "adapters/equinox": {"jax"},
     "adapters/flax": {"jax"},
     "adapters/lightning": {"torch"},

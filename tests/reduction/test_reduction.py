@@ -295,6 +295,18 @@ def test_types_of_the_table():
     assert isinstance(balred.reduce(SINGLE[-1].make(), 2), DiagonalSystem)
 
 
+@each_method
+@each_single
+def test_one_reduction_is_that_of_an_analysis(case, method):
+    """A few states are reduced without one."""
+    g = case.make()
+    small, same = balred.reduce(g, 2, method=method), balred.analyze(g, method=method).reduce(2)
+    assert type(small) is type(same)
+    for x, y in zip((*small.leaves, small.D), (*same.leaves, same.D), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
 def test_gain_is_not_tiny():
     """The grid that the bounds are compared with sees the system's gain (guards the tests above)."""
     g = SINGLE[0].make()
