@@ -177,7 +177,7 @@ class _Triangle:
     """The factor of a Gramian of more states: a triangle as soon as there are so many rows, whose zeros save half the work."""
 
     def __init__(self, be: Backend, F: Array) -> None:
-        self.be, self.n = be, F.shape[1]
+        self.be, self.n, self.shed = be, F.shape[1], False
         self.F = be.triangular_factor(F) if len(F) >= self.n else F
         self.tpqrt, self.trmm, self.lange = (be.lapack(name, F.dtype.char) for name in ("tpqrt", "trmm", "lange"))
 
@@ -192,10 +192,13 @@ class _Triangle:
         if len(self.F) == self.n:
             self.F = self.tpqrt(0, min(32, self.n), self.F, W, overwrite_a=1, overwrite_b=1)[0]
         elif len(self.F):  # empty where one Gramian alone is asked for
-            # rows that are rounding of the factor would be lost by the first compression
-            size = np.sqrt(np.einsum("ij,ij->i", W, W.conj()).real)
-            W = W[size > arrays.eps(W) * size_of(self.F) / len(W) ** 0.5]
-            self.F = _joined(self.be, self.F, W, True) if len(W) else self.F
+            if self.shed:  # rows that are rounding of the factor would be lost as those before them were
+                size = np.sqrt(np.einsum("ij,ij->i", W, W.conj()).real)
+                W = W[size > arrays.eps(W) * size_of(self.F) / len(W) ** 0.5]
+            if len(W):
+                most = min(len(self.F) + len(W), self.n)
+                self.F = _joined(self.be, self.F, W, True)
+                self.shed = self.shed or len(self.F) < most
 
     def finished(self) -> Array:
         return self.F
