@@ -134,7 +134,8 @@ def _pivoted(Y: Array, most: int) -> tuple[Array, list[tuple[Array, Array, int]]
         rank = min(rows, n)
         return (reflections[:rank] * upper(rank, rows)).conj().T, [(reflections[:, :rank], tau[:rank], 0)]
     apply, other = lapack("unmqr" if Y.dtype.kind == "c" else "ormqr", char), "C" if Y.dtype.kind == "c" else "T"
-    RH, parts, at, total = np.zeros((rows, min(rows, n)), Y.dtype, order="F"), [], 0, 0.0
+    RH, at, total = np.zeros((rows, min(rows, n)), Y.dtype, order="F"), 0, 0.0
+    parts: list[tuple[Array, Array, int]] = []
     while True:
         gram = np.asarray(Y.conj() @ Y.T if Y.dtype.kind == "c" else Y @ Y.T)
         sizes = gram.diagonal().real

@@ -50,7 +50,8 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     if ax is None:
         ax = new_axes()
         needed = _LINE * len(rows) / ax.get_position().height
-        ax.figure.set_figheight(max(ax.figure.get_figheight(), min(needed, _TALLEST)))
+        figure: Any = ax.figure
+        figure.set_figheight(max(figure.get_figheight(), min(needed, _TALLEST)))
     at = np.arange(len(rows))
     kept = [row.before if row.after is None else row.after for row in rows]
     ax.barh(at, [row.before for row in rows], color=FULL, alpha=0.2, label="before")
@@ -58,7 +59,8 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     told = [
         "skipped" if row.after is None else "" if row.energy is None else f"{100 * row.energy:.1f} %" for row in rows
     ]
-    room = max(1, round(ax.figure.get_figheight() * ax.get_position().height / _LINE))
+    height = ax.get_window_extent().height / ax.figure.dpi
+    room = max(1, round(height / _LINE))
     every = ceil(len(rows) / room) if rows else 1
     ax.bar_label(bars, [text if i % every == 0 else "" for i, text in enumerate(told)], padding=3, fontsize="small")
     ax.set_yticks(at[::every], [row.layer or row.type for row in rows[::every]])

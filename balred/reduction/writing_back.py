@@ -182,7 +182,8 @@ def reduced_at_once(system: System, settings: Settings, rank: int) -> DenseSyste
             return None
         if (cap := state.cap) == 0:
             return None
-        small: DenseSystem = row.reduced(state, min(rank, cap))[0]
+        small = row.reduced(state, min(rank, cap))[0]
+        assert isinstance(small, DenseSystem)
     for x in (*small.leaves, small.D):
         check_representable("entries of the reduced system", x)
     warn_if_capped(rank, small.states, small.states == cap)
