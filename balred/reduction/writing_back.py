@@ -169,7 +169,13 @@ def reduced_at_once(system: System, settings: Settings, rank: int) -> DenseSyste
     True
     """
     row, leaves = settings.row, (*system.leaves, system.D)
-    if row.takes != "arrays" or settings.offset is not None or settings.precision != "float64" or settings.options:
+    if (
+        row.takes != "arrays"
+        or row.gap is not None
+        or settings.offset is not None
+        or settings.precision != "float64"
+        or settings.options
+    ):
         return None
     if not (isinstance(system, DenseSystem) and 0 < system.order <= _FEW):
         return None
