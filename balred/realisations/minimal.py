@@ -18,6 +18,7 @@ from balred.systems.arrays import backend_of, is_concrete, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, moderate, unit_of
+from balred.systems.poles import known_poles
 from balred.systems.units import rescaled
 
 Matrix = NDArray[Any]
@@ -104,6 +105,8 @@ _FINER = (1.0, 1e-3, 1e-6)
 """Shares of the tolerance that are tried, where time scales lie so far apart that a state of the slow ones seems to be nothing."""
 _SEEN = 1e-5
 """What a minimal realisation may differ by from what it stands for, beside what its states pass on."""
+_KNOWN = 1e3
+"""Rates are looked at that are larger than what is unknown of them by so much."""
 _PLACES = 12
 """At most so many time scales are looked at."""
 
@@ -141,9 +144,11 @@ def _responds_alike(g: DenseSystem, small: DenseSystem, tol: float) -> bool:
 
     The tolerance of a staircase is one of its blocks, in which the fastest states are all there is to see.
     """
-    poles = np.linalg.eigvals(g.A)
-    rates = np.sort(np.abs(poles - 1 if g.discrete else poles))
-    rates = rates[rates > 0]
+    poles = known_poles(g)
+    rates = np.abs(poles.at - 1 if g.discrete else poles.at)
+    rates = np.sort(
+        rates[rates > _KNOWN * poles.doubt]
+    )  # at an integrator's, which is rounding, so is all that it passes on
     if len(rates) == 0:
         rates = np.ones(1)
     for rate in rates[np.unique(np.linspace(0, len(rates) - 1, min(len(rates), _PLACES)).astype(int))]:
