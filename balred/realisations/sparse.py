@@ -302,8 +302,7 @@ def reduce_sparse(
     ValueError
         `rank` is beyond the numerical rank, or nothing to keep: inputs do not reach outputs.
     ConvergenceError, UnstableError, OverflowError
-        The residuals did not fall below `tol`; a pole is at the stability boundary, or every truncation is unstable; what
-        was made is larger than the largest number there is.
+        The residuals did not fall below `tol`; a pole is at the stability boundary, or no truncation is stable; an entry overflows.
 
     Warns
     -----
