@@ -18,6 +18,8 @@ from balred.reduction.plan import Plan
 
 _LINE = 0.17
 """Inches that a line of text needs."""
+_SHARE = 0.75
+"""Of the height of a figure, what its axes have at least."""
 _TALLEST = 20.0
 """Inches that a picture grows to."""
 
@@ -48,10 +50,7 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     """
     rows: list[Any] = [row for row in plan.rows if row.before is not None]
     if ax is None:
-        ax = new_axes()
-        needed = _LINE * len(rows) / ax.get_position().height
-        figure: Any = ax.figure
-        figure.set_figheight(max(figure.get_figheight(), min(needed, _TALLEST)))
+        ax = new_axes(max(4.2, min(_LINE * len(rows) / _SHARE, _TALLEST)))
     at = np.arange(len(rows))
     kept = [row.before if row.after is None else row.after for row in rows]
     ax.barh(at, [row.before for row in rows], color=FULL, alpha=0.2, label="before")
@@ -59,8 +58,7 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     told = [
         "skipped" if row.after is None else "" if row.energy is None else f"{100 * row.energy:.1f} %" for row in rows
     ]
-    height = ax.get_window_extent().height / ax.figure.dpi
-    room = max(1, round(height / _LINE))
+    room = max(1, round(ax.get_window_extent().height / ax.figure.dpi / _LINE))
     every = ceil(len(rows) / room) if rows else 1
     ax.bar_label(bars, [text if i % every == 0 else "" for i, text in enumerate(told)], padding=3, fontsize="small")
     ax.set_yticks(at[::every], [row.layer or row.type for row in rows[::every]])

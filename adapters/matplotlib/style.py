@@ -10,9 +10,9 @@ FULL, SMALL, ERROR, BOUND = "#1f4e79", "#5a8f3c", "#c8501e", "0.35"
 """Colours of the system, its reduction, their difference, and what is known of that beforehand."""
 
 
-def new_axes() -> Axes:
-    """Axes in a figure of their own."""
-    return plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+def new_axes(height: float = 4.2) -> Axes:
+    """Axes in a figure of their own, of so many inches."""
+    return plt.subplots(figsize=(6.4, height), layout="constrained")[1]
 
 
 def formats() -> list[str]:
