@@ -65,4 +65,6 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.set(xlabel="states; share of the energy that stays")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return finished(ax)
+    # above the bars, which a legend within the axes would cover; the best place among many bars takes long to find
+    ax.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    return finished(ax, legend=False)
