@@ -28,6 +28,7 @@ from balred.intraining.events import scalars_of
 from balred.intraining.report import Report
 from balred.intraining.settings import options_of
 from balred.ranks.budget import Budget
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 from balred.registry.reading import layers_of
 from balred.registry.sizes import ranks_of
@@ -75,7 +76,7 @@ class InTrainingReduction(TrainerCallback, ExportableState):
     @options_of(InTrainingReducer)
     def __init__(
         self,
-        rule: Rule | Budget,
+        rule: Rule | Budget | Divergence,
         window: tuple[int, int],
         attempts: int | None = None,
         *,

@@ -25,6 +25,7 @@ from balred.intraining.events import scalars_of
 from balred.intraining.report import Report
 from balred.intraining.settings import options_of
 from balred.ranks.budget import Budget
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 
 _STRATEGIES = (SingleDeviceStrategy, DDPStrategy, ModelParallelStrategy)
@@ -71,7 +72,7 @@ class InTrainingReduction(pl.Callback):
     @options_of(InTrainingReducer)
     def __init__(
         self,
-        rule: Rule | Budget,
+        rule: Rule | Budget | Divergence,
         window: tuple[int, int],
         attempts: int | None = None,
         *,

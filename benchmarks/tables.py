@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import proof
 import study_tables
 from benchmarks_common import markdown
 
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parent
 RESULTS, TABLES = ROOT / "results", ROOT.parent / "docs" / "_tables"
 COPIED = (
     "moments", "variants", "calibration", "dense", "large", "right", "gradient", "channels", "precision", "overhead", "pipeline", "budget", "selection", "inputs",
-    "hook", "promises", "layers", "decoding", "small", "after_cut",
+    "hook", "promises", "layers", "decoding", "small", "after_cut", "recovery", "settling", "whose_fault",
 )  # fmt: skip
 """Results whose tables the docs show as they were printed."""
 NAMES = {"full": "(a) full", "truncated": "(b) truncated", "small": "(c) small from scratch"}
@@ -39,9 +40,11 @@ def main() -> None:
     rows = [row for framework in ("torch", "jax") for row in demo(framework)]
     TABLES.mkdir(exist_ok=True)
     (TABLES / "demo.md").write_text(markdown(header, rows))
-    for name, text in study_tables.tables().items():
+    for name, text in (study_tables.tables() | proof.tables()).items():
         (TABLES / f"{name}.md").write_text(text)
     study_tables.pictures(ROOT.parent / "docs" / "_static")
+    proof.recovery_picture(ROOT.parent / "docs" / "_static" / "recovery.png")
+    proof.when_picture(ROOT.parent / "docs" / "_static" / "when.png")
     study_tables.on_data(ROOT.parent / "docs" / "_static" / "on_data.png")
     for name in COPIED:
         (TABLES / f"{name}.md").write_text((RESULTS / f"{name}.md").read_text())

@@ -15,6 +15,7 @@ from balred.adapters.jax.training import Parts, TreeReducer
 from balred.intraining.settings import options_of
 from balred.intraining.state import ReducerState
 from balred.ranks.budget import Budget
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 
 
@@ -23,7 +24,7 @@ class InTrainingReducer(TreeReducer):
 
     Parameters
     ----------
-    rule : rule or Budget
+    rule : rule, Budget or Divergence
         How many states a layer keeps, such as ``balred.Energy(0.99)``.
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
@@ -31,7 +32,7 @@ class InTrainingReducer(TreeReducer):
         So many equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings` (`interval`, `min_cut`, `settled`, `guard`, `dry_run`,
-        `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The guard's metric is
+        `gradual`, `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The guard's metric is
         called with the model.
     optimizer : optax.GradientTransformation, optional
         Needed for states with other fields than the usual moments (adafactor with factored moments, schedule-free, L-BFGS):
@@ -55,7 +56,7 @@ class InTrainingReducer(TreeReducer):
     @options_of(TreeReducer)
     def __init__(
         self,
-        rule: Rule | Budget,
+        rule: Rule | Budget | Divergence,
         window: tuple[int, int],
         attempts: int | None = None,
         *,

@@ -14,6 +14,7 @@ from balred.intraining.report import Report
 from balred.intraining.settings import options_of
 from balred.intraining.state import ReducerState
 from balred.ranks.budget import Budget
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 from balred.registry.reading import linear_layers_of
 from balred.registry.sizes import ranks_of
@@ -24,7 +25,7 @@ class InTrainingReducer(TreeReducer):
 
     Parameters
     ----------
-    rule : rule or Budget
+    rule : rule, Budget or Divergence
         How many states a layer keeps, such as ``balred.Energy(0.99)``.
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
@@ -32,7 +33,7 @@ class InTrainingReducer(TreeReducer):
         So many equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings` (`interval`, `min_cut`, `settled`, `guard`, `dry_run`,
-        `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The guard's metric is
+        `gradual`, `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The guard's metric is
         called with the train state.
     module : callable, optional
         ``module(ranks)``, with the states of each layer by name, returns the module of these sizes, whose ``apply`` becomes
@@ -68,7 +69,7 @@ class InTrainingReducer(TreeReducer):
     @options_of(TreeReducer)
     def __init__(
         self,
-        rule: Rule | Budget,
+        rule: Rule | Budget | Divergence,
         window: tuple[int, int],
         attempts: int | None = None,
         *,

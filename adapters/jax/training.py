@@ -27,6 +27,7 @@ from balred.intraining.report import Report
 from balred.intraining.settings import TrainingSettings, options_of
 from balred.intraining.state import Held, ReducerState
 from balred.ranks.budget import Budget
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 from balred.reduction.candidates import Smaller
 from balred.registry.reading import is_selective, layers_of, linear_layers_of, replace_layers
@@ -71,7 +72,7 @@ class TreeReducer:
 
     Parameters
     ----------
-    rule : rule or Budget
+    rule : rule, Budget or Divergence
         How many states a layer keeps, such as ``balred.Energy(0.99)``.
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
@@ -79,7 +80,7 @@ class TreeReducer:
         So many equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings`: `interval`, `min_cut`, `settled`, `guard`, `dry_run`,
-        `moments`, `log`, `calibration`.  Selective layers are left alone, also with `calibration`.  An optax state has one step
+        `gradual`, `moments`, `log`, `calibration`.  Selective layers are left alone, also with `calibration`.  An optax state has one step
         count for all parameters, which goes on.  So with ``moments="reset"`` a second moment becomes the mean of the old one:
         zeros would multiply the learning rate.
     ema_decay : float, optional
@@ -96,7 +97,7 @@ class TreeReducer:
     @options_of(TrainingSettings)
     def __init__(
         self,
-        rule: Rule | Budget,
+        rule: Rule | Budget | Divergence,
         window: tuple[int, int],
         attempts: int | None = None,
         *,

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -20,14 +21,15 @@ from balred.intraining.report import Cut, Report
 from balred.layers.along_data import DataSums
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import choose_order
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 from balred.reduction.analysis import sums_along
 from balred.reduction.candidates import Candidates, Failure, Smaller, attempted, cut_each
-from balred.reduction.choosing import ranks_by_layer, shared_out, worths
+from balred.reduction.choosing import kept_apart, ranks_by_layer, shared_out, within_divergence, worths
 from balred.reduction.operators import Read, operator_candidates, read_operators
 from balred.reduction.selective import SelectiveCandidate, SelectiveLayers, candidates_of, moments_of
 from balred.reduction.settings import Settings
-from balred.selection.calibration import Calibration
+from balred.selection.calibration import Batch, Calibration
 from balred.selection.moments import Moments
 from balred.systems.arrays import backend
 from balred.systems.batches import together as batched
@@ -58,6 +60,12 @@ def decide(
     return ({} if policy.dry_run else done), state, replace(report, seconds=time.perf_counter() - began)
 
 
+def _within(
+    rule: Divergence, looked: Candidates, model: Any, kept: list[Batch], calibration: Calibration
+) -> dict[str, int]:
+    return within_divergence(rule, looked, model, kept, calibration).ranks
+
+
 class _Found(NamedTuple):
     """What a process found of its layers: present and chosen ranks, cuts that are large enough, and what failed."""
 
@@ -79,6 +87,12 @@ def _decided(
     read, failed = read_operators({name: layer for name, layer in layers.items() if name not in selective})
     skipped = {name: str(error) for name, error in failed.items()}
     after = {name: system.states for name, (system, _) in read.items()}
+    kept: list[Batch] = []
+    if isinstance(policy.rule, Divergence) and calibration is not None:
+        apart = attempted(partial(kept_apart, model, calibration))
+        if isinstance(apart, Exception):  # of a function that returns too little now
+            return {}, replace(state, step=step), Report(step, (), after, dict.fromkeys(layers, str(apart)))
+        calibration, kept = apart
     sums = {} if calibration is None else _along_data(model, layers, read, calibration, exchange)
     if isinstance(sums, str):
         skipped |= dict.fromkeys(read, sums)
@@ -93,22 +107,31 @@ def _decided(
     far: dict[str, tuple[int, int]] = {}
     groups: Iterable[Candidates]
     wanted: Mapping[str, Any]
+    looked: Candidates
     if isinstance(rule, Budget):
-        looked = {**choosing}
-        told = together(exchange, lambda: worths(_all_of(operator_candidates(mine, Settings(), sums), looked)))
+        of_all = {**choosing}
+        told = together(exchange, lambda: worths(_all_of(operator_candidates(mine, Settings(), sums), of_all)))
         worth = {name: one for process in told for name, one in process.items()}
-        wanted, groups = shared_out(rule, {name: worth[name] for name in layers if name in worth}), [looked]
+        wanted, groups = shared_out(rule, {name: worth[name] for name in layers if name in worth}), [of_all]
+    elif isinstance(rule, Divergence):
+        assert calibration is not None, "check_rule_for refuses a divergence without data"
+        looked = _all_of(operator_candidates(mine, Settings(), sums), {**measured})
+        within = attempted(partial(_within, rule, looked, model, kept, calibration))
+        if isinstance(within, Exception):
+            skipped |= {name: str(within) for name, one in looked.items() if not isinstance(one, Exception)}
+            looked, within = {name: one for name, one in looked.items() if isinstance(one, Exception)}, {}
+        wanted, groups = within, [looked]
     else:
         if policy.settled is None:
             blind = {name: one for name, one in mine.items() if not isinstance(sums.get(name), DataSums)}
-            far = _far_from_a_cut(policy, rule, blind)
+            far = _far_from_a_cut(policy, step, rule, blind)
         near = {name: one for name, one in mine.items() if name not in far}
         wanted, groups = dict.fromkeys(layers, rule), chain([choosing], operator_candidates(near, Settings(), sums))
 
     own: dict[str, Smaller] = {}
     ranks: dict[str, tuple[int, int]] = {}
     made: dict[str, Smaller] = {}
-    for part in together(exchange, lambda: _found(policy, groups, wanted, far, own)):
+    for part in together(exchange, lambda: _found(policy, step, groups, wanted, far, own)):
         ranks |= part.ranks
         made |= part.made
         skipped |= part.failed
@@ -133,6 +156,7 @@ def _all_of(groups: Iterable[Candidates], looked: dict[str, Any]) -> Candidates:
 
 def _found(
     policy: Policy,
+    step: int,
     groups: Iterable[Candidates],
     wanted: Mapping[str, Any],
     far: Mapping[str, tuple[int, int]],
@@ -151,8 +175,9 @@ def _found(
             for name, one in candidates.items()
             if not isinstance(one, Exception) and not isinstance(rank := chosen[name], Exception)
         }
+        aims = {name: (present, policy.next_rank(step, present, rank)) for name, (present, rank) in now.items()}
         made = cut_each(
-            candidates, {name: rank for name, (present, rank) in now.items() if policy.allows(present, rank)}
+            candidates, {name: rank for name, (present, rank) in aims.items() if policy.allows(present, rank)}
         )
         own |= {name: one for name, one in made.items() if isinstance(one, Smaller)}
         failed |= {name: str(one) for name, one in made.items() if isinstance(one, Exception)}
@@ -232,7 +257,7 @@ _SLACK = 0.02
 """The share of a layer's order by which float32 may misjudge what a rule asks for, generously."""
 
 
-def _far_from_a_cut(policy: Policy, rule: Rule, layers: Mapping[str, Read]) -> dict[str, tuple[int, int]]:
+def _far_from_a_cut(policy: Policy, step: int, rule: Rule, layers: Mapping[str, Read]) -> dict[str, tuple[int, int]]:
     """Layers that need no analysis: their present rank, and less than which the rule cannot ask for.
 
     Most checks of a training end without a cut, and values in float32 tell so at a fraction of an analysis's cost.
@@ -247,7 +272,7 @@ def _far_from_a_cut(policy: Policy, rule: Rule, layers: Mapping[str, Read]) -> d
         except (ValueError, ArithmeticError):
             continue  # unstable, or a rule that cannot be met: the analysis will tell
         least = int((order - _SLACK * system.order) / unit)
-        if least > 0 and not policy.allows(system.states, least):
+        if least > 0 and not policy.allows(system.states, policy.next_rank(step, system.states, least)):
             found[name] = (system.states, least)
     return found
 

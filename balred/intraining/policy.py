@@ -17,6 +17,7 @@ import numpy as np
 
 from balred.ranks.budget import Budget
 from balred.ranks.choosing import check_rule
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 
 
@@ -87,9 +88,9 @@ class Policy:
 
     Parameters
     ----------
-    rule : rule, or Budget
+    rule : rule, Budget, or Divergence
         Chooses each layer's rank, for example ``balred.Energy(0.99)``; a :class:`balred.Budget` of states is shared out over
-        the layers.
+        the layers; a :class:`balred.Divergence` bounds how far the model's answers may move at an attempt.
     window : (int, int)
         Steps between which cuts may happen: the learning-rate warm-up, or the first tenth of the training.
     attempts : int, optional
@@ -103,6 +104,8 @@ class Policy:
     guard : Guard, optional
     dry_run : bool, default False
         Only report what would be cut.
+    gradual : bool, default False
+        Go to the rank that the rule chooses in as many steps as there are attempts, see :meth:`next_rank`.
 
     Examples
     --------
@@ -111,7 +114,7 @@ class Policy:
     (1000, 2000, 3000, 4000)
     """
 
-    rule: Rule | Budget
+    rule: Rule | Budget | Divergence
     window: tuple[int, int]
     attempts: int | None = None
     interval: int | None = None
@@ -119,6 +122,7 @@ class Policy:
     settled: int | None = None
     guard: Guard | None = None
     dry_run: bool = False
+    gradual: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.rule, Budget):
@@ -126,7 +130,7 @@ class Policy:
                 raise ValueError(
                     f"in training, a budget must be a number of states: a fraction would refer to another total after each cut, got {self.rule}"
                 )
-        else:
+        elif not isinstance(self.rule, Divergence):
             check_rule(self.rule)
         whole = isinstance(self.window, (tuple, list)) and all(isinstance(x, (int, np.integer)) for x in self.window)
         if not whole or len(self.window) != 2:
@@ -203,12 +207,36 @@ class Policy:
         state : PolicyState
         """
         choices = {name: (*state.choices.get(name, ()), chosen) for name, (_, chosen) in ranks.items()}
+        aims = {name: (present, self.next_rank(step, present, chosen)) for name, (present, chosen) in ranks.items()}
         cuts = {
-            name: chosen
-            for name, (present, chosen) in ranks.items()
-            if self.allows(present, chosen) and self._is_settled(choices[name])
+            name: rank
+            for name, (present, rank) in aims.items()
+            if self.allows(present, rank) and self._is_settled(choices[name])
         }
         return cuts, replace(state, step=step, choices=choices)
+
+    def next_rank(self, step: int, present: int, chosen: int) -> int:
+        r"""The rank of a layer after the attempt at `step`: the one chosen, or of gradual cuts one on the way there.
+
+        Of n attempts the i-th leaves :math:`(1-i/n)^3` of the states that the rule would cut in all, as sparsity grows in
+        gradual pruning (Zhu and Gupta 2017, arXiv 1710.01878, equation 1): many at first, few at the end.  What is left is seen
+        from the present rank, so a rule may change its mind on the way.
+
+        Examples
+        --------
+        >>> import balred
+        >>> policy = Policy(balred.Order(28), window=(0, 400), attempts=4, gradual=True)
+        >>> ranks = [92]
+        >>> for step in policy.steps:
+        ...     ranks.append(policy.next_rank(step, ranks[-1], 28))
+        >>> ranks
+        [92, 55, 36, 29, 28]
+        """
+        left = sum(at >= step for at in self.steps) if self.gradual else 1
+        if left <= 1 or chosen >= present:
+            return chosen
+        rank = chosen + math.ceil((1 - 1 / left) ** 3 * (present - chosen))
+        return min(present, -(-rank // self.rule.multiple_of) * self.rule.multiple_of)
 
     def allows(self, present: int, chosen: int) -> bool:
         """Whether a cut from rank `present` to rank `chosen` is large enough."""

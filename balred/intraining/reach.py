@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from balred.ranks.budget import Budget
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import ErrorBound, Rule
 from balred.reduction.analysis import sums_along
 from balred.reduction.operators import read_operators
@@ -62,8 +63,16 @@ def check_cuttable(model: Any, layers: Mapping[str, Any], whole: Mapping[str, An
             raise ValueError(f"layer {name or 'itself'}: {error}") from error
 
 
-def check_rule_for(rule: Rule | Budget, layers: Mapping[str, Any], calibration: Calibration | None) -> None:
-    """Raise unless `layers` can meet the rule: on data there is no error bound."""
+def check_rule_for(
+    rule: Rule | Budget | Divergence, layers: Mapping[str, Any], calibration: Calibration | None, processes: int = 1
+) -> None:
+    """Raise unless `layers` can meet the rule: on data there is no error bound, and without there is no divergence."""
+    if isinstance(rule, Divergence):
+        if calibration is None:
+            raise ValueError("a divergence is measured on data, so calibration must be given, got none")
+        if processes > 1:
+            raise ValueError(f"a divergence is measured in one process, got {rule} and {processes} processes")
+        return
     if calibration is None or isinstance(rule, Budget):
         return
     check_wanted(measured_layers(layers), dict.fromkeys(layers, rule))

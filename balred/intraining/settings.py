@@ -24,8 +24,9 @@ class TrainingSettings(Policy):
 
     Parameters
     ----------
-    rule : rule or Budget
-        How many states a layer keeps, such as ``balred.Energy(0.99)``.
+    rule : rule, Budget or Divergence
+        How many states a layer keeps, such as ``balred.Energy(0.99)``.  ``balred.Divergence(0.01)``, of which the model of the attempt
+        is the full one, needs `calibration` and one process.
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
     attempts : int, optional
@@ -40,6 +41,9 @@ class TrainingSettings(Policy):
         Takes a cut back after which its metric is worse.
     dry_run : bool, default False
         Only report what would be cut.
+    gradual : bool, default False
+        Cut a part of what the rule would cut at each attempt, and the rest at the last: many states at first, few at the end
+        (:meth:`balred.intraining.Policy.next_rank`).  With small steps at the end, `min_cut` should be 0.
     moments : {"reset", "carry"}, default "reset"
         What becomes of the optimizer's moments of a cut layer: they start afresh, or are carried through the change of
         coordinates where they are plain averages of gradients (Adam and its relatives, momentum); those of other optimizers
@@ -89,7 +93,7 @@ class TrainingSettings(Policy):
         guard = self.guard and {"tolerance": self.guard.tolerance, "delay": self.guard.delay}
         return {
             "rule": repr(self.rule), "window": [int(step) for step in self.window], "attempts at": [int(step) for step in self.steps],
-            "min_cut": self.min_cut, "settled": self.settled, "guard": guard, "dry_run": self.dry_run, "moments": self.moments,
+            "min_cut": self.min_cut, "settled": self.settled, "guard": guard, "dry_run": self.dry_run, "gradual": self.gradual, "moments": self.moments,
             "balanced on": "white noise" if self.calibration is None else "calibration data", "balred": VERSION,
         }  # fmt: skip
 

@@ -4,7 +4,8 @@ CompreSSM cuts after about a tenth of the training because, by Weyl's inequality
 value only a little, and because in practice the order and the energy of the tail settle by then (arXiv 2510.02823,
 section 4).  That is a claim about a given training, and this module lets it be seen and tested.
 
-Checkpoints are systems in the same stored coordinates (a layer before and after a step), or their spectra.
+Checkpoints are systems in the same stored coordinates (a layer before and after a step), or their spectra, which may be those along data
+(:func:`balred.hankel.spectrum.spectrum_of` two factors).
 """
 
 from __future__ import annotations
@@ -171,6 +172,9 @@ def weyl_bound(a: Any, b: Any, kind: str = "hankel") -> float:
 
 def _spectrum(obj: Any) -> Spectrum:
     """The spectrum in the coordinates that were given: those of two checkpoints are compared, whatever units each was solved in."""
+    if isinstance(obj, Spectrum):
+        Zp, Zq = obj.coordinates.factors(obj.Zp, obj.Zq)
+        return obj._replace(Zp=Zp, Zq=Zq, coordinates=Coordinates(None))
     system = mapped(system_of(obj), to_numpy)  # small questions, answered on the host
     with double_precision(*system.leaves) as leaves:
         given = with_leaves(system, leaves)
@@ -195,6 +199,11 @@ def track(systems: Sequence[Any]) -> Floats:
     states are matched so that the product of overlaps :math:`|l_i^{(t)} r_j^{(t+1)}|\,|l_j^{(t+1)} r_i^{(t)}|` is largest
     in sum (linear assignment), with l and r the rows and columns of the balancing transformation and its inverse.
     Values beyond the smallest numerical rank along the way are left out.
+
+    Parameters
+    ----------
+    systems : sequence of systems, layers, or :class:`balred.hankel.spectrum.Spectrum`
+        In the same coordinates; spectra are followed with the factors that they have, such as those of means along data.
 
     Examples
     --------

@@ -35,7 +35,7 @@ def runs_of(config: TrainConfig) -> list[Run]:
     >>> [run.name for run in runs_of(config)]
     ['full', 'truncated-0.04', 'truncated-0.02', 'small-0.04', 'small-0.02', 'full-cut-0.04', 'full-cut-0.02']
     """
-    cuts: Sequence[float | None] = (None,) if config.cut_to or config.budget else config.taus
+    cuts: Sequence[float | None] = (None,) if config.cut_to or config.budget or config.divergence else config.taus
     given = bool(config.ranks or config.ranks_from)
     grid: Sequence[float | None] = (None,) if given else cuts
     found = [Run(mode) for mode in ("full", "nuclear") if mode in config.modes]

@@ -250,11 +250,15 @@ class DemoResult:
 
 
 class Stopwatch:
-    """Seconds of training, from those `spent` before on; evaluation and snapshots are made while it is stopped."""
+    """Seconds of training, from those `spent` before on; evaluation and snapshots are made while it is stopped.
 
-    def __init__(self, spent: float = 0.0) -> None:
-        self._spent = spent
-        self._since: float | None = time.perf_counter()
+    `processor` are the seconds that this process had of a processor, all threads together: other work beside a training takes wall time
+    from it, and hardly any of these.
+    """
+
+    def __init__(self, spent: float = 0.0, processor: float = 0.0) -> None:
+        self._spent, self.processor = spent, processor
+        self.start()
 
     @property
     def seconds(self) -> float:
@@ -263,9 +267,12 @@ class Stopwatch:
 
     def stop(self) -> float:
         """Stop, if it runs, and say the seconds so far."""
+        if self._since is not None:
+            self.processor += time.process_time() - self._began
         self._spent, self._since = self.seconds, None
         return self._spent
 
     def start(self) -> None:
         """Go on after :meth:`stop`."""
-        self._since = time.perf_counter()
+        self._since: float | None = time.perf_counter()
+        self._began = time.process_time()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from balred.ranks import Budget, Energy, Order, Rule
+from balred.ranks import Budget, Divergence, Energy, Order, Rule
 from balred.studies.settings.records import Schedule
 
 TaskName = Literal[
@@ -43,6 +43,9 @@ class TrainConfig(Schedule):
     taus: tuple[float, ...] = (0.05,)
     cut_to: int = 0
     budget: int = 0
+    divergence: float = 0.0
+    balanced_on: Literal["noise", "data"] = "noise"
+    gradual: bool = False
     balancing: Literal["real", "half"] = "real"
     moments: Literal["reset", "carry", "slice"] = "reset"  # type: ignore[assignment]  # one more than the library has
     calibration: int = 64
@@ -84,6 +87,7 @@ class TrainConfig(Schedule):
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
         for key in (
             "train", "test", "validation", "length", "clip", "settled", "nuclear", "tolerance", "delay", "cut_to", "budget",
+            "divergence",
         ):  # fmt: skip
             if getattr(self, key) < 0:
                 raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
@@ -109,8 +113,14 @@ class TrainConfig(Schedule):
             raise ValueError(
                 f"the mode {needed[0]} needs ranks: from the mode truncated, from ranks or from ranks_from, got none of them"
             )
-        if self.cut_to and self.budget:
-            raise ValueError(f"cut_to or budget may be given, not both, got {self.cut_to} and {self.budget}")
+        asked = {key: getattr(self, key) for key in ("cut_to", "budget", "divergence") if getattr(self, key)}
+        if len(asked) > 1:
+            got = " and ".join(f"{key} = {value:g}" for key, value in asked.items())
+            raise ValueError(f"one of cut_to, budget and divergence may be given, got {got}")
+        if self.divergence and self.balanced_on == "noise" and self.model == "lru":
+            raise ValueError(
+                f"balanced_on must be 'data' for a divergence, got 'noise' and divergence = {self.divergence:g}"
+            )
         if self.cut_to >= max(self.states):
             raise ValueError(f"cut_to must be less than the {max(self.states)} states of the layers, got {self.cut_to}")
         if self.model == "mamba":
@@ -145,12 +155,14 @@ class TrainConfig(Schedule):
         """Whose choice the stability metrics follow."""
         return Energy(1 - self.taus[0], multiple_of=self.multiple_of)
 
-    def rule(self, tau: float | None) -> Rule | Budget:
+    def rule(self, tau: float | None) -> Rule | Budget | Divergence:
         """What chooses the ranks: `tau` where it does, else the states that the configuration asks for."""
         if tau is not None:
             return Energy(1 - tau, multiple_of=self.multiple_of)
         if self.budget:
             return Budget(states=self.budget, multiple_of=self.multiple_of)
+        if self.divergence:
+            return Divergence(self.divergence, multiple_of=self.multiple_of)
         return Order(self.cut_to, multiple_of=self.multiple_of)
 
 

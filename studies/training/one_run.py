@@ -56,13 +56,13 @@ def train(
     line = progress.add_task(f"{run.name}, seed {seed}", total=config.steps, status="starting")
     clock = Stopwatch()
     trainer = _trainer(config, task, run, seed, out, folder)
-    step = 0
+    step = flops = 0
     who = {"run": run.name, "seed": seed}
     saved = trainer.load(folder.checkpoint, lambda message: say(progress, message), **who)
     if saved is not None:
         step = saved["step"]
         folder.restart(saved["events"], saved["metrics"])
-        clock = Stopwatch(saved["seconds"])
+        clock, flops = Stopwatch(saved["seconds"], saved["processor"]), saved["flops"]
     else:
         folder.restart()
         _look(config, task, trainer, 0, clock, folder, run)
@@ -77,6 +77,7 @@ def train(
         if (step - 1) % config.nuclear_every == 0:
             trainer.renew()
         trainer.train_step(task.train_x[batch], task.train_y[batch])
+        flops += trainer.flops_of_step
         report = trainer.reduce()
         if report is not None and report.back_to is not None:
             step = report.back_to
@@ -94,11 +95,13 @@ def train(
             seconds = clock.stop()
             trainer.renew()  # a run that goes on from here makes them anew as well
             lines = {"events": len(folder.events.read()), "metrics": len(folder.metrics.read())}
-            trainer.save(folder.checkpoint, step=step, seconds=seconds, **lines, **who)
+            spent = {"seconds": seconds, "processor": clock.processor, "flops": flops}
+            trainer.save(folder.checkpoint, step=step, **spent, **lines, **who)
             clock.start()
     balred.save(trainer.model, folder.model)
     final = folder.record(run.name, seed, config)
-    folder.finish({**final.row(), **_common(config, run, seed), "ranks": dict(final.ranks)})
+    spent = {"processor_seconds": round(clock.processor, 3), "flops": flops}
+    folder.finish({**final.row(), **spent, **_common(config, run, seed), "ranks": dict(final.ranks)})
 
 
 def _trainer(config: TrainConfig, task: Task, run: Run, seed: int, out: Path, folder: RunFolder) -> TorchRun:

@@ -25,6 +25,7 @@ from balred.studies.models.published import by_halves, reducer_for
 from balred.studies.models.torch_models import Classifier
 from balred.studies.settings.plan import Run
 from balred.studies.settings.train_config import TrainConfig
+from balred.studies.training.flops import MatrixProducts
 
 _CHUNK = 16_000_000
 """Complex states held at once in an evaluation: 128 MB."""
@@ -83,20 +84,29 @@ class TorchRun:
         self.reducer = None
         if run is not None:
             data = None
-            if config.model == "mamba":
-                data = Calibration(
-                    calibration(config, task, self.device), "random" if run.mode == "random" else "joint", seed=seed
-                )
+            examples = calibration(config, task, self.device)
+            if examples is not None:
+                data = Calibration(examples, "random" if run.mode == "random" else "joint", seed=seed)
             self.reducer = reducer_for(config.moments)(
                 self.model, self.optimizer, config.rule(run.tau), (0, config.last_cut), config.attempts,
                 min_cut=config.min_cut, settled=config.settled or None, guard=guard,
-                restore=[self.schedule], log=log, calibration=data,
+                gradual=config.gradual, restore=[self.schedule], log=log, calibration=data,
             )  # fmt: skip
+        self.flops_of_step = 0
+        self._counted = False
         self._weights: Any = None
         self._loss = torch.tensor(float("nan"))
 
     def train_step(self, x: NDArray[Any], y: NDArray[np.int64]) -> None:
         """One step on a batch."""
+        if self._counted:
+            self._step(x, y)
+            return
+        with MatrixProducts() as products:
+            self._step(x, y)
+        self.flops_of_step, self._counted = products.flops, True
+
+    def _step(self, x: NDArray[Any], y: NDArray[np.int64]) -> None:
         self.model.train()
         self.optimizer.zero_grad()
         loss = self._entropy(self.model(self._on_device(x)), y)
@@ -121,6 +131,7 @@ class TorchRun:
         report = None if self.reducer is None else self.reducer.step()
         if report is not None:
             self.renew()  # of other shapes now
+            self._counted = False
         return report
 
     def loss(self) -> float:
@@ -193,8 +204,8 @@ def classifier(config: TrainConfig, task: Task, states: Sequence[int], seed: int
 
 
 def calibration(config: TrainConfig, task: Task, device: torch.device | str = "cpu") -> torch.Tensor | None:
-    """The first training examples as inputs, for layers that are selective."""
-    if config.model != "mamba":
+    """The first training examples as inputs, for layers that are selective or balanced on data."""
+    if config.model != "mamba" and config.balanced_on == "noise":
         return None
     x = task.train_x[config.validation : config.validation + config.calibration]
     return torch.from_numpy(task.inputs(x)).to(device)

@@ -83,7 +83,8 @@ def rows_of(config: TrainConfig, out: Path) -> list[dict[str, Any]]:
 def _warm_up(config: TrainConfig, task: Task) -> None:
     """A few steps with a cut, thrown away: loading libraries is charged to none of the runs."""
     short = replace(
-        config, steps=20, attempts=1, window=0.1, states=(16,), ranks=(), batch=2, settled=0, cut_to=8, budget=0, calibration=2
+        config, steps=20, attempts=1, window=0.1, states=(16,), ranks=(), batch=2, settled=0, cut_to=8, budget=0, divergence=0.0,
+        modes=("truncated",), calibration=2,
     )  # fmt: skip
     nuclear = config.nuclear if config.model == "lru" else 0.0
     trainer = TorchRun(short, task, (16,), 0, Run("truncated"), nuclear=nuclear)

@@ -133,7 +133,11 @@ def test_a_file_that_says_nothing_trains_nothing(tmp_path: Path, data: bytes, me
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"clip": -1.0}, "clip must not be negative, got -1.0"),
-        ({"cut_to": 5, "budget": 5}, "cut_to or budget may be given, not both, got 5 and 5"),
+        (
+            {"cut_to": 5, "budget": 5},
+            "one of cut_to, budget and divergence may be given, got cut_to = 5 and budget = 5",
+        ),
+        ({"divergence": 0.01}, "balanced_on must be 'data' for a divergence, got 'noise' and divergence = 0.01"),
         ({"cut_to": 256}, "cut_to must be less than the 256 states of the layers, got 256"),
         ({"modes": ("random",)}, "the mode random is for layers whose states are selected, got the model lru"),
         ({"model": "mamba", "modes": ("nuclear",)}, "the mode nuclear needs layers with Hankel singular values"),
@@ -194,6 +198,7 @@ def test_cuts_to_given_sizes_make_one_run_of_each_mode() -> None:
     assert [run.name for run in runs_of(config)] == ["full", "truncated", "random", "small", "full-cut"]
     assert config.rule(None) == balred.Order(12)
     assert TrainConfig(budget=7).rule(None) == balred.Budget(states=7)
+    assert TrainConfig(divergence=0.01, balanced_on="data").rule(None) == balred.Divergence(0.01)
     assert TrainConfig(budget=7).rule(0.25) == balred.Energy(0.75)
 
 

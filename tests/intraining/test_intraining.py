@@ -116,6 +116,43 @@ def test_settled_waits_for_choices_that_stay() -> None:
     assert cut_at == [50, 60]
 
 
+@pytest.mark.parametrize("attempts", [2, 3, 8])
+@pytest.mark.parametrize(("states", "chosen"), [(128, 24), (92, 28), (40, 39), (10, 1)])
+def test_gradual_cuts_leave_cubically_less_and_end_at_the_choice(attempts: int, states: int, chosen: int) -> None:
+    policy = Policy(balred.Order(chosen), (0, 100), attempts, min_cut=0, gradual=True)
+    rank, ranks = states, []
+    for step in policy.steps:
+        cuts, _ = policy.update(policy.init(), step, {"a": (rank, chosen)})
+        rank = cuts.get("a", rank)
+        ranks.append(rank)
+    assert ranks[-1] == chosen
+    # Zhu and Gupta (2017), equation 1: what is left of the states to be cut; each rounding up adds less than one state
+    for i, found in enumerate(ranks, start=1):
+        exact = chosen + (states - chosen) * (1 - i / attempts) ** 3
+        assert exact - 1e-9 <= found < exact + i
+
+
+def test_gradual_cuts_are_multiples_and_follow_a_choice_that_moves() -> None:
+    policy = Policy(balred.Order(24, multiple_of=8), (0, 4), 4, min_cut=0, gradual=True)
+    assert [policy.next_rank(step, 128, 24) for step in policy.steps] == [72, 56, 40, 24]
+    assert policy.next_rank(1, 16, 24) == 24  # no cut at all
+    assert policy.next_rank(1, 30, 24) == 30  # no more than there are
+    # one that was missed is made up for by the last
+    assert policy.update(policy.init(), 4, {"a": (128, 40)})[0] == {"a": 40}
+    at_once = Policy(balred.Order(24), (0, 4), 4)
+    assert [at_once.next_rank(step, 128, 24) for step in at_once.steps] == [24] * 4
+
+
+def test_gradual_cuts_are_those_that_the_layers_get() -> None:
+    layers: dict[str, Any] = {"a": random_system(30, 1, 1, seed=1), "b": random_system(20, 1, 1, seed=2)}
+    policy = Policy(balred.Order(4), (0, 3), 3, min_cut=0, gradual=True)
+    state = policy.init()
+    for step, wanted in zip(policy.steps, ({"a": 12, "b": 9}, {"a": 5, "b": 5}, {"a": 4, "b": 4}), strict=True):
+        cuts, state, report = decide(policy, state, step, layers)
+        layers |= {name: cut.layer for name, cut in cuts.items()}
+        assert {c.layer: c.after for c in report.cuts} == {name: g.states for name, g in layers.items()} == wanted
+
+
 def test_settled_allows_one_state_in_small_layers() -> None:
     policy = Policy(RULE, (0, 60), 6, settled=2)
     _, state = policy.update(policy.init(), 10, {"a": (10, 4)})

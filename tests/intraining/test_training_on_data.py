@@ -140,6 +140,32 @@ def test_a_budget_is_shared_out_in_units_of_the_output() -> None:
     assert model.first.states + model.second.states == 12
 
 
+def test_a_divergence_is_that_of_a_plan() -> None:
+    rule = balred.Divergence(0.02)
+    model, optimizer, reducer = made(rule=rule)
+    full = train(model, optimizer, reducer, range(1, 21), before=20)
+    planned = balred.plan(full, rule, calibration=data(7))
+    assert {c.layer: c.after for c in reducer.reports[0].cuts} == {row.layer: row.after for row in planned.rows}
+    assert planned.divergence.value <= 0.02
+    assert model.first.states + model.second.states < 2 * STATES
+
+
+def test_a_divergence_that_cannot_be_measured_leaves_the_layers_and_says_why() -> None:
+    with pytest.raises(ValueError, match="a divergence is measured on data, so calibration must be given, got none"):
+        made(rule=balred.Divergence(0.02), calibration=None)
+    far = balred.Divergence(0.02, of=lambda full, small: np.ones(len(full)))
+    for rule, given, why in (
+        (balred.Divergence(0.02), [data(7, 3)], "there must be 4 sequences at least"),
+        (far, data(7), "must keep the divergence within"),
+    ):
+        model, optimizer, reducer = made(rule=rule, window=(0, 1), calibration=given)
+        one_step(model, optimizer, 1)
+        report = reducer.step()
+        assert set(report.skipped) == {"first", "second"}
+        assert why in report.skipped["first"]
+        assert report.ranks == {"first": STATES, "second": STATES}
+
+
 @pytest.mark.full
 def test_so_many_sequences_as_are_asked_for_are_looked_at() -> None:
     many = torch.cat([data(7), data(8), data(9)])

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from tables import SINGLE, Backend, Library
 
 import balred
+from balred.hankel.spectrum import spectrum_of
 from balred.measures.stability import (
     principal_angles,
     rank_correlation,
@@ -186,6 +187,18 @@ def test_track_of_a_still_system_is_its_spectrum(case):
     g = case.make(n=3)
     s = balred.hsv(g)
     assert_allclose(track([g, g, g]), [s, s, s], rtol=0, atol=1e-12 * s[0])
+
+
+def test_track_follows_spectra_of_other_gramians():
+    """Those of the systems themselves are followed as the systems are; scaled inputs change the order, as they do a system's."""
+    systems, _, _ = crossing()
+    factors = [balred.gramian_factors(g) for g in systems]
+    own = [spectrum_of(g, *z) for g, z in zip(systems, factors, strict=True)]
+    assert_allclose(track(own), track(systems), atol=1e-12)
+    louder = np.diag([1.0, 10.0])  # the second input, which drives the second state alone
+    data = [spectrum_of(g, louder @ Zp, Zq) for g, (Zp, Zq) in zip(systems, factors, strict=True)]
+    scaled = [balred.ss(g.A, g.B @ louder, g.C) for g in systems]
+    assert_allclose(track(data), track(scaled), atol=1e-11)
 
 
 @pytest.mark.parametrize("backend", [Backend.TORCH, Backend.TORCH_GRAD, Backend.JAX], ids=lambda b: b.value)

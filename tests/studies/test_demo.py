@@ -209,6 +209,20 @@ def test_the_clock_counts_only_training(monkeypatch: pytest.MonkeyPatch) -> None
     assert clock.seconds == 5.0
 
 
+def test_the_clock_counts_the_processor_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = [0.0]
+    monkeypatch.setattr(records.time, "process_time", lambda: used[0])
+    clock = Stopwatch(spent=9.0, processor=4.0)
+    used[0] = 2.0
+    clock.stop()
+    used[0] = 50.0
+    clock.start()
+    used[0] = 51.0
+    clock.stop()
+    clock.stop()
+    assert clock.processor == 7.0
+
+
 def test_ratios_pair_seeds_and_leave_out_what_did_not_finish() -> None:
     result = DemoResult("torch", (0, 1), TINY)
     for run, seed, steps, seconds in (("full", 0, 20, 8.0), ("truncated", 0, 20, 2.0), ("full", 1, 7, 9.0)):

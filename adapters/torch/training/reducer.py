@@ -40,6 +40,7 @@ from balred.intraining.report import Report
 from balred.intraining.settings import TrainingSettings, options_of
 from balred.intraining.state import Held, ReducerState
 from balred.ranks.budget import Budget
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 from balred.reduction.candidates import Smaller
 from balred.registry.sizes import ranks_of, shrunk
@@ -57,7 +58,7 @@ class InTrainingReducer:
         must make its reducer and call its methods at the same steps; the first alone writes the `log`.
     optimizer : torch.optim.Optimizer
         Its parameter groups, and the schedulers that hold it, are left as they are.  Also what Accelerate wrapped it in.
-    rule : rule or Budget
+    rule : rule, Budget or Divergence
         How many states a layer keeps, such as ``balred.Energy(0.99)``.
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
@@ -65,7 +66,7 @@ class InTrainingReducer:
         So many equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings`: `interval`, `min_cut`, `settled`, `guard`, `dry_run`,
-        `moments`, `log`, `calibration`.
+        `gradual`, `moments`, `log`, `calibration`.
     averages : sequence of torch.nn.Module
         Averaged copies of the model (``AveragedModel``, ema-pytorch's ``EMA``), cut by the same transformation.
     restore : sequence
@@ -101,7 +102,7 @@ class InTrainingReducer:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        rule: Rule | Budget,
+        rule: Rule | Budget | Divergence,
         window: tuple[int, int],
         attempts: int | None = None,
         *,
@@ -134,7 +135,7 @@ class InTrainingReducer:
             resize_on_load(one)
         layers = layers_in_training(self.model, self.calibration)
         self._place.check_calibration(layers)
-        check_rule_for(rule, layers, self.calibration)
+        check_rule_for(rule, layers, self.calibration, self._place.exchange.size)
         self._place.check(optimizer)
         with torch.no_grad():
             whole = self._place.layers()

@@ -14,6 +14,7 @@ from balred.adapters.torch.training.followers import bare
 from balred.adapters.torch.training.reducer import InTrainingReducer
 from balred.intraining.settings import TrainingSettings
 from balred.ranks.budget import Budget
+from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 from balred.registry.reading import layers_of
 
@@ -21,7 +22,7 @@ Make = Callable[[nn.Module, Any, Sequence[nn.Module], Sequence[Any]], InTraining
 
 
 def reducer_later(
-    rule: Rule | Budget,
+    rule: Rule | Budget | Divergence,
     window: tuple[int, int],
     attempts: int | None,
     *,
