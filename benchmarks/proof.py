@@ -61,9 +61,7 @@ def cells(label: str, found: dict[int, Row], full: dict[int, Row], small: dict[i
     """A line of the table."""
     seeds = sorted(found)
     over = [
-        f"{found[s]['test_loss'] - small[s]['test_loss']:+.3f}"
-        for s in seeds
-        if s in small and found[s] is not small[s]
+        f"{found[s]['test_loss'] - small[s]['test_loss']:+.3f}" for s in seeds if s in small and found[s] != small[s]
     ]
     costs = []
     for key in ("flops", "processor_seconds"):
@@ -176,7 +174,7 @@ def _short(label: str) -> str:
 def recovery_picture(out: Path) -> None:
     """Loss against states, a panel for each model: cut on white noise and on data, and the latter trained on for a short time."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     rows = json.loads((RESULTS.parent / "recovery.json").read_text())["runs"]
     names = [name for name in CUT_MODELS if any(row["model"] == name for row in rows)]
@@ -213,7 +211,11 @@ def recovery_picture(out: Path) -> None:
         )  # fmt: skip
         ax.set_xticks(ranks, [str(r) for r in ranks])
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:.2g}")
+        ax.yaxis.set_minor_formatter("{x:.3g}")
+        low, high = ax.get_ylim()
+        if high > 3 * low:  # else the numbers of all minor ticks would overlap
+            ax.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        ax.title.set_fontsize("medium")
         ax.xaxis.set_minor_locator(NullLocator())
         ax.tick_params(which="both", labelsize="small")
         ax.grid(alpha=0.25)

@@ -174,7 +174,20 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
             ],
             kept,
         ),
+        kept_within(rows),
     ]
+
+
+def kept_within(rows: list[dict[str, Any]]) -> str:
+    """How often the divergence on test data is within the tolerance, and by how much it is not."""
+    body = []
+    for source in ("training", "fresh"):
+        all_of = [d for row in rows for d in row["divergences"] if d["calibration"] == source]
+        over = [d["divergence"] / d["tolerance"] for d in all_of]
+        counts = [sum(x <= most for x in over) for most in (1, 1.1)]
+        body.append([source, *(f"{n} of {len(over)}" for n in counts), f"{max(over):.2f}"])
+    head = ["data", "within the tolerance on test data", "within 1.1 times it", "worst, in tolerances"]
+    return markdown(head, body)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def run(name: str, seed: int, steps: int) -> dict[str, Any]:
 def spectra(model: Any, data: Any, seed: int) -> Any:
     """Layer, basis and spectrum, in the coordinates of the layer's states."""
     systems = {name: host_system(layer) for name, layer in layers_of(model).items()}
-    wanted = {name: (layer, systems[name]) for name, layer in layers_of(model).items()}
+    wanted = {name: (layer, balred.adapt(layer)[0]) for name, layer in layers_of(model).items()}
     sums = sums_along(model, wanted, Calibration(data, seed=seed, balanced_on="data"))
     for name, system in systems.items():
         dense, along = system.to_dense(), sums[name]

@@ -258,6 +258,8 @@ class Stopwatch:
 
     def __init__(self, spent: float = 0.0, processor: float = 0.0) -> None:
         self._spent, self.processor = spent, processor
+        self._since: float | None = None
+        self._began = 0.0
         self.start()
 
     @property
@@ -274,5 +276,4 @@ class Stopwatch:
 
     def start(self) -> None:
         """Go on after :meth:`stop`."""
-        self._since: float | None = time.perf_counter()
-        self._began = time.process_time()
+        self._since, self._began = time.perf_counter(), time.process_time()
