@@ -196,15 +196,16 @@ def recovery_picture(out: Path) -> None:
             losses = np.array([[cut[way]["loss"] for cut in x["ways"]] for x in found])
             ax.plot(ranks, losses.T, color=colour, lw=0.6, ls=style[1:], alpha=0.5 if len(found) > 1 else 0)
             ax.plot(ranks, losses.mean(0), style, color=colour, ms=4, lw=1.6, label=label)
-        told = [d for x in found for d in x["divergences"] if d["calibration"] == "training" and d["tolerance"] == 0.01]
-        ax.plot(
-            [np.mean(d["states"]) for d in told],
-            [d["loss"] for d in told],
-            "*",
-            color="#2b6f4e",
-            ms=9,
-            label="Divergence(0.01)",
-        )
+        told = [
+            (
+                np.mean(d["states"]),
+                x["full"]["loss"] + d["loss"] - d["full loss"],
+            )  # the latter two are on half of the test data
+            for x in found
+            for d in x["divergences"]
+            if d["calibration"] == "fresh" and d["tolerance"] == 0.01
+        ]
+        ax.plot(*zip(*told, strict=True), "*", color="#2b6f4e", ms=9, label="Divergence(0.01), fresh data")
         ax.set(
             title=f"{CUT_MODELS[name]}, {' + '.join(map(str, found[0]['states']))} states", xscale="log", yscale="log",
             xlabel="states a layer", ylabel="test loss, nats",

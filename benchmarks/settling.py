@@ -17,7 +17,7 @@ from benchmarks_common import markdown, run_missing, train, training_arguments
 
 import balred
 from balred.cli.train import config_path
-from balred.hankel.spectrum import Spectrum, spectrum_of
+from balred.hankel.spectrum import Spectrum, spectrum, spectrum_of
 from balred.measures.stability import rank_correlation, rank_drift, tail_energy, track
 from balred.reduction.analysis import sums_along
 from balred.registry import layers_of
@@ -28,6 +28,8 @@ from balred.studies.settings.plan import Order
 from balred.studies.settings.train_config import read_config
 from balred.studies.training.loop import host_system
 from balred.studies.training.run_torch import TorchRun
+from balred.systems.arrays import double_precision
+from balred.systems.leaves import with_leaves
 
 TASKS = ("digits", "text", "listops")
 SHARES = (0.0, 0.0125, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -59,8 +61,8 @@ def run(name: str, seed: int, steps: int) -> dict[str, Any]:
     for step in looks:
         train(trainer.train_step, task, order, held, last + 1, step)
         last = step
-        for layer, basis, spectrum in spectra(trainer.model, data, seed):
-            seen.setdefault(layer, {}).setdefault(basis, []).append(spectrum)
+        for layer, basis, one in spectra(trainer.model, data, seed):
+            seen.setdefault(layer, {}).setdefault(basis, []).append(one)
     return {
         "steps": config.steps, "looks": looks,
         "layers": {layer: {basis: moved(found) for basis, found in by.items()} for layer, by in seen.items()},
@@ -74,7 +76,8 @@ def spectra(model: Any, data: Any, seed: int) -> Any:
     sums = sums_along(model, wanted, Calibration(data, seed=seed, balanced_on="data"))
     for name, system in systems.items():
         dense, along = system.to_dense(), sums[name]
-        yield name, "noise", spectrum_of(dense, *balred.gramian_factors(dense))
+        with double_precision(*system.leaves) as leaves:
+            yield name, "noise", spectrum(with_leaves(system, leaves), None)
         yield (
             name,
             "data",
