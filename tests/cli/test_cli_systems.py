@@ -424,7 +424,7 @@ def test_static_gains(tmp_path: Path) -> None:
     save(balred.ss(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((1, 0)), np.array([[3.0, 4.0]])), path)
     assert as_json("hsv", path)["hsv"] == []
     run("hsv", path)
-    assert "rank must be between 1 and 0" in run("reduce", path, "--order", "1", code=1).stderr
+    assert "a system must have states to be reduced" in run("reduce", path, "--order", "1", code=1).stderr
     zero = tmp_path / "zero.npz"
     save(balred.ss(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((1, 0))), zero)
     out = as_json("compare", path, zero)
