@@ -121,7 +121,7 @@ COLOURS = {"full": "#333333", "cut": "#7a9cc6", "small": "#999999", "one": "#e0a
 
 
 def when_picture(out: Path) -> None:
-    """Test loss against operations, a panel for each task; hollow where the cut was made on white noise."""
+    """Test loss against operations, a panel for each task; hollow: a cut made on white noise, line: the two lengths of the small model."""
     from matplotlib.figure import Figure
 
     shown = [task for task in TASKS if when(task)]
@@ -129,6 +129,7 @@ def when_picture(out: Path) -> None:
     for ax, task in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         main = runs(f"{task}-long")
         full = of(main, "full")
+        line = []
         for label, (study, run) in WAYS.items():
             found = of(runs(f"{task}-long{study}"), run)
             points = [
@@ -146,7 +147,9 @@ def when_picture(out: Path) -> None:
                 facecolors=colour if "data" in study or not label.startswith(("one", "grad")) else "none",
             )
             x, y = np.mean(points, axis=0)
+            line += [(x, y)] * label.startswith("small")
             ax.annotate(_short(label), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7, color=colour)
+        ax.plot(*zip(*line, strict=True), color=COLOURS["small"], lw=0.8, zorder=0)
         ax.set(
             title=TITLES[task],
             xlabel="operations of the training, % of the full model's",
@@ -165,7 +168,7 @@ def _short(label: str) -> str:
         (" from scratch", ""),
         ("cut after training, on data", "cut after"),
         (", as much time as full", ", longer"),
-        (", on data", " d"),
+        (", on data", ", data"),
     ):
         label = label.replace(long, short)
     return label

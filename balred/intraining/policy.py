@@ -235,7 +235,7 @@ class Policy:
         left = sum(at >= step for at in self.steps) if self.gradual else 1
         if left <= 1 or chosen >= present:
             return chosen
-        rank = chosen + math.ceil((1 - 1 / left) ** 3 * (present - chosen))
+        rank = chosen - (-((left - 1) ** 3) * (present - chosen) // left**3)  # whole numbers, rounded up
         return min(present, -(-rank // self.rule.multiple_of) * self.rule.multiple_of)
 
     def allows(self, present: int, chosen: int) -> bool:
