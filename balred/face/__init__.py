@@ -28,12 +28,13 @@ from balred.solvers.equations import lyap, stein
 from balred.solvers.gramians import gramian_factors, gramians
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.diagonal_system import DiagonalSystem, diagonal
-from balred.systems.poles import InstabilityWarning, UnstableError
+from balred.systems.poles import BoundaryWarning, InstabilityWarning, UnstableError
 from balred.version import VERSION as __version__
 
 __all__ = [
     "Analysis",
     "Balanced",
+    "BoundaryWarning",
     "Budget",
     "DenseSystem",
     "DiagonalSystem",

@@ -28,12 +28,15 @@ _DOUBLE = float(np.finfo(np.float64).eps)
 class Poles:
     """Poles, how far each is inside the stable region (negative: outside), and how far rounding leaves that unknown.
 
-    Arrays of shape (..., n).  Those of a group that cannot be told apart have its mean, its margin and its doubt.
+    Arrays of shape (..., n).  Those of a group that cannot be told apart have its mean, its margin and its doubt.  A pole is
+    `faint` if it is nearer to the boundary than rounding of the largest entries of its part of the state matrix may move it, so
+    that only the smaller ones, taken as exact, tell where it is.
     """
 
     at: NDArray[np.complex128]
     margin: Floats
     doubt: Floats
+    faint: Mask | None = None
 
     def inside(self, offset: float = 0.0) -> Mask:
         """Which are stable by more than `offset`, and certainly so."""
@@ -65,16 +68,18 @@ def poles_of_form(schur: Any, discrete: bool, eps: float) -> Poles:
     return Poles(*(np.concatenate(x) for x in zip(*found, strict=True)))
 
 
-def _of_part(schur: Any, states: Matrix, here: slice, discrete: bool, eps: float) -> tuple[Matrix, Floats, Floats]:
+def _of_part(
+    schur: Any, states: Matrix, here: slice, discrete: bool, eps: float
+) -> tuple[Matrix, Floats, Floats, Mask]:
     S = schur.T[here, here]
     unit = rounding(len(S), eps)
     if len(S) == 1:
         at = S[0].astype(np.complex128)
-        return at, margins(at, discrete), unit * np.abs(at)
+        return at, margins(at, discrete), unit * np.abs(at), np.zeros(1, bool)
     host = backend("scipy")
     T, Q = host.triangular(S)
     V, inverse = schur.V[states, here] @ Q, Q.conj().T @ schur.inverse[here, states]
-    at, doubt = _one_by_one(schur.A[np.ix_(states, states)], T, V, inverse, unit)
+    at, doubt, condition = _one_by_one(schur.A[np.ix_(states, states)], T, V, inverse, unit)
     margin = margins(at, discrete)
     size, twin = unit * size_of(T), _twins(S)
     grouped = np.zeros(len(T), bool)
@@ -93,7 +98,7 @@ def _of_part(schur: Any, states: Matrix, here: slice, discrete: bool, eps: float
                 grouped |= members
     second = twin < np.arange(len(T))  # of a pair both have one fate
     margin[second], doubt[second] = margin[twin[second]], doubt[twin[second]]
-    return at, margin, doubt
+    return at, margin, doubt, np.abs(margin) <= size * condition
 
 
 def _group_doubt(ring: Matrix, doubt: float, discrete: bool) -> float:
@@ -109,8 +114,8 @@ def _group_doubt(ring: Matrix, doubt: float, discrete: bool) -> float:
     return max(doubt, radius)
 
 
-def _one_by_one(A: Matrix, T: Matrix, V: Matrix, inverse: Matrix, unit: float) -> tuple[Matrix, Floats]:
-    r"""Each pole of ``A = V T V^-1`` by itself, T upper triangular, and the doubt about it, to first order.
+def _one_by_one(A: Matrix, T: Matrix, V: Matrix, inverse: Matrix, unit: float) -> tuple[Matrix, Floats, Floats]:
+    r"""Each pole of ``A = V T V^-1`` by itself, T upper triangular, the doubt about it, to first order, and its condition in T.
 
     :math:`|y|^T(|Ax-\lambda x| + \mathrm{unit}\,|A||x|)/|y^Hx|` is what was measured of the computation and what rounding
     may have done to the entries.  It does not depend on units of state, and leaves the small poles of a graded matrix
@@ -118,6 +123,7 @@ def _one_by_one(A: Matrix, T: Matrix, V: Matrix, inverse: Matrix, unit: float) -
     """
     left, right = backend("scipy").triangular_eigenvectors(T)
     X, YH = V @ right, left.conj().T @ inverse
+    sizes = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=0)
     AX, spread = A @ X, np.abs(A) @ np.abs(X)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         overlap = np.sum(YH.T * X, axis=0)
@@ -126,7 +132,8 @@ def _one_by_one(A: Matrix, T: Matrix, V: Matrix, inverse: Matrix, unit: float) -
             doubt = np.sum(np.abs(YH.T) * (np.abs(AX - X * at) + unit * spread), axis=0) / np.abs(overlap)
             better = doubt < least
             best, least = np.where(better, at, best), np.where(better, doubt, least)
-    return best, least
+        condition = sizes / np.abs(np.sum(left.conj() * right, axis=0))
+    return best, least, condition
 
 
 def _twins(S: Matrix) -> NDArray[np.intp]:

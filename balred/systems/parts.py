@@ -20,7 +20,7 @@ from balred.systems.clusters import poles_of_form, put_on_boundary
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, alike
-from balred.systems.poles import UnstableError, entry_rounding, known_poles, pole_margin
+from balred.systems.poles import UnstableError, entry_rounding, known_poles, pole_margin, warn_if_faint
 from balred.systems.units import in_even_units
 
 T = TypeVar("T")
@@ -54,6 +54,7 @@ def split(system: System, offset: float | None, eps: float = 0.0) -> tuple[Syste
     if offset is not None and system.discrete and isinstance(system, DiagonalSystem):
         poles = dataclasses.replace(poles, margin=1 - np.abs(poles.at))
     unstable = ~poles.inside(limit)
+    warn_if_faint(poles, limit)
     if not unstable.any():
         return None, system
     if unstable.ndim > 1:

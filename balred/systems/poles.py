@@ -23,6 +23,23 @@ _LEAST, _MOST = 1e-100, 1e100
 """Norms of state matrices whose squares, and inverses, are numbers."""
 
 
+class BoundaryWarning(UserWarning):
+    """A pole counts as stable, and the largest entries of the state matrix are too large to tell whether it is.
+
+    Examples
+    --------
+    >>> import warnings, balred
+    >>> A = [[-100.0, -4.0], [10.0, 0.4 - 1e-14]]  # an integrator, but for rounding
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always")
+    ...     first = balred.hsv(balred.ss(A, [[1.0], [0.0]], [[0.0, 1.0]]))[0]
+    >>> bool(first > 1e10), {warning.category.__name__ for warning in told}
+    (True, {'BoundaryWarning'})
+    >>> float(balred.hsv(balred.ss(A, [[1.0], [0.0]], [[0.0, 1.0]]), offset=1e-12)[0])
+    inf
+    """
+
+
 class UnstableError(ValueError):
     """The system has an unstable or marginal pole, and the quantity exists for stable systems only.
 
@@ -149,11 +166,12 @@ def known_poles(system: System, eps: float = 0.0) -> Poles:
         return Poles(poles, margin, np.full(margin.shape, unit * size))
     doubt = np.broadcast_to(unit * size[..., None], margin.shape).copy()
     unclear = ~(margin.min(axis=-1, initial=np.inf) > near * size)
+    faint = np.zeros(margin.shape, bool)
     for i in np.argwhere(unclear):
         at = tuple(i)
         close = poles_of_form(backend("scipy").block_schur(A[at]), system.discrete, eps)
-        poles[at], margin[at], doubt[at] = close.at, close.margin, close.doubt
-    return Poles(poles, margin, doubt)
+        poles[at], margin[at], doubt[at], faint[at] = close.at, close.margin, close.doubt, close.faint
+    return Poles(poles, margin, doubt, faint)
 
 
 def _far_from_one(system: DenseSystem, eps: float, poles: np.ndarray[Any, Any], size: float) -> Poles:
@@ -163,7 +181,24 @@ def _far_from_one(system: DenseSystem, eps: float, poles: np.ndarray[Any, Any], 
         return Poles(poles, margin, np.full(margin.shape, rounding(len(poles), eps) * size))
     unit = 2.0 ** np.clip(np.round(np.log2(size)), -1000, 1000)
     known = known_poles(DenseSystem(system.A / unit, system.B, system.C, system.D, 0), eps)
-    return Poles(known.at * unit, known.margin * unit, known.doubt * unit)
+    return Poles(known.at * unit, known.margin * unit, known.doubt * unit, known.faint)
+
+
+def warn_if_faint(poles: Poles, offset: float = 0.0) -> None:
+    """Tell of a pole that counts as stable only because entries that are rounding of others are taken as exact.
+
+    Stiff chains have such poles; so has an integrator in the coordinates of a program that left rounding in the place of zero.
+    """
+    if poles.faint is None or not (faint := poles.faint & poles.inside(offset)).any():
+        return
+    first = np.argmin(poles.margin[faint])
+    at, margin = complex(poles.at[faint][first]), float(poles.margin[faint][first])
+    warn_caller(
+        f"the pole at {at.real:.3g}{f'{at.imag:+.3g}j' if at.imag else ''} is no farther from the boundary of stability than rounding of "
+        f"the largest entries may move it, and counts as stable because the smallest are taken as exact: if it stands for an integrator, set them "
+        f"to zero or choose an offset above {margin:.2g}",
+        BoundaryWarning,
+    )
 
 
 def check_stable(system: System, eps: float = 0.0) -> None:
@@ -183,6 +218,7 @@ def check_stable(system: System, eps: float = 0.0) -> None:
     poles = known_poles(system, eps)
     outside = ~poles.inside()
     if not outside.any():
+        warn_if_faint(poles)
         return
     first = np.argmin(poles.margin[outside])
     worst, margin, doubt = complex(poles.at[outside][first]), poles.margin[outside][first], poles.doubt[outside][first]

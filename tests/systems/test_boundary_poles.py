@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -235,3 +236,33 @@ def test_traced_ones_are_no_numbers(name, seed):
     with lib.scope():
         s = lib.numpy(lib.call(balred.hsv, lib.system(turned(beside(name), seed))))
     assert not np.all(np.isfinite(s)), s
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_integrator_with_rounding_in_the_place_of_zeros_is_infinite_or_told(seed: int) -> None:
+    """A companion form with rounding where zeros should be, as realisations of transfer functions leave it.
+
+    Expected: the first value is infinite, as without the rounding, or a warning says why it is not.
+    """
+    rng = np.random.default_rng(seed)
+    n = 5
+    lags = 10 ** rng.uniform(-1, 2, n - 1)
+    A = scipy.linalg.matrix_balance(np.diag(np.ones(n - 1), -1) - np.eye(n, 1) * np.poly([*-lags, 0.0])[1:])[0]
+    B, C = np.eye(n, 1), np.ones((1, n))
+    assert balred.hsv(balred.ss(A, B, C))[0] == np.inf
+    noise = np.where(A == 0, 1e-17 * np.linalg.norm(A) * rng.uniform(-1, 1, (n, n)), 0.0)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        first = balred.hsv(balred.ss(A + noise, B, C))[0]
+        model = balred.reduce(balred.ss(A + noise, B, C), 3)
+    kinds = {warning.category for warning in told}
+    assert first == np.inf or balred.BoundaryWarning in kinds
+    assert model.states == 3 or balred.RankWarning in kinds  # 1e17 leaves others no digits
+
+
+def test_what_is_known_by_its_own_entries_is_not_told() -> None:
+    """Chains of rates, whose poles stand on the diagonal, and filters: no warning (warnings are errors here)."""
+    rates = np.logspace(-14, 3, 6)
+    balred.hsv(balred.ss(np.diag(-rates) + np.diag(rates[1:], -1), np.eye(6, 1), np.ones((1, 6))))
+    for wn in (1.0, 2e3, 1e9):
+        balred.hsv(scipy.signal.lti(*scipy.signal.butter(4, wn, analog=True)))

@@ -104,7 +104,7 @@ def test_singular_perturbation_keeps_the_dc_gain() -> None:
 def test_a_gain_without_states_has_no_values_and_cannot_be_reduced() -> None:
     gain = control.ss([], [], [], [[1.0]])
     assert balred.hsv(gain).shape == (0,)
-    with pytest.raises(ValueError, match="rank must be between 1 and 0, got 1"):
+    with pytest.raises(ValueError, match="a system must have states to be reduced, got one without"):
         balred.reduce(gain, 1)
 
 
