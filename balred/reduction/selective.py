@@ -144,7 +144,8 @@ def moments_of(model: Any, layers: SelectiveLayers, how: Calibration) -> dict[st
 
 
 def _selection_only(moments: Moments) -> Moments:
-    return replace(moments, products=None)
+    # of whatever kind: what a kind knows beside these is for the compensation
+    return Moments(moments.contributions, moments.groups, moments.B, moments.C, tokens=moments.tokens)
 
 
 def check_wanted(layers: SelectiveLayers, wanted: Mapping[str, Any]) -> None:

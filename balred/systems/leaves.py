@@ -63,8 +63,8 @@ def at_hand(system: System) -> System:
 
 def cast_like(x: Array, system: System) -> Array:
     """`x` in the precision of `system`, and in its library."""
-    if type(x) is np.ndarray and type(system.B) is not np.ndarray:
-        back: Array = backend_of(system.B).from_numpy(x, like=system.B)
+    if isinstance(x, (np.ndarray, np.generic)) and not isinstance(system.B, np.ndarray):
+        back: Array = backend_of(system.B).from_numpy(np.asarray(x), like=system.B)
         return back
     xp = namespace(x)
     if system.B.dtype in (xp.float32, xp.complex64):
