@@ -6,6 +6,7 @@ the error falls, so a shorter one always exists; and the last few steps together
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -18,7 +19,7 @@ from balred.hankel.spectrum import spectrum
 from balred.solvers.resolvents import Matrix, Resolvent
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
-from balred.systems.poles import pole_margin
+from balred.systems.poles import BoundaryWarning, pole_margin
 
 NOISE = 1e-12
 """Squared errors are differences of numbers as large as the squared norm, and known to this part of it."""
@@ -59,7 +60,9 @@ def evaluated(target: Target, g: DenseSystem, modes: Modes) -> Iterate | None:
     .. math:: \|G-G_k\|_2^2 = \|G\|_2^2 - 2\,\mathrm{Re\,tr}(CXC_k^H) + \|G_k\|_2^2
     """
     try:
-        sp = spectrum(g, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BoundaryWarning)  # of what is tried on the way; the result is looked at
+            sp = spectrum(g, None)
         if sp.cap < g.order or not pole_margin(g)[1].min() > 0:
             return None
         g, l, r = projected(sp, g.order)
