@@ -138,7 +138,7 @@ class Wordy(DiagonalConvolution):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Bilinear, r"must compute 2 Re\(C .* away"),
+        (Bilinear, r"must compute 2 Re\(C .* largest value"),
         (Transposed, r"must have shape \(3, 16\), got \(16, 3\)"),
         (Wordy, "must return its 16 first values when called with 16, got TypeError"),
     ],

@@ -124,7 +124,7 @@ def test_an_average_of_another_model_or_shape_is_refused() -> None:
     model, optimizer, _ = made()
     with pytest.raises(ValueError, match="copy of the model, a Net, got Linear"):
         InTrainingReducer(model, optimizer, RULE, (0, 8), averages=[torch.nn.Linear(2, 2)])
-    with pytest.raises(ValueError, match=r"model's shapes, got \(8,\) for first.nu_log, \(16,\)"):
+    with pytest.raises(ValueError, match=r"model's shapes, got \(8,\) for first.nu_log, which has \(16,\)"):
         InTrainingReducer(model, optimizer, RULE, (0, 8), averages=[Net(8)])
 
 
