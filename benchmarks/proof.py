@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from benchmarks_common import markdown
 from study_tables import BASES as NOISE_OR_DATA
-from study_tables import CUT_MODELS, RESULTS, TITLES, Row, hardware, sizes, spread
+from study_tables import CUT_MODELS, RESULTS, TITLES, Row, hardware, over_states, sizes, spread
 
 TASKS = ("text", "listops")
 BASES = {"": "", "-data": ", on data"}
@@ -177,7 +177,7 @@ def _short(label: str) -> str:
 def recovery_picture(out: Path) -> None:
     """Loss against states, a panel for each model: cut on white noise and on data, and the latter trained on for a short time."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator
 
     rows = json.loads((RESULTS.parent / "recovery.json").read_text())["runs"]
     names = [name for name in CUT_MODELS if any(row["model"] == name for row in rows)]
@@ -209,20 +209,11 @@ def recovery_picture(out: Path) -> None:
             if d["calibration"] == "fresh" and d["tolerance"] == 0.01
         ]
         ax.plot(*zip(*told, strict=True), "*", color="#2b6f4e", ms=9, label="Divergence(0.01), fresh data")
-        ax.set(
-            title=f"{CUT_MODELS[name]}, {' + '.join(map(str, found[0]['states']))} states", xscale="log", yscale="log",
-            xlabel="states a layer", ylabel="test loss, nats",
-        )  # fmt: skip
-        ax.set_xticks(ranks, [str(r) for r in ranks])
-        ax.yaxis.set_major_formatter("{x:g}")
+        over_states(ax, name, found[0]["states"], ranks)
         ax.yaxis.set_minor_formatter("{x:.3g}")
         low, high = ax.get_ylim()
         if high > 3 * low:  # else the numbers of all minor ticks would overlap
             ax.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
         ax.title.set_fontsize("medium")
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.tick_params(which="both", labelsize="small")
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize="small")
     figure.savefig(out, dpi=110, metadata={"Software": None})

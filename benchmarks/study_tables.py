@@ -346,10 +346,24 @@ def _against_time(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, st
     ax.set(xlabel="wall time, % of the full training's", ylabel="test accuracy, %", xlim=(0, None))
 
 
+def over_states(ax: Any, name: str, states: Sequence[int], ranks: Sequence[int]) -> None:
+    """Make `ax` a panel of test loss against states, of one model."""
+    from matplotlib.ticker import NullLocator
+
+    title = f"{CUT_MODELS[name]}, {' + '.join(map(str, states))} states"
+    ax.set(title=title, xscale="log", yscale="log", xlabel="states a layer", ylabel="test loss, nats")
+    ax.set_xticks(ranks, [str(r) for r in ranks])
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:.2g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.tick_params(which="both", labelsize="small")
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def on_data(out: Path) -> None:
     """Loss against states, a panel for each model; every seed is a thin line, their mean a thick one."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator
 
     found: dict[str, list[dict[str, Any]]] = {}
     for training in json.loads((ROOT / "results" / "calibration.json").read_text())["runs"]:
@@ -370,14 +384,6 @@ def on_data(out: Path) -> None:
             losses = np.array([[c[basis]["loss"] for c in x["ways"]] for x in trainings])
             ax.plot(ranks, losses.T, color=colour, lw=0.6, alpha=0.5)
             ax.plot(ranks, losses.mean(0), "o-", color=colour, ms=4, lw=1.6, label=f"balanced on {basis}")
-        title = f"{CUT_MODELS[name]}, {' + '.join(map(str, trainings[0]['states']))} states"
-        ax.set(title=title, xscale="log", yscale="log", xlabel="states a layer", ylabel="test loss, nats")
-        ax.set_xticks(ranks, [str(r) for r in ranks])
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:.2g}")
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.tick_params(which="both", labelsize="small")
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
+        over_states(ax, name, trainings[0]["states"], ranks)
     axes[0].legend(frameon=False, fontsize="small")
     figure.savefig(out, dpi=110, metadata={"Software": None})

@@ -103,8 +103,7 @@ def _hsv(system: System, solver: str | None, offset: float | None, precision: st
 
     def value(*leaves: Array, residuals: bool = True, traced: bool = False) -> tuple[Array, Any]:
         given = with_leaves(system, tuple(be.stop_gradient(x) for x in leaves))
-        host = on_host(*leaves) and not traced
-        moved = host and not isinstance(leaves[0], np.ndarray)
+        moved = on_host(*leaves) and not traced and not isinstance(leaves[0], np.ndarray)
         with in_precision(precision, *(arrays.mapped(given, to_numpy) if moved else given).leaves) as wide:
             precise = with_leaves(system, wide)
             solve = spectrum if residuals else _values
@@ -118,8 +117,7 @@ def _hsv(system: System, solver: str | None, offset: float | None, precision: st
             if unstable is not None:
                 xp = namespace(s)
                 s = xp.concat([arrays.full(s, (unstable.order,), np.inf), s], axis=-1)
-            out = be.from_numpy(s, like=system.B, real=True) if host else cast_like(s, system)
-            return out, (solution, stable if unstable is None else None)
+            return cast_like(s, system), (solution, stable if unstable is None else None)
 
     def vjp(residuals: Any, g: Array) -> tuple[Array, ...]:
         if residuals is None or residuals[1] is None:
@@ -128,7 +126,7 @@ def _hsv(system: System, solver: str | None, offset: float | None, precision: st
         host = on_host(*stable.leaves) and be is not backend_of(*stable.leaves)
         with in_precision(precision, to_numpy(g) if host else g, *stable.leaves) as wide:
             grads = cotangents(sp, stable, wide[0][..., : sp.s.shape[-1]])
-            return tuple(be.from_numpy(x, like=system.B) if host else cast_like(x, system) for x in grads)
+            return tuple(cast_like(x, system) for x in grads)
 
     return be.differentiable(value, vjp, *system.leaves)
 
