@@ -226,6 +226,8 @@ class Method:
         part is put back whole.
     linear : bool
         Whether a multiple of a system is reduced to that multiple of the reduced system, and D only added to.
+    nested : bool
+        Whether a reduced system is the leading block of those of higher orders.
     mixes_units : bool
         Whether what it makes depends on the units of states (it takes the definite part of a matrix, say), so that those given are
         kept where they do no harm.
@@ -245,6 +247,7 @@ class Method:
     takes: Literal["dense", "host", "arrays"] = "dense"
     takes_unstable: bool = False
     linear: bool = False
+    nested: bool = False
     mixes_units: bool = False
 
     def prepared(self, system: System, solver: str | None, **options: Any) -> Any:

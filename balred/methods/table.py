@@ -31,8 +31,8 @@ from balred.methods.truncation import singular_perturbation, square_root, trunca
 from balred.methods.weighted import frequency_weighted, weighted_bound, weighted_gap, weighted_truncation
 
 METHODS: dict[str, Method] = {
-    "truncate": Method(truncate, gap=None, takes="arrays", linear=True),
-    "square_root": Method(square_root, gap=None, takes="arrays", linear=True),
+    "truncate": Method(truncate, gap=None, takes="arrays", linear=True, nested=True),
+    "square_root": Method(square_root, gap=None, takes="arrays", linear=True, nested=True),
     "singular_perturbation": Method(singular_perturbation, gap=None, takes="arrays", linear=True),
     "hankel_norm": Method(hankel_norm, bound=hankel_norm_bound, linear=True),
     "stochastic": Method(truncate_or_match, stochastic, stochastic_bound, Of.RELATIVE, stochastic_gap),

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.methods.method import Reduced
+from balred.methods.method import Method, Reduced
 from balred.systems import arrays
 from balred.systems.arrays import backend_of, to_numpy
 from balred.systems.batches import each_array, member
@@ -26,7 +26,7 @@ _Modes: TypeAlias = tuple[NDArray[Any], ...]
 
 def diagonalised(
     template: DiagonalSystem,
-    reduce: Callable[[Any, int], Reduced],
+    method: Method,
     state: Any,
     order: int,
     states: int,
@@ -41,7 +41,7 @@ def diagonalised(
     """
     be = backend_of(*template.leaves)
     limit = float(max(arrays.eps(arrays.real(g.B)) for g in (original, template)) ** -0.5)
-    made = reduce(state, order)
+    made = method.reduced(state, order)
     found = _attempt(made, template, states, limit, margin)
     batch, D = tuple(template.B.shape[:-2]), made[0].D
     orders = np.full(len(found), order)
@@ -50,16 +50,22 @@ def diagonalised(
     if wrong:
         if not be.on_host(template.B):  # what remains is a search, in steps too small for a device
             state = each_array(state, to_numpy)
+        every = to_numpy(made[0].A).reshape(-1, order, order) if made[0].order == order else None
         feedthrough = np.broadcast_to(to_numpy(D), (*batch, *D.shape[-2:])).reshape(-1, *D.shape[-2:]).copy()
         for i in wrong:
             one = member(state, np.unravel_index(i, batch)) if batch else state
 
             def attempt(k: int, one: Any = one) -> tuple[int, tuple[_Modes | None, Any]]:
-                reduced = reduce(one, k)
+                reduced = method.reduced(one, k)
                 [(excess, modes)] = _attempt(reduced, template, states, limit, margin)
                 return excess, (modes, reduced[0].D)
 
-            orders[i], modes, feedthrough[i] = _largest(attempt, order, found[i][0], states)
+            refused, k = order, order - max(1, found[i][0])  # one state less frees at most one stored state
+            if method.nested and every is not None and template.conjugate and found[i][0] > 0:
+                living = one.cap  # others of a batch may have more
+                k = _predicted(every[i][:living, :living], found[i][0], states)
+                refused = k + 1
+            orders[i], modes, feedthrough[i] = _largest(attempt, k, refused, states)
             found[i] = (0, modes)
         D = be.from_numpy(feedthrough.reshape(*batch, *D.shape[-2:]), like=template.B)
     parts = [modes for _, modes in found if modes is not None]
@@ -76,11 +82,28 @@ def diagonalised(
     return small, orders.reshape(batch), None if made[1] is None else Change(*maps), note
 
 
+def _predicted(A: NDArray[Any], excess: int, states: int) -> int:
+    """The largest order at which the poles of a leading block of A fit, which has `excess` stored states too many.
+
+    They cost less than a reduction and its eigenvectors.
+    """
+
+    def unfit(k: int) -> int:
+        return _count(np.linalg.eigvals(A[:k, :k])) - states
+
+    refused = k = len(A)
+    while excess > 0 and k > 1:
+        refused, k = k, max(1, k - excess)
+        excess = unfit(k)
+    while k + 1 < refused and unfit(k + 1) <= 0:  # the step down may have been too long
+        k += 1
+    return k
+
+
 def _largest(
-    attempt: Callable[[int], tuple[int, tuple[_Modes | None, Any]]], order: int, excess: int, states: int
+    attempt: Callable[[int], tuple[int, tuple[_Modes | None, Any]]], k: int, refused: int, states: int
 ) -> tuple[int, _Modes, Any]:
-    """The largest order below `order`, which holds `excess` stored states too many, at which an attempt succeeds."""
-    refused, k = order, order - max(1, excess)  # one state less frees at most one stored state
+    """The largest order below `refused` at which an attempt succeeds, looked for from `k` on."""
     best: tuple[_Modes | None, Any] = (None, None)
     while k > 0 and best[0] is None:
         excess, best = attempt(k)
@@ -105,6 +128,8 @@ def _attempt(
     g, L, R = reduced
     A, B, C = (to_numpy(x) for x in g.leaves)
     poles, vectors = np.linalg.eig(A)
+    if template.conjugate and poles.ndim == 1 and _count(poles) > states:
+        return [(_count(poles) - states, None)]
     vectors = vectors.astype(np.complex128)
     condition = np.linalg.cond(vectors)
     usable = np.isfinite(condition)[..., None]
@@ -134,9 +159,16 @@ def _attempt(
 def stored_states(g: System) -> int:
     """How many stored states hold the real system `g` as a conjugate one (the most over a batch)."""
     A, B, C = (to_numpy(x) for x in g.leaves)
+    if A.ndim == 2:
+        return _count(np.linalg.eigvals(A))
     poles, vectors = np.linalg.eig(A)
     picked = _picked(poles, np.linalg.solve(vectors, B), C @ vectors, conjugate=True)
     return max(len(p) for p in picked)
+
+
+def _count(poles: NDArray[Any]) -> int:
+    """How many stored states hold these poles of a real system: one for a conjugate pair, one for a real pole."""
+    return int((poles.imag >= 0).sum())
 
 
 def _picked(poles: NDArray[Any], b: NDArray[Any], c: NDArray[Any], conjugate: bool) -> list[NDArray[np.intp]]:

@@ -125,7 +125,7 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
         small: System
         if isinstance(precise, DiagonalSystem):
             small, orders, change, note = diagonalised(
-                precise, method.reduced, state, order, rank - fixed, system, solved.margin
+                precise, method, state, order, rank - fixed, system, solved.margin
             )
         else:
             (small, _, _), change = method.reduced(state, order), None
