@@ -50,7 +50,7 @@ def diagonalised(
     if wrong:
         if not be.on_host(template.B):  # what remains is a search, in steps too small for a device
             state = each_array(state, to_numpy)
-        every = to_numpy(made[0].A).reshape(-1, order, order) if made[0].order == order else None
+        every = to_numpy(made[0].leaves[0]).reshape(-1, order, order) if made[0].order == order else None
         feedthrough = np.broadcast_to(to_numpy(D), (*batch, *D.shape[-2:])).reshape(-1, *D.shape[-2:]).copy()
         for i in wrong:
             one = member(state, np.unravel_index(i, batch)) if batch else state
