@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from balred.backends.triangles import SMALL, compiled, lapack, upper
+from balred.backends.triangles import balancing as balancing
 from balred.backends.triangles import extend_triangles as extend_triangles
 from balred.backends.triangles import extended_triangle as extended_triangle
 from balred.backends.triangles import graded_rows as graded_rows

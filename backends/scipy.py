@@ -13,6 +13,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from balred.backends.triangles import balancing, lapack
+
 Array = NDArray[Any]
 
 
@@ -23,16 +25,6 @@ def __getattr__(name: str) -> Any:
     from balred.backends import pencils
 
     return getattr(pencils, name)
-
-
-def _lapack(name: str, char: str) -> Callable[..., Any]:
-    """A routine of LAPACK for a dtype."""
-    return getattr(scipy.linalg.lapack, {"f": "s", "d": "d", "F": "c", "D": "z"}[char] + name)  # type: ignore[no-any-return]
-
-
-def balancing(M: Array) -> Array:
-    """Powers of two d for which ``M * d / d[:, None]`` has rows and columns of like norms (xGEBAL, without permutation)."""
-    return np.asarray(scipy.linalg.lapack.dgebal(np.abs(M), scale=1, permute=0)[3])
 
 
 def _balanced(A: Array) -> tuple[Array, Array]:
@@ -130,7 +122,7 @@ def separated(schur: Schur, first: Array) -> Separation:
     """Block-diagonalise A = V T V^-1, the poles marked in `first` (by their place on T's diagonal) before the others."""
     T, n, k = schur.T, len(schur.T), int(np.sum(first))
     char = T.dtype.char
-    S, Z, *_, failed = _lapack("trsen", char)(
+    S, Z, *_, failed = lapack("trsen", char)(
         first.astype(np.int32), T, np.eye(n, dtype=T.dtype), job="N", lwork=max(1, n)
     )
     if failed:
@@ -138,7 +130,7 @@ def separated(schur: Schur, first: Array) -> Separation:
     one, two = slice(None, k), slice(k, None)
     Y = S[one, two]
     if Y.size:
-        Y, shrink, _ = _lapack("trsyl", char)(S[one, one], S[two, two], -Y, isgn=-1)
+        Y, shrink, _ = lapack("trsyl", char)(S[one, one], S[two, two], -Y, isgn=-1)
         Y = Y / shrink
     right, left = np.eye(n, dtype=T.dtype), np.eye(n, dtype=T.dtype)
     right[one, two], left[one, two] = Y, -Y
@@ -186,7 +178,7 @@ def block_diagonal_form(A: Array, limit: float) -> tuple[Array, Array, Array, li
         stop = start + step(start)
         while stop < n:
             here, rest = slice(start, stop), slice(stop, n)
-            X, shrink, _ = _lapack("trsyl", char)(S[here, here], S[rest, rest], -S[here, rest], isgn=-1)
+            X, shrink, _ = lapack("trsyl", char)(S[here, here], S[rest, rest], -S[here, rest], isgn=-1)
             if np.linalg.norm(X) <= limit * shrink:
                 T[:, rest] += T[:, here] @ (X / shrink)
                 S[here, rest] = 0
@@ -195,7 +187,7 @@ def block_diagonal_form(A: Array, limit: float) -> tuple[Array, Array, Array, li
             blocks = {i: S[i : i + step(i), i : i + step(i)] for i in range(stop, n) if i == stop or S[i, i - 1] == 0}
             at = min(blocks, key=lambda i: float(np.abs(np.linalg.eigvals(blocks[i]) - centre).min()))
             part = slice(start, n)
-            moved, Z, _ = _lapack("trexc", char)(S[part, part], np.eye(n - start), at - start + 1, stop - start + 1)
+            moved, Z, _ = lapack("trexc", char)(S[part, part], np.eye(n - start), at - start + 1, stop - start + 1)
             S[part, part], T[:, part] = moved, T[:, part] @ Z
             stop += step(stop)
         sizes.append(stop - start)
@@ -306,7 +298,7 @@ def lyapunov(A: Array, G: Array, discrete: bool) -> Array:
         real = not np.iscomplexobj(A) and not np.iscomplexobj(G)
         T, U = scipy.linalg.schur(A, output="real" if real else "complex")
         F = U.conj().T @ G @ U
-        Y, scale, info = _lapack("trsyl", F.dtype.char)(T, T, -F, tranb="T" if real else "C")
+        Y, scale, info = lapack("trsyl", F.dtype.char)(T, T, -F, tranb="T" if real else "C")
         if info:
             raise np.linalg.LinAlgError(
                 "a Lyapunov equation must have a unique solution, got poles that mirror each other"

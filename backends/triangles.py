@@ -44,6 +44,11 @@ def lapack(name: str, char: str) -> Callable[..., Any]:
     return getattr(library, {"f": "s", "d": "d", "F": "c", "D": "z"}[char] + name)  # type: ignore[no-any-return]
 
 
+def balancing(M: Array) -> Array:
+    """Powers of two d for which ``M * d / d[:, None]`` has rows and columns of like norms (xGEBAL, without permutation)."""
+    return np.asarray(lapack("gebal", "d")(np.abs(M), scale=1, permute=0)[3])
+
+
 def triangular_factor(x: Array) -> Array:
     """R of the QR factorisation of `x`, without Q."""
     if x.ndim > 2:

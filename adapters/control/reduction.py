@@ -199,7 +199,7 @@ def model_reduction(
 
 def _check_steady(A: Any, E: Any, z: list[int], block: str) -> None:
     """Raise if the states `z` have no steady state, warn if they hardly have one."""
-    d = backend("scipy").balancing(A)  # units of the states do not decide
+    d = backend("numpy").balancing(A)  # units of the states do not decide
     s = np.linalg.svd(E * d[z] / d[z, None], compute_uv=False)
     size = max(float(np.linalg.norm(A * d / d[:, None], 2)), float(s[0]))
     if s[-1] <= len(z) * np.finfo(np.float64).eps * s[0]:

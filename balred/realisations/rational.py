@@ -287,5 +287,5 @@ def balanced_units(A: Matrix, B: Matrix, C: Matrix) -> tuple[Matrix, Matrix, Mat
     """The system in units of the states in which rows and columns of A are of one size."""
     if not len(A):
         return A, B, C
-    d = backend("scipy").balancing(A)
+    d = backend("numpy").balancing(A)
     return A * d / d[:, None], B / d[:, None], C * d

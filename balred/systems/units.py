@@ -167,7 +167,7 @@ def whole_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
 
 def balanced(M: Matrix) -> NDArray[np.float64]:
     """LAPACK's balancing of a nonnegative matrix."""
-    d: NDArray[np.float64] = backend("scipy").balancing(M)
+    d: NDArray[np.float64] = backend("numpy").balancing(M)
     return d
 
 
