@@ -108,7 +108,7 @@ def promised(sp: Spectrum, k: int, made: Reduced) -> Reduced:
     g = made[0]
     if not (sp.bounding and isinstance(g, DenseSystem)):
         return made
-    if (counts := _rounding_counts(sp, g)).any():
+    if (counts := _worth_comparing(sp, g)).any():
         full, small = (_members(x, counts.shape) for x in (sp.system, g))
         s, bounds = np.broadcast_to(to_numpy(sp.s), (*counts.shape, sp.s.shape[-1])), a_priori_bound(sp.sigma, k)
         check_promises(
@@ -133,7 +133,7 @@ def _members(g: DenseSystem, batch: tuple[int, ...]) -> Callable[[tuple[int, ...
     return one
 
 
-def _rounding_counts(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
+def _worth_comparing(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
     """Whether rounding errors may be seen beside the error that a reduction makes, shape (...): a look that costs nothing."""
     k, eps = g.order, float(np.finfo(np.float64).eps)
     if not (k and is_double(sp.s) and is_concrete(g.A)):
