@@ -88,30 +88,15 @@ doctest: env
 pictures: env
 	$(BIN)/python docs/gallery/pictures.py
 
+# and which rows got worse than the committed ones
 bench: env
-	$(BIN)/python benchmarks/dense.py
-	$(BIN)/python benchmarks/right.py
-	$(BIN)/python benchmarks/large.py
-	$(BIN)/python benchmarks/small.py
-	$(BIN)/python benchmarks/calibration.py
-	$(BIN)/python benchmarks/channels.py
-	$(BIN)/python benchmarks/precision.py
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/layers.py
-	$(BIN)/python benchmarks/decoding.py
-	$(BIN)/python benchmarks/pipeline.py
-	$(BIN)/python benchmarks/gradient.py
-	$(BIN)/python benchmarks/moments.py
-	$(BIN)/python benchmarks/variants.py
-	$(BIN)/python benchmarks/budget.py
-	$(BIN)/python benchmarks/hook.py
-	$(BIN)/python benchmarks/selection.py
-	$(BIN)/python benchmarks/inputs.py
-	$(BIN)/python benchmarks/promises.py
+	$(BIN)/python benchmarks/bench.py
 
 # hours; killed, it goes on when called again
 studies: env
 	$(BIN)/python benchmarks/studies.py
+	for name in calibration recovery after_cut whose_fault settling moments variants budget selection; do \
+		$(BIN)/python benchmarks/$$name.py || exit; done
 
 lint: env
 	$(BIN)/ruff check .
