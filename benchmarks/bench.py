@@ -54,6 +54,7 @@ BENCHES = {
     "precision": Bench(2),
     "inputs": Bench(2, less="states$"),
     "layers": Bench(5, more="scan|FFT"),
+    "selective_scan": Bench(4, more="slower by"),
     "decoding": Bench(3, more="faster|smaller"),
     "pipeline": Bench(2, more="slower by"),
     "gradient": Bench(2, less="hsv|norm|bound"),
