@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import balred
 from balred.cli import app
 from balred.cli.train import STUDIES, config_path
 from balred.studies.settings.plan import Order, Run, runs_of
-from balred.studies.settings.train_config import SCALES, TrainConfig, read_config
+from balred.studies.settings.train_config import SCALES, Mode, TrainConfig, read_config
 
 ROOT = Path(__file__).parents[2]
 needs_torch = pytest.mark.skipif(
@@ -160,11 +161,20 @@ def test_settings_beat_the_scale_and_the_scale_beats_the_file(tmp_path: Path) ->
     assert (read.steps, read.states, read.taus, read.task, read.rate) == (60, (7,), (0.1, 0.3), "fashion", 1.0)
 
 
+PAGE = (ROOT / "docs" / "training_runs.md").read_text(encoding="utf-8")
+
+
+def test_the_docs_explain_every_mode_and_list_each_key_once() -> None:
+    terms = PAGE.partition("The modes:")[2].partition("All keys:")[0]
+    assert sorted(re.findall(r"^`(\w+)`\n: ", terms, re.MULTILINE)) == sorted(get_args(Mode))
+    keys = re.findall(r"^\| `(\w+)` \|", PAGE.partition("All keys:")[2], re.MULTILINE)
+    assert sorted(k for k in keys if k in {f.name for f in fields(TrainConfig)}) == sorted(f.name for f in fields(TrainConfig))
+
+
 def test_the_docs_explain_every_key_and_say_its_default() -> None:
-    page = (ROOT / "docs" / "training_runs.md").read_text(encoding="utf-8")
     rows = [
         line.strip("| ").split(" | ")
-        for line in page.partition("All keys:")[2].partition("\n## ")[0].splitlines()
+        for line in PAGE.partition("All keys:")[2].partition("\n## ")[0].splitlines()
         if line.startswith("| `")
     ]
     documented = {row[0].strip("` "): row[1].strip("` ") for row in rows}
