@@ -177,7 +177,6 @@ def _short(label: str) -> str:
 def recovery_picture(out: Path) -> None:
     """Loss against states, a panel for each model: cut on white noise and on data, and the latter trained on for a short time."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
 
     rows = json.loads((RESULTS.parent / "recovery.json").read_text())["runs"]
     names = [name for name in CUT_MODELS if any(row["model"] == name for row in rows)]
@@ -210,10 +209,5 @@ def recovery_picture(out: Path) -> None:
         ]
         ax.plot(*zip(*told, strict=True), "*", color="#2b6f4e", ms=9, label="Divergence(0.01), fresh data")
         over_states(ax, name, found[0]["states"], ranks)
-        ax.yaxis.set_minor_formatter("{x:.3g}")
-        low, high = ax.get_ylim()
-        if high > 3 * low:  # else the numbers of all minor ticks would overlap
-            ax.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-        ax.title.set_fontsize("medium")
     axes[0].legend(frameon=False, fontsize="small")
     figure.savefig(out, dpi=110, metadata={"Software": None})

@@ -348,30 +348,35 @@ def _against_time(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, st
 
 def over_states(ax: Any, name: str, states: Sequence[int], ranks: Sequence[int]) -> None:
     """Make `ax` a panel of test loss against states, of one model."""
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     title = f"{CUT_MODELS[name]}, {' + '.join(map(str, states))} states"
-    ax.set(title=title, xscale="log", yscale="log", xlabel="states a layer", ylabel="test loss, nats")
+    ax.set(xscale="log", yscale="log", xlabel="states a layer", ylabel="test loss, nats")
+    ax.set_title(title, fontsize="medium")
     ax.set_xticks(ranks, [str(r) for r in ranks])
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:.2g}")
+    ax.yaxis.set_minor_formatter("{x:.3g}")
+    low, high = ax.get_ylim()
+    if high > 3 * low:  # else the numbers of all minor ticks would overlap
+        ax.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.tick_params(which="both", labelsize="small")
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def on_data(out: Path) -> None:
+def on_data(out: Path, models: Sequence[str] = ()) -> None:
     """Loss against states, a panel for each model; every seed is a thin line, their mean a thick one."""
     from matplotlib.figure import Figure
 
     found: dict[str, list[dict[str, Any]]] = {}
     for training in json.loads((ROOT / "results" / "calibration.json").read_text())["runs"]:
         found.setdefault(training["model"], []).append(training)
-    names = [name for name in CUT_MODELS if name in found]
+    names = [name for name in models or CUT_MODELS if name in found]
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3 * lines), layout="constrained")
+    size = (3.6 * columns, 3 * lines) if len(names) > 1 else (5.4, 3.2)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for ax in axes[len(names) :]:
         ax.set_axis_off()

@@ -46,6 +46,7 @@ def main() -> None:
     proof.recovery_picture(ROOT.parent / "docs" / "_static" / "recovery.png")
     proof.when_picture(ROOT.parent / "docs" / "_static" / "when.png")
     study_tables.on_data(ROOT.parent / "docs" / "_static" / "on_data.png")
+    study_tables.on_data(ROOT.parent / "docs" / "_static" / "front.png", ["digits"])
     for name in COPIED:
         (TABLES / f"{name}.md").write_text((RESULTS / f"{name}.md").read_text())
 

@@ -77,6 +77,9 @@ copybutton_prompt_text = "$ "  # of a session, the commands are copied and what 
 
 html_theme = "furo"
 html_title = f"balred {release}"
+html_static_path = ["_style"]
+html_css_files = ["custom.css"]
+pygments_dark_style = "github-dark"  # furo's own underlines names of modules as if they were links
 
 
 class Capabilities(SphinxDirective):
