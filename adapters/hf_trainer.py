@@ -22,7 +22,7 @@ from transformers.training_args import TrainingArguments
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.training.place import wrappers_of
 from balred.adapters.torch.training.reducer import InTrainingReducer
-from balred.adapters.torch.training.trainers import reducer_later
+from balred.adapters.torch.training.trainers import ReducerLater
 from balred.files.sealing import sealed, unsealed
 from balred.intraining.events import scalars_of
 from balred.intraining.report import Report
@@ -83,10 +83,13 @@ class InTrainingReduction(TrainerCallback, ExportableState):
         config: str | None = None,
         **options: Any,
     ) -> None:
-        self._make = reducer_later(rule, window, attempts, **options)
+        self._make = ReducerLater(rule, window, attempts, **options)
         self._config = config
         self._trainer: Trainer | None = None
         self.reducer: InTrainingReducer | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._make.outline(self.reducer)})"
 
     @property
     def reports(self) -> list[Report]:

@@ -20,7 +20,7 @@ from torch import nn
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.training.followers import averaged
 from balred.adapters.torch.training.reducer import InTrainingReducer
-from balred.adapters.torch.training.trainers import holder, reducer_later
+from balred.adapters.torch.training.trainers import holder, ReducerLater
 from balred.intraining.events import scalars_of
 from balred.intraining.report import Report
 from balred.intraining.settings import options_of
@@ -79,12 +79,15 @@ class InTrainingReduction(pl.Callback):
         loss: Callable[[Any, Any], Any] | None = None,
         **options: Any,
     ) -> None:
-        self._make = reducer_later(rule, window, attempts, **options)
+        self._make = ReducerLater(rule, window, attempts, **options)
         self._loss = loss
         self.reducer: InTrainingReducer | None = None
         self._fitting = False
         self._loaded: Mapping[str, Any] | None = None
         self._seen = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._make.outline(self.reducer)})"
 
     @property
     def reports(self) -> list[Report]:

@@ -176,7 +176,7 @@ def weighted_truncation(state: Weighted, k: int) -> Reduced:
     return _stable(
         truncate_or_match(state.spectrum, k),
         k,
-        "two weights ask for technique 'lin_chiu', 'wang' or 'varga_anderson', or for another rank",
+        "with two weights try technique='lin_chiu', 'wang' or 'varga_anderson', or another rank",
     )
 
 

@@ -31,7 +31,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; marg
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .35rem .8rem; border-bottom: 1px solid #ccc; }
 td + td, th + th { text-align: right; } th { text-align: left; vertical-align: bottom; }
-img { max-width: 100%; height: auto; } .note { color: #555; font-size: .9rem; }
+.wide { overflow-x: auto; } img { max-width: 100%; height: auto; } .note { color: #555; font-size: .9rem; }
 .warning { background: #fff3cd; padding: .6rem 1rem; }
 </style>
 </head>
@@ -40,8 +40,8 @@ img { max-width: 100%; height: auto; } .note { color: #555; font-size: .9rem; }
 
 <h2>What came out</h2>
 {% if rows %}
-<table><thead><tr>{% for h in headings %}<th>{{ h }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
+<div class="wide"><table><thead><tr>{% for h in headings %}<th>{{ h }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
 {% for line in lines %}<p>{{ line }}</p>{% endfor %}
 {% block note %}{% endblock %}
 {% else %}<p>Nothing had run yet.</p>{% endif %}

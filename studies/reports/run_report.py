@@ -30,12 +30,12 @@ with {{ config.states|join(" + ") }} stored states, or as many as the table says
 %} with images averaged over blocks of {{ config.shrink }} x {{ config.shrink }} pixels{% endif %}; {{ config.steps }} steps of
 {{ config.batch }} examples, the same for all runs of a seed. Cuts in steps 0 to {{ config.last_cut }}.</p>{% endif %}
 {% endblock %}
-{% block note %}
+{% block note %}{% if headings|length > 2 %}
 <p class="note">Mean ± sample standard deviation where there are several seeds; ratios of times are taken seed by seed.
 Test accuracy is the mean over the evaluations in the last 8 % of the training. Wall time counts training with its cuts, without evaluation,
 snapshots and checkpoints. A row <i>X-cut-τ</i> is the model of run X cut after its training to the ranks of truncated-τ, and not
 trained on. {% for line in hardware %}Hardware: {{ line }}. {% endfor %}</p>
-{% endblock %}
+{% endif %}{% endblock %}
 """
 
 
@@ -202,16 +202,20 @@ def _written(root: Path) -> Path:
     hardware = list(dict.fromkeys(str(r["hardware"]) for r in results if "hardware" in r))
     task = "" if config is None else f" on {config.task}"
     page = folder / "report.html"
+    headings, rows = _measured(summary(found)) if config is None else (HEADINGS, summary(found))
     text = render(
         _PAGE,
         title=f"In-training truncation{task}: {folder.resolve().name}",
         config=config,
         running=[f"{f.name} (seed {f.seed})" for f in found if f.result is None] if config is not None else [],
-        headings=HEADINGS,
-        rows=summary(found),
+        headings=headings,
+        rows=rows,
         lines=[],
         cuts=[
-            f"{f.name}, seed {f.seed}: {line}" for f in found for r in f.record.reports for line in str(r).split("\n")
+            f"{f.name}: {line}" if config is None else f"{f.name}, seed {f.seed}: {line}"
+            for f in found
+            for r in f.record.reports
+            for line in str(r).split("\n")
         ],
         figures=figures(found, config),
         settings=_settings(config, results) + (_logged(found) if config is None else []),
@@ -220,6 +224,12 @@ def _written(root: Path) -> Path:
     with replacing(page) as file:
         file.write(text)
     return page
+
+
+def _measured(rows: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and rows without the columns of which no run knows anything: a training of the user's has no seeds."""
+    kept = [i for i in range(len(HEADINGS) - 1) if i == 0 or any(row[i] != "-" for row in rows)]
+    return tuple(HEADINGS[i] for i in kept), [tuple(row[i] for i in kept) for row in rows]
 
 
 def _settings(config: TrainConfig | None, results: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:

@@ -152,6 +152,15 @@ def test_what_was_saved_after_a_cut_is_loaded_to_test_and_by_itself(tmp_path: An
     assert max(ranks(model)) > max(ranks(loaded))  # the earlier checkpoint is the larger one
 
 
+def test_a_callback_shows_when_it_cuts_and_the_sizes_of_the_layers(tmp_path: Any) -> None:
+    reduction = InTrainingReduction(balred.Order(5), window=(0, 10), attempts=1)
+    policy = "Order(rank=5, multiple_of=1), attempts at 10"
+    assert repr(reduction) == f"InTrainingReduction(before the training; {policy})"
+    trainer(tmp_path, reduction).fit(Module(), batches())
+    shown = f"first: 5 states, second: 5 states; step {STEPS}; {policy}"
+    assert repr(reduction) == f"InTrainingReduction({shown})"
+
+
 def test_a_second_fit_of_the_same_trainer_goes_on(tmp_path: Any) -> None:
     """Lightning makes a new optimizer; the policy counts on."""
     model, reduction = Module(), InTrainingReduction(RULE, (0, 6), 2)

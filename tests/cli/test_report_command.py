@@ -108,6 +108,8 @@ def test_what_a_loop_of_ones_own_logged(tmp_path: Path) -> None:
     assert "step 200: b skipped: a pole is unstable" in page
     assert pictures(page) == ["Rank: a", "Rank: b"]
     assert "32+16" in page
+    assert re.findall("<th>(.*?)</th>", page) == ["run", "states by layer"]  # nothing else was measured
+    assert "seed" not in page
     assert invoke(str(tmp_path)).exit_code == 0  # the folder above it as well
     assert "<td>mine</td>" in (tmp_path / "report.html").read_text()
 

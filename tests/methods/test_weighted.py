@@ -227,7 +227,7 @@ def test_stability_is_kept(seed, dt, sides, technique, match_dc):
 def test_lost_stability_is_an_error_not_a_result(dt, seed):
     g, w = random(seed, 4, 1, 1, dt), weights(seed, "both", 1, 1, dt)
     message = (
-        r"the reduced system must be stable, got a pole at .*j at order 1: two weights ask for technique 'lin_chiu'"
+        r"the reduced system must be stable, got a pole at .*j at order 1: with two weights try technique='lin_chiu'"
     )
     with pytest.raises(balred.UnstableError, match=message):
         balred.reduce(g, 1, **METHOD, **w)

@@ -147,9 +147,12 @@ class InTrainingReducer:
         check_shapes(self.model, optimizer)
 
     def __repr__(self) -> str:
-        """The layers found and their states, which not every layer's own ``repr`` tells; gathers nothing."""
+        return f"{type(self).__name__}({self.outline()})"
+
+    def outline(self) -> str:
+        """The layers found and their states, which not every layer's own ``repr`` tells, the step, and when it cuts."""
         layers = ", ".join(f"{name or 'layer'}: {rank} states" for name, rank in self._ranks.items())
-        return f"{type(self).__name__}({layers}; step {self.steps}; {self.policy.outline()})"
+        return f"{layers}; step {self.steps}; {self.policy.outline()}"
 
     def step(self, loss: Callable[[], Any] | None = None) -> Report | None:
         """Count a training step; call it after ``optimizer.step()``.

@@ -5,7 +5,7 @@ Its arguments are checked when the callback is made, minutes before a large mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -18,39 +18,44 @@ from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 from balred.registry.reading import layers_of
 
-Make = Callable[[nn.Module, Any, Sequence[nn.Module], Sequence[Any]], InTrainingReducer]
 
-
-def reducer_later(
-    rule: Rule | Budget | Divergence,
-    window: tuple[int, int],
-    attempts: int | None,
-    *,
-    averages: Sequence[nn.Module] = (),
-    restore: Sequence[Any] = (),
-    **options: Any,
-) -> Make:
-    """A function ``make(model, optimizer, averages, restore)`` with these arguments of a reducer, and more of the last two.
+class ReducerLater:
+    """Makes a reducer with these arguments once model and optimizer exist.
 
     Raises
     ------
     TypeError, ValueError
         A setting is not as it must be.
     """
-    settings = TrainingSettings(rule, window, attempts, **options)
 
-    def make(
-        model: nn.Module, optimizer: Any, more_averages: Sequence[nn.Module], more_restore: Sequence[Any]
+    def __init__(
+        self,
+        rule: Rule | Budget | Divergence,
+        window: tuple[int, int],
+        attempts: int | None,
+        *,
+        averages: Sequence[nn.Module] = (),
+        restore: Sequence[Any] = (),
+        **options: Any,
+    ) -> None:
+        self.settings = TrainingSettings(rule, window, attempts, **options)
+        self._averages, self._restore = averages, restore
+
+    def __call__(
+        self, model: nn.Module, optimizer: Any, averages: Sequence[nn.Module], restore: Sequence[Any]
     ) -> InTrainingReducer:
+        """The reducer, with these averages and objects to take back beside those that are known."""
         return InTrainingReducer(
             model,
             optimizer,
-            averages=[*averages, *more_averages],
-            restore=[*restore, *more_restore],
-            **vars(settings),
+            averages=[*self._averages, *averages],
+            restore=[*self._restore, *restore],
+            **vars(self.settings),
         )
 
-    return make
+    def outline(self, reducer: InTrainingReducer | None) -> str:
+        """For the ``repr`` of a callback: what its reducer says, or when it will cut."""
+        return f"before the training; {self.settings.outline()}" if reducer is None else reducer.outline()
 
 
 def holder(optimizers: Sequence[Any], model: nn.Module) -> Any:
