@@ -265,6 +265,7 @@ def analyze(
     scalar: Any = "outputs",
     seed: int = 0,
     vmapped: bool | None = None,
+    progress: Any = None,
     method: str = "truncate",
     solver: str | None = None,
     offset: float | None = None,
@@ -285,6 +286,8 @@ def analyze(
         The function of the model's output whose gradients are taken; `seed` (default 0) draws its directions.
     vmapped : bool, optional
         Whether a model of JAX takes one sequence (True) or a batch (False); needed only if it runs on both.
+    progress : callable, optional
+        Shows a bar for each pass over the batches of `calibration`, such as ``tqdm.auto.tqdm``.
     method : str, default "truncate"
         A name in ``balred.methods.METHODS``; ``hsv`` then holds the values that the method ranks states by.
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
@@ -314,7 +317,9 @@ def analyze(
     """
     obj, options = configured_for(obj, method, options)
     settings = Settings(method, solver, offset, precision, options)
-    how = Calibration(calibration, balanced_on=balanced_on, scalar=scalar, seed=seed, vmapped=vmapped)
+    how = Calibration(
+        calibration, balanced_on=balanced_on, scalar=scalar, seed=seed, vmapped=vmapped, progress=progress
+    )
     read = per_layer(obj, lambda system, rebuild: (system, rebuild))
     alone = not isinstance(read, dict)
     settings.check_recorded(1 if not isinstance(read, dict) else len(read), how.data)

@@ -155,7 +155,7 @@ def within_divergence(
             full, mask = whole_model(batch)
             return full, small(batch)[0], mask
 
-        return rule.measure(answers(batch) for batch in kept)
+        return rule.measure(answers(batch) for batch in how.watched(kept))
 
     def holds(states: int) -> bool:
         try:

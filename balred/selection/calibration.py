@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeAlias
@@ -210,6 +210,9 @@ class Calibration:
     vmapped : bool, optional
         Of a model of JAX, whether it takes one sequence and is mapped over those of a batch, which lie along the first axis;
         found out where it is not said.
+    progress : callable, optional
+        Shows how far each pass over the batches is: called with them, returns them to go through, such as ``tqdm.auto.tqdm`` or
+        ``rich.progress.track``.
     kept : dict, optional
         Where a framework that compiles keeps its programs from one call to the next; a reducer has its own.
 
@@ -232,6 +235,7 @@ class Calibration:
     scalar: Any = "outputs"
     sequences: int | None = None
     vmapped: bool | None = None
+    progress: Callable[[Any], Iterable[Any]] | None = field(default=None, repr=False, compare=False)
     kept: dict[Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -246,6 +250,8 @@ class Calibration:
             raise ValueError(
                 f"calibration must be data or a function without arguments, got {self.data!r}, which takes some"
             )
+        if self.progress is not None and not callable(self.progress):
+            raise ValueError(f"progress must be a function of the batches that returns them, got {self.progress!r}")
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection!r}")
 
@@ -255,19 +261,29 @@ class Calibration:
         return self.balanced_on or ("noise" if self.data is None else "data")
 
     def now(self) -> Any:
-        """The data.
+        """The data, for one pass.
 
         Raises
         ------
         ValueError
             A function has none.
         """
-        if not callable(self.data):
-            return self.data
-        data = self.data()
-        if data is None:
+        data = self.data() if callable(self.data) else self.data
+        if data is None and callable(self.data):
             raise ValueError("calibration must be a function that returns data at every attempt, got None from it")
-        return data
+        return self.watched(data)
+
+    def watched(self, data: Any) -> Any:
+        """`data` as `progress` shows them on the way; a single batch is gone through at once.
+
+        Examples
+        --------
+        >>> list(Calibration(None, progress=reversed).watched([1, 2]))
+        [2, 1]
+        """
+        if self.progress is None or data is None or isinstance(data, Mapping) or hasattr(data, "shape"):
+            return data
+        return self.progress(data)
 
     def tried(self) -> Calibration | None:
         """The first batch alone, to see at once whether a model runs on it; None if a function has none yet.

@@ -168,7 +168,9 @@ def test_the_docs_explain_every_mode_and_list_each_key_once() -> None:
     terms = PAGE.partition("The modes:")[2].partition("All keys:")[0]
     assert sorted(re.findall(r"^`(\w+)`\n: ", terms, re.MULTILINE)) == sorted(get_args(Mode))
     keys = re.findall(r"^\| `(\w+)` \|", PAGE.partition("All keys:")[2], re.MULTILINE)
-    assert sorted(k for k in keys if k in {f.name for f in fields(TrainConfig)}) == sorted(f.name for f in fields(TrainConfig))
+    assert sorted(k for k in keys if k in {f.name for f in fields(TrainConfig)}) == sorted(
+        f.name for f in fields(TrainConfig)
+    )
 
 
 def test_the_docs_explain_every_key_and_say_its_default() -> None:

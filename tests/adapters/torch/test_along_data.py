@@ -265,6 +265,28 @@ def test_a_divergence_is_measured_on_what_was_kept_out_and_holds(scalar: str) ->
     assert relative.divergence.value == pytest.approx(float(want), rel=1e-3)
 
 
+def test_a_bar_is_shown_for_every_pass_over_the_batches() -> None:
+    """All batches to keep a quarter out, those for the values, and those kept out for every try; it changes nothing."""
+    model, given, seen = Model(lru()), list(data(32, 20).split(8)), []
+
+    def bar(what: Any) -> Any:
+        seen.append([len(x) for x in what])
+        return what
+
+    rule = balred.Divergence(1e-3)
+    plan = balred.plan(model, rule, given, progress=bar)
+    tries = int(repr(plan).partition(" tries")[0].rpartition(" ")[2])
+    assert tries > 1
+    assert seen == [[8] * 4, [6] * 4, *[[2] * 4] * tries]
+    assert plan.rows == balred.plan(model, rule, given).rows
+    seen.clear()
+    assert list(balred.analyze(model, calibration=given, progress=bar)) == ["layer"]
+    balred.reduce(model, 4, calibration=given[0], progress=bar)  # one batch is no pass
+    assert seen == [[8] * 4]
+    with pytest.raises(ValueError, match="progress must be a function of the batches"):
+        balred.plan(model, 4, given, progress=True)
+
+
 def test_a_divergence_needs_data_and_is_of_the_whole_model() -> None:
     model = Model(lru())
     with pytest.raises(ValueError, match="a divergence is measured on data"):
