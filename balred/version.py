@@ -1,3 +1,3 @@
 """The version of the package: read by the build, the command, and files of models."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

@@ -23,6 +23,8 @@ def test_the_version_is_the_one_that_is_there() -> None:
     assert re.findall(r"^version: (.*)$", CITATION, re.MULTILINE) == [balred.__version__]
     assert entry("balred")["version"] == balred.__version__
     assert set(re.findall(r"balred (\d+\.\d+\.\d+)", PAPER)) == {balred.__version__}
+    newest = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("\n## ")[2].partition("\n### ")[0]
+    assert re.findall(r"\d+\.\d+\.\d+", newest) == [balred.__version__]
 
 
 def test_titles_and_authors_agree() -> None:
