@@ -84,9 +84,10 @@ html: env
 doctest: env
 	$(BIN)/sphinx-build -q -W -b doctest docs docs/_build/doctest
 
-# the scripts of the gallery, run, and their pictures
+# the scripts of the gallery and the code of the pages of the methods, run, and their pictures
 pictures: env
 	$(BIN)/python docs/gallery/pictures.py
+	$(BIN)/python docs/methods/pictures.py
 
 # and which rows got worse than the committed ones
 bench: env

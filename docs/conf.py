@@ -72,6 +72,7 @@ numpydoc_show_class_members = False  # the class template lists them
 # the pages' own blocks; pytest --doctest-modules runs those of the docstrings
 doctest_test_doctest_blocks = ""
 doctest_global_setup = "import warnings; warnings.simplefilter('error')"
+doctest_global_cleanup = "import matplotlib.pyplot as plt; plt.close('all')"
 
 copybutton_prompt_text = "$ "  # of a session, the commands are copied and what they print is not
 

@@ -1,4 +1,4 @@
-"""The gallery of the pages: every script runs as a reader would run it, and has a page, a card and a picture."""
+"""The gallery of the pages: every script runs as a reader would run it, and has a page, a card and a picture; methods have one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+METHODS = Path(__file__).parents[2] / "docs" / "methods"
 GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
 SCRIPTS = sorted(path.stem for path in GALLERY.glob("*.py") if path.stem != "pictures")
 QUICK = ("heat_rod", "steady_state", "passive")
@@ -47,3 +48,29 @@ def test_every_script_has_a_page_a_card_and_a_picture() -> None:
         assert f":link: {name}\n" in cards
         assert f":img-top: {picture}\n" in cards
         assert f"\n{name}\n" in cards
+
+
+PAGES = sorted(path.stem for path in METHODS.glob("*.md") if path.stem != "index")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_of_a_method_shows_the_picture_that_its_code_draws(name: str) -> None:
+    page = (METHODS / f"{name}.md").read_text(encoding="utf-8")
+    before, _, _ = page.partition(f"](../_static/methods/{name}.png)")
+    assert before != page
+    assert "ax = plot_" in before.rpartition("```{testcode}")[2]
+    assert (METHODS.parent / "_static" / "methods" / f"{name}.png").is_file()
+
+
+def test_the_code_of_a_page_draws_one_picture() -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    try:
+        figure = runpy.run_path(str(METHODS / "pictures.py"))["drawn"](METHODS / "truncation.md")
+        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()][
+            -1
+        ] == "bound 1.43"  # as the page prints
+    finally:
+        plt.close("all")
