@@ -20,7 +20,7 @@ from torch import nn
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.training.followers import averaged
 from balred.adapters.torch.training.reducer import InTrainingReducer
-from balred.adapters.torch.training.trainers import holder, ReducerLater
+from balred.adapters.torch.training.trainers import ReducerLater, holder
 from balred.intraining.events import scalars_of
 from balred.intraining.report import Report
 from balred.intraining.settings import options_of
