@@ -207,11 +207,24 @@ def no_alias(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
 def without_private(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, gives: str | None
 ) -> Any:
-    """Parameters that begin with an underscore are filled by the library."""
-    if not signature or "_" not in signature:
+    """Parameters that begin with an underscore are filled by the library; others show no ``<factory>``."""
+    if not signature or not ("_" in signature or "<factory>" in signature):
         return None
+    signature = signature.replace("<factory>", "...")  # of a dataclass: its own empty list or dict
     shown = re.sub(r"(?<=[(,])\s*_\w+(?:=(?:<[^>]*>|\w+\([^)]*\)|[^,()]+))?(?:,|(?=\)))", "", signature)
     return re.sub(r",\s*\)$", ")", shown).replace("( ", "("), gives
+
+
+def to_their_pages(app: Sphinx) -> tuple[()]:
+    """Links from sources back to the pages: an object has its anchor on the page of the name that it is handed on by."""
+    objects = app.env.get_domain("py").objects  # type: ignore[attr-defined]
+    for entry in getattr(app.env, "_viewcode_modules", {}).values():
+        if entry:
+            _, _, used, home = entry
+            for name in list(used):
+                found = objects.get(f"{home}.{name}")
+                used.update({name: found.docname}) if found else used.pop(name)
+    return ()
 
 
 ELSEWHERE = re.compile(
@@ -240,6 +253,7 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", left_out)
     app.connect("autodoc-process-docstring", no_alias)
     app.connect("autodoc-process-signature", without_private)
+    app.connect("html-collect-pages", to_their_pages, priority=400)
     app.connect("build-finished", loads_nothing_from_elsewhere)
     app.add_directive("capabilities", Capabilities)
     app.add_directive("backend-functions", BackendFunctions)

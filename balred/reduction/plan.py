@@ -68,7 +68,7 @@ class SkippedWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """A table of the layers and the ranks they would be cut to; ``apply()`` returns the reduced model.
+    """A table of the layers of `model` and the ranks they would be cut to; ``apply()`` returns the reduced model.
 
     Examples
     --------
@@ -80,9 +80,10 @@ class Plan:
 
     model: Any
     rows: tuple[Row, ...]
+    """For each layer its name, type, states `before` and `after` (None if it is left as it is), bound, energy, and a note."""
     _new: Mapping[str, Any] = field(default_factory=dict)
     divergence: Measured | None = None
-    """Of the reduced model, measured, where a :class:`balred.Divergence` was asked for."""
+    """How far the answers of the reduced model are from those of the model, if a :class:`balred.Divergence` was asked for."""
     _told: str = ""
 
     def apply(self) -> Any:
