@@ -300,10 +300,9 @@ def reduce(
         A name in ``balred.methods.METHODS`` (the pages on methods say which one to choose), or "matchdc".
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
         Inputs of the model.  Its layers are then balanced on the signals in them along these data, instead of on white
-        noise.  Options: `balanced_on` is "data" (inputs and gradients, the default), "inputs" (inputs only)
-        or "noise".  `scalar` is the function of the model's output whose gradients are taken: "outputs", "tempered",
-        "fisher" or a callable; `seed` draws its directions.  `vmapped`: whether a JAX model takes one sequence.
-        `progress`: shows a bar for each pass over the batches, such as ``tqdm.auto.tqdm``.
+        noise.  Options: `balanced_on` is "data" (inputs and gradients, the default), "inputs" (inputs only) or "noise".  `scalar` is
+        the function of the model's output whose gradients are taken: "outputs", "tempered", "fisher" or a callable; `seed` draws its
+        directions.  `vmapped`: whether a JAX model takes one sequence.  `progress`: a bar for each pass, such as ``tqdm.auto.tqdm``.
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
         How the Gramians are computed; by default "smith" for dense systems and "closed" for diagonal ones.
     offset : float, optional
