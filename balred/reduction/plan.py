@@ -135,7 +135,7 @@ def plan(
     precision : {"float64", "float32"}, default "float64"
         float32 is for devices without fast float64; methods that run on the host have float64 only.
     **options
-        Options of the method, of calibration, and of recorded inputs.  :func:`balred.reduce` explains all of them.
+        Options of the method, of calibration, and of recorded inputs: see :func:`balred.reduce`.
 
     Returns
     -------
@@ -300,7 +300,7 @@ def reduce(
         A name in ``balred.methods.METHODS`` (the pages on methods say which one to choose), or "matchdc".
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
         Inputs of the model.  Its layers are then balanced on the signals in them along these data, instead of on white
-        noise.  Options: `balanced_on` is "data" (inputs and gradients, the default), "inputs" (inputs only) or "noise".  `scalar` is
+        noise.  Options (:class:`balred.selection.Calibration` has all): `balanced_on` is "data" (inputs and gradients, the default), "inputs" (inputs only) or "noise".  `scalar` is
         the function of the model's output whose gradients are taken: "outputs", "tempered", "fisher" or a callable; `seed` draws its
         directions.  `vmapped`: whether a JAX model takes one sequence.  `progress`: a bar for each pass, such as ``tqdm.auto.tqdm``.
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional

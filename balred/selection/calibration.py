@@ -192,7 +192,8 @@ class Calibration:
     data : tensor, dict of keyword inputs, iterable of either, or a function without arguments that returns such
         What the model is called with; a function is called at every attempt, so that it can return recent batches.
     selection : {"joint", "separate", "random"}, default "joint"
-        As in :func:`balred.reduce`; the others are there to compare with.
+        How the states of selective layers are chosen: together, each by its own energy, or at random.  The last two are there to
+        compare with.
     compensate : bool, default True
         Refit C where the layer allows it.
     seed : int, default 0
