@@ -62,18 +62,16 @@ def _is_plain(x: torch.Tensor) -> bool:
 def _computed(module: nn.Module) -> Iterator[str]:
     """Names under which a module offers tensors that it does not hold."""
     registered = {*module._parameters, *module._buffers}
-    inside = module._modules.get("parametrizations")
-    if inside is not None:
-        yield from inside._modules
+    parametrizations = module._modules.get("parametrizations")
+    if parametrizations is not None:
+        yield from parametrizations._modules
     for name, value in vars(module).items():
         if isinstance(value, torch.Tensor) and any(other.startswith(f"{name}_") for other in registered):
             yield name
-    for name in ("weight", "bias"):
-        if (
-            name not in registered
-            and name not in vars(module)
-            and isinstance(getattr(module, name, None), torch.Tensor)
-        ):
+    inside = {id(p): p.ndim for p in module.parameters()}  # a projection around another one offers what that one holds
+    for name, axes in (("weight", 2), ("bias", 1)):
+        offered = None if name in registered or name in vars(module) else getattr(module, name, None)
+        if isinstance(offered, torch.Tensor) and inside.get(id(offered)) != axes:
             yield name
 
 

@@ -28,7 +28,7 @@ Answer = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 def evaluating(model: nn.Module) -> Iterator[None]:
     """In evaluation mode, as the model will be used, and not compiled, since compiled code runs no hooks that come later.
 
-    Whatever mode each module was in comes back.
+    Whatever mode each module was in comes back, also where it does more than note it, as some LoRA layers merge their weights.
     """
     modes = [(module, module.training) for module in model.modules()]
     stance = getattr(torch.compiler, "set_stance", None)  # since 2.6
@@ -38,6 +38,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         for module, training in modes:
+            if type(module).train is not nn.Module.train:
+                module.train(training)
+        for module, training in modes:  # those inside of what was just told its own
             module.training = training
 
 

@@ -26,12 +26,14 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from balred.adapters.torch.modules import blank_copy, set_layer
+from balred.adapters.torch.wrapped import effective, is_plain, with_outputs
 from balred.backends.torch import from_numpy
 from balred.registry.entries import Entry, Rebuild, register_entry
 from balred.systems.arrays import to_numpy
@@ -48,11 +50,14 @@ def is_mlstm(module: Any) -> bool:
     inside = dict(module.named_children())
     if not isinstance(size, int) or not isinstance(heads, int) or "mlstm_backend" not in inside:
         return False
-    fused = inside.get("qkv_opreact")
-    if isinstance(fused, nn.Linear):
-        return size % heads == 0 and fused.out_features > 2 * size
-    both = [inside.get(name) for name in "qk"]
-    return size % heads == 0 and all(isinstance(x, nn.Linear) and x.out_features == size for x in both)
+    fused, *both = (_outputs(inside.get(name)) for name in ("qkv_opreact", "q", "k"))
+    return size % heads == 0 and (fused > 2 * size if fused else both == [size, size])
+
+
+def _outputs(module: Any) -> int:
+    """How many outputs a projection has; none if it is none."""
+    weight = getattr(module, "weight", None)
+    return len(weight) if isinstance(weight, torch.Tensor) and weight.ndim == 2 else 0
 
 
 def adapt_mlstm(layer: Any) -> tuple[System, Rebuild]:
@@ -92,8 +97,8 @@ def _projections(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _columns(linear: Any) -> torch.Tensor:
-    weight: torch.Tensor = linear.weight
-    return weight if linear.bias is None else torch.cat([weight, linear.bias[:, None]], dim=1)
+    weight, bias = effective(linear)
+    return weight if bias is None else torch.cat([weight, bias[:, None]], dim=1)
 
 
 def _with(layer: Any, queries: torch.Tensor, keys: torch.Tensor, dim: int) -> Any:
@@ -102,17 +107,41 @@ def _with(layer: Any, queries: torch.Tensor, keys: torch.Tensor, dim: int) -> An
     W = [nn.functional.pad(x * dim**0.25, (0, 0, 0, dim - x.shape[1])).flatten(0, 1) for x in (queries, keys)]
     new: dict[str, Any] = {"qk_dim": heads * dim, "config": copy.deepcopy(layer.config)}
     _resize(new["config"], heads * dim)
-    if "qkv_opreact" in layer._modules:
+    fused = "qkv_opreact" in layer._modules
+    if fused:
         rest = _columns(layer.qkv_opreact)[2 * layer.qk_dim :].detach()
         parts = {"qkv_opreact": torch.cat([*W, rest.to(W[0].dtype)])}
     else:
         parts = {"q": W[0], "k": W[1]}
+    if not all(is_plain(getattr(layer, name)) for name in parts):
+        own = [_mixing(old, new) for old, new in zip(_projections(layer), W, strict=True)]
+        mixes = {"qkv_opreact": own} if fused else {"q": own[:1], "k": own[1:]}
+        for name, mix in mixes.items():
+            new |= with_outputs(layer, name, partial(_mixed, mix))
+        return blank_copy(layer, new)
     for name, weight in parts.items():
         inputs = getattr(layer, name).in_features
         new |= {f"{name}.weight": weight[:, :inputs].contiguous(), f"{name}.out_features": len(weight)}
         if weight.shape[1] > inputs:
             new[f"{name}.bias"] = weight[:, inputs]
     return blank_copy(layer, new)
+
+
+def _mixing(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """(heads, r, d) that makes the rows `new`, (heads r, inputs), of those in `old`, (heads, d, inputs), which span them."""
+    wide = old.detach().double()
+    return new.double().reshape(len(old), -1, old.shape[-1]) @ torch.linalg.pinv(wide)
+
+
+def _mixed(mixes: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """`x` with its first rows mixed, head by head, by each of these in turn."""
+    done, rest = [], x.double()
+    for mix in mixes:
+        heads, _, size = mix.shape
+        mine, rest = rest[: heads * size], rest[heads * size :]
+        by_head = mine.reshape(heads, size, -1)
+        done.append((mix @ by_head).reshape(-1, *x.shape[1:]))
+    return torch.cat([*done, rest]).to(x.dtype)
 
 
 def _resize(config: Any, size: int) -> None:

@@ -13,6 +13,7 @@ S. Yang et al., Gated Delta Networks (arXiv 2412.06464).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,16 @@ import torch
 import torch.nn.functional as F
 
 from balred.adapters.torch.layers.mamba_parts import (
-    bias_of,
     convolved,
     like,
     linear,
     masked,
     model_resizer,
-    rows_of,
     sized,
+    weight_and_bias,
 )
 from balred.adapters.torch.layers.signals import Signals, gatherer
+from balred.adapters.torch.wrapped import with_outputs
 from balred.registry.entries import Selective, register_selective
 from balred.selection.moments import Moments, Selection, first
 
@@ -88,6 +89,7 @@ def _delta(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     decay = torch.exp(like(layer.A_log, v)) * F.softplus(a + like(layer.dt_bias, v))
     norm, out = (getattr(layer, name) for name in (_layout(layer) or _FUSED)[-2:])
     gate = F.silu(z)
+    W, bias = weight_and_bias(out, v)
 
     def gain(y: torch.Tensor, now: slice) -> torch.Tensor:
         """Gate and norm, the norm's divisor frozen at what it is."""
@@ -102,8 +104,8 @@ def _delta(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         A=-torch.ones_like(v[0, 0])[:, None],
         B=k,
         C=masked(q.flatten(-2), mask).reshape(q.shape) / size**0.5,
-        W=like(out.weight, v),
-        bias=bias_of(out, v),
+        W=W,
+        bias=bias,
         skip=torch.zeros_like(v),
         gain=gain,
         mixes=False,
@@ -145,10 +147,10 @@ def _cut_delta(layer: Any, selection: Selection, moments: Moments | None = None)
         rest = np.tile(2 * size + np.arange(2 * values // heads), (heads, 1))
         block = np.concatenate([selection.kept, size + selection.kept, rest], axis=1)
         rows = {"in_proj_qkvz": (np.arange(heads)[:, None] * (2 * size + rest.shape[1]) + block).reshape(-1)}
-    new: dict[str, Any] = {f"{part}.out_features": len(index) for part, index in rows.items()}
+    new: dict[str, Any] = {}
     for part, index in (rows | {"conv1d": conv}).items():
         where = torch.as_tensor(index, device=layer.A_log.device)
-        new |= {name: value[where] for name, value in rows_of(layer, part).items()}
+        new |= with_outputs(layer, part, partial(torch.index_select, dim=0, index=where))
     new |= {f"conv1d.{name}": len(conv) for name in ("in_channels", "out_channels", "groups")}
     new |= {"head_k_dim": rank, "key_dim": heads * rank, "conv_dim": len(conv)}
     return sized(layer, new, rank)

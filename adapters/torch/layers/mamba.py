@@ -7,6 +7,7 @@ and C that the heads of a group share and that pass a convolution and SiLU, so t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from balred.adapters.torch.layers.mamba_parts import (
-    bias_of,
     convolved,
     has_weights,
     kept_rows,
@@ -23,10 +23,11 @@ from balred.adapters.torch.layers.mamba_parts import (
     linear,
     masked,
     model_resizer,
-    rows_of,
     sized,
+    weight_and_bias,
 )
 from balred.adapters.torch.layers.signals import Read, Signals, gatherer
+from balred.adapters.torch.wrapped import mixes_outputs, with_outputs
 from balred.registry.entries import Selective, register_selective
 from balred.selection.moments import FloatArray, Moments, Selection, first
 
@@ -90,17 +91,18 @@ def _mamba1(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     one = [_way(layer, x, names, mask, back=i > 0) for i, names in enumerate(ways)]
     dt, A, B, C, skip, drive = zip(*one, strict=True)
     gate = F.silu(z).repeat(1, 1, len(ways))
+    W, bias = weight_and_bias(layer.out_proj, x)
     return Signals(
         dt=torch.cat(dt, -1),
         drive=torch.cat(drive, -1),
         A=torch.cat(A),
         B=torch.stack(B, 2),
         C=torch.stack(C, 2),
-        W=like(layer.out_proj.weight, x).repeat(1, len(ways)) * _share(layer, len(ways)),
-        bias=bias_of(layer.out_proj, x),
+        W=W.repeat(1, len(ways)) * _share(layer, len(ways)),
+        bias=bias,
         skip=torch.cat(skip, -1),
         gain=lambda y, now: gate[:, now],
-        mixes=_norm(layer, "c") is None,  # with two ways there are two groups, which are only selected from
+        mixes=_norm(layer, "c") is None and mixes_outputs(layer.x_proj),  # two ways are two groups, which are selected from
         back=len(ways) - 1,
     )
 
@@ -132,9 +134,8 @@ def _smaller1(layer: Any, selection: Selection, B: FloatArray, C: FloatArray) ->
     new: dict[str, Any] = {}
     for way, own in zip(_ways(layer), selection.kept, strict=True):
         kept = torch.as_tensor(own, device=layer.A_log.device)
-        new |= {way[0]: getattr(layer, way[0])[:, kept], f"{way[3]}.out_features": dt_rank + 2 * len(kept)}
-        for name, value in rows_of(layer, way[3]).items():
-            new[name] = kept_rows(value, dt_rank, states, kept, selection.mix)
+        new[way[0]] = getattr(layer, way[0])[:, kept]
+        new |= with_outputs(layer, way[3], partial(kept_rows, dt_rank=dt_rank, states=states, kept=kept, mix=selection.mix))
     for short, squares in (("b", B), ("c", C)):
         norm = _norm(layer, short)
         if norm is None:
@@ -187,6 +188,7 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     skip = (skip.repeat_interleave(width) if skip.numel() == heads else skip.reshape(-1)) * x
     norm = getattr(layer, "norm", None)
     gate = F.silu(z)
+    W, bias = weight_and_bias(layer.out_proj, x)
 
     def gain(y: torch.Tensor, now: slice) -> torch.Tensor:
         """Gate and gated norm, the norm's divisor frozen at what it is."""
@@ -207,8 +209,8 @@ def _mamba2(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         A=A,
         B=B.reshape(*B.shape[:-1], groups, states),
         C=C.reshape(*C.shape[:-1], groups, states),
-        W=like(layer.out_proj.weight, x),
-        bias=bias_of(layer.out_proj, x),
+        W=W,
+        bias=bias,
         skip=skip,
         gain=gain,
         mixes=False,
@@ -227,10 +229,10 @@ def _cut_mamba2(layer: Any, selection: Selection, moments: Moments | None = None
     last = 2 * channels + 2 * groups * states
     rows = np.concatenate([np.arange(channels), channels + conv, last + np.arange(heads)])
     device = layer.A_log.device
-    new: dict[str, Any] = {"in_proj.out_features": len(rows)}
+    new: dict[str, Any] = {}
     for module, index in (("in_proj", rows), ("conv1d", conv)):
         where = torch.as_tensor(index, device=device)
-        new |= {name: value[where] for name, value in rows_of(layer, module).items()}
+        new |= with_outputs(layer, module, partial(torch.index_select, dim=0, index=where))
     if hasattr(layer, "mup_vector"):
         new["mup_vector"] = layer.mup_vector[..., torch.as_tensor(rows, device=device)]
     new |= {f"conv1d.{name}": len(conv) for name in ("in_channels", "out_channels", "groups")}

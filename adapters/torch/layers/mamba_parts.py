@@ -14,6 +14,7 @@ from torch import nn
 
 from balred.adapters.torch.configurations import SIZES, resize_configurations
 from balred.adapters.torch.modules import blank_copy
+from balred.adapters.torch.wrapped import effective, is_plain
 
 _CONFIGS = ("config", "args")
 """Attributes in which layers and models share one."""
@@ -37,13 +38,13 @@ def like(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def linear(module: Any, x: torch.Tensor) -> torch.Tensor:
     """What a linear module does, in the precision of `x`."""
-    return F.linear(x, like(module.weight, x), bias_of(module, x))
+    return F.linear(x, *weight_and_bias(module, x))
 
 
-def bias_of(module: Any, x: torch.Tensor) -> torch.Tensor | None:
-    """The bias of a linear module, if it has one, in the precision of `x`."""
-    bias = getattr(module, "bias", None)
-    return None if bias is None else like(bias, x)
+def weight_and_bias(module: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Those of what a linear module computes, the bias if it has one, in the precision of `x`."""
+    weight, bias = effective(module)
+    return like(weight, x), None if bias is None else like(bias, x)
 
 
 def masked(x: torch.Tensor, mask: Any) -> torch.Tensor:
@@ -53,7 +54,12 @@ def masked(x: torch.Tensor, mask: Any) -> torch.Tensor:
 
 def convolved(layer: Any, x: torch.Tensor, part: str = "conv1d") -> torch.Tensor:
     """The layer's causal convolution and activation of `x`, (batch, length, channels)."""
-    weight, bias = getattr(layer, part).weight, getattr(layer, part).bias
+    conv = getattr(layer, part)
+    if not is_plain(conv):
+        raise ValueError(
+            f"a convolution must have a weight and a bias only, got others in {part}, a {type(conv).__name__}: merge them into the weight first"
+        )
+    weight, bias = conv.weight, conv.bias
     y = F.conv1d(
         x.mT,
         like(weight, x),
@@ -63,25 +69,6 @@ def convolved(layer: Any, x: torch.Tensor, part: str = "conv1d") -> torch.Tensor
     )[..., : x.shape[1]]
     act = getattr(layer, "act", None)
     return (act if callable(act) else F.silu)(y).mT
-
-
-def rows_of(layer: Any, part: str) -> dict[str, torch.Tensor]:
-    """The weight and the bias of a projection, whose first axes are its outputs.
-
-    Raises
-    ------
-    ValueError
-        It has other tensors, which a cut would have to follow.
-    """
-    module = getattr(layer, part)
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    others = [name for name in tensors if name not in ("weight", "bias")]
-    if others:
-        raise ValueError(
-            f"a projection that is cut must have a weight and a bias only, got {', '.join(others)} in {part}, a "
-            f"{type(module).__name__}: merge them into the weight first"
-        )
-    return {f"{part}.{name}": value.detach() for name, value in tensors.items()}
 
 
 def kept_rows(value: torch.Tensor, dt_rank: int, states: int, kept: torch.Tensor, mix: Any) -> torch.Tensor:

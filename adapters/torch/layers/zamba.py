@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from balred.adapters.torch.layers.mamba_parts import (
-    bias_of,
     convolved,
     has_weights,
     kept_rows,
@@ -21,6 +20,7 @@ from balred.adapters.torch.layers.mamba_parts import (
     masked,
     model_resizer,
     sized,
+    weight_and_bias,
 )
 from balred.adapters.torch.layers.signals import Signals, gatherer
 from balred.registry.entries import Selective, register_selective
@@ -52,14 +52,15 @@ def _zamba(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     dt = torch.einsum("hdr,blhr->blhd", like(layer.dt_proj_weight, x), dt)
     dt = F.softplus(dt + like(layer.dt_proj_bias, x)).flatten(-2)
     gate = F.silu(z)
+    W, bias = weight_and_bias(layer.out_proj, x)
     return Signals(
         dt=dt,
         drive=dt * x,
         A=-torch.exp(like(layer.A_log, x)).flatten(0, 1),
         B=B,
         C=masked(C.flatten(-2), mask).reshape(C.shape),
-        W=like(layer.out_proj.weight, x),
-        bias=bias_of(layer.out_proj, x),
+        W=W,
+        bias=bias,
         skip=like(layer.D, x).flatten() * x,
         gain=lambda y, now: gate[:, now],
         mixes=True,  # a single head is a Mamba-1 layer; several are selected from only
