@@ -196,6 +196,12 @@ def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
     return copy.deepcopy(model, copies)  # takes these for what it has copied already, so that no old value is
 
 
+def _broken(layer: nn.Module, new: nn.Module) -> str | None:
+    from balred.adapters.torch.trying import broken  # which makes copies
+
+    return broken(layer, new)
+
+
 register_container(
     "torch.nn.modules.module.Module",
     Container(
@@ -208,5 +214,6 @@ register_container(
         seen=seen,
         fixed=fixed,
         running=RUNNING,
+        broken=_broken,
     ),
 )

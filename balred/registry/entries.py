@@ -61,6 +61,8 @@ class Selective:
         In place of :func:`balred.selection.select`.
     note : str
         What a plan says besides, where a selection changes more than what the states add up to.
+    differs : callable, optional
+        ``differs(layer)``: what is wrong where a layer does not compute what its arrays stand for, or None; asked of smaller ones.
 
     Examples
     --------
@@ -93,6 +95,7 @@ class Selective:
     needs_data: bool = True
     select: Callable[..., Selection] | None = None
     note: str = ""
+    differs: Callable[[Any], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ class Container:
     ``unfit(layer)`` says why the arrays of a layer cannot be read or resized (they are computed from others, or not there),
     or None.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest of
     models, `roots` by their paths: what they share would go wrong.  ``seen(model)`` tells what modules that look like layers
-    lack to be known, and ``fixed(model)`` why there is nothing to cut in others that have a memory.
+    lack to be known, and ``fixed(model)`` why there is nothing to cut in others that have a memory.  ``broken(layer, new)`` says what
+    fails in a smaller copy of a layer when it runs, or None.
 
     Examples
     --------
@@ -181,6 +185,7 @@ class Container:
     seen: Callable[[Any], list[str]] | None = None
     fixed: Callable[[Any], list[str]] | None = None
     running: Running | None = None
+    broken: Callable[[Any, Any], str | None] | None = None
 
 
 _entries: dict[str, Entry] = {}

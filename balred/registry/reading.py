@@ -21,7 +21,7 @@ from balred.registry.entries import (
     qualified,
 )
 from balred.registry.hints import hint_for
-from balred.registry.whole import check_whole
+from balred.registry.whole import check_runs, check_whole
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
@@ -81,6 +81,7 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
             sizes = {system.states, system.order} if isinstance(system, DiagonalSystem) else {system.states}
             widths = {int(a) for a in (*system.B.shape[:-2], system.B.shape[-1], system.C.shape[-2])}
             check_whole(obj, new, sizes, widths, entry.accounts)
+            check_runs(obj, new, sizes)
         return new
 
     return system, rebuilt
@@ -249,6 +250,7 @@ def _as_a_whole(entry: Entry) -> Selective:
             new, states = make(layer, *args), known.states(layer)
             if known.states(new) != states:
                 check_whole(layer, new, {states}, set(), entry.accounts)
+                check_runs(layer, new, {states}, known.differs)
             return new
 
         return made

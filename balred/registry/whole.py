@@ -6,11 +6,15 @@ has in common with the known ones.  Cut, it breaks in its next run, or computes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 from balred.registry.entries import container_of
 from balred.registry.tensors import tensors_of
+
+_DEEP = 4
+"""Attributes of attributes that are looked into for a number that is named in an error."""
 
 
 def check_whole(layer: Any, new: Any, sizes: set[int], widths: set[int], accounts: frozenset[str] | None) -> None:
@@ -53,6 +57,56 @@ def check_whole(layer: Any, new: Any, sizes: set[int], widths: set[int], account
                 f"every array of a layer's states must be known to its adapter, got {name} of shape {kept[name]} in "
                 f"{type(layer).__name__}, which a cut would leave as it is: register an adapter of its own for this class"
             )
+
+
+def check_runs(layer: Any, new: Any, sizes: set[int], differs: Callable[[Any], str | None] | None = None) -> None:
+    """Raise unless `new`, which has another number of states than `layer`, runs where that runs, and computes what it should.
+
+    Parameters
+    ----------
+    layer, new : layer
+    sizes : set of int
+        The number of states of `layer`, and what else stands for it.
+    differs : callable, optional
+        What is wrong where a layer does not compute what its arrays stand for, or None.
+
+    Raises
+    ------
+    ValueError
+        It has a number of its own that should have changed, most likely: the message names those that could be the one.
+    """
+    container = container_of(layer)
+    reason = None if container is None or container.broken is None else container.broken(layer, new)
+    if reason is None and differs is not None:
+        reason = differs(new)
+    if reason is None:
+        return
+    mine, his = (_numbers(one) for one in (layer, new))
+    kept = [name for name, number in mine.items() if number in sizes and his.get(name) == number]
+    told = f", where {' and '.join(kept)} would stay {mine[kept[0]]}" if kept else ""
+    raise ValueError(
+        f"a layer must run with another number of states, got {reason} in {type(layer).__name__}{told}: let its forward take sizes from "
+        "its arrays, call the number of states d_state, or register an adapter of its own for this class"
+    )
+
+
+def _numbers(layer: Any) -> dict[str, int]:
+    """The integers among the attributes of a layer and of what is in it, by dotted names."""
+    found: dict[str, int] = {}
+    todo, met = [("", layer)], set[int]()
+    while todo:
+        path, x = todo.pop()
+        if id(x) in met or isinstance(x, (type, ModuleType)) or path.count(".") > _DEEP:
+            continue
+        met.add(id(x))
+        several = dict(enumerate(x)) if isinstance(x, (list, tuple)) else getattr(x, "__dict__", {})
+        for key, value in (x if isinstance(x, Mapping) else several).items():
+            name = path if key == "_modules" else f"{path}.{key}" if path else str(key)
+            if type(value) is int:
+                found[name] = value
+            elif not hasattr(value, "shape") and (key == "_modules" or not str(key).startswith("_")):
+                todo.append((name, value))
+    return found
 
 
 def _shapes(layer: Any) -> dict[str, tuple[int, ...]]:

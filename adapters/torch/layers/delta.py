@@ -29,7 +29,7 @@ from balred.adapters.torch.layers.mamba_parts import (
     sized,
     weight_and_bias,
 )
-from balred.adapters.torch.layers.signals import Signals, gatherer
+from balred.adapters.torch.layers.signals import Read, Signals, differing, gatherer
 from balred.adapters.torch.wrapped import with_outputs
 from balred.registry.entries import Selective, register_selective
 from balred.selection.moments import Moments, Selection, first
@@ -160,13 +160,24 @@ def _state_size(layer: Any) -> int:
     return int(layer.head_k_dim)
 
 
+def _read(layer: Any) -> Read:
+    return _delta
+
+
 def _width(layer: Any) -> int:
     return int(getattr(layer, (_layout(layer) or _FUSED)[0]).weight.shape[1])
 
 
 register_selective(
     "torch.nn.modules.module.Module",
-    Selective(_state_size, gatherer(lambda layer: _delta, _width), _cut_delta, _blank_delta, note=_NOTE),
+    Selective(
+        _state_size,
+        gatherer(_read, _width),
+        _cut_delta,
+        _blank_delta,
+        note=_NOTE,
+        differs=differing(_read, _width),
+    ),
     recognises=is_gated_delta,
     resize_model=model_resizer(_state_size),
     accounts=("A_log", "dt_bias", "conv1d", *_FUSED, *_MIXED, *_SEPARATE),

@@ -26,7 +26,7 @@ from balred.adapters.torch.layers.mamba_parts import (
     sized,
     weight_and_bias,
 )
-from balred.adapters.torch.layers.signals import Read, Signals, gatherer
+from balred.adapters.torch.layers.signals import Read, Signals, differing, gatherer
 from balred.adapters.torch.wrapped import mixes_outputs, with_outputs
 from balred.registry.entries import Selective, register_selective
 from balred.selection.moments import FloatArray, Moments, Selection, first
@@ -102,7 +102,8 @@ def _mamba1(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
         bias=bias,
         skip=torch.cat(skip, -1),
         gain=lambda y, now: gate[:, now],
-        mixes=_norm(layer, "c") is None and mixes_outputs(layer.x_proj),  # two ways are two groups, which are selected from
+        mixes=_norm(layer, "c") is None
+        and mixes_outputs(layer.x_proj),  # two ways are two groups, which are selected from
         back=len(ways) - 1,
     )
 
@@ -135,7 +136,9 @@ def _smaller1(layer: Any, selection: Selection, B: FloatArray, C: FloatArray) ->
     for way, own in zip(_ways(layer), selection.kept, strict=True):
         kept = torch.as_tensor(own, device=layer.A_log.device)
         new[way[0]] = getattr(layer, way[0])[:, kept]
-        new |= with_outputs(layer, way[3], partial(kept_rows, dt_rank=dt_rank, states=states, kept=kept, mix=selection.mix))
+        new |= with_outputs(
+            layer, way[3], partial(kept_rows, dt_rank=dt_rank, states=states, kept=kept, mix=selection.mix)
+        )
     for short, squares in (("b", B), ("c", C)):
         norm = _norm(layer, short)
         if norm is None:
@@ -286,14 +289,14 @@ _MAMBA1 = (*_PARTS, "x_proj", "dt_proj", *_BACK_KEEPS, *(f"{x}_layernorm" for x 
 _MAMBA2 = (*_PARTS, "norm", "dt_bias", "mup_vector")
 register_selective(
     _MODULE,
-    Selective(state_size, _gather, _cut_mamba1, _blank_mamba1),
+    Selective(state_size, _gather, _cut_mamba1, _blank_mamba1, differs=differing(_read, _width)),
     recognises=is_mamba1,
     resize_model=_resize_model,
     accounts=_MAMBA1,
 )
 register_selective(
     _MODULE,
-    Selective(state_size, _gather, _cut_mamba2, _blank_mamba2),
+    Selective(state_size, _gather, _cut_mamba2, _blank_mamba2, differs=differing(_read, _width)),
     recognises=is_mamba2,
     resize_model=_resize_model,
     accounts=_MAMBA2,

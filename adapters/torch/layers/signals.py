@@ -249,24 +249,48 @@ def _without_data(name: str, layer: Any, read: Read, width: int) -> Moments:
     return surrogate(signals)
 
 
+def differing(read: Callable[[Any], Read], width: Callable[[Any], int]) -> Callable[[Any], str | None]:
+    """The ``differs`` of a :class:`balred.registry.Selective`, for layers that ``read(layer)`` knows how to read."""
+
+    def differs(layer: Any) -> str | None:
+        noise = _noise(layer, width(layer), sequences=1, tokens=6)
+        with torch.no_grad(), evaluating(layer):
+            try:
+                result = layer.forward(noise)
+            except Exception:  # some take more than their input
+                return None
+            return _away(layer, result, Accumulator().add(read(layer)(layer, _wide(noise), None)), None)
+
+    return differs
+
+
 def _differs(name: str, layer: nn.Module, output: Any, own: torch.Tensor, mask: Any) -> list[str]:
     """What is wrong where a layer's output is not what follows from the signals that were read of it."""
+    away = _away(layer, output, own, mask)
+    return (
+        []
+        if away is None
+        else [
+            f"layer {name} ({type(layer).__name__}) must compute what its weights stand for in a layer of its kind, got {away}: "
+            "something else in it or around it takes part, such as another norm, a hook, a replaced forward, or a state carried over"
+        ]
+    )
+
+
+def _away(layer: nn.Module, output: Any, own: torch.Tensor, mask: Any) -> str | None:
+    """How far a layer's output is from what follows from the signals; None where it is that."""
     parts = output if isinstance(output, (tuple, list)) else [output]
     found = next((x for x in parts if isinstance(x, torch.Tensor) and x.shape == own.shape), None)
     if found is None:
-        return [f"layer {name} must have an output of shape {tuple(own.shape)}, as its weights have, got none"]
+        return f"no output of shape {tuple(own.shape)}, as its weights have it"
     counted = torch.ones_like(own[..., :1]) if mask is None else mask[:, -own.shape[1] :, None].to(own.dtype)
     want, got = (x.to(own.dtype) * counted for x in (found, own))
     miss = float((got - want).norm() / want.norm().clamp_min(torch.finfo(want.dtype).tiny))
     kinds = {found.dtype, *(p.dtype for p in layer.parameters() if p.is_floating_point())}
     limit = max(max(torch.finfo(d).eps for d in kinds) ** 0.5, 1e-3 if found.device.type == "cpu" else 2e-2)
     if miss <= limit or not torch.isfinite(own).all():  # moments that are not finite are refused for that
-        return []
-    return [
-        f"layer {name} ({type(layer).__name__}) must compute what its weights stand for in a layer of its kind, got an output that is "
-        f"{miss:.2g} of itself away: something else in it or around it takes part, such as another norm, a hook, "
-        "a replaced forward, or a state carried over"
-    ]
+        return None
+    return f"an output that is {miss:.2g} of itself away"
 
 
 def _described(x: Any) -> str:
@@ -277,10 +301,10 @@ def _described(x: Any) -> str:
     )
 
 
-def _noise(layer: nn.Module, width: int) -> torch.Tensor:
+def _noise(layer: nn.Module, width: int, sequences: int = 4, tokens: int = 256) -> torch.Tensor:
     """Standard normal tokens, as a norm with unit weights lets through."""
     like = next(iter(layer.parameters()))
-    return torch.randn(4, 256, width, generator=torch.Generator().manual_seed(0)).to(like.device)
+    return torch.randn(sequences, tokens, width, generator=torch.Generator().manual_seed(0)).to(like.device)
 
 
 def _sketched(W: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from balred.adapters.torch.layers.mamba_parts import (
     sized,
     weight_and_bias,
 )
-from balred.adapters.torch.layers.signals import Signals, gatherer
+from balred.adapters.torch.layers.signals import Read, Signals, differing, gatherer
 from balred.registry.entries import Selective, register_selective
 from balred.selection.moments import Moments, Selection, first
 
@@ -87,10 +87,17 @@ def _state_size(layer: Any) -> int:
     return int(layer.A_log.shape[2])
 
 
-_gather = gatherer(lambda layer: _zamba, lambda layer: int(layer.in_proj.weight.shape[1]))
+def _read(layer: Any) -> Read:
+    return _zamba
+
+
+def _width(layer: Any) -> int:
+    return int(layer.in_proj.weight.shape[1])
+
+
 register_selective(
     "torch.nn.modules.module.Module",
-    Selective(_state_size, _gather, _cut_zamba, _blank_zamba),
+    Selective(_state_size, gatherer(_read, _width), _cut_zamba, _blank_zamba, differs=differing(_read, _width)),
     recognises=is_zamba,
     resize_model=model_resizer(_state_size),
     accounts=("A_log", "D", "in_proj", "conv1d", "out_proj", "x_proj_weight", "dt_proj_weight", "dt_proj_bias"),

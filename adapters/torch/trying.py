@@ -1,0 +1,68 @@
+"""Whether a smaller layer still runs: one that keeps its number of states in a number of its own would break in its next forward.
+
+Nobody can tell which of a layer's numbers mean its states, and which are as large by chance.  So a copy of the layer is called with a
+few tokens, in the layouts that layers have, until it answers; a copy of the smaller one must answer to the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from balred.adapters.torch.modules import blank_copy
+from balred.adapters.torch.running import evaluating
+
+_SEQUENCES, _TOKENS, _WIDTHS = 2, 5, 8
+
+
+def broken(layer: nn.Module, new: nn.Module) -> str | None:
+    """What is wrong with `new`, a smaller copy of `layer`, which runs; None if nothing is, or if nobody knows how to call them.
+
+    Examples
+    --------
+    >>> class Bank(nn.Module):
+    ...     def __init__(self, states):
+    ...         super().__init__()
+    ...         self.n, self.B = states, nn.Parameter(torch.ones(states, 3))
+    ...     def forward(self, u):
+    ...         return (u @ self.B.mT).reshape(*u.shape[:-1], self.n).sum(-1, keepdim=True)
+    >>> layer = Bank(16)
+    >>> broken(layer, layer) is None, broken(layer, blank_copy(layer, {"B": torch.ones(4, 3)})).partition(":")[0]
+    (True, 'RuntimeError')
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        whole = blank_copy(layer, {})
+        for x in _inputs(new):
+            try:
+                want = _answer(whole, x)
+            except Exception:
+                continue
+            try:
+                got = _answer(blank_copy(new, {}), x)
+            except Exception as error:  # whatever a layer makes of a number that is no longer right
+                return f"{type(error).__name__}: {error}"
+            return None if want == got else f"an output of shape {got} instead of {want}"
+    return None
+
+
+def _answer(layer: nn.Module, x: torch.Tensor) -> tuple[int, ...]:
+    with evaluating(layer):
+        made = layer.forward(x.clone())
+    first = made[0] if isinstance(made, (tuple, list)) else made
+    return tuple(first.shape)
+
+
+def _inputs(layer: nn.Module) -> Iterator[torch.Tensor]:
+    """A few tokens of every width that axes of the layer's tensors have, the frequent ones first."""
+    tensors = [*layer.parameters(), *layer.buffers()]
+    real = next((x for x in tensors if x.is_floating_point()), None)
+    dtype = torch.get_default_dtype() if real is None else real.dtype
+    device = tensors[0].device if tensors else None
+    random = torch.Generator().manual_seed(0)
+    widths = Counter(size for x in tensors for size in x.shape)
+    for width, _ in widths.most_common(_WIDTHS):
+        for shape in ((_SEQUENCES, _TOKENS, width), (_SEQUENCES, width, _TOKENS), (_TOKENS, width)):
+            yield torch.randn(shape, generator=random).to(device, dtype)
