@@ -2,7 +2,8 @@
 
 LRU in minimal-LRU's names: nu_log, theta_log, gamma_log (N), B_re, B_im (N, H), C_re, C_im (P, N), and D, (H) or (P, H).
 A dict of these is a layer by itself, and a tree of such dicts (of a flax or haiku model, a checkpoint) a model; the module
-that it belongs to takes the new N as its ``d_hidden``.
+that it belongs to takes the new N as its ``d_hidden``.  All of them with the same leading axes are a stack of layers
+(:mod:`balred.layers.stacks`).
 
 S5 in its authors' names: Lambda_re, Lambda_im (P), B (P, H, 2), C (H, P, 2) or C1 and C2, D (H), log_step (P, 1) or (P).
 What they mean depends on settings of the module (conj_sym, clip_eigs, ...), so it takes a module to make a layer.
@@ -11,15 +12,16 @@ What they mean depends on settings of the module (conj_sym, clip_eigs, ...), so 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from balred.layers.linoss import LINOSS_NAMES
 from balred.layers.lru import keep_feedthrough, lru_parameters, lru_split, lru_system, scale_ratio
 from balred.layers.lru_carry import lru_carry_split
 from balred.layers.s5 import s5_parameters, s5_system
 from balred.layers.sampled import Host, input_gain
+from balred.layers.stacks import carried_in_stacks, leading_axes, read_stack
 from balred.registry.entries import Rebuild, register
 from balred.systems.arrays import Array, backend_of, eye, namespace, to_complex, to_numpy
 from balred.systems.leaves import System
@@ -36,10 +38,22 @@ NAMES = {"nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D"
 
 
 def is_lru(tree: Mapping[str, Any]) -> bool:
-    """Whether the mapping holds the parameters of one LRU layer, and nothing else."""
-    if set(tree) != NAMES:
-        return False
-    shape = {name: tuple(getattr(value, "shape", ())) for name, value in tree.items()}
+    """Whether the mapping holds the parameters of an LRU layer, or of a stack of such layers, and nothing else.
+
+    Examples
+    --------
+    >>> shapes = {"B_re": (3, 2), "B_im": (3, 2), "C_re": (2, 3), "C_im": (2, 3), "D": (2,)}
+    >>> shapes |= dict.fromkeys(("nu_log", "theta_log", "gamma_log"), (3,))
+    >>> [is_lru({k: np.ones((*before, *s)) for k, s in shapes.items()}) for before in ((), (4,))]
+    [True, True]
+    >>> is_lru({k: np.ones((*s, 4)) for k, s in shapes.items()})
+    False
+    """
+    return set(tree) == NAMES and leading_axes(tree, _is_one_lru) is not None
+
+
+def _is_one_lru(tree: Mapping[str, Any]) -> bool:
+    shape = {name: value.shape for name, value in tree.items()}
     if len(shape["B_re"]) != 2 or len(shape["C_re"]) != 2:
         return False
     (n, h), p = shape["B_re"], shape["C_re"][0]
@@ -48,50 +62,11 @@ def is_lru(tree: Mapping[str, Any]) -> bool:
     return feedthrough and all(shape[name] == size for name, size in want.items())
 
 
-def is_stacked_lru(tree: Mapping[str, Any]) -> bool:
-    """Whether the mapping holds the parameters of several LRU layers, one behind the other along leading axes.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> shapes = {"B_re": (3, 2), "B_im": (3, 2), "C_re": (2, 3), "C_im": (2, 3), "D": (2,)}
-    >>> shapes |= dict.fromkeys(("nu_log", "theta_log", "gamma_log"), (3,))
-    >>> is_stacked_lru({k: np.ones((4, *s)) for k, s in shapes.items()}), is_stacked_lru({k: np.ones(s) for k, s in shapes.items()})
-    (True, False)
-    """
-    if set(tree) != NAMES:
-        return False
-    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in tree.items()}
-    k = len(shapes["nu_log"]) - 1
-    if k < 1 or len({shape[:k] for shape in shapes.values()}) > 1:
-        return False
-    return is_lru({name: SimpleNamespace(shape=shape[k:]) for name, shape in shapes.items()})
+carry_lru = carried_in_stacks(lru_carry_split, "nu_log")
+"""Optimizer moments of an LRU layer, or of a stack, through a cut."""
 
 
-def refuse_stacked(nu_log: Any) -> None:
-    """Raise if the parameters of an LRU layer are those of several, as ``vmap`` and scans over layers make them.
-
-    Raises
-    ------
-    ValueError
-        The message says how to take them apart.
-    """
-    if nu_log.ndim > 1:
-        raise ValueError(
-            "a layer must have parameters of its own, got those of several along leading axes of "
-            f"{tuple(nu_log.shape[:-1])}, as vmap and scans over layers stack them: reduce each, jax.tree.map(lambda x: x[i], layer), "
-            "to one rank for all, and stack them again; in training cut a model that is not stacked"
-        )
-
-
-@register("builtins.dict", recognises=is_stacked_lru)
-def adapt_stacked(tree: Any) -> tuple[System, Rebuild]:
-    """Refused: which of the layers behind each other a rank is meant for is nowhere said."""
-    refuse_stacked(tree["nu_log"])
-    return adapt_lru_parameters(tree)
-
-
-@register("builtins.dict", carry=lru_carry_split, recognises=is_lru)
+@register("builtins.dict", carry=carry_lru, recognises=is_lru)
 def adapt_lru_parameters(tree: Any) -> tuple[System, Rebuild]:
     """The conjugate system that the parameters stand for, and the way back to a mapping of the same type.
 
@@ -109,8 +84,83 @@ def adapt_lru_parameters(tree: Any) -> tuple[System, Rebuild]:
     return system, lambda reduced: type(tree)({**tree, **write(reduced)})
 
 
+_KINDS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
+    "LRU": ("nu_log", "B_re", 2, ()),
+    "S5": ("Lambda_re", "B", 3, S5_SETTINGS),
+    "LinOSS": ("A_diag", "B", 3, ("discretization",)),
+}
+"""Of each kind of layer a vector, a larger array with its axes, and the settings without which the parameters mean nothing."""
+
+
+def misfit(tree: Mapping[str, Any], settings: Any) -> str:
+    """Why parameters by the names of a known kind of layer cannot be read, though they are those of one or of a stack.
+
+    Parameters
+    ----------
+    tree : mapping
+        Arrays by name.
+    settings : object, or None
+        The module that they belong to; None in a tree of parameters.
+
+    Returns
+    -------
+    str
+        Empty if they can, and of other mappings.
+
+    Examples
+    --------
+    >>> shapes = {"B_re": (3, 2), "B_im": (3, 2), "C_re": (2, 3), "C_im": (2, 3), "D": (2,)}
+    >>> shapes |= dict.fromkeys(("nu_log", "theta_log", "gamma_log"), (3,))
+    >>> misfit({k: np.ones((*s, 4)) for k, s in shapes.items()}, None)[:60]
+    'layers in a stack must lie along the first axes of all their'
+    >>> misfit({k: np.ones((4, *s)) for k, s in shapes.items()}, None)
+    ''
+    """
+    kind = "LRU" if set(tree) == NAMES else "S5" if _is_named_s5(tree) else ""
+    kind = kind or ("LinOSS" if set(tree) - {"G_diag"} == LINOSS_NAMES else "")
+    if not kind:
+        return ""
+    vector, other, axes, needs = _KINDS[kind]
+    extra = len(getattr(tree[vector], "shape", ())) - 1
+    if extra < 0 or len(getattr(tree[other], "shape", ())) != axes + extra:
+        return ""
+    if needs and settings is None:
+        return (
+            f"the parameters of {kind} layers mean something only with settings of their module ({', '.join(needs)}), got a tree "
+            "without: reduce the layer as a module, in flax linen module.bind(variables)"
+        )
+    if extra == 0 or any(not hasattr(settings, name) for name in needs):
+        return ""
+    if kind == "LinOSS":
+        return (
+            f"oscillators are selected in one LinOSS layer at a time, got a stack of them along axes of {tree[vector].shape[:-1]}: "
+            "reduce each, jax.tree.map(lambda x: x[i], layer), to one rank, and stack them again"
+        )
+    if is_lru(tree) if kind == "LRU" else _s5_axes(tree) is not None:
+        return ""
+    shapes = ", ".join(f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in sorted(tree.items()))
+    return f"layers in a stack must lie along the first axes of all their parameters, got {kind} layers with {shapes}"
+
+
+def refused(tree: Mapping[str, Any], settings: Any) -> Any:
+    """Raise what :func:`misfit` says, in place of reading.
+
+    Raises
+    ------
+    ValueError
+    """
+    raise ValueError(misfit(tree, settings))
+
+
+register("builtins.dict", lambda tree: refused(tree, None), recognises=lambda tree: bool(misfit(tree, None)))
+
+
 def lru_of(tree: Mapping[str, Any]) -> tuple[System, Any]:
-    """The system, and a function that gives the changed parameters for a reduced one."""
+    """The system, of a stack a batch, and a function that gives the changed parameters for a reduced one."""
+    return read_stack(tree, leading_axes(tree, _is_one_lru) or (), _one_lru_of)
+
+
+def _one_lru_of(tree: Mapping[str, Any]) -> tuple[System, Any]:
     be, D = backend_of(*tree.values()), tree["D"]
     B, C = (to_complex(tree[f"{k}_re"]) + 1j * tree[f"{k}_im"] for k in "BC")
     system = lru_system(
@@ -138,7 +188,7 @@ def resized(fields: Mapping[str, Any], before: int, after: int) -> dict[str, int
 
 
 def is_s5(tree: Mapping[str, Any], settings: Any) -> bool:
-    """Whether the mapping holds the parameters of one S5 layer, nothing else, and `settings` says what they mean.
+    """Whether the mapping holds the parameters of an S5 layer or of a stack, nothing else, and `settings` says what they mean.
 
     Examples
     --------
@@ -150,24 +200,33 @@ def is_s5(tree: Mapping[str, Any], settings: Any) -> bool:
     >>> is_s5(tree, settings), is_s5({**tree, "bias": np.ones(2)}, settings)
     (True, False)
     """
+    return all(hasattr(settings, name) for name in S5_SETTINGS) and _s5_axes(tree) is not None
+
+
+def _is_named_s5(tree: Mapping[str, Any]) -> bool:
     parts = {"C1", "C2"} if "C1" in tree else {"C"}
-    if set(tree) != {"Lambda_re", "Lambda_im", "B", "D", "log_step"} | parts:
-        return False
-    shape = {name: tuple(getattr(value, "shape", ())) for name, value in tree.items()}
+    return set(tree) == {"Lambda_re", "Lambda_im", "B", "D", "log_step"} | parts
+
+
+def _s5_axes(tree: Mapping[str, Any]) -> tuple[int, ...] | None:
+    return leading_axes(tree, _is_one_s5) if _is_named_s5(tree) else None
+
+
+def _is_one_s5(tree: Mapping[str, Any]) -> bool:
+    shape = {name: value.shape for name, value in tree.items()}
     if len(shape["Lambda_re"]) != 1 or len(shape["D"]) != 1:
         return False
     (p,), (h,) = shape["Lambda_re"], shape["D"]
     outputs = ((h, p, 2),) if "C1" in tree else ((h, p, 2), (h, 2 * p, 2))
     return (
-        all(hasattr(settings, name) for name in S5_SETTINGS)
-        and (shape["Lambda_im"], shape["B"]) == ((p,), (p, h, 2))
-        and all(shape[name] in outputs for name in parts)
+        (shape["Lambda_im"], shape["B"]) == ((p,), (p, h, 2))
+        and all(shape[name] in outputs for name in ("C", "C1", "C2") if name in tree)
         and shape["log_step"] in ((p, 1), (p,))
     )
 
 
 def s5_of(tree: Mapping[str, Any], settings: Any) -> tuple[System, Any]:
-    """The system of S5 parameters, and a function that gives the parameters of a reduced one.
+    """The system of S5 parameters, of a stack a batch, and a function that gives the parameters of a reduced one.
 
     Parameters
     ----------
@@ -177,6 +236,10 @@ def s5_of(tree: Mapping[str, Any], settings: Any) -> tuple[System, Any]:
         With the attributes ``conj_sym`` (the output is 2 Re(Cx), not Re(Cx)), ``discretization`` ("zoh" or "bilinear"),
         ``clip_eigs`` and ``step_rescale``.
     """
+    return read_stack(tree, _s5_axes(tree) or (), lambda one: _one_s5_of(one, settings))
+
+
+def _one_s5_of(tree: Mapping[str, Any], settings: Any) -> tuple[System, Any]:
     D, log_step, rule = tree["D"], tree["log_step"], settings.discretization
     be, xp = backend_of(*tree.values()), namespace(D)
     real = tree["Lambda_re"]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 
-from balred.adapters.parameters import is_lru, is_s5, lru_of, resized, s5_of
+from balred.adapters.parameters import carry_lru, is_lru, is_s5, lru_of, misfit, refused, resized, s5_of
 from balred.backends.jax import from_numpy
 from balred.layers import linoss
-from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import Rebuild, Selective, register, register_selective
 from balred.selection.moments import Moments, Selection, first
 from balred.selection.oscillators import selected
@@ -18,7 +18,12 @@ from balred.systems.leaves import System
 
 
 def _arrays(layer: Any) -> dict[str, Any]:
-    return {key: value for key, value in vars(layer).items() if eqx.is_array(value)}
+    return {key: value for key, value in vars(layer).items() if eqx.is_array(value) and not _is_count(value)}
+
+
+def _is_count(value: Any) -> bool:
+    """Whether it is a number of the layer's, such as its states, or what has become of it in a stack."""
+    return bool(jnp.issubdtype(value.dtype, jnp.integer))
 
 
 def _is_lru(layer: Any) -> bool:
@@ -29,7 +34,7 @@ def _is_s5(layer: Any) -> bool:
     return is_s5(_arrays(layer), layer)
 
 
-@register(eqx.Module, carry=lru_carry_split, recognises=_is_lru)
+@register(eqx.Module, carry=carry_lru, recognises=_is_lru)
 def adapt_lru(layer: Any) -> tuple[System, Rebuild]:
     """The conjugate system of an LRU layer; fields that hold the number of states change too."""
     return _adapted(layer, *lru_of(_arrays(layer)))
@@ -48,8 +53,11 @@ def _adapted(layer: Any, system: System, write: Any) -> tuple[System, Rebuild]:
 def written(layer: Any, values: dict[str, Any], before: int, after: int) -> Any:
     """A copy of `layer` with other arrays, and fields that held `before` states holding `after`."""
     new = eqx.tree_at(lambda m: [getattr(m, k) for k in values], layer, list(values.values()))
-    for key, size in resized(vars(layer), before, after).items():
-        object.__setattr__(new, key, size)  # a new object of a frozen class, not yet handed out
+    counts = {k: x for k, x in vars(layer).items() if eqx.is_array(x) and x.size and _is_count(x)}
+    held = vars(layer) | {k: int(x.reshape(-1)[0]) for k, x in counts.items()}
+    for key, size in resized(held, before, after).items():
+        value = jnp.full_like(counts[key], size) if key in counts else size
+        object.__setattr__(new, key, value)  # a new object of a frozen class, not yet handed out
     return new
 
 
@@ -101,4 +109,9 @@ register_selective(
     ),
     recognises=_is_linoss,
     adapter=adapt_linoss,
+)
+register(
+    eqx.Module,
+    lambda layer: refused(_arrays(layer), layer),
+    recognises=lambda layer: bool(misfit(_arrays(layer), layer)),
 )

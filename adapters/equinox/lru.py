@@ -75,12 +75,12 @@ class LRU(eqx.Module):
     @property
     def features(self) -> int:
         """Width H of input and output."""
-        return int(self.D.shape[0])
+        return int(self.D.shape[-1])
 
     @property
     def states(self) -> int:
         """Stored complex states N."""
-        return int(self.nu_log.shape[0])
+        return int(self.nu_log.shape[-1])
 
     def __call__(self, u: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Output sequence of the input sequence `u`, shape (L, H), from rest."""

@@ -13,13 +13,9 @@ import jax.numpy as jnp
 from balred.adapters.equinox.lru import LRU
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
-from balred.adapters.parameters import NAMES, refuse_stacked
-from balred.backends.jax import from_numpy
-from balred.layers.lru import keep_feedthrough, lru_parameters, lru_split, lru_system, scale_ratio
-from balred.layers.lru_carry import lru_carry_split
+from balred.adapters.parameters import NAMES, carry_lru, lru_of
 from balred.registry.entries import Container, entry_of, register, register_container
 from balred.registry.reading import layers_of
-from balred.systems.arrays import to_numpy
 from balred.systems.leaves import System
 
 
@@ -101,19 +97,14 @@ register_container("equinox._module._module.Module", _CONTAINER)
 register_container(eqx.Module, _CONTAINER)
 
 
-@register(LRU, carry=lru_carry_split, accounts=NAMES)
+@register(LRU, carry=carry_lru, accounts=NAMES)
 def adapt_lru(layer: LRU) -> tuple[System, Any]:
-    """The conjugate system of an LRU layer, and the way back."""
-    refuse_stacked(layer.nu_log)
-    B, C = jax.lax.complex(layer.B_re, layer.B_im), jax.lax.complex(layer.C_re, layer.C_im)
-    system = lru_system(layer.nu_log, layer.theta_log, layer.gamma_log, B, C, jnp.diag(layer.D))
+    """The conjugate system of an LRU layer, of a stack a batch, and the way back."""
+    system, write = lru_of(vars(layer))
 
     def rebuild(reduced: Any) -> LRU:
-        values = lru_split(lru_parameters(reduced, scale_ratio(to_numpy(B), to_numpy(C))))
-        keep_feedthrough(reduced, system)
-        names = list(values)
-        arrays = [from_numpy(values[k], like=layer.D) for k in names]
-        result: LRU = eqx.tree_at(lambda m: [getattr(m, k) for k in names], layer, arrays)
+        values = write(reduced)
+        result: LRU = eqx.tree_at(lambda m: [getattr(m, k) for k in values], layer, list(values.values()))
         return result
 
     return system, rebuild

@@ -24,16 +24,17 @@ from flax.core import FrozenDict, freeze
 from balred.adapters.jax.marking import marked
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import (
+    S5_SETTINGS,
     adapt_lru_parameters,
-    adapt_stacked,
+    carry_lru,
     is_lru,
     is_s5,
-    is_stacked_lru,
     lru_of,
+    misfit,
+    refused,
     resized,
     s5_of,
 )
-from balred.layers.lru_carry import lru_carry_split
 from balred.registry.entries import AdapterNotFound, Container, Rebuild, register, register_container
 from balred.registry.reading import layers_of, replace_layers
 from balred.registry.sizes import ranks_of
@@ -58,8 +59,12 @@ def _replaced(tree: FrozenDict[str, Any], new: Mapping[str, Any]) -> FrozenDict[
 
 
 register_container("flax.core.frozen_dict.FrozenDict", Container(_layers, _replaced))
-register("flax.core.frozen_dict.FrozenDict", adapt_lru_parameters, carry=lru_carry_split, recognises=is_lru)
-register("flax.core.frozen_dict.FrozenDict", adapt_stacked, recognises=is_stacked_lru)
+register("flax.core.frozen_dict.FrozenDict", adapt_lru_parameters, carry=carry_lru, recognises=is_lru)
+register(
+    "flax.core.frozen_dict.FrozenDict",
+    lambda tree: refused(tree, None),
+    recognises=lambda tree: bool(misfit(tree, None)),
+)
 
 
 # ------------------------------------------------------------------------------------------------ bound modules
@@ -167,8 +172,13 @@ register_container(
 )
 
 
+def _has(module: Any, *names: str) -> bool:
+    """Whether a module has these fields; ``hasattr`` would set it up, which one of a stack by itself cannot be."""
+    return set(names) <= {field.name for field in dataclasses.fields(module)}
+
+
 def _is_lru(module: Any) -> bool:
-    return hasattr(module, "d_hidden") and is_lru(_parameters(module))
+    return _has(module, "d_hidden") and is_lru(_parameters(module))
 
 
 @register("flax.linen.module.Module", recognises=_is_lru)
@@ -183,7 +193,7 @@ def adapt_lru(module: Any) -> tuple[System, Rebuild]:
 
 
 def _is_s5(module: Any) -> bool:
-    return all(hasattr(module, f) for f in _S5_FIELDS) and is_s5(_parameters(module), module)
+    return _has(module, *_S5_FIELDS, *S5_SETTINGS) and is_s5(_parameters(module), module)
 
 
 @register("flax.linen.module.Module", recognises=_is_s5)
@@ -194,7 +204,8 @@ def adapt_s5(module: Any) -> tuple[System, Rebuild]:
     def rebuild(reduced: Any) -> Any:
         new, n = write(reduced), reduced.states
         basis = jnp.eye((2 if module.conj_sym else 1) * n, n, dtype=module.V.dtype)
-        initial = {f"{k}_init": new[k] for k in ("Lambda_re", "Lambda_im")}
+        # one member's, of a stack
+        initial = {f"{k}_init": new[k].reshape(-1, n)[0] for k in ("Lambda_re", "Lambda_im")}
         return _rebound(module, {"P": n, "V": basis, "Vinv": basis.T, **initial}, new)
 
     return system, rebuild

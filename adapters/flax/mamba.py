@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from balred.backends.jax import double_scope
-from balred.registry.entries import Selective, register_selective
+from balred.layers.stacks import leading_axes
+from balred.registry.entries import Selective, register, register_selective
 from balred.selection.calibration import batches
 from balred.selection.moments import Moments, Selection, first
 from balred.systems.arrays import to_numpy
@@ -26,13 +27,22 @@ _OUTPUTS = 256  # beyond these a random sketch of the outputs, whose squared nor
 
 def is_mamba2(module: Any) -> bool:
     """Whether a module has the parameters of the layout, whatever its class."""
-    kernels = [_kernel(getattr(module, part, None)) for part in ("in_proj", "conv1d", "out_proj")]
-    heads: tuple[int, ...] = getattr(getattr(module, "A_log", None), "shape", ())
-    if any(k is None for k in kernels) or len(heads) != 1 or not hasattr(module, "dt_bias"):
+    return _axes(module) == ()
+
+
+def _axes(module: Any) -> tuple[int, ...] | None:
+    """The leading axes of a stack of such modules, () for one; None for others."""
+    arrays = {part: _kernel(getattr(module, part, None)) for part in ("in_proj", "conv1d", "out_proj")}
+    arrays |= {name: getattr(module, name, None) for name in ("A_log", "dt_bias")}
+    return None if any(x is None for x in arrays.values()) else leading_axes(arrays, _is_one)
+
+
+def _is_one(arrays: Mapping[str, Any]) -> bool:
+    into, conv, out, heads = (arrays[name].shape for name in ("in_proj", "conv1d", "out_proj", "A_log"))
+    if (len(into), len(conv), len(out), len(heads)) != (2, 3, 2, 1):
         return False
-    into, conv, out = (k.shape for k in kernels)
     extra = conv[-1] - out[0]
-    return len(conv) == 3 and extra > 0 and extra % 2 == 0 and into[1] == out[0] + conv[-1] + heads[0]
+    return bool(extra > 0 and extra % 2 == 0 and into[1] == out[0] + conv[-1] + heads[0])
 
 
 def _kernel(module: Any) -> Any:
@@ -230,3 +240,12 @@ def _resize_model(model: Any, layer: Any) -> None:
 
 _selective = Selective(_states, _gather, _cut, _blank)
 register_selective("flax.nnx.module.Module", _selective, recognises=is_mamba2, resize_model=_resize_model)
+
+
+@register("flax.nnx.module.Module", recognises=lambda module: bool(_axes(module)))
+def adapt_stacked(module: Any) -> Any:
+    """Refused: the signals of layers in a scan or under ``vmap`` are not seen."""
+    raise ValueError(
+        "states of Mamba-2 layers are selected in one layer at a time, got several along leading axes of "
+        f"{_axes(module)}, as nnx.vmap and nnx.scan stack them: reduce a model whose layers are apart"
+    )

@@ -14,8 +14,7 @@ from flax import nnx
 from balred.adapters.flax.nnx_training import InTrainingReducer
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
-from balred.adapters.parameters import is_lru, is_s5, is_stacked_lru, lru_of, refuse_stacked, resized, s5_of
-from balred.layers.lru_carry import lru_carry_split
+from balred.adapters.parameters import carry_lru, is_lru, is_s5, lru_of, misfit, refused, resized, s5_of
 from balred.registry.entries import Container, Rebuild, entry_of, register, register_container
 from balred.registry.tensors import tensors_of, with_tensors
 from balred.systems.leaves import System
@@ -116,14 +115,7 @@ def _is_s5(module: Any) -> bool:
     return is_s5(_parameters(module), module)
 
 
-@register("flax.nnx.module.Module", recognises=lambda module: is_stacked_lru(_parameters(module)))
-def adapt_stacked(module: Any) -> tuple[System, Rebuild]:
-    """Refused, as for trees of parameters."""
-    refuse_stacked(_values(module)["nu_log"])
-    return adapt_lru(module)
-
-
-@register("flax.nnx.module.Module", carry=lru_carry_split, recognises=_is_lru)
+@register("flax.nnx.module.Module", carry=carry_lru, recognises=_is_lru)
 def adapt_lru(module: Any) -> tuple[System, Rebuild]:
     """The conjugate system of an LRU module; attributes that hold the number of states change too."""
     return _adapted(module, *lru_of(_values(module)))
@@ -145,3 +137,10 @@ def _adapted(module: Any, system: System, write: Any) -> tuple[System, Rebuild]:
         return new
 
     return system, rebuild
+
+
+register(
+    "flax.nnx.module.Module",
+    lambda module: refused(_parameters(module), module),
+    recognises=lambda module: bool(misfit(_parameters(module), module)),
+)

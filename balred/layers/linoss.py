@@ -21,11 +21,13 @@ from balred.selection.oscillators import Oscillators, moments_of, refitted, resp
 from balred.systems.arrays import Array, eye, namespace, to_numpy
 from balred.systems.dense_system import DenseSystem, ss
 
+LINOSS_NAMES = {"A_diag", "B", "C", "D", "steps"}
+"""The parameters of a layer; a damped one has G_diag as well."""
+
 
 def is_linoss(tree: Mapping[str, Any], settings: Any) -> bool:
     """Whether the mapping holds the parameters of one LinOSS layer: A_diag, steps, (G_diag) (N), B (N, H, 2), C (P, N, 2), D."""
-    names = {"A_diag", "B", "C", "D", "steps"}
-    if set(tree) - {"G_diag"} != names or getattr(settings, "discretization", None) not in ("IM", "IMEX"):
+    if set(tree) - {"G_diag"} != LINOSS_NAMES or getattr(settings, "discretization", None) not in ("IM", "IMEX"):
         return False
     shape = {name: tuple(getattr(value, "shape", ())) for name, value in tree.items()}
     if len(shape["B"]) != 3 or len(shape["C"]) != 3:

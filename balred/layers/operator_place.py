@@ -72,7 +72,7 @@ class Finder:
         for layout in _LAYOUTS:
             if not system.discrete or len(system.B.shape) > 3 or not _fits(first, widths, layout):
                 continue
-            if batch > 1 and system.B.shape[-1] != 1:
+            if len(system.B.shape) > 2 and system.B.shape[-1] != 1:  # a stack of layers
                 continue
             x = _inputs(self._system, first, layout)
             states = states_along(self._system, x)

@@ -92,14 +92,10 @@ def test_complex_inputs_are_refused() -> None:
         LRU(4, 12, key=jax.random.key(0))(jnp.ones((8, 4), jnp.complex64))
 
 
-def test_a_stack_of_layers_is_refused_by_name() -> None:
+def test_a_stack_of_layers_has_the_sizes_of_its_members() -> None:
     """As equinox makes one for an ensemble, or a scan over layers."""
-    import balred
-
     stack = eqx.filter_vmap(lambda key: LRU(2, 8, key=key))(jax.random.split(jax.random.key(0), 3))
-    for look in (lambda: balred.hsv(stack), lambda: balred.reduce(stack, 4)):
-        with pytest.raises(ValueError, match=r"leading axes of \(3,\), as vmap and scans over layers stack them"):
-            look()
+    assert (stack.features, stack.states) == (2, 8)
 
 
 @pytest.mark.full
