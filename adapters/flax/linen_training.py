@@ -16,7 +16,6 @@ from balred.intraining.state import ReducerState
 from balred.ranks.budget import Budget
 from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
-from balred.registry.reading import linear_layers_of
 from balred.registry.sizes import ranks_of
 
 
@@ -94,7 +93,7 @@ class InTrainingReducer(TreeReducer):
         if missing:
             raise ValueError(f"averages must be fields of the train state, got {', '.join(missing)}")
         parts = self._parts(train_state)
-        ranks = ranks_of(linear_layers_of(parts.model))
+        ranks = ranks_of(self._layers(parts.model))
         self._apply_fn(train_state.apply_fn, ranks, ranks)
         return self._init(parts)
 
@@ -154,7 +153,7 @@ class InTrainingReducer(TreeReducer):
         return Applied(state.apply_fn, {"params": parts.model, **beside})
 
     def _told_sizes(self, before: Parts, parts: Parts) -> Parts:
-        ranks = (ranks_of(linear_layers_of(model)) for model in (before.model, parts.model))
+        ranks = (ranks_of(self._layers(model)) for model in (before.model, parts.model))
         apply_fn = self._apply_fn(parts.others.apply_fn, *ranks)
         return parts._replace(others=parts.others.replace(apply_fn=apply_fn))
 

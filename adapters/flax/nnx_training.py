@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ from flax import nnx
 from balred.adapters.jax.training import Parts, TreeReducer
 from balred.intraining.report import Report
 from balred.intraining.state import ReducerState
-from balred.registry.reading import layers_of
 
 
 class InTrainingReducer(TreeReducer):
@@ -142,12 +142,11 @@ def _fresh(optimizer: Any) -> Callable[[Any], Any]:
 
 def _write(parts: Parts, model: Any, optimizer: Any, averages: Sequence[Any], others: Sequence[Any]) -> None:
     """Put `parts` into the objects that the training holds."""
-    new = layers_of(parts.model)
+    resized = _resized(model, parts.model)
     for one, state in zip((model, *averages), (nnx.state(parts.model), *parts.averages), strict=True):
-        for name, layer in layers_of(one).items():
-            for key, value in vars(new[name]).items():
-                if type(value) is int and not key.startswith("_"):  # sizes
-                    setattr(layer, key, value)
+        nodes = _modules(one)
+        for path, key, value in resized:
+            setattr(nodes[path], key, value)
         nnx.update(one, state)
     step, beside = parts.others
     optimizer.step[...] = step
@@ -159,3 +158,21 @@ def _write(parts: Parts, model: Any, optimizer: Any, averages: Sequence[Any], ot
     )
     for variable, other in zip(mine, theirs, strict=True):
         variable.set_value(other.get_value())
+
+
+def _modules(model: Any) -> dict[Any, Any]:
+    return {path: node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)}
+
+
+def _resized(old: Any, new: Any) -> list[tuple[Any, str, Any]]:
+    """What modules of a new size hold that is no array, where it is another: sizes, shapes and configurations."""
+    before = _modules(old)
+    return [
+        (path, key, value)
+        for path, node in _modules(new).items()
+        for key, value in vars(node).items()
+        if (type(value) in (int, tuple) or dataclasses.is_dataclass(value))
+        and not key.startswith("_")
+        and not isinstance(value, nnx.Module)
+        and value != vars(before[path]).get(key)
+    ]

@@ -22,7 +22,7 @@ from balred.adapters.jax.trees import placed
 from balred.intraining.decide import decide
 from balred.intraining.events import counts_of, rewind, sinks_of
 from balred.intraining.fitting import check_fit
-from balred.intraining.reach import check_cuttable, check_data, check_rule_for
+from balred.intraining.reach import check_cuttable, check_data, check_rule_for, layers_in_training
 from balred.intraining.report import Report
 from balred.intraining.settings import TrainingSettings, options_of
 from balred.intraining.state import Held, ReducerState
@@ -30,14 +30,12 @@ from balred.ranks.budget import Budget
 from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 from balred.reduction.candidates import Smaller
-from balred.registry.reading import is_selective, layers_of, linear_layers_of, replace_layers
+from balred.registry.reading import replace_layers
 from balred.registry.sizes import ranks_of, shrunk
 from balred.registry.tensors import tensors_of, with_tensors
 from balred.selection.calibration import calibration_of
 
 Fresh = Callable[[Any], Any]
-
-_LINEAR = "in training only layers with an operator are cut in JAX, reduce others with balred.reduce(model, rank, calibration=data)"
 
 
 class Parts(NamedTuple):
@@ -80,7 +78,7 @@ class TreeReducer:
         So many equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings`: `interval`, `min_cut`, `settled`, `guard`, `dry_run`,
-        `gradual`, `moments`, `log`, `calibration`.  Selective layers are left alone, also with `calibration`.  An optax state has one step
+        `gradual`, `moments`, `log`, `calibration`.  An optax state has one step
         count for all parameters, which goes on.  So with ``moments="reset"`` a second moment becomes the mean of the old one:
         zeros would multiply the learning rate.
     ema_decay : float, optional
@@ -143,16 +141,15 @@ class TreeReducer:
     # -------------------------------------------------------------------------------- the mechanism
 
     def _init(self, parts: Parts) -> ReducerState:
-        layers = layers_of(parts.model)
-        if all(is_selective(layer) for layer in layers.values()):
-            raise ValueError(
-                f"{_LINEAR}, got selective ones alone: {', '.join(name or 'the layer' for name in layers)}"
-            )
-        linear = linear_layers_of(parts.model)
-        check_rule_for(self.policy.rule, linear, self.calibration)
-        check_cuttable(parts.model, linear)
-        check_data(self._running(parts), linear, self.calibration)
-        return ReducerState(self.policy.init(), ranks_of(linear), counts_of(self._sinks))
+        layers = self._layers(parts.model)
+        check_rule_for(self.policy.rule, layers, self.calibration)
+        check_cuttable(parts.model, layers)
+        check_data(self._running(parts), layers, self.calibration)
+        return ReducerState(self.policy.init(), ranks_of(layers), counts_of(self._sinks))
+
+    def _layers(self, model: Any) -> dict[str, Any]:
+        """The layers that cuts can reach, by name."""
+        return layers_in_training(model, self.calibration)
 
     def _due(self, state: ReducerState, step: int) -> bool:
         """Whether there is anything to do after this step: all that a step without costs."""
@@ -172,13 +169,13 @@ class TreeReducer:
         if report is not None:
             for sink in self._sinks:
                 sink(report)
-            state = replace(state, ranks=ranks_of(linear_layers_of(parts.model)), events=counts_of(self._sinks))
+            state = replace(state, ranks=ranks_of(self._layers(parts.model)), events=counts_of(self._sinks))
         return parts, state, report
 
     def _attempt(
         self, parts: Parts, state: ReducerState, step: int, loss: Callable[[Any], Any] | None, fresh: Fresh | None
     ) -> tuple[Parts, ReducerState, Report | None]:
-        layers, model = linear_layers_of(parts.model), self._running(parts)
+        layers, model = self._layers(parts.model), self._running(parts)
         cuts, policy, report = decide(self.policy, state.policy, step, layers, None, model, self.calibration)
         state = replace(state, policy=policy)
         if not cuts:
@@ -189,7 +186,7 @@ class TreeReducer:
             metric = float(guard.metric(self._whole(parts)))
             # a step that donates its arguments would take the arrays away
             kept = parts if guard.delay == 0 else self._filled(parts, jax.tree.map(_copy, self._tree(parts)))
-            ranks = ranks_of(linear_layers_of(parts.model))
+            ranks = ranks_of(self._layers(parts.model))
             state = replace(state, held=Held(step + guard.delay, metric, step, ranks, self._before(kept)))
         smaller = self._resized(parts, {name: cut.layer for name, cut in cuts.items()}, cuts, fresh)
         if loss is not None and before is not None:
@@ -215,7 +212,7 @@ class TreeReducer:
         self, parts: Parts, smaller: Mapping[str, Any], cuts: Mapping[str, Smaller], fresh: Fresh | None
     ) -> Parts:
         """`parts` with these smaller layers; moments and averages follow `cuts`, or have the right shapes only without."""
-        layers = {name: layer for name, layer in linear_layers_of(parts.model).items() if name in smaller}
+        layers = {name: layer for name, layer in self._layers(parts.model).items() if name in smaller}
         model = replace_layers(parts.model, smaller)
         old, new = tensors_of(parts.model), tensors_of(model)
         if set(old) != set(new):
@@ -248,7 +245,7 @@ class TreeReducer:
         return sized, state
 
     def _of_ranks(self, parts: Parts, ranks: Mapping[str, int], fresh: Fresh | None) -> Parts:
-        smaller = shrunk(linear_layers_of(parts.model), ranks)
+        smaller = shrunk(self._layers(parts.model), ranks)
         return self._resized(parts, smaller, {}, fresh) if smaller else parts
 
     def _before(self, parts: Parts) -> Before:

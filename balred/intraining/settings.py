@@ -54,8 +54,7 @@ class TrainingSettings(Policy):
         What the model is called with: layers are balanced on it at every attempt (docs, guide to balancing on data), with a
         function on what it returns then, layers whose dynamics depend on their input (Mamba; docs, guide to selective layers)
         are selected on it.  Without, the former are balanced on white noise and the latter left alone.  Layers with an operator
-        see its first 32 sequences, or as many as :class:`balred.selection.Calibration` says.  JAX leaves
-        the latter alone.
+        see its first 32 sequences, or as many as :class:`balred.selection.Calibration` says.
 
     Raises
     ------

@@ -250,18 +250,3 @@ def test_under_the_trainer_of_transformers() -> None:
     assert again.config.state_size == model.config.state_size == 2
     with torch.no_grad():
         assert torch.allclose(again(input_ids=tokens).logits, model.eval()(input_ids=tokens).logits, atol=1e-6)
-
-
-@pytest.mark.full
-def test_jax_says_that_it_cuts_layers_with_an_operator_only() -> None:
-    mamba2_jax = pytest.importorskip("mamba2_jax")
-    from flax import nnx
-
-    from balred.adapters.flax.nnx import InTrainingReducer as NnxReducer
-
-    config = mamba2_jax.Mamba2Config(
-        vocab_size=9, hidden_size=32, state_size=8, head_dim=16, chunk_size=8, num_hidden_layers=1
-    )
-    model = mamba2_jax.Mamba2ForCausalLM(config, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="only layers with an operator are cut in JAX"):
-        NnxReducer(RULE, (0, 4)).init(model)
