@@ -112,7 +112,13 @@ def _of_table(data: bytes) -> Recording:
     first = [cell.strip() for cell in rows[0][1]]
     first[0] = first[0].removeprefix("#").strip()
     names: tuple[str, ...] = ()
-    if any(_number(cell) is None for cell in first):
+    if no_numbers := [cell for cell in first if _number(cell) is None]:
+        if len(no_numbers) < len(first):
+            raise ValueError(
+                f"the first line must hold names or numbers, got both: {no_numbers[0]!r} in line {rows[0][0]}"
+            )
+        if len(set(first)) < len(first):
+            raise ValueError(f"names of columns must differ, got {', '.join(first)}")
         names, rows = tuple(first), rows[1:]
     table = np.array([_row(at, row, len(first)) for at, row in rows]).reshape(len(rows), len(first))
     step = None

@@ -34,11 +34,14 @@ class Spectrum(NamedTuple):
     """Whether the Gramians are the system's own, so that twice the tail bounds the error."""
     coordinates: Coordinates = Coordinates(None)
     """How the states of `system` stand for those of the system that was given."""
+    unit: float = 1.0
+    """What Zp, and so s, is measured in: with recorded inputs the size of the signals, which may have no square."""
 
     @property
     def sigma(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Hankel singular values on the host, padded with zeros to the order, shape (..., n)."""
-        return pad(to_numpy(self.s), self.system.order)
+        s = to_numpy(self.s)
+        return pad(s if self.unit == 1.0 else s * self.unit, self.system.order)
 
     @property
     def cap(self) -> int:

@@ -162,12 +162,12 @@ def gains_of(A: Matrix, B: Matrix, C: Matrix, D: Matrix) -> Callable[[Matrix], M
 
     def gains(w: Matrix) -> Matrix:
         if len(w) <= piece and np.isfinite(w).all():
-            return largest_singular_values(D + C @ np.linalg.solve(1j * w[:, None, None] * eye - A, B))
+            return largest_singular_values(D + C @ np.linalg.solve(1j * w[:, None, None] * eye - A, B[None]))
         found = np.full(len(w), through)
         finite = np.flatnonzero(np.isfinite(w))
         for i in range(0, len(finite), piece):
             at = finite[i : i + piece]
-            found[at] = largest_singular_values(D + C @ np.linalg.solve(1j * w[at, None, None] * eye - A, B))
+            found[at] = largest_singular_values(D + C @ np.linalg.solve(1j * w[at, None, None] * eye - A, B[None]))
         return found
 
     return gains

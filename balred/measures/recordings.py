@@ -151,8 +151,10 @@ def _signal(name: str, given: Any, system: System) -> Matrix:
     return u
 
 
-def signals_factor(system: System, recordings: Recordings) -> Matrix:
-    r"""Z (..., order + inputs, k) with :math:`ZZ^H = S`, the mean over the recordings, each from rest.
+def signals_factor(system: System, recordings: Recordings) -> tuple[Matrix, float]:
+    r"""Z (..., order + inputs, k) with :math:`ZZ^H = S`, the mean over the recordings, each from rest, and the unit of Z.
+
+    The unit is that of the signals in which the largest sample is near one, a power of two.
 
     In discrete time over samples, :math:`x_{k+1} = Ax_k+Bu_k` from :math:`x_0 = 0`.  In continuous time over all times from the
     first sample on, not only those of the samples, between which a fast mode may hide: the mean of :math:`zz^H`, z = (x, u), is an
@@ -168,17 +170,20 @@ def signals_factor(system: System, recordings: Recordings) -> Matrix:
     --------
     >>> import balred
     >>> g = balred.ss([[0.5]], [[1.0]], [[1.0]], dt=1)
-    >>> Z = signals_factor(g, recordings_of(g, [1.0, 0.0]))  # x = 0, 1 beside u = 1, 0
-    >>> (Z @ Z.T).round(12).tolist()
+    >>> Z, unit = signals_factor(g, recordings_of(g, [1.0, 0.0]))  # x = 0, 1 beside u = 1, 0
+    >>> (Z @ Z.T * unit**2).round(12).tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
     host = _on_host(system)
+    largest = max(float(np.abs(u).max(initial=0.0)) for u in recordings.signals)
+    unit = float(np.ldexp(1.0, min(int(np.frexp(largest)[1]), 1023))) if largest > 0 else 1.0
+    signals = [u / unit for u in recordings.signals]
     batch = tuple(host.B.shape[:-2])
     made = [
-        _factor(member(host, at) if at else host, [u[at] if u.ndim > 2 else u for u in recordings.signals], recordings)
+        _factor(member(host, at) if at else host, [u[at] if u.ndim > 2 else u for u in signals], recordings)
         for at in np.ndindex(*batch)
     ]
-    return np.stack(made).reshape(*batch, *made[0].shape)
+    return np.stack(made).reshape(*batch, *made[0].shape), unit
 
 
 def _factor(system: System, signals: list[Matrix], how: Recordings) -> Matrix:
@@ -262,6 +267,10 @@ class _Held:
 def independent_inputs(Z: Matrix, order: int) -> int:
     """How many of the inputs, or of sums of them, a factor of :func:`signals_factor` holds apart: the least over a batch."""
     U = Z[..., order:, :]
+    largest = np.abs(U).max(axis=-1, keepdims=True, initial=0.0)
+    U = U / np.where(
+        largest > 0, largest, 1.0
+    )  # an input may be so small beside others that its squares are no numbers
     size = np.linalg.norm(U, axis=-1, keepdims=True)
     values = np.linalg.svd(U / np.where(size > 0, size, 1.0), compute_uv=False)
     return int((values > _APART).sum(axis=-1).min())
@@ -314,7 +323,7 @@ def output_error(full: Any, reduced: Any, inputs: Any, *, dt: float | None = Non
         C=np.concatenate([apart.C, alone], axis=-2),
         D=np.concatenate([np.broadcast_to(apart.D, D.shape), D], axis=-2),
     )
-    Z, g = signals_factor(both, recordings_of(both, inputs, dt, hold)), both.to_dense()
+    Z, g = signals_factor(both, recordings_of(both, inputs, dt, hold))[0], both.to_dense()
     y = np.concatenate([g.C, g.D], axis=-1) @ Z
     error, size = (np.linalg.norm(part, axis=(-2, -1)) for part in (y[..., :p, :], y[..., p:, :]))
     if not np.all(size > 0):

@@ -343,7 +343,7 @@ def along_inputs(
     else:
         seen, Zq, coordinates = system, _seen_through(left, system, solver), Coordinates(None)
     n, m = system.order, int(system.B.shape[-1])
-    Z = signals_factor(seen, recordings)
+    Z, unit = signals_factor(seen, recordings)
     if not np.any(Z[..., :n, :]):
         raise ValueError("recorded inputs must move the states, got some under which all stay at rest")
     if (apart := independent_inputs(Z, n)) < m:
@@ -352,7 +352,7 @@ def along_inputs(
             RecordingWarning,
         )
     Zp = backend_of(seen.B).from_numpy(Z[..., :n, :], like=seen.B, real=not np.iscomplexobj(Z))
-    return spectrum_of(seen.to_dense(), Zp, Zq)._replace(coordinates=coordinates)
+    return spectrum_of(seen.to_dense(), Zp, Zq)._replace(coordinates=coordinates, unit=unit)
 
 
 def _seen_through(left: Any, system: System, solver: str | None) -> Array:

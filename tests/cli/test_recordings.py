@@ -103,6 +103,9 @@ def test_a_discrete_system_has_its_own_step(tmp_path: Path) -> None:
         ("a,b,c\n1,2,3\n3,4,5\n", "must have the system's inputs, force, flow, got columns a, b, c"),
         ("0,1,2\n1,2,3\n", "a column of times needs the name t or time"),
         ("force,flow\n1,nan\n3,4\n", "must be finite"),
+        ("0.1,0.2x\n1,2\n3,4\n", "the first line must hold names or numbers, got both: '0.2x' in line 1"),
+        (",0,1\n0,1,2\n1,3,4\n", "the first line must hold names or numbers, got both: '' in line 1"),
+        ("force,flow,flow\n1,2,3\n4,5,6\n", "names of columns must differ, got force, flow, flow"),
     ],
 )
 def test_tables_that_are_none(plant: Path, tmp_path: Path, text: str, message: str) -> None:

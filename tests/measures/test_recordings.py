@@ -18,6 +18,12 @@ RNG = np.random.default_rng(0)
 U = RNG.standard_normal((2, 57))
 
 
+def factor(*given: Any, **how: Any) -> Any:
+    """The factor in the units of the signals that were given."""
+    Z, unit = signals_factor(given[0], recordings_of(*given, **how))
+    return Z * unit
+
+
 def close(found: Any, wanted: Any, rtol: float) -> None:
     assert_allclose(found, wanted, rtol=0, atol=rtol * np.abs(wanted).max())
 
@@ -45,7 +51,7 @@ def fine_states(g: Any, u: Any, h: float, hold: str, pieces: int) -> tuple[Any, 
 def test_discrete_factor_by_dlsim(case: Case, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file, "_CHUNK", chunk)
     g = case.make()
-    Z = signals_factor(g, recordings_of(g, U))
+    Z = factor(g, U)
     for one, found in zip(members(g), Z if case.batch else [Z], strict=True):
         d = one.to_dense()
         x = np.zeros((U.shape[1], d.order), d.A.dtype)
@@ -65,7 +71,7 @@ def test_continuous_factor_by_simpson(h: float, hold: str) -> None:
     z = np.concatenate([x, u], axis=2)
     weights = np.array([1, *[4, 2] * (pieces // 2 - 1), 4, 1]) / (3 * pieces)
     wanted = np.einsum("kti,ktj,t->ij", z, z, weights) / len(z)
-    Z = signals_factor(g, recordings_of(g, U, h, hold))
+    Z = factor(g, U, h, hold)
     close(Z @ Z.T, wanted, 1e-7)  # Simpson's rule: the fourth power of 1/64 of a step
 
 
@@ -73,7 +79,7 @@ def test_modes_that_hide_between_samples_are_seen() -> None:
     """A turn to each sample: the states are back where they were at all of them, (sin t, 1 - cos t) in between."""
     w = 2 * np.pi
     g = balred.ss([[0.0, w], [-w, 0.0]], [[0.0], [1.0]], [[1.0, 0.0]])
-    Z = signals_factor(g, recordings_of(g, np.ones(3), dt=1.0))
+    Z = factor(g, np.ones(3), dt=1.0)
     assert_allclose((Z @ Z.T)[:2, :2], np.diag([1.5, 0.5]) / w**2, atol=1e-12)
 
 
@@ -81,24 +87,24 @@ def test_stiff_and_small_inputs_keep_their_digits() -> None:
     """Of a lag 1/(s/a + 1) under a constant input, long after its start: x = u."""
     for a, unit in ((1e8, 1.0), (1e-2, 1e-9), (1.0, 1e9)):
         g = balred.ss([[-a]], [[a * unit]], [[1.0]])
-        Z = signals_factor(g, recordings_of(g, np.full(4, 3 / unit), dt=1e8))
+        Z = factor(g, np.full(4, 3 / unit), dt=1e8)
         assert_allclose((Z @ Z.T)[0, 0], 9 * (1 - 2 / (a * 4e8) + 0.5 / (a * 4e8)), rtol=1e-7)
 
 
 def test_several_recordings_are_weighed_by_their_samples() -> None:
     g = balred.testing.random_system(4, 2, 1, dt=1, seed=3)
     parts = [U[:, :20], U[:, 20:]]
-    whole = signals_factor(g, recordings_of(g, parts))
-    each = [(Z := signals_factor(g, recordings_of(g, u))) @ Z.T * u.shape[1] for u in parts]
+    whole = factor(g, parts)
+    each = [(Z := factor(g, u)) @ Z.T * u.shape[1] for u in parts]
     close(whole @ whole.T, sum(each) / U.shape[1], 1e-13)
 
 
 def test_members_may_have_signals_of_their_own() -> None:
     g = balred.testing.random_system(4, 2, 1, dt=1, batch=(3,), seed=3)
     u = RNG.standard_normal((3, 2, 30))
-    Z = signals_factor(g, recordings_of(g, u))
+    Z = factor(g, u)
     for one, v, found in zip(members(g), u, Z, strict=True):
-        close(found, signals_factor(one, recordings_of(one, v)), 1e-13)
+        close(found, factor(one, v), 1e-13)
 
 
 @pytest.mark.parametrize("dt", [0, 0.1])
@@ -117,7 +123,7 @@ def test_inputs_that_are_told_apart_are_counted() -> None:
     g = balred.testing.random_system(4, 3, 1, dt=1, seed=3)
     a, b = U
     for u, wanted in (([a, b, a + b], 2), ([a, 1e-6 * b, a - b], 2), ([a, 0 * a, 1e9 * b], 2), ([a, b, b[::-1]], 3)):
-        assert independent_inputs(signals_factor(g, recordings_of(g, np.array(u))), 4) == wanted
+        assert independent_inputs(factor(g, np.array(u)), 4) == wanted
 
 
 DISCRETE = balred.testing.random_system(3, 2, 1, dt=0.1, seed=1)
@@ -161,9 +167,25 @@ def test_what_is_no_signal_is_refused(inputs: Any) -> None:
 def test_states_that_overflow_are_told() -> None:
     g = balred.ss([[2.0]], [[1.0]], [[1.0]], dt=1)
     with pytest.raises(ValueError, match="finite, got some that overflow"):
-        signals_factor(g, recordings_of(g, np.ones(1100)))
+        factor(g, np.ones(1100))
 
 
 def test_an_output_of_zero_has_no_relative_error() -> None:
     with pytest.raises(ValueError, match="must not be zero"):
         output_error(DISCRETE, DISCRETE, np.zeros((2, 5)))
+
+
+@pytest.mark.parametrize("power", [1018, 600, -600, -1000])
+@pytest.mark.parametrize(("dt", "how"), [(1, {}), (0, {"dt": 0.3}), (0, {"dt": 0.3, "hold": "foh"})])
+def test_signals_of_any_size_reduce_alike(power: int, dt: float, how: dict[str, Any]) -> None:
+    """Values scale as the signals do, and nothing else changes: the unit is a power of two."""
+    g, u = balred.testing.random_system(4, 2, 2, dt=dt, seed=4), np.ldexp(U, power)
+    want, small = balred.analyze(g, inputs=U, **how), balred.reduce(g, 3, inputs=u, **how)
+    assert_allclose(np.ldexp(balred.analyze(g, inputs=u, **how).hsv, -power), want.hsv, rtol=1e-12)
+    assert_allclose(small(0.4j), want.reduce(3)(0.4j), rtol=1e-12)
+    assert_allclose(output_error(g, small, u, **how), output_error(g, small, U, **how), rtol=1e-9)
+
+
+def test_inputs_of_very_different_sizes_are_told_apart() -> None:
+    g = balred.testing.random_system(4, 2, 1, dt=1, seed=3)
+    assert independent_inputs(factor(g, U * [[1.0], [1e-200]]), 4) == 2

@@ -36,8 +36,8 @@ def recorded(g: Any, u: Any, **how: Any) -> Any:
 
 
 def states_of(g: Any, u: Any) -> Any:
-    Z = signals_factor(g, recordings_of(g, u, 0.5))[: g.order]
-    return Z @ Z.T
+    Z, unit = signals_factor(g, recordings_of(g, u, 0.5))
+    return (Z @ Z.T * unit**2)[: g.order, : g.order]
 
 
 def lyapunov(A: Any, W: Any, dt: float) -> Any:
