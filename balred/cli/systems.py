@@ -46,6 +46,7 @@ from balred.measures.comparison import compare as compared
 from balred.measures.norms import is_stable
 from balred.methods.method import Method, Of, no_bound
 from balred.methods.table import METHODS
+from balred.ranks.bounds import shares
 from balred.realisations.second_order import SecondOrderSystem
 from balred.realisations.sparse import SparseSystem
 from balred.reduction.analysis import Analysis
@@ -78,8 +79,7 @@ def hsv(
         stored, options = _loaded(file, options, files, dt, hold)
         analysis: Analysis = balred.analyze(stored, method=method, solver=solver, offset=offset, **options)
         fixed = len(analysis.hsv) - len(analysis.sigma)
-        total = float(np.sum(analysis.sigma)) or 1.0
-        energy = [None] * fixed + list(np.cumsum(analysis.sigma) / total)
+        energy = [None] * fixed + list(shares(analysis.sigma))
         bound = [None] * fixed + [
             float(analysis.method.bounded(analysis.state, k + 1)) for k in range(len(analysis.sigma))
         ]

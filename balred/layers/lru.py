@@ -82,7 +82,7 @@ def scale_ratio(B: Host, C: Host) -> float:
 
     1 where either is zero.
     """
-    rows, columns = np.linalg.norm(B), np.linalg.norm(C)
+    rows, columns = (np.linalg.norm(x.astype(np.complex128)) for x in (B, C))  # squares of float32 may be no numbers
     return float(rows / columns) if rows > 0 and columns > 0 else 1.0
 
 

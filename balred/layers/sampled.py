@@ -67,7 +67,7 @@ def continuous_poles(log_poles: Array, step: Host, rule: str = "zoh", *, grows: 
     Raises
     ------
     ValueError
-        There is one in a layer that cannot (`grows` is not set).
+        There is one in a layer that cannot (`grows` is not set); a step is not positive.
 
     Examples
     --------
@@ -75,6 +75,10 @@ def continuous_poles(log_poles: Array, step: Host, rule: str = "zoh", *, grows: 
     array([-40.+80.j])
     """
     _check_rule(rule)
+    if not ((step > 0) & (step < np.inf)).all():
+        raise ValueError(
+            f"every step of a layer must be a positive number, got {step[~((step > 0) & (step < np.inf))][0]}"
+        )
     logs = to_numpy(log_poles).astype(np.complex128)
     logs = -decays(logs.real, grows=grows) + 1j * logs.imag
     return np.asarray((logs if rule == "zoh" else 2 * np.tanh(logs / 2)) / step)
@@ -92,7 +96,18 @@ def check_sampled(system: Any, layer: str) -> None:
 
 
 def layer_gain(poles: Host, step: Host, rule: str, gain: Gain | None) -> Host:
-    """The layer's own gain, or the exact one where the layer's has no correct digit (a pole that rounds to 1)."""
-    exact = np.asarray(input_gain(poles, step, rule))
-    own = exact if gain is None else gain(poles, step)
-    return np.where(np.abs(own - exact) < 0.5 * np.abs(exact), own, exact)
+    """The gain that the layer itself will compute of parameters, right or not: what it makes of them is what they stand for.
+
+    Raises
+    ------
+    ValueError
+        It is zero or no number where a pole rounds to 1 in the layer's precision: no parameters make up for that.
+    """
+    own = np.asarray(input_gain(poles, step, rule) if gain is None else gain(poles, step))
+    if (lost := ~(np.isfinite(own) & (own != 0))).any():
+        slowest = 1 / float(np.abs(poles * step)[lost].max())
+        raise ValueError(
+            f"every state must pass on its inputs in the precision of the layer, got one that lasts for {slowest:.2g} steps, whose pole "
+            "is rounded to 1: give the layer in double precision"
+        )
+    return own

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from balred.measures.hinf import hinf_peak
 from balred.measures.norms import is_stable, norm
 from balred.measures.shared_modes import without_shared_modes
-from balred.realisations.minimal import minimal_realisation
 from balred.registry.reading import system_of
 from balred.systems.arrays import mapped, to_numpy
 from balred.systems.dense_system import DenseSystem
@@ -22,7 +20,6 @@ from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
 from balred.systems.parts import difference
 from balred.systems.poles import UnstableError, check_boundary, known_poles, pole_margin
-from balred.systems.units import evened
 
 
 def worst_pole(system: System) -> float | None:
@@ -66,7 +63,10 @@ def dc_gain_change(full: Any, small: Any) -> GainChange | None:
             poles = known_poles(g)
             if np.any(np.abs(poles.at - at) <= poles.doubt):
                 return None
-        gains.append(g(at))
+        with np.errstate(over="ignore", invalid="ignore"):
+            gains.append(g(at))
+        if not np.isfinite(gains[-1]).all():
+            return None
     scale = float(np.linalg.norm(gains[0], 2))
     change = float(np.linalg.norm(gains[0] - gains[1], 2))
     return GainChange(change, change / scale if scale else np.nan)
@@ -82,7 +82,7 @@ class Comparison:
         By name of the norm: "hinf", "h2" and "hankel", or "linf" and "l2" where the difference is unstable.
     relative : dict
         The same numbers as a fraction of the norm of the first system (L-infinity and L2 norm if that is unstable); NaN
-        where it has none.
+        where that is zero or infinite.
     frequency : float
         Where the largest singular value of the difference is largest, in rad/s, or rad per step in discrete time.
     """
@@ -131,11 +131,11 @@ def compare(sys: Any, reduced: Any) -> Comparison:
         if not is_stable(gap):
             check_boundary(gap)
             kinds = ("linf", "l2")
-    peak, frequency = _peak(gap)
-    errors = {kind: peak if kind == kinds[0] else float(norm(gap, kind)) for kind in kinds}
+    peak, frequency = norm(gap, kinds[0], peak=True)
+    errors = {kind: float(peak if kind == kinds[0] else norm(gap, kind)) for kind in kinds}
     sizes = {kind: _size(full, kind) for kind in kinds}
-    relative = {kind: errors[kind] / sizes[kind] if sizes[kind] else np.nan for kind in kinds}
-    return Comparison(errors, relative, frequency)
+    relative = {kind: errors[kind] / sizes[kind] if 0 < sizes[kind] < np.inf else np.nan for kind in kinds}
+    return Comparison(errors, relative, float(frequency) * (float(gap.dt) if gap.discrete else 1.0))
 
 
 def _precise(g: System) -> System:
@@ -144,14 +144,6 @@ def _precise(g: System) -> System:
         raise ValueError(f"one system is needed, got a batch of shape {host.B.shape[:-2]}")
     precise: System = mapped(host, lambda x: x.astype(np.result_type(x, np.float64)))
     return precise
-
-
-def _peak(gap: DenseSystem) -> tuple[float, float]:
-    if gap.order == 0:
-        return float(np.linalg.norm(gap.D, 2)), 0.0
-    smaller = minimal_realisation(gap)
-    value, frequency = hinf_peak(evened(gap)[0], *([smaller] if 0 < smaller.order < gap.order else []))
-    return value, frequency if any(np.iscomplexobj(x) for x in (gap.A, gap.B, gap.C, gap.D)) else abs(frequency)
 
 
 def _size(g: System, kind: str) -> float:

@@ -26,6 +26,20 @@ def numerical_rank(hsv: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     return np.asarray((s > s.shape[-1] * np.finfo(s.dtype).eps * s[..., :1]).sum(axis=-1))
 
 
+def shares(values: Any) -> FloatArray:
+    """The part of the sum of descending `values` (..., n) that the first of them hold, at each of the n: ones where all are zero.
+
+    Examples
+    --------
+    >>> shares([1.5e308, 0.5e308]).tolist()
+    [0.75, 1.0]
+    """
+    s = np.asarray(values, dtype=np.float64)
+    largest = s.max(axis=-1, keepdims=True, initial=0.0)
+    sums = np.cumsum(np.divide(s, largest, out=np.ones_like(s), where=largest > 0), axis=-1)
+    return np.asarray(np.where(largest > 0, sums / sums[..., -1:], 1.0)) if s.shape[-1] else s
+
+
 def a_priori_bound(hsv: FloatArray, order: int) -> FloatArray:
     r"""The error bound of balanced truncation and of singular perturbation, shape (...).
 

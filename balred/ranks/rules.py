@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from balred.ranks.bounds import FloatArray, a_priori_bound, numerical_rank
+from balred.ranks.bounds import FloatArray, a_priori_bound, numerical_rank, shares
 
 
 class Rule(Protocol):
@@ -95,9 +95,8 @@ class Energy:
 
     def order(self, hsv: FloatArray) -> int:
         """Least number of values that holds the fraction."""
-        s = hsv**2 if self.squared else hsv
-        kept = np.cumsum(s)
-        return int(np.searchsorted(kept, self.fraction * kept[-1] * (1 - 4e-16 * len(s)))) + 1
+        s = hsv / np.max(hsv)  # whose squares are numbers
+        return int(np.searchsorted(shares(s**2 if self.squared else s), self.fraction * (1 - 4e-16 * len(s)))) + 1
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,11 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
         sp = spectrum(sized, solver)
         n = sp.system.order
         rank = int(np.min(numerical_rank(sp.sigma)))
+        if rank == 0 < n:
+            raise ValueError(
+                "a balanced realisation needs a minimal system, got one whose Hankel singular values are zero, or too small to be numbers: "
+                "measure inputs or outputs in other units"
+            )
         if rank < n:
             raise ValueError(
                 f"a balanced realisation needs a minimal system, got numerical rank {rank} of {n}: reduce it to {rank} states"

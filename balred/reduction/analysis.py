@@ -18,6 +18,7 @@ from balred.measures import norms
 from balred.measures.recordings import output_error
 from balred.methods.method import Method, State
 from balred.methods.table import method_name
+from balred.ranks.bounds import shares
 from balred.ranks.budget import tail
 from balred.ranks.choosing import check_rank, is_rule
 from balred.ranks.rules import Rule
@@ -115,9 +116,9 @@ class Analysis:
         """A table for notebooks: each order up to the numerical rank, with its energy and bound; for a batch its facts alone."""
         if self.sigma.ndim > 1 or self.state is None:
             return facts_html(repr(self.system))
-        shares, fixed = np.cumsum(self.sigma) / (float(np.sum(self.sigma)) or 1.0), self.solved.fixed
+        energy, fixed = shares(self.sigma), self.solved.fixed
         rows = [
-            (str(fixed + k + 1), f"{s:.4g}", f"{shares[k]:.4f}", f"{float(self.method.bounded(self.state, k + 1)):.4g}")
+            (str(fixed + k + 1), f"{s:.4g}", f"{energy[k]:.4f}", f"{float(self.method.bounded(self.state, k + 1)):.4g}")
             for k, s in enumerate(map(float, self.sigma[: max(1, self.state.cap)]))
         ]
         notes = [f"{fixed} unstable states are kept and come first"] if fixed else []
@@ -175,10 +176,9 @@ class Analysis:
 
     def energy(self, rank: int) -> Any:
         r"""Share of :math:`\sum\sigma_i` kept at `rank`; a float, or an array over a batch."""
-        sums = np.cumsum(np.concatenate([np.zeros((*self.sigma.shape[:-1], 1)), self.sigma], axis=-1), axis=-1)
-        kept = np.take_along_axis(sums, self.reduction(rank).orders[..., None], axis=-1)[..., 0]
-        total = sums[..., -1]
-        share = np.where(total > 0, kept / np.where(total > 0, total, 1), 1.0)
+        kept = np.concatenate([np.zeros((*self.sigma.shape[:-1], 1)), shares(self.sigma)], axis=-1)
+        kept[..., 0] = np.all(self.sigma == 0, axis=-1)
+        share = np.take_along_axis(kept, self.reduction(rank).orders[..., None], axis=-1)[..., 0]
         return float(share) if share.ndim == 0 else share
 
     def tail(self) -> NDArray[np.float64]:

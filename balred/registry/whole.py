@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from balred.registry.entries import container_of
-from balred.registry.tensors import tensors_of
+from balred.registry.tensors import dtype_of, tensors_of
+from balred.systems.arrays import backend_of, is_concrete
 
 _DEEP = 4
 """Attributes of attributes that are looked into for a number that is named in an error."""
@@ -107,6 +108,30 @@ def _numbers(layer: Any) -> dict[str, int]:
             elif not hasattr(value, "shape") and (key == "_modules" or not str(key).startswith("_")):
                 todo.append((name, value))
     return found
+
+
+def check_held(layer: Any, new: Any) -> None:
+    """Raise if an array of `new` has an entry that its dtype could not hold, where `layer` had none.
+
+    Raises
+    ------
+    OverflowError
+        Of layers of a framework, whose arrays have names.
+    """
+    if container_of(layer) is None:
+        return
+    old = tensors_of(layer)
+    for name, x in tensors_of(new).items():
+        if _held(x) or (name in old and not _held(old[name])):
+            continue
+        raise OverflowError(
+            f"entries of a reduced layer must be numbers in its precision, got others in {name} of {type(layer).__name__}: its parameters "
+            f"are too large or too small for {dtype_of(x)}"
+        )
+
+
+def _held(x: Any) -> bool:
+    return not is_concrete(x) or bool(backend_of(x).all_finite(x))
 
 
 def _shapes(layer: Any) -> dict[str, tuple[int, ...]]:

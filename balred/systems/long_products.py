@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ def response(
     parts = [_added([w.real for w in words]), _added([w.imag for w in words])]
     M, below = -A.astype(dtype), parts[0][1] + 1j * parts[1][1]
     M[np.arange(n), np.arange(n)] = parts[0][0] + 1j * parts[1][0]
-    near = near or (lambda X: np.linalg.solve(M, X))
+    near = near or partial(_nearly_solved, M)
     wide, right = _real(M), _stacked(B.astype(dtype))
     X = np.asarray(near(B.astype(dtype)), dtype)
     low, last = np.zeros_like(X), np.inf
@@ -146,6 +147,14 @@ def response(
     raise ArithmeticError(
         f"the response at {at:.6g} must be known to some digits, got equations in which rounding errors leave none"
     )
+
+
+def _nearly_solved(M: Matrix, X: Matrix) -> Matrix:
+    """M^-1 X, which nobody knows where M is singular in these digits."""
+    try:
+        return np.asarray(np.linalg.solve(M, X))
+    except np.linalg.LinAlgError:
+        return np.full_like(X, np.nan)
 
 
 def ten_digits(A: Matrix, B: Matrix, C: Matrix, D: Matrix, at: Any, discrete: bool) -> Matrix:

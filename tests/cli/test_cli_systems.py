@@ -288,6 +288,25 @@ def test_compare_in_discrete_time(tmp_path: Path) -> None:
     assert out["largest_modulus"] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("size", [1e200, 1e-200])
+def test_compare_at_the_ends_of_the_number_range(tmp_path: Path, size: float) -> None:
+    """c/(s + 1) + d against 1/2 c/(s + 1) + d: no note of NumPy's, and no part of an H2 norm that is infinite."""
+    a, b = (store(tmp_path / f"{k}.npz", [[-1.0]], [[k * size]], [[1.0]], D=[[size]]) for k in (1.0, 0.5))
+    assert run("compare", a, b).stderr == ""
+    out = as_json("compare", a, b)
+    assert out["error"]["hinf"] == pytest.approx(0.5 * size, rel=1e-12)
+    assert out["relative"] == {
+        "hinf": pytest.approx(0.25, rel=1e-12),
+        "h2": None,
+        "hankel": pytest.approx(0.5, rel=1e-12),
+    }
+
+
+def test_compare_where_gains_are_no_numbers(tmp_path: Path) -> None:
+    a, b = (store(tmp_path / f"{k}.npz", [[-1.0]], [[k * 1e200]], [[1e200]]) for k in (1.0, 0.5))
+    assert run("compare", a, b, code=1).stderr.startswith("balred compare: norms must be at most 1.8e+308, got larger")
+
+
 def test_compare_unstable_systems(tmp_path: Path) -> None:
     """1/(s - 2) against 2/(s - 2) + gains: the L-infinity norm of the difference is 1/2 at zero, the L2 norm 1/2."""
     a, b = (store(tmp_path / f"{c}.json", [[2.0]], [[1.0]], [[c]]) for c in (1.0, 2.0))

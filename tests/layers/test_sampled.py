@@ -7,6 +7,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import balred
 from balred.layers.s4d import s4d_parameters, s4d_system
@@ -127,16 +128,24 @@ def test_the_gain_of_a_slow_pole_has_all_its_digits() -> None:
         assert abs(got - complex(exact)) < 4e-16 * abs(complex(exact))
 
 
-def test_a_gain_without_a_correct_digit_is_replaced_by_the_exact_one() -> None:
-    """In single precision exp(-1e-9) is 1, so the layer's own gain would be zero."""
+def test_the_gain_that_counts_is_the_layers_own_and_a_state_without_one_is_refused() -> None:
+    """Twice the exact gain leaves half of B; in single precision exp(-1e-9) is 1, and the layer's own gain zero."""
     system = balred.diagonal(
         log_poles=np.array([-1e-9 + 0j, -0.5 + 1j]), B=np.ones((2, 1)) + 0j, C=np.ones((1, 2)) + 0j, dt=True, conjugate=True
     )  # fmt: skip
-    values = s5_parameters(
-        system, 0.1, 1.0, gain=lambda poles, step: np.where(np.abs(poles * step) < 1e-6, 0, 2 * input_gain(poles, step))
+    twice, exact = (
+        s5_parameters(system, 0.1, 1.0, gain=lambda poles, step, k=k: k * input_gain(poles, step)) for k in (2.0, 1.0)
     )
-    assert np.isfinite(values["B"]).all()
-    assert np.isfinite(values["C"]).all()
+    assert_allclose(twice["C"] * twice["B"].T, exact["C"] * exact["B"].T / 2, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"every state must pass on its inputs .* lasts for 1e\+09 steps"):
+        s5_parameters(
+            system, 0.1, 1.0, gain=lambda poles, step: np.where(np.abs(poles * step) < 1e-6, 0, input_gain(poles, step))
+        )
+
+
+def test_a_step_of_zero_is_no_step() -> None:
+    with pytest.raises(ValueError, match=r"every step of a layer must be a positive number, got 0\.0"):
+        continuous_poles(np.array([-1.0 + 0j, -2.0]), np.array([0.5, 0.0]))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import balred
 from balred.ranks import Energy, ErrorBound, Order, Relative, a_priori_bound, numerical_rank
+from balred.ranks.bounds import shares
 from balred.ranks.choosing import choose_order
 
 S = np.array([8.0, 1.5, 0.4, 0.1])  # sum 10: cumulative shares .80, .95, .99, 1
@@ -312,3 +313,12 @@ def test_what_a_measured_error_cannot_be_asked() -> None:
     second = balred.second_order(np.eye(3), np.eye(3), np.diag([1.0, 2.0, 3.0]), np.ones((3, 1)), np.ones((1, 3)))
     with pytest.raises(ValueError, match="MeasuredError needs a first-order system, got a second-order one"):
         balred.reduce(second, balred.MeasuredError(0.1))
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e170, 1e307])
+def test_shares_of_values_of_any_size(size: float) -> None:
+    """Of 8, 1.5, 0.4, 0.1 the first two hold 95 %, and of their squares the first 96.4 %; their sum may be no number."""
+    s = size * np.array([8.0, 1.5, 0.4, 0.1])
+    assert_allclose(shares(s), [0.8, 0.95, 0.99, 1.0], rtol=1e-12)
+    assert Energy(0.94).order(s) == 2
+    assert [Energy(f, squared=True).order(s) for f in (0.96, 0.98)] == [1, 2]

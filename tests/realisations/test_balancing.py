@@ -106,3 +106,11 @@ def test_units_of_state_do_not_matter(dt):
     np.testing.assert_allclose(other.T @ other.Tinv, np.eye(6), atol=1e-9)
     np.testing.assert_allclose(other.T * d, plain.T, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(other.Tinv / d[:, None], plain.Tinv, rtol=1e-8, atol=1e-9)
+
+
+def test_values_that_are_too_small_to_be_numbers_are_told_as_such():
+    """B and C of 1e-300: the Hankel singular values are of the size 1e-600."""
+    with pytest.raises(
+        ValueError, match="are zero, or too small to be numbers: measure inputs or outputs in other units"
+    ):
+        balred.balance(balred.ss(-np.diag([1.0, 2.0]), np.full((2, 1), 1e-300), np.full((1, 2), 1e-300)))

@@ -54,3 +54,8 @@ def test_what_cancels_is_computed_with_twice_the_digits(monkeypatch: Any) -> Non
     assert calls == [0]
     assert ten_digits(A, B, np.ones((1, 2)), D, [0.0, 1j], False)[0].item() == pytest.approx(2 - e / (1 + e), rel=1e-14)
     assert calls == [0]
+
+
+def test_a_response_at_a_pole_is_an_arithmetic_error() -> None:
+    with pytest.raises(ArithmeticError, match="the response at 1\\+0j must be known to some digits"):
+        long_products.response(*(np.ones((1, 1)),) * 4, 1.0 + 0j, discrete=True)

@@ -155,3 +155,27 @@ def test_what_is_not_time_invariant_or_not_of_degree_one_is_refused() -> None:
 def test_singular_perturbation_is_refused() -> None:
     with pytest.raises(ValueError, match="method='truncate'"):
         balred.reduce(layer(), 4, method="singular_perturbation")
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-8, 1e-12])
+def test_however_slow_poles_are_the_layer_at_full_rank_is_the_layer(size: float) -> None:
+    """Its own gain (exp(x) - 1) / x has few digits in single precision, and counts all the same, as it did before."""
+    slow, u = layer(), np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    with torch.no_grad():
+        slow.seq.Lambda.mul_(size)
+        want, got = (
+            one(torch.tensor(u)[None])[0].numpy() for one in (slow, balred.reduce(slow, slow.seq.Lambda.shape[0]))
+        )
+    assert np.abs(got - want).max() < 2e-6 * np.abs(want).max()
+
+
+def test_parameters_that_single_precision_cannot_hold_are_refused() -> None:
+    """An entry of B near the largest number of single precision: its row is scaled beside C, which the other rows share."""
+    large = layer()
+    with torch.no_grad():
+        large.seq.B[0, 0, 0] = 3e38
+        large.seq.C[:, 0] *= 1e10
+    with pytest.raises(
+        OverflowError, match="entries of a reduced layer must be numbers in its precision, got others in"
+    ):
+        balred.reduce(large, large.seq.Lambda.shape[0])
