@@ -53,6 +53,7 @@ def test_state_names_are_kept_only_where_they_mean_the_same() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_hankel_singular_values_agree_with_python_control(seed: int) -> None:
+    pytest.importorskip("slycot")  # theirs come from it
     plant = statespace(6, seed=seed)
     want = np.sort(np.real(control.hankel_singular_values(plant)))[::-1]
     # python-control takes the root of an eigenvalue of PQ, so half the digits: the largest ones are right
@@ -78,6 +79,7 @@ def test_a_discrete_system_is_reduced_as_one(rank: int) -> None:
 
 
 def test_python_control_forgets_dt_and_we_do_not() -> None:
+    pytest.importorskip("slycot")  # theirs come from it
     plant = statespace(8, dt=0.1, seed=2)
     assert control.balred(statespace(8, dt=0), 3).dt == 0
     small = balred.reduce(plant, 3)
