@@ -52,10 +52,11 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
 def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Array:
     """Copy to the device of `like`, in its precision."""
     wide = np.dtype(like.dtype) in (np.float64, np.complex128)
-    if np.iscomplexobj(x) and not real:
-        host = np.asarray(x).astype(np.complex128 if wide else np.complex64)
-    else:
-        host = np.asarray(x.real).astype(np.float64 if wide else np.float32)
+    with np.errstate(over="ignore"):  # as in PyTorch: what no longer is a number shows in the result
+        if np.iscomplexobj(x) and not real:
+            host = np.asarray(x).astype(np.complex128 if wide else np.complex64)
+        else:
+            host = np.asarray(x.real).astype(np.float64 if wide else np.float32)
     with double_scope() if wide else nullcontext():
         return jax.device_put(host, _place(like, host.shape))
 

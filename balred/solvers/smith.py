@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from balred.solvers.doubling import MAX_DOUBLINGS, Run, iterated, limit
 from balred.solvers.rebalanced import continuous_image, rebalanced
+from balred.solvers.whole_numbers import exactly_balanced
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, fro, is_concrete, is_one, namespace, size_of, to_numpy
 from balred.systems.clusters import poles_of_form
@@ -150,17 +151,7 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
         seen = rebalanced(given, at, *(_wide(to_numpy(be.stop_gradient(x))) for x in (run.Zp, run.Zq)))
         if seen is None:
             break
-        right, left = (be.from_numpy(x, like=system.A) for x in seen[1][1:])
-        paths = left @ system.A @ right, left @ system.B, system.C @ right
-        # the values are exact to rounding; the way to them is only for derivatives
-        A, B, C = (
-            be.from_numpy(x, like=system.A) + (path - be.stop_gradient(path))
-            for x, path in zip(seen[0].leaves, paths, strict=True)
-        )
-        small = DenseSystem(A, B, C, system.D, system.dt)
-        run = iterated(small)
-        _check_run(system, run)  # whose poles no change of coordinates has rounded
-        found = Solved(small, run.Zp, run.Zq, Coordinates(None, right, left))
+        found, run = _looked_at(system, *seen)
         doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(given, seen[0], arrays.eps(arrays.real(system.B))))
         if doubt < least:
             least, best = doubt, found
@@ -169,12 +160,37 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
     # beside what rounding of the data leaves, values that are nothing need no digits
     rest = arrays.eps(arrays.real(system.B)) * float(be.to_numpy(be.stop_gradient(reach)))
     nothing = least < _WORTH_A_LOOK and float(be.to_numpy(be.stop_gradient(fro(ct(best.Zq) @ best.Zp)))) <= rest
-    if not (least <= _accuracy(system, 0.4) or nothing or _agree(seen_so, 0.1 * _accuracy(system, 0.4))):
-        raise ArithmeticError(
-            f"Hankel singular values must be known to {_accuracy(system, 0.4):.1g} of the first, got an error of up to "
-            f"{least:.1g}: the state matrix is too far from normal for its precision, or its poles spread too far"
-        )
-    return best
+    if least <= _accuracy(system, 0.4) or nothing or _agree(seen_so, 0.1 * _accuracy(system, 0.4)):
+        return best
+    seen = exactly_balanced(given)
+    if seen is not None:
+        found, run = _looked_at(system, *seen)
+        # the given entries are exact here, and the new ones are rounded alone
+        doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(seen[0], seen[0], arrays.eps(arrays.real(system.B))))
+        if doubt <= _accuracy(system, 0.4):
+            return found
+        least = min(least, doubt)
+    raise ArithmeticError(
+        f"Hankel singular values must be known to {_accuracy(system, 0.4):.1g} of the first, got an error of up to "
+        f"{least:.1g}: the state matrix is too far from normal for its precision, or its poles spread too far; a filter has its digits "
+        "in zeros, poles and gain or in sections of second order, which polynomials lose"
+    )
+
+
+def _looked_at(system: DenseSystem, seen: DenseSystem, at: Coordinates) -> tuple[Solved, Run]:
+    """The iteration in other coordinates of a system, which were found on the host."""
+    be = backend_of(*system.leaves)
+    right, left = (be.from_numpy(x, like=system.A) for x in at[1:])
+    paths = left @ system.A @ right, left @ system.B, system.C @ right
+    # the values are exact to rounding; the way to them is only for derivatives
+    A, B, C = (
+        be.from_numpy(x, like=system.A) + (path - be.stop_gradient(path))
+        for x, path in zip(seen.leaves, paths, strict=True)
+    )
+    small = DenseSystem(A, B, C, system.D, system.dt)
+    run = iterated(small)
+    _check_run(system, run)  # whose poles no change of coordinates has rounded
+    return Solved(small, run.Zp, run.Zq, Coordinates(None, right, left)), run
 
 
 def _agree(several: list[NDArray[np.float64]], tolerance: float) -> bool:

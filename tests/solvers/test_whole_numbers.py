@@ -1,0 +1,73 @@
+"""Sharp digital filters as polynomials, whose companion matrices are farther from normal than double precision can follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import scipy.signal
+from numpy.testing import assert_allclose
+from oracle import oracle_hsv
+
+import balred
+from balred.solvers.whole_numbers import exactly_balanced
+
+FILTERS = {
+    "high pass": (scipy.signal.butter, (8, 0.01, "highpass")),
+    "band pass": (scipy.signal.butter, (3, [0.001, 0.003], "bandpass")),
+    "Chebyshev": (scipy.signal.cheby2, (8, 40, 0.01)),
+    "elliptic": (scipy.signal.ellip, (6, 1, 60, 0.001, "highpass")),
+}
+
+
+def companion(name: str) -> Any:
+    make, how = FILTERS[name]
+    return balred.ss(*scipy.signal.tf2ss(*make(*how)), dt=1)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name in ("high pass", "Chebyshev"))) for name in FILTERS]
+)
+def test_values_are_those_of_the_entries_as_given(name: str) -> None:
+    """By Lyapunov equations in 50 digits.  All of these were refused; SLICOT's AB09AD is wrong by 1e-2 and more, or refuses."""
+    g = companion(name)
+    want = oracle_hsv(g)
+    assert_allclose(balred.hsv(g), want, rtol=0, atol=1e-11 * want[0])
+
+
+def test_a_reduction_keeps_to_its_bound() -> None:
+    """Beside the responses of the entries as given in 50 digits, in the stop band, at the edge and above."""
+    g, k = companion("high pass"), 6
+    small, bound, apart = balred.reduce(g, k), balred.analyze(g).bound(k), []
+    with mpmath.workdps(50):
+        A, B, C = (mpmath.matrix(np.asarray(x).tolist()) for x in g.leaves)
+        for w in (0.001, 0.005, 0.009, 0.01, 0.011, 0.02, 0.1, 0.9):
+            z = complex(np.exp(1j * np.pi * w))
+            full = (C * mpmath.lu_solve(z * mpmath.eye(g.order) - A, B))[0] + g.D[0, 0]
+            apart.append(abs(complex(full) - small(z)[0, 0]))
+    assert 0.1 * bound < max(apart) <= bound * (1 + 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::scipy.signal.BadCoefficients")  # of the numerator, which has no part in this
+def test_what_polynomials_have_lost_is_said_and_where_it_is_kept() -> None:
+    """Order 5 at 0.0003 of the Nyquist frequency: the rounded polynomial has a pole at 1 + 6e-7 (mpmath), the filter none."""
+    make = scipy.signal.butter
+    with pytest.raises(
+        ArithmeticError, match="a filter has its digits in zeros, poles and gain or in sections of second order"
+    ):
+        balred.hsv(balred.ss(*scipy.signal.tf2ss(*make(5, 0.0003)), dt=1))
+    kept = balred.hsv(scipy.signal.dlti(*make(5, 0.0003, output="zpk"), dt=1))
+    # the bilinear transform of the analogue prototype has the same values
+    want = oracle_hsv(balred.ss(*scipy.signal.tf2ss(*make(5, 1.0, analog=True))))
+    assert_allclose(kept, want, rtol=1e-6)
+
+
+def test_what_is_not_balanced_so() -> None:
+    single = balred.ss([[0.5]], [[1.0]], [[1.0]], dt=1)
+    assert exactly_balanced(single) is not None
+    assert exactly_balanced(balred.ss([[2.0]], [[1.0]], [[1.0]], dt=1)) is None
+    assert exactly_balanced(balred.ss([[0.5]], [[0.0]], [[1.0]], dt=1)) is None
+    assert exactly_balanced(balred.ss([[-0.5]], [[1.0]], [[1.0]])) is None
+    assert exactly_balanced(balred.ss([[0.5j]], [[1.0]], [[1.0]], dt=1)) is None
