@@ -7,8 +7,8 @@ digits, and the demo's LRU on digits in JAX.  They are then cut as they are, wit
 test data: the mean Kullback-Leibler divergence of the answers in nats, the loss, and how many times smaller the divergence is on
 data than on white noise.  Calibration data are training sequences, without labels.
 
-Beside it: three scalars whose gradients weight the outputs; the divergence by the number of calibration sequences; data of another
-kind than the test's (text: docstrings of Python's standard library for the King James Bible; digits: turned by a quarter); time
+Beside it: three scalars whose gradients weight the outputs; the divergence by the number of calibration sequences, and of directions
+that are drawn for each; data of another kind than the test's (text: docstrings of Python's standard library for the King James Bible; digits: turned by a quarter); time
 and memory of a whole ``balred.reduce``, the time in training steps of the same model at its batch size.
 
 Trained weights are kept in the folder `--kept`, so that a second call only cuts.  Rows that are there are not run again.
@@ -17,6 +17,7 @@ Trained weights are kept in the folder `--kept`, so that a second call only cuts
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import sysconfig
 import warnings
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from benchmarks_common import best_of, markdown, run_missing, training_arguments
@@ -33,6 +35,7 @@ from calibration_models import Trained, trained
 import balred
 from balred.cli.train import config_path
 from balred.reduction import SkippedWarning
+from balred.selection.directions import DRAWS
 from balred.studies.data.load_task import load_task
 from balred.studies.data.sources import read
 from balred.studies.data.texts import KJV
@@ -42,6 +45,8 @@ from balred.studies.settings.train_config import read_config
 SEQUENCES = 256
 """Of calibration."""
 AMOUNTS = (8, 32, 128, 512)
+DIRECTIONS = (1, 2, 4)
+"""With 32 sequences, as in a training."""
 MODELS = {
     "digits": ("digits", (8, 16, 32, 64)),
     "smnist": ("smnist", (8, 16, 32, 64)),
@@ -98,6 +103,7 @@ def measured(name: str, seed: int, steps: int, kept: Path) -> dict[str, Any]:
     rank = ranks[1]
     enough = len(task.train_x) - config.validation
     amounts = {n: judge(cut(model, rank, data(n))[0])["divergence"] for n in AMOUNTS if n <= enough}
+    directions = {n: judge(cut_along(n, model, rank, data(32)))["divergence"] for n in DIRECTIONS}
     foreign = shifted(name, task, config.validation)
     shift = None if foreign is None else judge(cut(model, rank, model.inputs(foreign))[0])["divergence"]
     batch = slice(config.validation, config.validation + config.batch)
@@ -108,8 +114,8 @@ def measured(name: str, seed: int, steps: int, kept: Path) -> dict[str, Any]:
         costs |= {str(n): cost(lambda n=n: cut(model, rank, data(n))) for n in (64, SEQUENCES)}
     return {
         "steps": model.steps, "states": list(model.states), "batch": config.batch,
-        "full": {"loss": judge.loss, "accuracy": judge.accuracy}, "ways": ways, "rank": rank, "amounts": amounts, "shift": shift,
-        "costs": costs,
+        "full": {"loss": judge.loss, "accuracy": judge.accuracy}, "ways": ways, "rank": rank, "amounts": amounts, "directions": directions,
+        "shift": shift, "costs": costs,
     }  # fmt: skip
 
 
@@ -123,6 +129,15 @@ def cut(model: Trained, rank: int, data: Any, **options: Any) -> tuple[Any, bool
         warnings.simplefilter("always")
         small = balred.reduce(model.model, rank, calibration=data, **options)
     return small, any(issubclass(one.category, SkippedWarning) for one in told)
+
+
+def cut_along(directions: int, model: Trained, rank: int, data: Any) -> Any:
+    """The same with so many directions of the outputs for each batch."""
+    places = ("balred.layers.passages.DRAWS", "balred.adapters.torch.running.DRAWS")
+    with contextlib.ExitStack() as stack:
+        for place in places:
+            stack.enter_context(mock.patch(place, directions))
+        return cut(model, rank, data)[0]
 
 
 @dataclass
@@ -212,10 +227,19 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
     body = [[name, *(f"{x:.2f}" for x in values)] for name, values in over.items()]
     body.append(["all", *(f"{x:.2f}" for x in np.exp(np.mean(np.log(list(over.values())), axis=0)))])
     texts.append(markdown(["model", "outputs", "tempered", "fisher"], body))
-    texts.append("How many sequences, and data of another kind: mean divergence at the states given.\n")
+    texts.append(
+        f"How many sequences, directions and data of another kind: mean divergence at the states given, {DRAWS} directions where nothing is said.\n"
+    )
     texts.append(
         markdown(
-            ["model", "states", *map(str, AMOUNTS), f"{SEQUENCES} of another kind", "noise"],
+            [
+                "model",
+                "states",
+                *map(str, AMOUNTS),
+                *(f"32, {n} directions" for n in DIRECTIONS if n != DRAWS),
+                f"{SEQUENCES} of another kind",
+                "noise",
+            ],
             [_amounts(n, rows) for n in over],
         )
     )
@@ -262,7 +286,8 @@ def _amounts(name: str, rows: list[dict[str, Any]]) -> list[str]:
     def mean(values: list[Any]) -> str:
         return f"{np.mean(values):.2g}" if values and None not in values else "–"
 
-    amounts = [mean([row["amounts"].get(str(n), row["amounts"].get(n)) for row in found]) for n in AMOUNTS]
+    asked = [("amounts", n) for n in AMOUNTS] + [("directions", n) for n in DIRECTIONS if n != DRAWS]
+    amounts = [mean([row[key].get(str(n), row[key].get(n)) for row in found]) for key, n in asked]
     noise = [way["noise"]["divergence"] for row in found for way in row["ways"] if way["rank"] == rank]
     return [name, str(rank), *amounts, mean([row["shift"] for row in found]), mean(noise)]
 

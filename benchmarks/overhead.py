@@ -6,7 +6,7 @@ A check is all that happens at an attempt that cuts nothing: Hankel singular val
 A cut is an attempt that cuts every layer to a quarter: the same, and the smaller layers, put in place with the optimizer's
 state.  "On data" is a cut that is balanced on data, of which a reducer takes 32 sequences unless it is told otherwise; the first one
 of a training compiles programs in JAX, and those that follow run them.  Making the reducer, which a training does once, is not counted.
-Two models of :mod:`balred.studies`: the demo's, an LRU of 256 states in width 16, batch 32, length 64; and six
+Two models of :mod:`balred.studies`: the demo's, an LRU of 256 states in width 64, batch 32, length 64; and six
 LRUs of 384 states in width 512 as for sequential CIFAR-10, length 1024, with a batch of 4 instead of 50, so that the
 step is shorter than a real one and the share of the check larger.  The demo's runs on one thread, as the demo does, the other
 on all.  Memory is what Python's allocator saw at its peak
@@ -39,7 +39,7 @@ from balred.studies.demo import one_thread
 from balred.studies.models.jax_models import Classifier as JaxClassifier
 from balred.studies.models.torch_models import Classifier as TorchClassifier
 
-MODELS = {"demo: LRU 256, H 16": (16, (256,), 32, 64), "6 x LRU 384, H 512": (512, (384,) * 6, 4, 1024)}
+MODELS = {"demo: LRU 256, H 64": (64, (256,), 32, 64), "6 x LRU 384, H 512": (512, (384,) * 6, 4, 1024)}
 EVERY = 100
 SEQUENCES = 32
 NEVER = balred.Energy(1.0)

@@ -132,7 +132,8 @@ def data_sums(
     count, length = (int(k) for k in u.shape[-3:-1])
     if mask is not None and tuple(mask.shape) != (count, length):
         raise ValueError(f"mask must have shape {(count, length)}, got {tuple(mask.shape)}")
-    weights = np.ones((count, length)) if mask is None else to_numpy(mask).astype(np.float64)
+    weights = None if mask is None else to_numpy(mask).astype(np.float64)
+    flipped_weights = None if weights is None else np.flip(weights, axis=1).copy()
     step = max(1, _CHUNK // max(1, length * system.order * math.prod(batch)))
     P: Any = 0.0
     Q: Any = 0.0 if several else None
@@ -141,14 +142,14 @@ def data_sums(
         precise, backward = with_leaves(system, leaves), _reversed(with_leaves(system, leaves))
         for start in range(0, count, step):
             now = slice(start, start + step)
-            P = P + _squares(states_along(precise, u[..., now, :, :]), weights[now])
+            P = P + _squares(states_along(precise, u[..., now, :, :]), weights, now)
             for x in several:
                 flipped = namespace(x).flip(x[..., now, :, :], axis=-2)
-                Q = Q + _squares(states_along(backward, flipped), np.flip(weights[now], axis=1).copy())
+                Q = Q + _squares(states_along(backward, flipped), flipped_weights, now)
     for name, x in (("states", P), ("gradients", Q)):
         if x is not None and not np.isfinite(x).all():
             raise ValueError(f"the {name} along the data must be finite, got NaN or infinity: their sums have no value")
-    return DataSums(P, Q, float(weights.sum()), length=length)
+    return DataSums(P, Q, float(count * length if weights is None else weights.sum()), length=length)
 
 
 def horizon_sums(system: System, horizon: int) -> DataSums:
@@ -204,7 +205,7 @@ def states_along(system: System, u: Array, before: Array | None = None) -> Array
     u = xp.astype(u, B.dtype if not is_complex(B) or is_complex(u) else xp.real(B).dtype)
     rows = xp.matrix_transpose(B)[..., None, :, :]
     if isinstance(system, DiagonalSystem):
-        drive = to_complex(u) @ to_complex(rows)
+        drive = _driven(u, rows)
         logs = to_complex(system.log_poles)[..., None, None, :]
         if before is not None:
             first = before
@@ -219,16 +220,26 @@ def states_along(system: System, u: Array, before: Array | None = None) -> Array
     return matrix_scan(xp, A, drive if before is None else _after(drive, before[..., None, :] @ A))
 
 
+def _driven(u: Array, rows: Array) -> Array:
+    """What enters the states, complex; real inputs are multiplied as such."""
+    if is_complex(u) or not is_complex(rows):
+        return to_complex(u @ rows)
+    xp = namespace(u)
+    both = u @ xp.concat([xp.real(rows), xp.imag(rows)], axis=-1)
+    return both[..., : rows.shape[-1]] + 1j * both[..., rows.shape[-1] :]
+
+
 def _after(drive: Array, free: Array) -> Array:
     """What drives the states, the first of them with what was there before."""
     return namespace(drive).concat([drive[..., :1, :] + free, drive[..., 1:, :]], axis=-2)
 
 
-def _squares(x: Array, weights: NDArray[np.float64]) -> Matrix:
+def _squares(x: Array, weights: NDArray[np.float64] | None, now: slice) -> Matrix:
     """The sum of outer products over sequences and positions, on the host."""
     if backend_of(x).on_host(x):
         x = to_numpy(x)  # whose product of a matrix with itself computes half of it
     xp = namespace(x)
-    roots = backend_of(x).from_numpy(np.sqrt(weights), like=x, real=True)
-    flat = xp.reshape(x * roots[..., None], (*x.shape[:-3], -1, x.shape[-1]))
+    if weights is not None:
+        x = x * backend_of(x).from_numpy(np.sqrt(weights[now]), like=x, real=True)[..., None]
+    flat = xp.reshape(x, (*x.shape[:-3], -1, x.shape[-1]))
     return to_numpy(xp.matrix_transpose(flat) @ (xp.conj(flat) if is_complex(flat) else flat))

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.methods.method import Method, Reduced
+from balred.methods.method import Reduced
 from balred.systems import arrays
 from balred.systems.arrays import backend_of, to_numpy
 from balred.systems.batches import each_array, member
@@ -22,114 +22,186 @@ from balred.systems.leaves import System
 
 _Modes: TypeAlias = tuple[NDArray[Any], ...]
 """Logarithms of poles, b, c and the four matrices of :class:`Change`, of one member of a batch."""
+_Form: TypeAlias = tuple[int, "_Modes | None"]
+"""How many stored states a form takes, and its modes; None where poles are unstable, or eigenvectors nearly parallel."""
 
 
-def diagonalised(
-    template: DiagonalSystem,
-    method: Method,
-    state: Any,
-    order: int,
-    states: int,
-    original: System,
-    margin: float | None,
-) -> tuple[DiagonalSystem, NDArray[np.int64], Change | None, str]:
-    """Reduce in dense coordinates, then diagonalise on the host, one round trip for the whole batch.
+class Forms:
+    """The diagonal forms of what a method makes of a system, by order: a rule asks about orders that are then cut to.
 
-    Each member gets the largest order, also returned, whose poles fit into `states` stored states, lie further than `margin`
-    inside the stable region where there is one, and whose eigenvectors are well enough conditioned for the dtype of `original`, and for that of the computation.
-    The last value tells if that cost more states than real poles do, which fill a stored state each.
-    """
-    be = backend_of(*template.leaves)
-    limit = float(max(arrays.eps(arrays.real(g.B)) for g in (original, template)) ** -0.5)
-    made = method.reduced(state, order)
-    found = _attempt(made, template, states, limit, margin)
-    batch, D = tuple(template.B.shape[:-2]), made[0].D
-    orders = np.full(len(found), order)
-    wrong = [i for i, (_, modes) in enumerate(found) if modes is None]
-    unfit = any(found[i][0] <= 0 for i in wrong)
-    if wrong:
-        if not be.on_host(template.B):  # what remains is a search, in steps too small for a device
-            state = each_array(state, to_numpy)
-        every = to_numpy(made[0].leaves[0]).reshape(-1, order, order) if made[0].order == order else None
-        feedthrough = np.broadcast_to(to_numpy(D), (*batch, *D.shape[-2:])).reshape(-1, *D.shape[-2:]).copy()
-        for i in wrong:
-            one = member(state, np.unravel_index(i, batch)) if batch else state
+    Parameters
+    ----------
+    template : DiagonalSystem
+        What is reduced, in the precision of the computation.
+    reduce : callable
+        ``reduce(state, order)`` in dense coordinates, the method's.
+    state : Any
+        The method's state.
+    original : System
+        As it was given, in whose dtype the result is to be.
+    margin : float or None
+        How far inside the stable region all poles must lie.
+    nested : bool
+        Whether what the method makes is the leading block of what it makes of higher orders.
 
-            def attempt(k: int, one: Any = one) -> tuple[int, tuple[_Modes | None, Any]]:
-                reduced = method.reduced(one, k)
-                [(excess, modes)] = _attempt(reduced, template, states, limit, margin)
-                return excess, (modes, reduced[0].D)
-
-            refused, k = order, order - max(1, found[i][0])  # one state less frees at most one stored state
-            if method.nested and every is not None and template.conjugate and found[i][0] > 0:
-                living = one.cap  # others of a batch may have more
-                k = _predicted(every[i][:living, :living], found[i][0], states)
-                refused = k + 1
-            orders[i], modes, feedthrough[i] = _largest(attempt, k, refused, states)
-            found[i] = (0, modes)
-        D = be.from_numpy(feedthrough.reshape(*batch, *D.shape[-2:]), like=template.B)
-    parts = [modes for _, modes in found if modes is not None]
-    count = max(len(modes[0]) for modes in parts)
-    several = zip(*(_extended(modes, count) for modes in parts), strict=True)
-    log_poles, b, c, *maps = (np.stack(x).reshape(*batch, *x[0].shape) for x in several)
-    log_poles, b, c = (be.from_numpy(x, like=template.B) for x in (log_poles, b, c))
-    small = DiagonalSystem(log_poles, b, c, D, template.dt, template.conjugate)
-    note = (
-        f"order {int(orders.min())} instead of {order}, which has unstable poles or nearly parallel eigenvectors"
-        if unfit
-        else ""
-    )
-    return small, orders.reshape(batch), None if made[1] is None else Change(*maps), note
-
-
-def _predicted(A: NDArray[Any], excess: int, states: int) -> int:
-    """The largest order at which the poles of a leading block of A fit, which has `excess` stored states too many.
-
-    They cost less than a reduction and its eigenvectors.
+    Examples
+    --------
+    >>> import balred
+    >>> from balred.reduction.writing_back import forms_of
+    >>> a = balred.analyze(balred.testing.random_system(16, dt=1, kind="conjugate", seed=0))
+    >>> forms_of(a.solved, a.settings).stored(4)
+    2
     """
 
-    def unfit(k: int) -> int:
-        return _count(np.linalg.eigvals(A[:k, :k])) - states
+    def __init__(
+        self,
+        template: DiagonalSystem,
+        reduce: Callable[[Any, int], Reduced],
+        state: Any,
+        original: System,
+        margin: float | None,
+        nested: bool,
+    ) -> None:
+        self._template, self._reduce, self._state, self._original, self._margin, self._nested = (
+            template, reduce, state, original, margin, nested,
+        )  # fmt: skip
+        self._limit = float(max(arrays.eps(arrays.real(g.B)) for g in (original, template)) ** -0.5)
+        self._reduced: tuple[int, Reduced] | None = None
+        self._last: tuple[int, list[_Form], Reduced] | None = None
+        self._known: dict[int, list[tuple[int, bool]]] = {}
+        self._members: dict[int, Forms] = {}
 
-    refused = k = len(A)
-    while excess > 0 and k > 1:
-        refused, k = k, max(1, k - excess)
-        excess = unfit(k)
-    while k + 1 < refused and unfit(k + 1) <= 0:  # the step down may have been too long
-        k += 1
-    return k
+    def stored(self, order: int) -> int:
+        """How many stored states the reduction to `order` fills, the most over a batch."""
+        return max(stored for stored, _ in self._seen(order))
 
+    def _seen(self, order: int) -> list[tuple[int, bool]]:
+        """For each member the stored states that it takes, and whether its form is a good one."""
+        if order not in self._known:
+            self._made(order)
+        return self._known[order]
 
-def _largest(
-    attempt: Callable[[int], tuple[int, tuple[_Modes | None, Any]]], k: int, refused: int, states: int
-) -> tuple[int, _Modes, Any]:
-    """The largest order below `refused` at which an attempt succeeds, looked for from `k` on."""
-    best: tuple[_Modes | None, Any] = (None, None)
-    while k > 0 and best[0] is None:
-        excess, best = attempt(k)
-        if best[0] is None:
-            refused, k = k, k - max(1, excess)
-    while best[0] is not None and k + 1 < refused:  # the step down may have been too long
-        _, better = attempt(k + 1)
-        if better[0] is None:
-            break
-        k, best = k + 1, better
-    if best[0] is None:
-        raise ValueError(
-            f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors or unstable poles at every order"
+    def _made(self, order: int) -> tuple[list[_Form], Reduced]:
+        if self._last is None or self._last[0] != order:  # only the last one is kept: they are large
+            reduced = self._to(order)
+            forms = _forms(reduced, self._template, self._limit, self._margin)
+            self._last = order, forms, reduced
+            self._known[order] = [(stored, modes is not None) for stored, modes in forms]
+        return self._last[1:]
+
+    def _to(self, order: int) -> Reduced:
+        if self._reduced is None or self._reduced[0] != order:
+            self._reduced = order, self._reduce(self._state, order)
+        return self._reduced[1]
+
+    def _fitting(self, order: int, states: int) -> int:
+        """The largest order up to `order` whose poles fit into `states` stored states, where leading blocks tell it.
+
+        Their poles cost less than forms.  Of other methods, and of several members, `order` itself.
+        """
+        if not (self._nested and self._template.conjugate) or order <= states:
+            return order
+        A = to_numpy(self._to(order)[0].leaves[0])
+        if A.ndim > 2:
+            return order
+
+        def crowded(k: int) -> int:
+            return int((np.linalg.eigvals(A[:k, :k]).imag >= 0).sum()) - states
+
+        k: int = min(order, self._state.cap)
+        high = k + 1
+        while k > 1 and (excess := crowded(k)) > 0:
+            high, k = k, max(1, k - excess)
+        while k + 1 < high and crowded(k + 1) <= 0:  # the step down may have been too long
+            k += 1
+        return k
+
+    def within(self, order: int, states: int) -> tuple[DiagonalSystem, NDArray[np.int64], Change | None, str]:
+        """The reduction to `order`, or to as much of it as fits into `states` stored states, one round trip for a whole batch.
+
+        Each member gets the largest order, also returned, whose poles fit, lie further than the margin inside the stable
+        region where there is one, and whose eigenvectors are well enough conditioned for the dtype of the original, and for that
+        of the computation.  The last value tells if that cost more states than real poles do, which fill a stored state each.
+        """
+        template, be, asked = self._template, backend_of(*self._template.leaves), order
+        order = self._fitting(order, states)
+        made, reduced = self._made(order)
+        batch, D = tuple(template.B.shape[:-2]), reduced[0].D
+        orders = np.full(len(made), order)
+        modes = [one if stored <= states else None for stored, one in made]
+        wrong = [i for i, one in enumerate(modes) if one is None]
+        unfit = False
+        if wrong:
+            feedthrough = np.broadcast_to(to_numpy(D), (*batch, *D.shape[-2:])).reshape(-1, *D.shape[-2:]).copy()
+            for i in wrong:
+                one = self._of_member(i)
+                orders[i], bad = one._largest(one._fitting(order, states), states)
+                unfit |= bad
+                [(_, modes[i])], (small, _, _) = one._made(int(orders[i]))
+                feedthrough[i] = to_numpy(small.D)
+            D = be.from_numpy(feedthrough.reshape(*batch, *D.shape[-2:]), like=template.B)
+        parts = [one for one in modes if one is not None]
+        count = max(len(one[0]) for one in parts)
+        several = zip(*(_extended(one, count) for one in parts), strict=True)
+        log_poles, b, c, *maps = (np.stack(x).reshape(*batch, *x[0].shape) for x in several)
+        log_poles, b, c = (be.from_numpy(x, like=template.B) for x in (log_poles, b, c))
+        small_one = DiagonalSystem(log_poles, b, c, D, template.dt, template.conjugate)
+        note = (
+            f"order {int(orders.min())} instead of {asked}, which has unstable poles or nearly parallel eigenvectors"
+            if unfit
+            else ""
         )
-    return k, best[0], best[1]
+        return small_one, orders.reshape(batch), None if reduced[1] is None else Change(*maps), note
+
+    def _of_member(self, i: int) -> Forms:
+        """Those of one member of a batch, on the host: what remains is a search, in steps too small for a device."""
+        batch = tuple(self._template.B.shape[:-2])
+        if i not in self._members:
+            if not batch and backend_of(*self._template.leaves).on_host(self._template.B):
+                return self
+            state = each_array(self._state, to_numpy)
+            state = member(state, np.unravel_index(i, batch)) if batch else state
+            self._members[i] = Forms(self._template, self._reduce, state, self._original, self._margin, self._nested)
+        return self._members[i]
+
+    def _largest(self, order: int, states: int) -> tuple[int, bool]:
+        """The largest order up to `order` of which a good form takes no more than `states`, and whether a bad one was in the way.
+
+        One state less frees at most one stored state, as a rule, so an order that takes too many tells the next one to
+        try.  Below a bad form it is one of 16 at most, and between the last bad one and a good one the interval is halved: to
+        try every order would take as long as hundreds of cuts.
+        """
+        good = [k for k, [(stored, fit)] in self._known.items() if k <= order and fit and stored <= states]
+        low, high, k, unfit = max(good, default=0), order + 1, order, False
+        while True:
+            [(stored, fit)] = self._seen(k)
+            crowded = stored - states
+            if fit and crowded <= 0:
+                low = max(low, k)
+            else:
+                high, unfit = k, unfit or crowded <= 0
+            if high - low <= 1:
+                break
+            if crowded > 0:
+                k -= crowded
+            elif not fit:
+                k -= max(1, order // 16)
+            else:
+                k = (low + high) // 2 if unfit else low + 1  # the step down may have been too long
+            if k <= low:
+                k = (low + high) // 2
+        if low == 0:
+            raise ValueError(
+                f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors or unstable poles at every order"
+            )
+        return low, unfit
 
 
-def _attempt(
-    reduced: Reduced, template: DiagonalSystem, states: int, limit: float, least: float | None
-) -> list[tuple[int, _Modes | None]]:
-    """For each member: how many stored states too many it takes, and its modes if it is none and well conditioned."""
+def _forms(reduced: Reduced, template: DiagonalSystem, limit: float, least: float | None) -> list[_Form]:
+    """For each member: how many stored states it takes, and its modes if they are stable and well conditioned."""
     g, L, R = reduced
     A, B, C = (to_numpy(x) for x in g.leaves)
     poles, vectors = np.linalg.eig(A)
-    if template.conjugate and poles.ndim == 1 and _count(poles) > states:
-        return [(_count(poles) - states, None)]
     vectors = vectors.astype(np.complex128)
     condition = np.linalg.cond(vectors)
     usable = np.isfinite(condition)[..., None]
@@ -150,25 +222,7 @@ def _attempt(
         V, W = to_numpy(R) @ vectors, coefficients(paired, vectors, to_numpy(L))
     flat = [x.reshape(-1, *x.shape[-2:]) for x in (b, c, V, W)]
     members = zip(poles.reshape(-1, poles.shape[-1]), picked, good.reshape(-1), *flat, strict=True)
-    return [
-        (len(at) - states, _one_mode_set(template, lam, at, *four) if fine and len(at) <= states else None)
-        for lam, at, fine, *four in members
-    ]
-
-
-def stored_states(g: System) -> int:
-    """How many stored states hold the real system `g` as a conjugate one (the most over a batch)."""
-    A, B, C = (to_numpy(x) for x in g.leaves)
-    if A.ndim == 2:
-        return _count(np.linalg.eigvals(A))
-    poles, vectors = np.linalg.eig(A)
-    picked = _picked(poles, np.linalg.solve(vectors, B), C @ vectors, conjugate=True)
-    return max(len(p) for p in picked)
-
-
-def _count(poles: NDArray[Any]) -> int:
-    """How many stored states hold these poles of a real system: one for a conjugate pair, one for a real pole."""
-    return int((poles.imag >= 0).sum())
+    return [(len(at), _one_mode_set(template, lam, at, *four) if fine else None) for lam, at, fine, *four in members]
 
 
 def _picked(poles: NDArray[Any], b: NDArray[Any], c: NDArray[Any], conjugate: bool) -> list[NDArray[np.intp]]:

@@ -11,11 +11,10 @@ from balred.measures.norms import norm
 from balred.methods.method import State, tail_bound
 from balred.ranks.choosing import check_rule, choose_order
 from balred.ranks.rules import ErrorBound, MeasuredError, Order, Rule
-from balred.reduction.diagonalisation import stored_states
 from balred.reduction.settings import Settings
 from balred.reduction.solve import Solved
-from balred.reduction.writing_back import Reduction
-from balred.systems.arrays import to_numpy
+from balred.reduction.writing_back import Reduction, forms_of
+from balred.systems.arrays import in_precision, to_numpy
 
 
 def rank_for(
@@ -51,20 +50,25 @@ def rank_for(
     if stable is None or state is None:
         return solved.fixed
     if isinstance(rule, Order):
-        enough = state.cap
-        if unit == 2 and enough < stable.order:
-            enough = _stored(state, settings, enough)
-        return min(_rounded(rule.rank, rule), enough + solved.fixed, system.states)
+        rank, enough = _rounded(rule.rank, rule), -(-state.cap // unit)
+        if unit == 2 and enough + solved.fixed < rank:  # so many at least: real poles take more
+            enough = _stored(solved, settings, state.cap)
+        return min(rank, enough + solved.fixed, system.states)
     if isinstance(rule, MeasuredError):
         return _measured(solved, state, settings, rule, error)
     order = _chosen(solved, state, settings, rule)
     rank = -(-order // unit)
     if unit == 2 and rank < stable.states:
         # a reduced real pole fills a stored state by itself, so a few more may be needed to hold the order
-        rank = _rounded(_stored(state, settings, order), rule)
-    rank = min(rank, stable.states)
-    while unit == 2 and rank < stable.states and not _meets(solved, rule, order, reduction(rank + solved.fixed)):
-        rank = min(rank + rule.multiple_of, stable.states)
+        rank = _rounded(_stored(solved, settings, order), rule)
+    rank, further = min(rank, stable.states), rule.multiple_of
+    while unit == 2 and rank < stable.states:
+        made = reduction(rank + solved.fixed)
+        if _meets(solved, rule, order, made):
+            break
+        # no good form of the largest order there is, so none comes with more states: all of them are one already
+        rank = stable.states if made.note and rank * unit >= state.cap else min(rank + further, stable.states)
+        further *= 2
     return rank + solved.fixed
 
 
@@ -122,9 +126,11 @@ def _measured(
     )
 
 
-def _stored(state: State, settings: Settings, order: int) -> int:
+def _stored(solved: Solved, settings: Settings, order: int) -> int:
     """How many stored states the reduction of the conjugate stable part to `order` fills."""
-    return stored_states(settings.row.reduced(state, order)[0])
+    assert solved.stable is not None
+    with in_precision(settings.precision, *solved.stable.leaves):
+        return forms_of(solved, settings).stored(order)
 
 
 def _meets(solved: Solved, rule: Rule, order: int, made: Reduction) -> bool:

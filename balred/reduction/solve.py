@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.hankel.spectrum import spectrum_of
+from balred.hankel.spectrum import Spectrum
 from balred.layers.along_data import DataSums, factor_of, horizon_sums
 from balred.methods.method import State
+from balred.reduction.diagonalisation import Forms
 from balred.reduction.settings import Settings
 from balred.solvers.gramians import factors
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, ct, double_precision, in_precision, is_concrete, mapped, to_numpy
 from balred.systems.batches import alike, member, stacked
 from balred.systems.checks import check_representable
+from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System, where_fastest, with_leaves
 from balred.systems.parts import separated
 from balred.systems.poles import entry_rounding, pole_margin
@@ -47,6 +49,8 @@ class Solved:
         ``mixed(share)`` is the system solved with so much white noise among the data, for reductions that fail without.
     units : array, shape (n,), or None
         Those that the parts are in, where they are others than those of the system (x = units x_part).
+    forms : dict
+        By method the diagonal forms of its reductions that were made.
     """
 
     system: System
@@ -58,6 +62,7 @@ class Solved:
     margin: float | None = 0.0
     mixed: Callable[[float], Solved] | None = None
     units: NDArray[Any] | None = None
+    forms: dict[str, Forms] = field(default_factory=dict, repr=False)
 
     @property
     def fixed(self) -> int:
@@ -77,7 +82,7 @@ class Solved:
     def member(self, i: int, system: System) -> Solved:
         """Of systems that were stacked and solved together the i-th, which was `system`."""
         parts = {"stable": member(self.stable, i), "state": member(self.state, i)}
-        return replace(self, system=system, sigma=self.sigma[i], hsv=self.hsv[i], **parts)
+        return replace(self, system=system, sigma=self.sigma[i], hsv=self.hsv[i], forms={}, **parts)
 
 
 def solve(system: System, settings: Settings) -> Solved:
@@ -125,19 +130,38 @@ def solve(system: System, settings: Settings) -> Solved:
 def solve_for(system: System, P: NDArray[Any], Q: NDArray[Any]) -> Solved:
     """A system with matrices that take the places of its Gramians, in the coordinates of ``system.to_dense()``.
 
-    All of it is reduced, unstable modes too; a reduction grows no faster than the system does.  Values below 1e-7 of the
-    first are rounding errors, since matrices hold half of the digits of factors.
+    All of it is reduced, unstable modes too; a reduction grows no faster than the system does.
     """
     work = arrays.mapped(system, to_numpy)
     with in_precision("float64", *work.leaves) as wide:
         precise = with_leaves(work, wide)
-    found = spectrum_of(precise.to_dense(), factor_of(P), factor_of(Q))
-    s = np.where(found.s > 1e-7 * found.s[..., :1], found.s, 0.0)
-    state = found._replace(s=s)
+    state = _spectrum(precise.to_dense(), P, Q)
     poles, _ = pole_margin(precise)
     worst = float(((1 - np.abs(poles)) if precise.discrete else -poles.real).min(initial=0.0))
     hsv = backend_of(*system.leaves).from_numpy(state.sigma, like=system.B, real=True)
     return Solved(system, None, precise, state, state.sigma, hsv, worst * (1 + 1e-9))
+
+
+_LEAST = 1e-7
+"""Values below this share of the first are rounding errors, since matrices hold half of the digits of factors."""
+
+
+def _spectrum(g: DenseSystem, P: NDArray[Any], Q: NDArray[Any]) -> Spectrum:
+    r"""The values of matrices in place of Gramians: :math:`Z^HQZ = V\Sigma^2V^H` with :math:`P = ZZ^H`.
+
+    Data reach few of the directions there are, so Z is narrow, and what is decomposed after it is small.
+    """
+    Z = factor_of(P)
+    Z = Z[..., np.abs(Z).max(axis=tuple(range(Z.ndim - 1)), initial=0.0) > 0]
+    product = ct(Z) @ Q @ Z
+    check_representable("Hankel singular values", product)  # LAPACK would never end
+    squares, V = np.linalg.eigh(product)
+    s, V = np.sqrt(np.maximum(squares[..., ::-1], 0.0)), V[..., ::-1]
+    s = np.where(s > _LEAST * s[..., :1], s, 0.0)
+    right = Z @ V
+    left = Q @ right / np.where(s > 0, s, 1.0)[..., None, :]
+    eye = np.broadcast_to(np.eye(s.shape[-1], dtype=V.dtype), V.shape)
+    return Spectrum(g, right, left, eye, s, eye)
 
 
 def _prepared(part: System, settings: Settings) -> State:

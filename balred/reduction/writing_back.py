@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from balred.measures.promises import check_promises
 from balred.methods.method import Method, Of, State
 from balred.ranks.choosing import RankWarning, check_rank
-from balred.reduction.diagonalisation import diagonalised
+from balred.reduction.diagonalisation import Forms
 from balred.reduction.settings import Settings
 from balred.reduction.solve import Solved
 from balred.systems import arrays
@@ -124,9 +124,7 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
         precise = with_leaves(stable, leaves)
         small: System
         if isinstance(precise, DiagonalSystem):
-            small, orders, change, note = diagonalised(
-                precise, method, state, order, rank - fixed, system, solved.margin
-            )
+            small, orders, change, note = forms_of(solved, settings).within(order, rank - fixed)
         else:
             (small, _, _), change = method.reduced(state, order), None
             full = order
@@ -153,6 +151,20 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
     change = None if kept is not None or change is None else change.within(solved.units)
     _told_of_unstable(narrow, solved, settings)
     return Reduction(narrow, orders, np.asarray(bound), change, capped, note)
+
+
+def forms_of(solved: Solved, settings: Settings) -> Forms:
+    """The diagonal forms of a solved system's reductions, made once for all that is asked of them."""
+    stable = solved.stable
+    assert isinstance(stable, DiagonalSystem)
+    if settings.method not in solved.forms:
+        with in_precision(settings.precision, *stable.leaves) as leaves:
+            template = with_leaves(stable, leaves)
+            assert isinstance(template, DiagonalSystem)
+            solved.forms[settings.method] = Forms(
+                template, settings.row.reduced, solved.state, solved.system, solved.margin, settings.row.nested
+            )
+    return solved.forms[settings.method]
 
 
 def reduced_at_once(system: System, settings: Settings, rank: int) -> DenseSystem | None:

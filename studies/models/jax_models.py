@@ -74,8 +74,8 @@ class Classifier(eqx.Module):
         self.head = eqx.nn.Linear(width, classes, key=last)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits, shape (batch, classes), of sequences `x`, shape (batch, L)."""
+        """Logits, shape (..., classes), of sequences `x`, shape (..., L)."""
         h = _everywhere(self.embed, x[..., None])
         for block in self.blocks:
             h = block(h)
-        return _everywhere(self.head, h[:, -1])
+        return _everywhere(self.head, h[..., -1, :])
