@@ -91,7 +91,11 @@ class Outcome:
     def told(self) -> str:
         """What a plan says of it."""
         value, error, count = self.measured
-        foretold = "" if self.foretold is None else f"; foretold, the squared change of the scalar: {self.foretold:.3g}"
+        foretold = (
+            ""
+            if self.foretold is None
+            else f"; the values predict a squared change of the scalar of {self.foretold:.3g}"
+        )
         return (
             f"divergence {value:.3g} +- {error:.2g} {self.rule.unit} on {count} sequences kept out, asked "
             f"{self.rule.tolerance:g}, {self.tries} tries{foretold}"
