@@ -125,12 +125,12 @@ def when_picture(out: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [task for task in TASKS if when(task)]
-    figure = Figure(figsize=(5.4 * len(shown), 3.6), layout="constrained")
+    figure = Figure(figsize=(7.6 * len(shown), 3.6), layout="constrained")
     for ax, task in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         main = runs(f"{task}-long")
         full = of(main, "full")
         line = []
-        for label, (study, run) in WAYS.items():
+        for (label, (study, run)), mark in zip(WAYS.items(), "os^vD<>PpXdh*8", strict=True):
             found = of(runs(f"{task}-long{study}"), run)
             points = [
                 (100 * (r.get("flops") or full[s]["flops"]) / full[s]["flops"], r["test_loss"])
@@ -142,36 +142,23 @@ def when_picture(out: Path) -> None:
             colour = COLOURS[label.split()[0].rstrip(",")]
             ax.scatter(
                 *zip(*points, strict=True),
-                s=34,
+                s=38,
+                marker=mark,
+                label=label,
                 edgecolors=colour,
                 facecolors=colour if "data" in study or not label.startswith(("one", "grad")) else "none",
             )
-            x, y = np.mean(points, axis=0)
-            line += [(x, y)] * label.startswith("small")
-            ax.annotate(_short(label), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7, color=colour)
+            line += [np.mean(points, axis=0)] * label.startswith("small")
         ax.plot(*zip(*line, strict=True), color=COLOURS["small"], lw=0.8, zorder=0)
         ax.set(
             title=TITLES[task],
             xlabel="operations of the training, % of the full model's",
             ylabel="test loss, nats",
-            xlim=(None, 118),
         )
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(out, dpi=110, metadata={"Software": None})
-
-
-def _short(label: str) -> str:
-    for long, short in (
-        ("one cut at ", ""),
-        (" over the first half", ""),
-        (" from scratch", ""),
-        ("cut after training, on data", "cut after"),
-        (", as much time as full", ", longer"),
-        (", on data", ", data"),
-    ):
-        label = label.replace(long, short)
-    return label
 
 
 def recovery_picture(out: Path) -> None:
