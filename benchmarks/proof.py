@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from benchmarks_common import markdown
 from study_tables import BASES as NOISE_OR_DATA
-from study_tables import CUT_MODELS, RESULTS, TITLES, Row, hardware, over_states, sizes, spread
+from study_tables import CUT_MODELS, RESULTS, TITLES, Row, as_typed, hardware, over_states, sizes, spread
 
 TASKS = ("text", "listops")
 BASES = {"": "", "-data": ", on data"}
@@ -104,7 +104,7 @@ def commands() -> list[list[str]]:
         file = RESULTS / f"{name}.json"
         if file.exists():
             data = json.loads(file.read_text())
-            out.append([name, f"`{data['command']}`", hardware(data)])
+            out.append([name, as_typed(data), hardware(data)])
     return out
 
 

@@ -245,6 +245,11 @@ def _soon_after(row: Row, steps: int) -> float:
     return next((float(a) for step, _, a in row["curve"] if step >= 0.15 * steps), math.nan)
 
 
+def as_typed(data: dict[str, Any]) -> str:
+    """The command of a study, its quotes within quotes as double ones, which TOML takes as well."""
+    return f"`{data['command']}`".replace("'\"'\"'", '"')
+
+
 def tables() -> dict[str, str]:
     """All tables by name."""
     found = {name: data for name in TITLES if (data := study(name)) is not None}
@@ -259,10 +264,7 @@ def tables() -> dict[str, str]:
         "study-ablations": (ABLATED, ablations()),
         "study-commands": (
             ["study", "command", "sequence", "steps", "hardware"],
-            [
-                [TITLES[n], f"`{d['command']}`", sequence(d), str(d["config"]["steps"]), hardware(d)]
-                for n, d in found.items()
-            ],
+            [[TITLES[n], as_typed(d), sequence(d), str(d["config"]["steps"]), hardware(d)] for n, d in found.items()],
         ),
     }
     return {name: markdown(header, rows) for name, (header, rows) in made.items() if rows}
