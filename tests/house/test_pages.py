@@ -1,0 +1,44 @@
+"""Faults that pages get from merges and replacements, and that no build of them notices."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+PAGES = [page for page in PAGES if not {"_build", "generated", "_tables"} & set(page.parts)]
+
+
+def faults(text: str) -> list[str]:
+    """Definitions that have lost their term, lines of a table that stand twice in it, and words said twice."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    found = [f"no term: {line}" for line in re.findall(r"(?<=\n\n)(: .{0,40})", prose)]
+    for table in re.findall(r"(?:^\|.*\n)+", prose, re.MULTILINE):
+        keys = [line for line in table.splitlines()[2:] if line.partition("|")[2].partition("|")[0].strip()]
+        found += [f"twice: {line[:60]}" for line in dict.fromkeys(keys) if keys.count(line) > 1]
+    return found + [f"twice: {said}" for said in re.findall(r"\b(\w+\s+[a-z]+)[ \n]\1\b", prose)]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("The modes:\n\n: a model\n", "no term: : a model"),
+        ("| a | b |\n|---|---|\n| x | 1 |\n| y | 2 |\n| x | 1 |\n", "twice: | x | 1 |"),
+        ("and all\nother tabs other tabs follow", "twice: other tabs"),
+    ],
+)
+def test_a_fault_is_seen(text: str, fault: str) -> None:
+    assert faults(text) == [fault]
+
+
+def test_pages_have_none_of_these_faults() -> None:
+    assert len(PAGES) > 40
+    assert {page.name: found for page in PAGES if (found := faults(page.read_text(encoding="utf-8")))} == {}
+
+
+def test_what_is_read_as_plain_markdown_has_no_roles() -> None:
+    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"):
+        assert re.findall(r"(?<!`)\{\w+\}`[^`]*`", (ROOT / name).read_text(encoding="utf-8")) == []
