@@ -48,9 +48,12 @@ def device_name(x: Array) -> str:
     return str(x.device)
 
 
+_HOST = (torch.float16, torch.float32, torch.float64)
+
+
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
-    """Copy to the host, detached; NumPy has no bfloat16, so that becomes float32."""
-    x = x.float() if x.dtype == torch.bfloat16 else x
+    """Copy to the host, detached; what NumPy has not, bfloat16 and the formats of a byte, becomes float32."""
+    x = x.float() if x.is_floating_point() and x.dtype not in _HOST else x
     return np.asarray(x.detach().resolve_conj().resolve_neg().cpu().numpy())
 
 

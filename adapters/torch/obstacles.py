@@ -44,6 +44,8 @@ def unfit(layer: nn.Module) -> str | None:
                 return f"its {start}{name} has no shape yet: run the model once"
             if x is not None and x.is_meta:
                 return f"its {start}{name} is on the meta device, without values: load the weights from disk first"
+            if x is not None and x.layout is not torch.strided:
+                return f"its {start}{name} is stored as {str(x.layout).removeprefix('torch.')}: make it dense first"
             if x is not None and not _is_plain(x):
                 return f"its {start}{name} is a {type(x).__name__}, which may stand for other values: make it a plain tensor first"
         for name, p in module._parameters.items():
@@ -53,10 +55,12 @@ def unfit(layer: nn.Module) -> str | None:
 
 
 def _is_plain(x: torch.Tensor) -> bool:
-    """Whether a tensor is none of a class that computes otherwise, as those of quantised weights do."""
+    """Whether a tensor is none of a class that computes otherwise, as those of quantised weights do; parts of one are plain."""
     cls = type(x)
+    if cls.__module__.startswith("torch.distributed."):
+        return True
     known = cls is torch.Tensor or nn.Parameter in cls.__mro__ or cls.__module__.startswith("torch.")
-    return known and (cls.__module__.startswith("torch.") or cls.__torch_dispatch__ is torch.Tensor.__torch_dispatch__)
+    return known and cls.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
 
 
 def _computed(module: nn.Module) -> Iterator[str]:

@@ -40,8 +40,7 @@ def effective(module: Any) -> tuple[Tensor, Tensor | None]:
     if is_plain(module):
         return module.weight, getattr(module, "bias", None)
     inputs = module.weight.shape[1]
-    dtype = module.weight.dtype if module.weight.is_floating_point() else torch.get_default_dtype()
-    one = torch.eye(inputs + 1, inputs, dtype=dtype, device=module.weight.device)
+    one = torch.eye(inputs + 1, inputs, dtype=_input_dtype(module), device=module.weight.device)
     made = _run(module, one)
     return (made[:-1] - made[-1]).mT, made[-1]
 
@@ -100,8 +99,7 @@ def _fault(module: Any, change: Change) -> str | None:
                 x.copy_(torch.randn(x.shape, generator=random).to(x))
         try:
             small = blank_copy(full, _changed(full, change))
-            dtype = full.weight.dtype if full.weight.is_floating_point() else torch.get_default_dtype()
-            x = torch.randn(16, inputs, generator=random).to(full.weight.device, dtype)
+            x = torch.randn(16, inputs, generator=random).to(full.weight.device, _input_dtype(full))
             want, got = change(_run(full, x).mT), _run(small, x).mT
         except Exception as error:  # whatever a module makes of tensors of other sizes
             return f"which fails with fewer of them by {type(error).__name__}: {error}"
@@ -116,6 +114,12 @@ def _run(module: Any, x: Tensor) -> Tensor:
     with evaluating(module):
         made: Tensor = module.forward(x[None])[0]
     return made
+
+
+def _input_dtype(module: Any) -> torch.dtype:
+    """What a module is called with: its own precision, unless its weight is stored in a byte."""
+    weight: Tensor = module.weight
+    return weight.dtype if weight.is_floating_point() and weight.element_size() > 1 else torch.get_default_dtype()
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

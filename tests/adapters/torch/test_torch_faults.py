@@ -261,24 +261,6 @@ def test_a_plain_tensor_of_the_states_is_refused() -> None:
         balred.reduce(layer, 4)
 
 
-class Scaled(torch.nn.Linear):
-    """A projection with a tensor more, as other LoRA layers and quantised ones have it."""
-
-    def __init__(self, of: Any) -> None:
-        super().__init__(of.in_features, of.out_features, bias=False)
-        self.weight, self.scale = of.weight, torch.nn.Parameter(torch.ones(of.out_features))
-
-
-@pytest.mark.parametrize(("name", "part"), [("Mamba", "x_proj"), ("Mamba2", "in_proj")])
-def test_projections_with_more_than_a_weight_and_a_bias_are_refused(name: str, part: str) -> None:
-    model = build(name)
-    for layer in model.backbone.layers:
-        setattr(layer.mixer, part, Scaled(getattr(layer.mixer, part)))
-    for cut in (lambda: balred.reduce(model, 4, calibration=tokens()), lambda: reducer(model, calibration=tokens())):
-        with pytest.raises(ValueError, match=f"got scale in {part}, a Scaled: merge"):
-            cut()
-
-
 class Codes(torch.Tensor):
     """As tensors of quantised weights are."""
 
@@ -290,19 +272,24 @@ def test_tensors_of_other_classes_are_refused() -> None:
         balred.reduce(layer, 4)
 
 
-class LoRA(torch.nn.Module):
-    """As peft wraps a projection: the weight is that of the layer inside."""
+def test_weights_that_are_stored_otherwise_are_refused() -> None:
+    from torch.testing._internal.two_tensor import TwoTensor
 
-    def __init__(self, base: Any) -> None:
-        super().__init__()
-        self.base_layer, self.lora_A = base, torch.nn.Linear(base.in_features, 2, bias=False)
-
-    @property
-    def weight(self) -> Any:
-        return self.base_layer.weight
-
-    def forward(self, x: Any) -> Any:
-        return self.base_layer(x)
+    model = build("Mamba2")
+    for make, why in (
+        (lambda w: w.to_sparse(), "is stored as sparse_coo: make it dense first"),
+        (lambda w: TwoTensor(w, w.clone()), "is a TwoTensor, which may stand for other values"),
+        (lambda w: w.to(torch.int8), "is of torch.int8, which stands for other values"),
+    ):
+        for layer in model.backbone.layers:
+            dense = torch.ones(layer.mixer.in_proj.out_features, layer.mixer.in_proj.in_features)
+            layer.mixer.in_proj.weight = torch.nn.Parameter(make(dense), requires_grad=False)
+        for cut in (
+            lambda: balred.reduce(model, 4, calibration=tokens()),
+            lambda: reducer(model, calibration=tokens()),
+        ):
+            with pytest.raises(ValueError, match=f"its in_proj.weight {why}"):
+                cut()
 
 
 def old_weight_norm(module: Any) -> None:
@@ -318,15 +305,13 @@ COMPUTED = {
 }
 
 
-@pytest.mark.parametrize("how", [*COMPUTED, "pruning", "LoRA"])
+@pytest.mark.parametrize("how", [*COMPUTED, "pruning"])
 @pytest.mark.parametrize("part", ["x_proj", "in_proj"])
 def test_computed_weights_are_refused(how: str, part: str) -> None:
     model = build("Mamba")
     for layer in model.backbone.layers:
         module = getattr(layer.mixer, part)
-        if how == "LoRA":
-            setattr(layer.mixer, part, LoRA(module))
-        elif how == "pruning":
+        if how == "pruning":
             from torch.nn.utils import prune
 
             prune.l1_unstructured(module, "weight", 0.3)

@@ -1,0 +1,135 @@
+"""Layers that keep their number of states in a number of their own: refused by name before anything is changed."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from mamba_models import build, tokens  # noqa: E402
+
+import balred  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer, resize_on_load  # noqa: E402
+
+
+class Own(LRU):
+    """As a subclass of somebody's."""
+
+    def __init__(self, states: int = 16) -> None:
+        super().__init__(3, states, generator=torch.Generator().manual_seed(0))
+        self.n = states
+
+    def forward(self, u: Any) -> Any:
+        return super().forward(u) + 0 * self.nu_log.reshape(self.n).sum()
+
+
+class Nested(Own):
+    def __init__(self, states: int = 16) -> None:
+        super().__init__(states)
+        self.helper, self.cfg = torch.nn.Identity(), types.SimpleNamespace(inner={"width": states})
+        self.helper.size, self.n = states, 0
+
+    def forward(self, u: Any) -> Any:
+        width = self.cfg.inner["width"]
+        return (
+            LRU.forward(self, u)
+            + 0 * self.nu_log.reshape(width).sum()
+            + 0 * self.nu_log.reshape(self.helper.size).sum()
+        )
+
+
+class Bound(Own):
+    def __init__(self, states: int = 16) -> None:
+        super().__init__(states)
+        self.shaped = functools.partial(torch.reshape, shape=(states,))
+
+    def forward(self, u: Any) -> Any:
+        return LRU.forward(self, u) + 0 * self.shaped(self.nu_log).sum()
+
+
+class Another(Own):
+    """The number is there, and nothing uses it."""
+
+    def forward(self, u: Any) -> Any:
+        return LRU.forward(self, u)
+
+
+NAMED = {Own: "where n would stay 16", Nested: "helper.size", Bound: "shape '.16.' is invalid"}
+
+
+def reducer(model: Any, **options: Any) -> Any:
+    return InTrainingReducer(model, torch.optim.SGD(model.parameters(), lr=0.0), balred.Order(4), (0, 1), 1, **options)
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_a_layer_that_would_break_is_refused(kind: Any) -> None:
+    model = torch.nn.Sequential(kind(), torch.nn.Linear(3, 1))
+    u = torch.randn(2, 9, 3)
+    want = model(u)
+    small = LRU(3, 4).state_dict()
+    resize_on_load(model)
+    for cut in (
+        lambda: balred.reduce(model, 4),
+        lambda: reducer(model),
+        lambda: model.load_state_dict(
+            {f"0.{n}": x for n, x in small.items()} | {"1.weight": torch.ones(1, 3), "1.bias": torch.ones(1)}
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"a layer must run with another number of states, got .*{NAMED[kind]}"):
+            cut()
+        assert torch.equal(model(u), want)
+
+
+def test_a_number_that_nothing_uses_is_no_matter() -> None:
+    small = balred.reduce(Another(), 4)
+    assert small(torch.ones(1, 5, 3)).shape == (1, 5, 3)
+
+
+def own_split(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+    torch.split(self.x_proj.weight, [self.time_step_rank, self.n, self.n])
+    return type(self).forward(self, hidden, *args, **kwargs)
+
+
+def own_scale(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+    """Runs with any number of states, and computes something else."""
+    return type(self).forward(self, hidden, *args, **kwargs) * (self.n / self.A_log.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("forward", "why"),
+    [(own_split, "RuntimeError: split_with_sizes"), (own_scale, "an output that is 0.5 of itself away")],
+)
+def test_a_selective_layer_that_would_break_or_compute_otherwise_is_refused(forward: Any, why: str) -> None:
+    model = build("Mamba")
+    for layer in model.backbone.layers:
+        layer.mixer.n, layer.mixer.forward = 8, types.MethodType(forward, layer.mixer)
+    for cut in (
+        lambda: balred.reduce(model, 4, calibration=tokens()),
+        lambda: reducer(model, calibration=tokens()),
+    ):
+        with pytest.raises(ValueError, match=f"got {why}.* in MambaMixer, where n would stay 8"):
+            cut()
+    assert model.backbone.layers[0].mixer.A_log.shape[1] == 8
+
+
+class Counting(LRU):
+    """Remembers in its forward, as layers with a state of their own do."""
+
+    calls = 0
+
+    def forward(self, u: Any) -> Any:
+        self.calls += 1
+        return super().forward(u) + torch.rand(1) * 0
+
+
+def test_nothing_is_left_of_trying() -> None:
+    layer = Counting(3, 16)
+    torch.manual_seed(0)
+    want = torch.rand(1)
+    torch.manual_seed(0)
+    small = balred.reduce(layer, 4)
+    assert torch.equal(torch.rand(1), want)
+    assert (layer.calls, small.calls) == (0, 0)
