@@ -230,11 +230,11 @@ def _cut(layer: Any, selection: Selection, moments: Moments | None = None) -> An
     return new
 
 
-def _resize_model(model: Any, layer: Any) -> None:
+def _resize_model(model: Any, layer: Any, before: int) -> None:
     """Write the layer's state dimension into every configuration of its kind in the (new) model."""
     for _, node in nnx.iter_graph(model):
         cfg: Any = getattr(node, "cfg", None) if isinstance(node, nnx.Module) else None
-        if type(cfg) is type(layer.cfg):
+        if type(cfg) is type(layer.cfg) and cfg.state_size == before:
             node.cfg = dataclasses.replace(cfg, state_size=_states(layer))
 
 

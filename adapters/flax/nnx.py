@@ -16,6 +16,7 @@ from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import carry_lru, is_lru, is_s5, lru_of, misfit, refused, resized, s5_of
 from balred.registry.entries import Container, Rebuild, entry_of, register, register_container
+from balred.registry.sizes import states_of
 from balred.registry.tensors import tensors_of, with_tensors
 from balred.systems.leaves import System
 
@@ -43,10 +44,11 @@ def _replaced(model: Any, new: Mapping[str, Any]) -> Any:
             for key, value in vars(new[name]).items():
                 if not key.startswith("_"):
                     setattr(module, key, value)
-    for layer in new.values():
+    old = dict(_named(model))
+    for name, layer in new.items():
         entry = entry_of(layer)
         if entry is not None and entry.resize_model is not None:
-            entry.resize_model(result, layer)
+            entry.resize_model(result, layer, states_of(old[name]))
     return result
 
 

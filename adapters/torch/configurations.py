@@ -21,30 +21,34 @@ _ARGUMENTS = ("ssm_cfg", "ssm_config", "mamba_kwargs", "ssm_kwargs")
 """Dicts of arguments that a layer is made with: what is not in them has the layer's own default."""
 
 
-def resize_configurations(module: nn.Module, states: int) -> None:
-    """Write the number of states into all configurations that a module, itself, holds."""
+def resize_configurations(module: nn.Module, states: int, before: int) -> None:
+    """Write the number of states into all configurations that a module, itself, holds, where they have the number `before`.
+
+    Others are those of layers of another kind.
+    """
     met: set[int] = set()
     for name, value in list(vars(module).items()):
         if name not in ("_parameters", "_buffers", "_modules") and "_hooks" not in name:
-            new = _resized(name, value, states, met)
+            new = _resized(name, value, states, before, met)
             if new is not value:
                 setattr(module, name, new)
 
 
-def _resized(name: str, value: Any, states: int, met: set[int]) -> Any:
+def _resized(name: str, value: Any, states: int, before: int, met: set[int]) -> Any:
     """A configuration with the number of states in it: the same object, or another one where it cannot be changed."""
     several = isinstance(value, list) and bool(_NAMED.search(name))
     if id(value) in met or not (several or _is_configuration(name, value)):
         return value
     met.add(id(value))
     if several:
-        value[:] = [_resized(name, one, states, met) for one in value]
+        value[:] = [_resized(name, one, states, before, met) for one in value]
         return value
     own = _members(value)
-    new = {key: states for key in SIZES if _is_size(own.get(key))}
-    if name in _ARGUMENTS and isinstance(value, dict) and not new:
+    sizes = {key: own[key] for key in SIZES if type(own.get(key)) is int}
+    new = {key: states for key, size in sizes.items() if size == before}
+    if name in _ARGUMENTS and isinstance(value, dict) and not sizes:
         new["d_state"] = states
-    new |= {k: x for k, old in own.items() if (x := _resized(str(k), old, states, met)) is not old}
+    new |= {k: x for k, old in own.items() if (x := _resized(str(k), old, states, before, met)) is not old}
     if isinstance(value, tuple):
         return value._replace(**new) if new else value  # type: ignore[attr-defined]  # a named one
     for key, one in new.items():
@@ -81,5 +85,6 @@ def _names(slots: Any) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_size(value: Any, states: int) -> bool:
+    """Whether a value is this number of states, and no truth value or tensor that equals it."""
+    return type(value) is int and value == states

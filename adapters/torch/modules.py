@@ -140,13 +140,15 @@ def check_complex(weight: torch.Tensor) -> None:
 
 def put_layer(model: nn.Module, layer: nn.Module, new: nn.Module) -> None:
     """Make `layer`, which is in `model`, equal `new`, and tell the model."""
-    set_layer(layer, new)
     entry = entry_of(layer)
     if entry is None or entry.resize_model is None:
+        set_layer(layer, new)
         return
+    before = states_of(layer)
+    set_layer(layer, new)
     alike = [one for one in _layers(model).values() if entry_of(one) is entry]
     if entry.selective is not None or len({states_of(one) for one in alike}) == 1:
-        entry.resize_model(model, layer)  # others keep sizes of their own until the model is saved
+        entry.resize_model(model, layer, before)  # others keep sizes of their own until the model is saved
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:
@@ -171,10 +173,10 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
         standing |= references(model.get_submodule(name), layer)
     result: nn.Module = _copied(model, standing)
     tie(model, result)
-    for layer in new.values():
+    for name, layer in new.items():
         entry = entry_of(layer)
         if entry is not None and entry.resize_model is not None:
-            entry.resize_model(result, layer)
+            entry.resize_model(result, layer, states_of(model.get_submodule(name)))
     return result
 
 

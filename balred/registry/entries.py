@@ -103,7 +103,7 @@ class Entry:
     """The entry of a class: how to read and write its layers, and how optimizer moments follow a cut.
 
     A selective layer has a :class:`balred.registry.Selective`, mostly in place of the operator that it is not.
-    ``resize_model(model, layer)`` gives the new model around a replaced layer its size.
+    ``resize_model(model, layer, before)`` gives the new model around a replaced layer, which had so many states before, its size.
     What is a second-order system, or holds one, is read and written back as such by ``second_order``.
 
     Examples
@@ -117,7 +117,7 @@ class Entry:
     """None where a layer is no operator."""
     carry: Carry | None = None
     selective: Selective | None = None
-    resize_model: Callable[[Any, Any], None] | None = None
+    resize_model: Callable[[Any, Any, int], None] | None = None
     second_order: Callable[[Any], tuple[Any, Rebuild] | None] | None = None
     accounts: frozenset[str] | None = None
     """Arrays, and modules with arrays, that the adapter knows by name; None: all that do not look sized by the states."""
@@ -303,7 +303,7 @@ def register_selective(
     selective: Selective,
     *,
     recognises: Recognises | None = None,
-    resize_model: Callable[[Any, Any], None] | None = None,
+    resize_model: Callable[[Any, Any, int], None] | None = None,
     adapter: Adapter | None = None,
     accounts: Iterable[str] | None = None,
 ) -> None:
@@ -318,7 +318,8 @@ def register_selective(
         Use the entry only for objects for which ``recognises(obj)`` is true: a layout that packages share, or that people copy,
         under any name.  Entries for a class itself come first.
     resize_model : callable, optional
-        ``resize_model(model, layer)`` writes the state dimension of a replaced layer into the (new) model around it.
+        ``resize_model(model, layer, before)`` writes the state dimension of a replaced layer into the (new) model around it, in
+        place of the one that it had `before`.
     adapter : callable, optional
         ``adapter(obj) -> (system, rebuild)``, to look at layers that are a linear operator all the same.
     accounts : iterable of str, optional

@@ -151,7 +151,7 @@ def _resize(config: Any, size: int) -> None:
     config.qk_dim_factor = factor if int(width * factor) == size else math.nextafter(factor, math.inf)
 
 
-def resize_model(model: nn.Module, layer: Any) -> None:
+def resize_model(model: nn.Module, layer: Any, before: int = 0) -> None:
     """Give all such layers of `model` the largest size among them, by zeros, and write it into the configurations."""
     layers: list[Any] = [module for module in model.modules() if is_mlstm(module)]
     largest = max(module.qk_dim for module in layers)

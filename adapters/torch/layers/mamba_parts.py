@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from balred.adapters.torch.configurations import SIZES, resize_configurations
+from balred.adapters.torch.configurations import SIZES, is_size, resize_configurations
 from balred.adapters.torch.modules import blank_copy
 from balred.adapters.torch.wrapped import effective, is_plain
+from balred.registry.sizes import states_of
 
 _CONFIGS = ("config", "args")
 """Attributes in which layers and models share one."""
@@ -80,24 +81,25 @@ def kept_rows(value: torch.Tensor, dt_rank: int, states: int, kept: torch.Tensor
 
 def sized(layer: Any, new: dict[str, Any], rank: int) -> Any:
     """A copy of `layer` with these tensors and attributes, and `rank` wherever it or its configuration names its states."""
-    new |= {name: rank for name in SIZES if isinstance(getattr(layer, name, None), int)}
+    before = states_of(layer)
+    new |= {name: rank for name in SIZES if is_size(getattr(layer, name, None), before)}
     small: nn.Module = blank_copy(layer, new)
     for module in small.modules():
-        resize_configurations(module, rank)
+        resize_configurations(module, rank, before)
     return small
 
 
-def model_resizer(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any], None]:
+def model_resizer(state_size: Callable[[Any], int]) -> Callable[[nn.Module, Any, int], None]:
     """The ``resize_model`` of :func:`balred.registry.register_selective` for layers with so many states."""
 
-    def resize_model(model: nn.Module, layer: Any) -> None:
+    def resize_model(model: nn.Module, layer: Any, before: int) -> None:
         """Write the layer's state dimension into every configuration of `model`, and give the layer the model's own."""
         path, met = next((name for name, module in model.named_modules() if module is layer), ""), set[str]()
         for name, module in model.named_modules():
             if path.startswith(f"{name}." if name else "") and module is not layer:  # around it
-                for size in (key for key in SIZES if type(vars(module).get(key)) is int):
+                for size in (key for key in SIZES if is_size(vars(module).get(key), before)):
                     setattr(module, size, state_size(layer))
-            resize_configurations(module, state_size(layer))
+            resize_configurations(module, state_size(layer), before)
             for attribute in _CONFIGS:
                 config = vars(module).get(attribute)
                 if attribute not in met and config is not None and type(vars(layer).get(attribute)) is type(config):

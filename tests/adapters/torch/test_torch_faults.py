@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import balred
+from balred.reduction import SkippedWarning
 from balred.registry import AdapterNotFound
 
 torch = pytest.importorskip("torch")
@@ -136,7 +137,7 @@ def test_what_refers_to_a_layer_refers_to_the_smaller_one() -> None:
 class Both(torch.nn.Module):
     def __init__(self, *names: str) -> None:
         super().__init__()
-        self.f, self.b = LRU(3, 16), LRU(3, 16)
+        self.f, self.b = lru(), lru()
         for name in names:
             setattr(self.b, name, getattr(self.f, name))
 
@@ -506,3 +507,25 @@ def test_engines_of_other_libraries_are_refused_by_name(around: str, monkeypatch
     fused = type("FusedAdam", (torch.optim.SGD,), {"__module__": "deepspeed.ops.adam"})  # an optimizer like any other
     if around == "the optimizer":
         InTrainingReducer(layer, fused(layer.parameters(), lr=0.0), balred.Order(4), (0, 1), 1)
+
+
+def test_another_kind_of_layer_keeps_its_size_in_the_same_configuration() -> None:
+    """Each nested configuration with the layer's number follows; the others are those of other layers, and so are modules' numbers."""
+    from s4d_layers import mixer
+
+    mamba = build("Mamba").backbone.layers[0].mixer
+    model = torch.nn.Module()
+    model.first, model.second = mamba, mixer(torch.float32)
+    model.config = {
+        "mamba": {"d_state": 8, "expand": 2},
+        "s4": {"d_state": 64},
+        "others": [types.SimpleNamespace(d_state=8)],
+    }
+    model.d_state, model.args = 64, types.SimpleNamespace(ssm_cfg={"d_state": 64})
+    x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    model.forward = types.MethodType(lambda self, hidden: self.first(hidden), model)
+    with pytest.warns(SkippedWarning, match="second"):
+        small = balred.reduce(model, {"first": 4}, calibration=x)
+    assert small.config == model.config | {"mamba": {"d_state": 4, "expand": 2}, "others": small.config["others"]}
+    assert (small.d_state, small.args.ssm_cfg, small.first.ssm_state_size) == (64, {"d_state": 64}, 4)
+    assert small.first.config.state_size == 4
