@@ -3,7 +3,7 @@
 LRU in minimal-LRU's names: nu_log, theta_log, gamma_log (N), B_re, B_im (N, H), C_re, C_im (P, N), and D, (H) or (P, H).
 A dict of these is a layer by itself, and a tree of such dicts (of a flax or haiku model, a checkpoint) a model; the module
 that it belongs to takes the new N as its ``d_hidden``.  All of them with the same leading axes are a stack of layers
-(:mod:`balred.layers.stacks`).
+(:mod:`balred.adapters.stacks`).
 
 S5 in its authors' names: Lambda_re, Lambda_im (P), B (P, H, 2), C (H, P, 2) or C1 and C2, D (H), log_step (P, 1) or (P).
 What they mean depends on settings of the module (conj_sym, clip_eigs, ...), so it takes a module to make a layer.
@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from balred.adapters.stacks import carried_in_stacks, leading_axes, read_stack
 from balred.layers.linoss import LINOSS_NAMES
 from balred.layers.lru import keep_feedthrough, lru_parameters, lru_split, lru_system, scale_ratio
 from balred.layers.lru_carry import lru_carry_split
 from balred.layers.s5 import s5_parameters, s5_system
 from balred.layers.sampled import Host, input_gain
-from balred.layers.stacks import carried_in_stacks, leading_axes, read_stack
 from balred.registry.entries import Rebuild, register
 from balred.systems.arrays import Array, backend_of, eye, namespace, to_complex, to_numpy
 from balred.systems.leaves import System
@@ -127,7 +127,7 @@ def misfit(tree: Mapping[str, Any], settings: Any) -> str:
     if needs and settings is None:
         return (
             f"the parameters of {kind} layers mean something only with settings of their module ({', '.join(needs)}), got a tree "
-            "without: reduce the layer as a module, in flax linen module.bind(variables)"
+            "without: reduce the layer as a module, in flax linen module.bind(variables); in training tell them by settings="
         )
     if extra == 0 or any(not hasattr(settings, name) for name in needs):
         return ""

@@ -27,10 +27,25 @@ BLOCK = 10
 CONFIG = DemoConfig()
 
 
+def trainer_in(framework: str) -> Any:
+    """The trainer of a framework; "jax" is equinox."""
+    if framework in ("torch", "jax"):
+        return trainer_of(framework)
+    import hook_models
+
+    return {"linen": hook_models.LinenTrainer, "nnx": hook_models.NnxTrainer}[framework]
+
+
+def ranks_of(trainer: Any) -> list[int]:
+    if hasattr(trainer, "ranks"):
+        return trainer.ranks()
+    return [int(block.lru.nu_log.shape[0]) for block in trainer.model.blocks]
+
+
 def runner(framework: Any, config: DemoConfig, states: Any, truncate: bool) -> tuple[Any, Callable[[], float]]:
     """A trainer, and what takes its next steps and returns the seconds."""
     data = digits(0, config.test)
-    trainer = trainer_of(framework)(config, states, 0, truncate)
+    trainer = trainer_in(framework)(config, states, 0, truncate)
     order = batches(len(data.train_x), config.batch, 10**9, seed=1)
 
     def steps() -> float:
@@ -53,7 +68,7 @@ def measure(framework: Any, rounds: int) -> dict[str, list[float]]:
     cut, after = runner(framework, early, CONFIG.states, True)
     for _ in range(early.warmup // BLOCK):
         after()
-    ranks = [int(block.lru.nu_log.shape[0]) for block in cut.model.blocks]
+    ranks = ranks_of(cut)
     assert ranks < list(CONFIG.states)
     _, small = runner(framework, late, ranks, False)
     for steps in (plain, hooked, after, small):
@@ -70,7 +85,7 @@ def measure(framework: Any, rounds: int) -> dict[str, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--frameworks", nargs="+", default=["torch", "jax"])
+    parser.add_argument("--frameworks", nargs="+", default=["torch", "jax", "linen", "nnx"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     records, rows = [], []

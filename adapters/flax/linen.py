@@ -135,11 +135,13 @@ class Applied(NamedTuple):
     variables: Mapping[str, Any]
     above: str = ""
     """What comes before the path of a module in the name of a layer."""
+    smaller: Callable[[Mapping[str, Any]], Any] | None = None
+    """The same with other layers, by name: a module of their sizes is called then."""
 
 
 def _opened(model: Any, names: Mapping[str, str]) -> Opened:
     if isinstance(model, Applied):
-        apply, variables, above = model
+        apply, variables, above, _ = model
     else:
         module, variables = model.unbind()
         apply, above = module.apply, "params."
@@ -168,7 +170,8 @@ register_container(
     Container(_in_bound, _replaced_in_bound, _tensors, _with_tensors, running=RUNNING),
 )
 register_container(
-    Applied, Container(lambda model: _layers(freeze(model.variables)), lambda model, new: model, running=RUNNING)
+    Applied,
+    Container(lambda model: _layers(freeze(model.variables)), lambda model, new: model.smaller(new), running=RUNNING),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from balred.adapters.flax.described import Described, Settings
 from balred.adapters.flax.linen import Applied
 from balred.adapters.jax.training import Parts, TreeReducer
 from balred.adapters.parameters import resized
@@ -16,6 +17,7 @@ from balred.intraining.state import ReducerState
 from balred.ranks.budget import Budget
 from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
+from balred.registry.reading import replace_layers
 from balred.registry.sizes import ranks_of
 
 
@@ -40,6 +42,9 @@ class InTrainingReducer(TreeReducer):
         states in a field such as ``d_hidden``.
     averages : sequence of str
         Fields of the train state that hold averages of the parameters, or states of ``optax.ema``.
+    settings : mapping or module, optional
+        Needed with S5 layers: their ``conj_sym``, ``discretization``, ``clip_eigs`` and ``step_rescale``, which parameters do not
+        tell; a mapping of these, or a module that has them.
 
     Notes
     -----
@@ -74,10 +79,12 @@ class InTrainingReducer(TreeReducer):
         *,
         module: Callable[[dict[str, int]], Any] | None = None,
         averages: Sequence[str] = (),
+        settings: Any = None,
         **options: Any,
     ) -> None:
         super().__init__(rule, window, attempts, **options)
         self._module, self._averages = module, tuple(averages)
+        self._settings = None if settings is None else Settings(settings)
 
     def init(self, train_state: Any) -> ReducerState:
         """The state before the first step.
@@ -120,7 +127,7 @@ class InTrainingReducer(TreeReducer):
         if not self._due(state, step):
             return train_state, state, None
         before = self._parts(train_state)
-        parts, state, report = self._update(before, state, step, loss, train_state.tx.init)
+        parts, state, report = self._update(before, state, step, loss, _fresh(train_state))
         return (train_state if parts is before else self._whole(parts)), state, report
 
     def resume(self, train_state: Any, saved: Mapping[str, Any]) -> tuple[Any, ReducerState]:
@@ -133,16 +140,17 @@ class InTrainingReducer(TreeReducer):
         saved : dict
             What ``state.to_dict()`` gave.  Log files are rewound to what they held then.
         """
-        parts, state = self._resume(self._parts(train_state), saved, train_state.tx.init)
+        parts, state = self._resume(self._parts(train_state), saved, _fresh(train_state))
         return self._whole(parts), state
 
     def _parts(self, train_state: Any) -> Parts:
         emptied = dict.fromkeys(("params", "opt_state", *self._averages))
         averages = {name: getattr(train_state, name) for name in self._averages}
-        return Parts(train_state.params, train_state.opt_state, averages, train_state.replace(**emptied))
+        model = Described(train_state.params, self._settings)
+        return Parts(model, train_state.opt_state, averages, train_state.replace(**emptied))
 
     def _whole(self, parts: Parts) -> Any:
-        return parts.others.replace(params=parts.model, opt_state=parts.opt_state, **parts.averages)
+        return parts.others.replace(params=parts.model.tree, opt_state=parts.opt_state, **parts.averages)
 
     def _running(self, parts: Parts) -> Applied:
         """Its parameters and other collections, which are fields of the train state by convention."""
@@ -150,7 +158,12 @@ class InTrainingReducer(TreeReducer):
         beside = {
             k: v for k, v in vars(state).items() if isinstance(v, Mapping) and k not in ("params", *self._averages)
         }
-        return Applied(state.apply_fn, {"params": parts.model, **beside})
+
+        def smaller(new: Mapping[str, Any]) -> Applied:
+            cut = parts._replace(model=replace_layers(parts.model, new))
+            return self._running(self._told_sizes(parts, cut))
+
+        return Applied(state.apply_fn, {"params": parts.model.tree, **beside}, smaller=smaller)
 
     def _told_sizes(self, before: Parts, parts: Parts) -> Parts:
         ranks = (ranks_of(self._layers(model)) for model in (before.model, parts.model))
@@ -172,3 +185,7 @@ class InTrainingReducer(TreeReducer):
             "without module= the apply_fn must be that of a module with one layer and a field for its states, "
             f"got {got} with the layers {', '.join(f'{name} ({n} states)' for name, n in before.items())}"
         )
+
+
+def _fresh(train_state: Any) -> Callable[[Any], Any]:
+    return lambda model: train_state.tx.init(model.tree)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from balred.adapters.stacks import leading_axes
 from balred.backends.jax import double_scope
-from balred.layers.stacks import leading_axes
 from balred.registry.entries import Selective, register, register_selective
 from balred.selection.calibration import batches
 from balred.selection.moments import Moments, Selection, first

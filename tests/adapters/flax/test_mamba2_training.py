@@ -80,8 +80,8 @@ def test_the_cut_is_the_reduction_of_the_same_weights(tmp_path: Any) -> None:
         int(
             np.flatnonzero(
                 (
-                    np.asarray(mixer(before).in_proj.kernel[...]).T
-                    == np.asarray(mixer(small).in_proj.kernel[...])[:, 128 + i]
+                    np.asarray(mixer(small).in_proj.kernel[...])[:, 128 + i]
+                    == np.asarray(mixer(before).in_proj.kernel[...]).T
                 ).all(1)
             )[0]
         )
