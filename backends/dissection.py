@@ -71,7 +71,7 @@ def nested_dissection(graph: Any, leaf: int) -> Dissection:
         live = np.flatnonzero(active)
         if not len(live):
             break
-        matrix = scipy.sparse.csr_array((np.ones(len(rows), np.int8), (rows, cols)), shape=(n, n))
+        matrix = graph_of(rows, cols, n)
         _, part = scipy.sparse.csgraph.connected_components(matrix, directed=False)
         size = np.bincount(part[live], minlength=part.max() + 1)
         small = live[size[part[live]] <= leaf]
@@ -151,12 +151,20 @@ def _separators(matrix: Any, live: Ints, part: Ints) -> NDArray[np.bool_]:
     return cover[live]
 
 
+def graph_of(tails: Ints, heads: Ints, n: int, others: int | None = None) -> Any:
+    """The matrix of a graph with an entry for each edge, with the indices that all of SciPy's routines for graphs take."""
+    edges = tails.astype(np.int32), heads.astype(np.int32)
+    return scipy.sparse.csr_array((np.ones(len(tails), np.int8), edges), shape=(n, n if others is None else others))
+
+
 def _distances(matrix: Any, sources: Ints) -> Ints:
     """Steps from the source of its part to every vertex, -1 where there is none, by one search from a vertex before all."""
     n = matrix.shape[0]
     indptr = np.append(matrix.indptr, matrix.indptr[-1] + len(sources))
     indices = np.concatenate([matrix.indices, sources.astype(matrix.indices.dtype)])
-    rooted = scipy.sparse.csr_array((np.ones(len(indices), np.int8), indices, indptr), shape=(n + 1, n + 1))
+    rooted = scipy.sparse.csr_array(
+        (np.ones(len(indices), np.int8), indices.astype(np.int32), indptr.astype(np.int32)), shape=(n + 1, n + 1)
+    )
     order, before = scipy.sparse.csgraph.breadth_first_order(rooted, n, directed=True)
     at = np.empty(n + 1, np.int64)
     at[order] = np.arange(len(order))
@@ -190,7 +198,7 @@ def _vertex_cover(matrix: Any, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
     across = ~right[edges.row] & right[edges.col]
     lefts, a = np.unique(edges.row[across], return_inverse=True)
     rights, b = np.unique(edges.col[across], return_inverse=True)
-    between = scipy.sparse.csr_array((np.ones(len(a), np.int8), (a, b)), shape=(len(lefts), len(rights)))
+    between = graph_of(a, b, len(lefts), len(rights))
     mate = scipy.sparse.csgraph.maximum_bipartite_matching(between, perm_type="column")  # of every left vertex
     # what an unmatched left vertex reaches, by any edge to the right and by matched ones to the left
     k, total = len(lefts), len(lefts) + len(rights)
@@ -198,7 +206,7 @@ def _vertex_cover(matrix: Any, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
     free = np.flatnonzero(mate < 0)
     tails = np.concatenate([a, k + mate[matched], np.full(len(free), total)])
     heads = np.concatenate([k + b, matched, free])
-    ways = scipy.sparse.csr_array((np.ones(len(tails), np.int8), (tails, heads)), shape=(total + 1, total + 1))
+    ways = graph_of(tails, heads, total + 1)
     reached = np.zeros(total + 1, bool)
     reached[scipy.sparse.csgraph.breadth_first_order(ways, total, directed=True, return_predecessors=False)] = True
     cover = np.zeros(n, bool)

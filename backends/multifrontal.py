@@ -18,7 +18,7 @@ import scipy.sparse
 import scipy.sparse.csgraph
 from numpy.typing import NDArray
 
-from balred.backends.dissection import nested_dissection
+from balred.backends.dissection import graph_of, nested_dissection
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -280,6 +280,5 @@ def _clusters(A: Any, E: Any) -> Ints:
     mate = np.asarray(coupling.argmax(axis=1)).ravel()
     size = np.asarray(coupling.max(axis=1).todense()).ravel()
     tails, heads = np.flatnonzero(bare)[size > 0], mate[size > 0]
-    joined = scipy.sparse.csr_array((np.ones(len(tails), bool), (tails, heads)), shape=(n, n))
-    _, label = scipy.sparse.csgraph.connected_components(joined, directed=False)
+    _, label = scipy.sparse.csgraph.connected_components(graph_of(tails, heads, n), directed=False)
     return alone if np.bincount(label).max() > 8 else label.astype(np.int64)

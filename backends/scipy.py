@@ -309,6 +309,8 @@ def lyapunov(A: Array, G: Array, discrete: bool) -> Array:
 
 def complex_schur(A: Array) -> tuple[Array, Array]:
     """T and Q with ``A = Q T Q^H``, T upper triangular and Q unitary, both complex."""
+    if not len(A):  # of which some versions of SciPy make an error
+        return A.astype(np.complex128), A.astype(np.complex128)
     T, Q = scipy.linalg.schur(A, output="complex")
     return T, Q
 

@@ -19,7 +19,6 @@ from balred.solvers.equations import residual, residual_of_one, vectors
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, eye, fro, is_concrete, is_one, namespace, size_of
 from balred.systems.dense_system import DenseSystem
-from balred.systems.poles import check_stable
 
 MAX_DOUBLINGS = 60
 _FEW = 8
@@ -73,8 +72,8 @@ def iterated(system: DenseSystem, both: bool = True) -> Run:
 
     Raises
     ------
-    UnstableError
-        A pole equals the shift of the Cayley transform.
+    LinAlgError
+        A pole equals the shift of the Cayley transform, or cannot be told from it: it is unstable, or poles spread too far.
     """
     if not isinstance(system.A, np.ndarray) or system.A.ndim == 2:
         return _iterated(system)
@@ -98,9 +97,8 @@ def _iterated(system: DenseSystem, both: bool = True) -> Run:
     if not system.discrete:
         try:
             A, B, C, nearest = _cayley(A, B, C)
-        except (np.linalg.LinAlgError, RuntimeError):  # a pole equals the shift, hence it is unstable
-            check_stable(system)
-            raise
+        except RuntimeError as error:  # PyTorch's
+            raise np.linalg.LinAlgError(str(error)) from None
     dtype = A.dtype if A.dtype == B.dtype == C.dtype else xp.result_type(A, B, C)
     # the factors lie on their sides, P = Fp^H Fp, so that what a QR factorisation leaves is the next factor
     M, *F = (x if x.dtype == dtype else xp.astype(x, dtype) for x in (A, ct(B), C)[: 2 + both])

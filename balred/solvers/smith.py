@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.solvers.doubling import MAX_DOUBLINGS, Run, iterated, limit
-from balred.solvers.rebalanced import continuous_image, rebalanced
-from balred.solvers.whole_numbers import exactly_balanced
+from balred.solvers.rebalanced import continuous_image, exactly_balanced, rebalanced
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, fro, is_concrete, is_one, namespace, size_of, to_numpy
 from balred.systems.clusters import poles_of_form
@@ -86,7 +85,7 @@ def output_energy(system: DenseSystem) -> Array | None:
     ordinary, ports = moderate(even)
     if ports is not None:
         return None
-    run, n = iterated(ordinary, both=False), system.order
+    run, n = _run_of(ordinary, both=False), system.order
     slow = run.count > _SAMPLED_OFTEN or not float(run.nearest) > _SUSPECT_SHIFT
     if slow or not ((run.last < 1) & (run.growth < limit(run.Zp))).all():
         return None
@@ -103,7 +102,7 @@ _WORTH_A_LOOK = 1e-2
 
 def _solved(system: DenseSystem, d: Array | None) -> Solved:
     """The same for a system in even units d."""
-    run, one = iterated(system), is_one(system.A)
+    run, one = _run_of(system), is_one(system.A)
     if not one and not is_concrete(*system.leaves):
         xp = namespace(*system.leaves)
         # nobody can look at the poles: one that rounding may have moved off the boundary makes no numbers either
@@ -113,7 +112,7 @@ def _solved(system: DenseSystem, d: Array | None) -> Solved:
         return Solved(system, xp.where(bad, xp.nan, run.Zp), xp.where(bad, xp.nan, run.Zq), Coordinates(None))
     _check_run(system, run)
     if run.count > _SAMPLED_OFTEN and (image := continuous_image(system)) is not None:
-        other = iterated(image)
+        other = _run_of(image)
         run = other if other.count < run.count else run  # each doubling leaves half of what is known of slow poles
     product = ct(run.Zq).dot(run.Zp) if one else None
     found = Solved(system, run.Zp, run.Zq, Coordinates(None), product)
@@ -137,7 +136,7 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
     runs = [(found, run)]
     for units in [whole] if d is None else [whole, 1 / d]:  # the last are those that were given
         other = in_units(system, units)
-        again = iterated(other)
+        again = _run_of(other)
         _check_run(system, again)
         runs.append((Solved(other, again.Zp, again.Zq, Coordinates(units)), again))
     # what rounding of the data leaves of a first value that is nothing; a window of time does not tell
@@ -151,7 +150,10 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
         seen = rebalanced(given, at, *(_wide(to_numpy(be.stop_gradient(x))) for x in (run.Zp, run.Zq)))
         if seen is None:
             break
-        found, run = _looked_at(system, *seen)
+        looked = _looked_at(system, *seen)
+        if looked is None:
+            break
+        found, run = looked
         doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(given, seen[0], arrays.eps(arrays.real(system.B))))
         if doubt < least:
             least, best = doubt, found
@@ -162,9 +164,8 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
     nothing = least < _WORTH_A_LOOK and float(be.to_numpy(be.stop_gradient(fro(ct(best.Zq) @ best.Zp)))) <= rest
     if least <= _accuracy(system, 0.4) or nothing or _agree(seen_so, 0.1 * _accuracy(system, 0.4)):
         return best
-    seen = exactly_balanced(given)
-    if seen is not None:
-        found, run = _looked_at(system, *seen)
+    if (seen := exactly_balanced(given)) is not None and (looked := _looked_at(system, *seen)) is not None:
+        found, run = looked
         # the given entries are exact here, and the new ones are rounded alone
         doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(seen[0], seen[0], arrays.eps(arrays.real(system.B))))
         if doubt <= _accuracy(system, 0.4):
@@ -177,8 +178,9 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
     )
 
 
-def _looked_at(system: DenseSystem, seen: DenseSystem, at: Coordinates) -> tuple[Solved, Run]:
-    """The iteration in other coordinates of a system, which were found on the host."""
+def _looked_at(system: DenseSystem, seen: DenseSystem, at: Coordinates) -> tuple[Solved, Run] | None:
+    """The iteration in other coordinates of a system, which were found on the host; None where rounding of these has moved a pole
+    onto the boundary, which says nothing of the system."""
     be = backend_of(*system.leaves)
     right, left = (be.from_numpy(x, like=system.A) for x in at[1:])
     paths = left @ system.A @ right, left @ system.B, system.C @ right
@@ -188,9 +190,23 @@ def _looked_at(system: DenseSystem, seen: DenseSystem, at: Coordinates) -> tuple
         for x, path in zip(seen.leaves, paths, strict=True)
     )
     small = DenseSystem(A, B, C, system.D, system.dt)
-    run = iterated(small)
+    try:
+        run = iterated(small)
+    except np.linalg.LinAlgError:
+        return None
     _check_run(system, run)  # whose poles no change of coordinates has rounded
     return Solved(small, run.Zp, run.Zq, Coordinates(None, right, left)), run
+
+
+def _run_of(system: DenseSystem, both: bool = True) -> Run:
+    """The iteration for a system as it is given, or in other units."""
+    try:
+        return iterated(system, both)
+    except np.linalg.LinAlgError:
+        check_stable(system)
+        raise ArithmeticError(
+            "the poles of a system must be known in its precision, got some that spread too far to be told from each other"
+        ) from None
 
 
 def _agree(several: list[NDArray[np.float64]], tolerance: float) -> bool:

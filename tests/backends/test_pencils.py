@@ -42,9 +42,9 @@ def first_order(K):
 
 def random(n, *, complex=False, weak=False):
     rng = np.random.default_rng(0)
-    A = sp.random(n, n, 3 / n, rng=rng, data_rvs=rng.standard_normal) + line(n)
+    A = sp.random(n, n, 3 / n, random_state=rng, data_rvs=rng.standard_normal) + line(n)
     if complex:
-        A = A + 1j * sp.random(n, n, 3 / n, rng=rng)
+        A = A + 1j * sp.random(n, n, 3 / n, random_state=rng)
     if weak:  # diagonal entries that are no pivots: only a search in the whole column finds one
         A = A - sp.diags(A.diagonal() * (1 - 1e-17))
     return sp.csc_matrix(A)

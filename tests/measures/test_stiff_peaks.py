@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import oracle_gain
 from stiff import KINDS, exponents, sampled, stiff_chain
@@ -15,6 +15,8 @@ from stiff import KINDS, exponents, sampled, stiff_chain
 import balred
 
 
+@example("cascade", [-11.8, -13.45, -9.95, -8.0])  # whose balanced coordinates round a pole onto the shift
+@example("cascade", [-12.05, -13.9, -9.85, -7.95])
 @given(st.sampled_from(KINDS), exponents(-14, 3, sizes=(1, 4)))
 def test_norms_of_stiff_chains(kind: str, rates: list[float]) -> None:
     g = stiff_chain(kind, rates)

@@ -34,7 +34,7 @@ def hidden(seed: int, k: int, N: Any, *, cond: float, dt: float = 0, feeds: tupl
         return U * cond ** np.linspace(0, 1, n) @ V
 
     J = rng.standard_normal((k, k))
-    J = 0.4 * J / (np.linalg.norm(J, 2) or 1.0) - 0.5 * np.eye(k)
+    J = 0.4 * J / (np.linalg.norm(J, 2) if k else 1.0) - 0.5 * np.eye(k)
     n, q = k + len(N), len(N)
     B, C = rng.standard_normal((n, 1)), rng.standard_normal((1, n))
     powers = [np.linalg.matrix_power(N, i) @ B[k:] for i in range(1, q)]

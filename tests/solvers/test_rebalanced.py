@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from oracle import oracle_hsv
 
 import balred
-from balred.solvers.whole_numbers import exactly_balanced
+from balred.solvers.rebalanced import exactly_balanced
 
 FILTERS = {
     "high pass": (scipy.signal.butter, (8, 0.01, "highpass")),
