@@ -19,8 +19,10 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS / folder) for folder in ("support", "cli", "files")]
 
+import commands  # noqa: E402
 import test_foreign_folders as folders  # noqa: E402
 import test_matlab as matlab  # noqa: E402
+import test_recordings as recordings  # noqa: E402
 from benchmarks_common import describe_machine  # noqa: E402
 
 import balred  # noqa: E402
@@ -32,8 +34,8 @@ NAMES = {0: "read", 1: "refused"}
 def system(path: Path, seed: int) -> str:
     """``balred hsv`` of a damaged file of a system."""
     balred.files.save(balred.testing.random_system(3, 1, 2, seed=0), path)
-    path.write_bytes(folders.damaged(path.read_bytes(), random.Random(seed)))
-    return NAMES[folders.ends_well("hsv", path)]
+    path.write_bytes(commands.damaged(path.read_bytes(), random.Random(seed)))
+    return NAMES[commands.ends_well("hsv", path)]
 
 
 def attacks(work: Path) -> Iterator[tuple[str, Callable[[int], str]]]:
@@ -47,6 +49,10 @@ def attacks(work: Path) -> Iterator[tuple[str, Callable[[int], str]]]:
     yield "report", lambda seed: NAMES[folders.fuzz_report(work / "study", work / "x", seed)]
     for suffix in (".json", ".npz", ".mat"):
         yield f"hsv {suffix}", lambda seed, suffix=suffix: system(work / f"g{suffix}", seed)  # type: ignore[misc]
+    plant = work / "plant.npz"
+    balred.files.save(balred.testing.random_system(3, 2, 2, dt=0.1, seed=0), plant)
+    for path in recordings.good_recordings(work):
+        yield f"inputs {path.name}", lambda seed, path=path: NAMES[recordings.fuzz_recording(plant, path, seed)]  # type: ignore[misc]
     for which, data in enumerate(matlab.good_files()):
         yield (
             f"MATLAB's reader, {('version 5', 'compressed', 'version 4')[which]}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,16 +115,16 @@ def _of_table(data: bytes) -> Recording:
     if no_numbers := [cell for cell in first if _number(cell) is None]:
         if len(no_numbers) < len(first):
             raise ValueError(
-                f"the first line must hold names or numbers, got both: {no_numbers[0]!r} in line {rows[0][0]}"
+                f"the first line must hold names or numbers, got both: {_short(no_numbers[0])!r} in line {rows[0][0]}"
             )
         if len(set(first)) < len(first):
-            raise ValueError(f"names of columns must differ, got {', '.join(first)}")
+            raise ValueError(f"names of columns must differ, got {_listed(first)}")
         names, rows = tuple(first), rows[1:]
     table = np.array([_row(at, row, len(first)) for at, row in rows]).reshape(len(rows), len(first))
     step = None
     if names and (named := re.fullmatch(r"(?i)(?:t|time)\s*(?:[\[(]\s*(\w+)\s*[\])])?", names[0])):
         if named[1] not in (None, "s", "sec", "seconds"):
-            raise ValueError(f"time must be in seconds, got {names[0]!r}")
+            raise ValueError(f"time must be in seconds, got {_short(names[0])!r}")
         step, table, names = _step_of(table[:, 0]), table[:, 1:], names[1:]
     return Recording(table.T, step, names, True)
 
@@ -134,8 +134,20 @@ def _row(at: int, row: list[str], width: int) -> list[float]:
         raise ValueError(f"every line must have {width} columns, got {len(row)} in line {at}")
     values = [_number(cell) for cell in row]
     if None in values:
-        raise ValueError(f"every column must hold numbers, got {row[values.index(None)].strip()!r} in line {at}")
+        raise ValueError(
+            f"every column must hold numbers, got {_short(row[values.index(None)].strip())!r} in line {at}"
+        )
     return values  # type: ignore[return-value]
+
+
+def _short(text: str) -> str:
+    """As much of a text from a file as a line of error has room for."""
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _listed(names: Iterable[str]) -> str:
+    short = list(map(_short, names))
+    return ", ".join(short if len(short) <= 8 else [*short[:8], f"and {len(short) - 8} more"])
 
 
 def _number(cell: str) -> float | None:
@@ -151,7 +163,7 @@ def _of_entries(entries: Mapping[str, Any]) -> Recording:
     named = [key for key in _SIGNALS if key in entries] or (arrays if len(arrays) == 1 else [])
     if len(named) != 1:
         raise ValueError(
-            f"a recording must be the only array, or called u or inputs, got {', '.join(entries) or 'nothing'}"
+            f"a recording must be the only array, or called u or inputs, got {_listed(entries) or 'nothing'}"
         )
     step = None
     for key in (key for key in beside if key in entries):
@@ -196,14 +208,14 @@ def _fitting(found: Recording, inputs: int, names: tuple[str, ...]) -> Matrix:
         return np.asarray(u[[found.names.index(name) for name in names]])
     if missing := [name for name in names if name not in found.names] if set(names) & set(found.names) else []:
         raise ValueError(
-            f"a recording must have all of the system's inputs, got {', '.join(found.names)}: {', '.join(missing)} missing"
+            f"a recording must have all of the system's inputs, got {_listed(found.names)}: {', '.join(missing)} missing"
         )
     if u.ndim == 1:
         u = u[None, :]
     if u.ndim == 2 and u.shape[0] != inputs and u.shape[1] == inputs and not found.table:
         u = u.T
     if u.ndim != 2 or u.shape[0] != inputs:
-        had = f"columns {', '.join(found.names)}" if found.names else f"shape {u.shape}"
+        had = f"columns {_listed(found.names)}" if found.names else f"shape {u.shape}"
         more = "; a column of times needs the name t or time" if u.ndim == 2 and u.shape[0] == inputs + 1 else ""
         raise ValueError(f"a recording must have the system's inputs, {', '.join(names) or inputs}, got {had}{more}")
     return u

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -135,7 +136,10 @@ def read_npy(data: bytes, name: str) -> Any:
     stream = io.BytesIO(data)
     major, _ = np.lib.format.read_magic(stream)
     head = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, _, dtype = head(stream)
+    try:
+        shape, _, dtype = head(stream)
+    except (tokenize.TokenError, SyntaxError, RecursionError, MemoryError) as error:  # NumPy reads a header as Python
+        raise ValueError(f"the header of {name} cannot be read: {error}") from None
     size = math.prod(shape) * dtype.itemsize
     if size > len(data):
         raise ValueError(f"{size} bytes are announced in {name} of {len(data)}")

@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from commands import RUNNER
 
 import balred
 from balred.cli import app
 
 
 def test_version_and_help() -> None:
-    assert CliRunner().invoke(app, ["--version"]).stdout.strip() == f"balred {balred.__version__}"
-    result = CliRunner().invoke(app, ["demo", "--help"], env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
+    assert RUNNER.invoke(app, ["--version"]).stdout.strip() == f"balred {balred.__version__}"
+    result = RUNNER.invoke(app, ["demo", "--help"], env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
     assert result.exit_code == 0
     for option in ("--framework", "--seed", "--seeds", "--out"):
         assert option in result.stdout
@@ -36,7 +36,7 @@ def test_help_imports_no_framework() -> None:
     "arguments", [["--framework", "keras"], ["--seeds", "0"], ["--seed", "-1"], ["--steps", "19"], ["--states", "0"]]
 )
 def test_bad_options(arguments: list[str], tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out"), *arguments])
+    result = RUNNER.invoke(app, ["demo", "--out", str(tmp_path / "out"), *arguments])
     assert result.exit_code == 2
     assert not (tmp_path / "out").exists()
 
@@ -45,7 +45,7 @@ def test_missing_packages_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     from balred.studies.settings import records
 
     monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: None)
-    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out")])
+    result = RUNNER.invoke(app, ["demo", "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].endswith("pip install 'balred[torch,studies]'")
     assert not (tmp_path / "out").exists()

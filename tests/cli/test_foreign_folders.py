@@ -8,17 +8,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import PLAIN, run
-from typer.testing import CliRunner
+from commands import damaged, ends_well, run
 
 import balred
-from balred.cli import app
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
@@ -35,34 +32,6 @@ STRANGE: tuple[Any, ...] = (
     None, True, -1, 1.5, 1e308, float("nan"), float("inf"), 10**30, "", "x" * 500, "\x1b[2J", "\ud800", "../../x", "$\\frac$",
     [], [1, "a"], [[]], {}, {"a": {}}, {"": -1}, {"\udc80": 1}, {"../x": [1.0]}, {"a": []},
 )  # fmt: skip
-
-
-def ends_well(*arguments: Any, seconds: float = 20.0) -> int:
-    """The status of a command that says at most one line of what is wrong."""
-    start = time.perf_counter()
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env=PLAIN)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert "Traceback" not in result.output
-    assert not set(result.output) - {"\n"} & {chr(c) for c in range(32)}, result.output
-    lines = [line for line in result.stderr.splitlines() if ": note: " not in line]
-    assert (len(lines), result.exit_code) in ((0, 0), (1, 1)), result.stderr
-    if lines:
-        assert lines[0].startswith(f"balred {arguments[0]}: ")
-        assert len(lines[0]) < 1000
-    assert time.perf_counter() - start < seconds
-    return result.exit_code
-
-
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    """Flipped, cut, doubled, zeroed, or of something else."""
-    at, to = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-    kind = rng.randrange(7)
-    if kind < 2:
-        at = min(at, len(data) - 1)
-        return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
-    return (data[:at], data[:at] + bytes(to - at) + data[to:], data[:to] + data[at:], rng.randbytes(len(data)), b"")[
-        kind - 2
-    ]
 
 
 def strange(value: Any, rng: random.Random) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from commands import RUNNER
 
 import balred
 from balred.cli import app
@@ -25,7 +25,7 @@ from balred.studies.training.run_files import RunFolder, reports_of, write_json
 
 
 def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["report", *arguments], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    return RUNNER.invoke(app, ["report", *arguments], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
 
 def pictures(page: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from commands import RUNNER
 
 import balred
 from balred.cli import app
@@ -52,7 +52,7 @@ def config_file(folder: Path, more: str = "", text: str = TINY) -> Path:
 
 
 def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["train", *arguments], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    return RUNNER.invoke(app, ["train", *arguments], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
 
 # ------------------------------------------------------------------------------------------------- configuration

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import random
+import time
 from typing import Any
 
 import pytest
@@ -32,3 +34,31 @@ def as_json(*arguments: Any) -> Any:
         pytest.fail(f"{constant} is not JSON")
 
     return json.loads(run(*arguments, "--json").stdout, parse_constant=refuse)
+
+
+def ends_well(*arguments: Any, seconds: float = 20.0) -> int:
+    """The status of a command that says at most one line of what is wrong."""
+    start = time.perf_counter()
+    result = RUNNER.invoke(app, [str(a) for a in arguments], env=PLAIN)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    assert not set(result.output) - {"\n"} & {chr(c) for c in range(32)}, result.output
+    lines = [line for line in result.stderr.splitlines() if ": note: " not in line]
+    assert (len(lines), result.exit_code) in ((0, 0), (1, 1)), result.stderr
+    if lines:
+        assert lines[0].startswith(f"balred {arguments[0]}: ")
+        assert len(lines[0]) < 1000
+    assert time.perf_counter() - start < seconds
+    return result.exit_code
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Flipped, cut, doubled, zeroed, or of something else."""
+    at, to = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+    kind = rng.randrange(7)
+    if kind < 2:
+        at = min(at, len(data) - 1)
+        return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
+    return (data[:at], data[:at] + bytes(to - at) + data[to:], data[:to] + data[at:], rng.randbytes(len(data)), b"")[
+        kind - 2
+    ]
