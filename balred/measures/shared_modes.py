@@ -63,7 +63,7 @@ def without_shared_modes(a: System, b: System, *, boundary_only: bool = False) -
     if not is_concrete(*a.leaves, *b.leaves) or a.B.ndim > 2 or b.B.ndim > 2:
         return None
     eps = max(arrays.eps(arrays.real(g.B)) for g in (a, b))
-    both = [_scaled(g) for g in (a, b)]
+    both, (inputs, outputs) = _moderate([_scaled(g) for g in (a, b)])
     for limit, size in _limits(both, eps):
         for band in (False, True) if boundary_only else (False,):
             second = partial(_beyond, limit=limit, discrete=a.discrete, band=band)
@@ -73,7 +73,8 @@ def without_shared_modes(a: System, b: System, *, boundary_only: bool = False) -
                 continue  # too close to be told apart here: with some more poles they may be
             kept, others = ([_or_gain(p[i], g) for g, p in zip(both, parts, strict=True)] for i in (0, 1))
             if any(g.order for g in kept) and _same(both, kept, eps, size):
-                return difference(*others).to_dense()
+                gap = difference(*others).to_dense()
+                return dataclasses.replace(gap, B=gap.B * inputs, C=gap.C * outputs)
     return None
 
 
@@ -82,6 +83,20 @@ def _scaled(g: System) -> DenseSystem:
     host: DenseSystem = mapped(mapped(g, to_numpy).to_dense(), lambda x: x.astype(np.result_type(x, np.float64)))
     A, B, C, _ = rescaled(*host.leaves)
     return DenseSystem(A, B, C, host.D, host.dt)
+
+
+def _moderate(both: list[DenseSystem]) -> tuple[list[DenseSystem], tuple[float, float]]:
+    """Both in units of inputs and outputs, powers of two, in which the largest entries of B and C are near one, and these units.
+
+    The squares of their numbers are numbers then.
+    """
+    b, c = (
+        float(
+            np.ldexp(1.0, min(np.frexp(max(float(np.abs(getattr(g, name)).max(initial=0.0)) for g in both))[1], 1023))
+        )
+        for name in ("B", "C")
+    )
+    return [dataclasses.replace(g, B=g.B / b, C=g.C / c) for g in both], (b, c)
 
 
 def _limits(both: list[DenseSystem], eps: float) -> Iterator[tuple[float, float]]:

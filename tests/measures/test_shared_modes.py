@@ -147,3 +147,16 @@ def test_diagonal_systems() -> None:
 
 def test_no_modes_in_common() -> None:
     assert without_shared_modes(lag(-1.0, 1.0), lag(-2.0, 1.0)) is None
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
+def test_modes_are_shared_or_not_whatever_the_size_of_the_gains(size: float) -> None:
+    """Of c/s + c/(s + 1) and c/s + 2 c/(s + 3) the rest has the H2 norm c sqrt(1/2 + 4/6 - 4/4); 2 c/s is another integrator."""
+    first, second, other = (
+        balred.ss(np.diag([0.0, p]), size * np.ones((2, 1)), [[r, c]])
+        for p, r, c in ((-1.0, 1.0, 1.0), (-3.0, 1.0, 2.0), (-3.0, 2.0, 2.0))
+    )
+    assert float(balred.error(first, second, "h2")) == pytest.approx(size * np.sqrt(1 / 6), rel=1e-9)
+    for stranger in (other, balred.ss(np.diag([-1.0, -3.0]), size * np.ones((2, 1)), [[1.0, 1.0]])):
+        with pytest.raises(balred.UnstableError):
+            balred.error(first, stranger, "h2")
