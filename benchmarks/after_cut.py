@@ -8,11 +8,14 @@ Beside them a model that has the small number of states from the start.  Rows th
 
 Ways: "noise" or "data" is what the cut was balanced on; "rows" gives every row of B the same norm, "even" splits the scale of each
 state between its row of B and its column of C in the proportion of the layer that was cut; "reset" starts the moments of what was
-cut afresh, "carry" takes them through the cut.
+cut afresh, "carry" takes them through the cut.  "calm" cuts a little further, to the order whose eigenvectors are least nearly
+parallel: a diagonal form of a reduced system is unique up to the scale of each state, so a better one is one of another order.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ import balred
 from balred.adapters.torch import InTrainingReducer
 from balred.cli.train import config_path
 from balred.layers import lru
+from balred.reduction import writing_back
+from balred.reduction.diagonalisation import Forms
 from balred.registry import layers_of
 from balred.selection import Calibration
 from balred.studies.data.load_task import load_task
@@ -35,7 +40,12 @@ from balred.studies.settings.train_config import read_config
 from balred.studies.training.run_torch import TorchRun
 
 RANKS = {"digits": 16, "smnist": 32, "text": 48, "listops": 40}
-WAYS = ("noise rows reset", "data rows reset", "data even reset", "data rows carry", "data even carry")
+WAYS = (
+    "noise rows reset", "data rows reset", "data even reset", "data rows carry", "data even carry", "data even reset calm",
+    "data even carry calm",
+)  # fmt: skip
+CALM = 0.85
+"""The least share of the order that a calm cut keeps."""
 SMALL = "small from scratch"
 SEQUENCES = 64
 
@@ -79,17 +89,32 @@ def run(name: str, seed: int, way: str, steps: int, kept: Path) -> dict[str, Any
 
 
 def cut(trainer: TorchRun, way: str, rank: int, data: torch.Tensor, seed: int) -> None:
-    basis, scale, moments = way.split()
+    basis, scale, moments, *calm = way.split()
     calibration = None if basis == "noise" else Calibration(data, seed=seed, sequences=SEQUENCES)
     reducer = InTrainingReducer(
         trainer.model, trainer.optimizer, balred.Order(rank), (0, 1), 1, moments=moments, calibration=calibration
     )
-    if scale == "rows":
-        with mock.patch.object(lru, "scaled_evenly", partial(rows_alike, lru_rows(trainer.model))):
-            report = reducer.step()
-    else:
+    with contextlib.ExitStack() as changed:
+        if scale == "rows":
+            alike = partial(rows_alike, lru_rows(trainer.model))
+            changed.enter_context(mock.patch.object(lru, "scaled_evenly", alike))
+        if calm:
+            changed.enter_context(mock.patch.object(writing_back, "Forms", Calm))
         report = reducer.step()
     assert report is not None, "the cut was not made"
+
+
+class Calm(Forms):
+    """Of the orders a little below the largest, the one with the best conditioned eigenvectors."""
+
+    def within(self, order: int, states: int) -> Any:
+        """As usual, of that order."""
+        largest = int(super().within(order, states)[1])
+        orders = [k for k in range(math.ceil(CALM * largest), largest + 1) if self.stored(k) <= states]
+        return super().within(min(orders, key=self._condition), states)
+
+    def _condition(self, order: int) -> float:
+        return float(np.linalg.cond(np.linalg.eig(self._reduce(self._state, order)[0].A)[1]))
 
 
 def rows_alike(row_norm: float, B: Any, C: Any, _: float) -> tuple[Any, Any]:
