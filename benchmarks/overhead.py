@@ -1,6 +1,6 @@
 """What in-training truncation costs a training: a check of every layer, and a cut, against a training step.
 
-    python benchmarks/overhead.py [--out benchmarks/results]
+    python benchmarks/overhead.py [--models demo cifar] [--out benchmarks/results]
 
 A check is all that happens at an attempt that cuts nothing: Hankel singular values of all layers, the rank choice, the policy.
 A cut is an attempt that cuts every layer to a quarter: the same, and the smaller layers, put in place with the optimizer's
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import json
 import tracemalloc
 from collections.abc import Callable
 from functools import cache
@@ -39,7 +40,10 @@ from balred.studies.demo import one_thread
 from balred.studies.models.jax_models import Classifier as JaxClassifier
 from balred.studies.models.torch_models import Classifier as TorchClassifier
 
-MODELS = {"demo: LRU 256, H 64": (64, (256,), 32, 64), "6 x LRU 384, H 512": (512, (384,) * 6, 4, 1024)}
+MODELS = {
+    "demo": ("demo: LRU 256, H 64", (64, (256,), 32, 64)),
+    "cifar": ("6 x LRU 384, H 512", (512, (384,) * 6, 4, 1024)),
+}
 EVERY = 100
 SEQUENCES = 32
 NEVER = balred.Energy(1.0)
@@ -133,25 +137,36 @@ def measured(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="others keep their rows"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
-    rows, table = [], []
-    for name, shape in MODELS.items():
+    before = args.out / "overhead.json"
+    old = json.loads(before.read_text())["rows"] if before.exists() else []
+    rows = []
+    for key, (name, shape) in MODELS.items():
+        if key not in args.models:
+            rows += [row for row in old if row["model"] == name]
+            continue
         for framework, make in (("torch", of_torch), ("jax", of_jax)):
-            with one_thread(framework) if name.startswith("demo") else contextlib.nullcontext():
-                row = {"model": name, "framework": framework, **make(*shape)}
-            rows.append(row)
-            t = row["seconds"]
-            table.append([
-                name, framework, f"{t['step']:.3g} s", f"{t['check'] / t['step']:.2f} steps", f"{100 * t['check'] / (EVERY * t['step']):.2f} %",
-                f"{t['cut'] / t['step']:.2f} steps",
-                *(f"{t[key] / t['step']:.0f} steps" if key in t else "–" for key in ("on data", "first on data")), f"{row['peak'] / 2**20:.0f} MiB", f"{row['peak'] / row['parameters']:.1f}x",
-            ])  # fmt: skip
-            print(table[-1], flush=True)
+            with one_thread(framework) if key == "demo" else contextlib.nullcontext():
+                rows.append({"model": name, "framework": framework, **make(*shape)})
+            print(rows[-1], flush=True)
     header = ["model", "framework", "a step", "a check", f"a check every {EVERY} steps", "a cut", "a cut on data", "the first of a training", "memory of a check", "of the layers' parameters"]  # fmt: skip
-    text = markdown(header, table)
+    text = markdown(header, [cells(row) for row in rows])
     print(text)
     write(args.out, "overhead", {"machine": describe_machine(), "rows": rows}, text)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """What the table says of a row."""
+    t = row["seconds"]
+    return [
+        row["model"], row["framework"], f"{t['step']:.3g} s", f"{t['check'] / t['step']:.2f} steps", f"{100 * t['check'] / (EVERY * t['step']):.2f} %",
+        f"{t['cut'] / t['step']:.2f} steps",
+        *(f"{t[key] / t['step']:.0f} steps" if key in t else "–" for key in ("on data", "first on data")), f"{row['peak'] / 2**20:.0f} MiB", f"{row['peak'] / row['parameters']:.1f}x",
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -16,6 +17,7 @@ import s4d_layers  # noqa: E402
 import balred  # noqa: E402
 from balred.adapters.torch import LRU, running  # noqa: E402
 from balred.layers import passages  # noqa: E402
+from balred.reduction import diagonalisation  # noqa: E402
 from balred.selection import Calibration  # noqa: E402
 from balred.selection.calibration import batches  # noqa: E402
 
@@ -46,6 +48,7 @@ LAYERS = {
     "S4D": lambda: s4d_layers.mixer(torch.float32),
     "S4": lambda: s4_layers.conv(double=False),
     "S4, both ways": lambda: s4_layers.conv(double=False, bidirectional=True),
+    "S4, low-rank terms": lambda: s4_layers.conv(double=False, kind=s4_layers.LowRank),
 }
 
 
@@ -69,19 +72,28 @@ def data(count: int = 5, length: int = 12) -> Any:
     return torch.randn(count, length, 1, generator=torch.Generator().manual_seed(3))
 
 
-def recurrence(system: Any, u: Any) -> Any:
-    """The output, differentiable, a position at a time: (batch, sequences, length, outputs)."""
+def recurrence(system: Any, u: Any, added: Any = None) -> tuple[Any, Any]:
+    """The output and the real states, differentiable, a position at a time: (batch, sequences, length, outputs or states).
+
+    What is `added` to the states is there to differentiate by.
+    """
     poles, B, C = (x.to(torch.complex128) for x in system.leaves)
-    x, found = 0.0, []
+    x, found, states = 0.0, [], []
     for t in range(u.shape[-2]):
         x = torch.exp(poles)[..., None, :] * x + u[..., t, :].to(B.dtype) @ B.mT
+        if added is not None:
+            x = x + torch.complex(*added[..., t, :].chunk(2, -1)) / 2**0.5
         found.append(2 * (x @ C.mT).real + u[..., t, :].double() @ system.D.double().mT)
-    return torch.stack(found, -2)
+        states.append(2**0.5 * torch.cat([x.real, x.imag], -1))
+    return torch.stack(found, -2), torch.stack(states, -2)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_signals_of_an_operator_are_those_that_its_parameters_learn_from(name: str, monkeypatch: Any) -> None:
-    """Gradients of the model's scalar, by autograd through the layer itself, are those of sum(w y) with the w and u that are seen."""
+    """Gradients of the model's scalar, by autograd through the layer itself, are those of sum(w y) with the w and u that are seen.
+
+    P and Q are those of the states of a plain recurrence on u, and of the gradients of sum(w y) with respect to them by autograd.
+    """
     model = Model(LAYERS[name]())
     seen: list[Any] = []
     plain = passages.data_sums
@@ -91,7 +103,7 @@ def test_signals_of_an_operator_are_those_that_its_parameters_learn_from(name: s
     found = running.sums(model, {"layer": (model.layer, system)}, batches(how.now(), (torch.Tensor,)), how)
     assert not isinstance(found["layer"], str), found
 
-    parts = [(w[0].double() * recurrence(s, u)).sum() for s, u, w in seen]
+    parts = [(w[0].double() * recurrence(s, u)[0]).sum() for s, u, w in seen]
     mine = dict(model.layer.named_parameters())
     got = torch.autograd.grad(sum(parts), list(mine.values()), allow_unused=True)
     want = torch.autograd.grad((model(data()) ** 3).sum(), list(mine.values()), allow_unused=True)
@@ -101,7 +113,16 @@ def test_signals_of_an_operator_are_those_that_its_parameters_learn_from(name: s
             scale = float(expected.abs().max())
             np.testing.assert_allclose(have.numpy(), expected.numpy(), rtol=5e-3, atol=2e-3 * scale, err_msg=key)
             compared += 1
-    assert compared >= 4
+    assert compared >= (1 if "low-rank" in name else 4)  # the poles of low-rank terms come from an eigenvalue problem
+
+    P = Q = 0.0
+    for s, u, w in seen:  # each way of a layer that runs both ways
+        added = torch.zeros(*u.shape[:-1], s.order, dtype=torch.float64, requires_grad=True)
+        y, x = recurrence(s, u, added)
+        (g,) = torch.autograd.grad((w[0].double() * y).sum(), added)
+        P, Q = (S + (z.detach().flatten(-3, -2).mT @ z.detach().flatten(-3, -2)).numpy() for S, z in ((P, x), (Q, g)))
+    for name_of, have, expected in (("P", found["layer"].P, P), ("Q", found["layer"].Q, Q)):
+        np.testing.assert_allclose(have, expected, rtol=0, atol=1e-9 * np.abs(expected).max(), err_msg=name_of)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -219,6 +240,20 @@ def test_an_analysis_on_data_has_rules_reductions_and_no_bound() -> None:
         ValueError, match="ErrorBound needs a method with an a-priori error bound, got 'truncate' on data"
     ):
         one.rank(balred.ErrorBound(1.0))
+
+
+def test_a_rule_that_asks_for_all_takes_no_more_attempts_than_a_search_has_steps(monkeypatch: Any) -> None:
+    """A step of a sixteenth of the order and the halvings of one, as :class:`balred.reduction.diagonalisation.Forms` says.
+
+    Poles close together leave no good form at the largest order, and one by one all orders were tried for each number of states.
+    """
+    model = Model(LRU(WIDTH, 96, 0.9, 0.95, max_phase=1.0, generator=torch.Generator().manual_seed(1)))
+    made: list[int] = []
+    plain = diagonalisation._forms
+    monkeypatch.setattr(diagonalisation, "_forms", lambda *a: (made.append(1), plain(*a))[1])
+    row = balred.plan(model, {"layer": balred.Energy(1.0)}, data(32, 64)).rows[0]
+    assert 2 <= len(made) <= 16 + math.ceil(math.log2(2 * 96 / 16))
+    assert row.energy == 1.0 and row.note == "balanced on data"
 
 
 def test_growing_poles_are_kept_or_refused_never_clipped() -> None:
