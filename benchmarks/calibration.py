@@ -114,7 +114,7 @@ def measured(name: str, seed: int, steps: int, kept: Path) -> dict[str, Any]:
         costs |= {str(n): cost(lambda n=n: cut(model, rank, data(n))) for n in (64, SEQUENCES)}
     return {
         "steps": model.steps, "states": list(model.states), "batch": config.batch,
-        "full": {"loss": judge.loss, "accuracy": judge.accuracy}, "ways": ways, "rank": rank, "amounts": amounts, "directions": directions,
+        "full": {"loss": judge.loss, "accuracy": judge.accuracy}, "ways": ways, "rank": rank, "amounts": amounts, "directions": directions, "drawn": DRAWS,
         "shift": shift, "costs": costs,
     }  # fmt: skip
 
@@ -228,7 +228,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
     body.append(["all", *(f"{x:.2f}" for x in np.exp(np.mean(np.log(list(over.values())), axis=0)))])
     texts.append(markdown(["model", "outputs", "tempered", "fisher"], body))
     texts.append(
-        f"How many sequences, directions and data of another kind: mean divergence at the states given, {DRAWS} directions where nothing is said.\n"
+        "How many sequences; 1, 2 and 4 directions for 32 of them; and data of another kind: mean divergence at the states given.\n"
     )
     texts.append(
         markdown(
@@ -236,7 +236,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
                 "model",
                 "states",
                 *map(str, AMOUNTS),
-                *(f"32, {n} directions" for n in DIRECTIONS if n != DRAWS),
+                *(f"32, {n} drawn" for n in DIRECTIONS),
                 f"{SEQUENCES} of another kind",
                 "noise",
             ],
@@ -269,7 +269,7 @@ def _of_model(name: str, found: list[dict[str, Any]]) -> list[str]:
     loss = np.mean([x["full"]["loss"] for x in found])
     head = ["states a layer", *(f"divergence, {b}" for b in bases), "noise / data", *(f"loss, {b}" for b in bases)]
     told = (
-        f"{name}: {' + '.join(map(str, states))} states, {found[0]['steps']} steps, {seeds} seed{'s' * (seeds > 1)}; loss of the full "
+        f"{name}: {' + '.join(map(str, states))} states, {found[0]['steps']} steps, {seeds} seed{'s' * (seeds > 1)}, {found[0].get('drawn', 4)} directions a batch; loss of the full "
         f"model {loss:.3f}.{LEFT if any(_left(b, row['ways']) for row in found for b in bases) else ''}\n"
     )
     return [told, markdown(head, body)]
@@ -286,8 +286,9 @@ def _amounts(name: str, rows: list[dict[str, Any]]) -> list[str]:
     def mean(values: list[Any]) -> str:
         return f"{np.mean(values):.2g}" if values and None not in values else "–"
 
-    asked = [("amounts", n) for n in AMOUNTS] + [("directions", n) for n in DIRECTIONS if n != DRAWS]
-    amounts = [mean([row[key].get(str(n), row[key].get(n)) for row in found]) for key, n in asked]
+    asked = [("amounts", n) for n in AMOUNTS] + [("directions", n) for n in DIRECTIONS]
+    told = [[row.get(key, {}) for row in found] for key, _ in asked]
+    amounts = [mean([one.get(str(n), one.get(n)) for one in of]) for of, (_, n) in zip(told, asked, strict=True)]
     noise = [way["noise"]["divergence"] for row in found for way in row["ways"] if way["rank"] == rank]
     return [name, str(rank), *amounts, mean([row["shift"] for row in found]), mean(noise)]
 

@@ -33,7 +33,7 @@ from balred.systems.leaves import System, with_leaves
 Matrix = NDArray[Any]
 
 _CHUNK = 1 << 22
-"""Numbers of states held at a time: sequences times positions times states."""
+"""Numbers of states held at a time: sequences times positions times states, so that long sequences are cut as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,19 +133,14 @@ def data_sums(
     if mask is not None and tuple(mask.shape) != (count, length):
         raise ValueError(f"mask must have shape {(count, length)}, got {tuple(mask.shape)}")
     weights = None if mask is None else to_numpy(mask).astype(np.float64)
-    flipped_weights = None if weights is None else np.flip(weights, axis=1).copy()
-    step = max(1, _CHUNK // max(1, length * system.order * math.prod(batch)))
-    P: Any = 0.0
     Q: Any = 0.0 if several else None
     system = arrays.mapped(system, backend_of(*system.leaves).stop_gradient)
     with in_precision("float64", *system.leaves) as leaves:
         precise, backward = with_leaves(system, leaves), _reversed(with_leaves(system, leaves))
-        for start in range(0, count, step):
-            now = slice(start, start + step)
-            P = P + _squares(states_along(precise, u[..., now, :, :]), weights, now)
-            for x in several:
-                flipped = namespace(x).flip(x[..., now, :, :], axis=-2)
-                Q = Q + _squares(states_along(backward, flipped), flipped_weights, now)
+        P = _squares_along(precise, u, weights)
+        for x in several:
+            flipped = namespace(x).flip(x, axis=-2)
+            Q = Q + _squares_along(backward, flipped, None if weights is None else np.flip(weights, axis=1))
     for name, x in (("states", P), ("gradients", Q)):
         if x is not None and not np.isfinite(x).all():
             raise ValueError(f"the {name} along the data must be finite, got NaN or infinity: their sums have no value")
@@ -234,12 +229,29 @@ def _after(drive: Array, free: Array) -> Array:
     return namespace(drive).concat([drive[..., :1, :] + free, drive[..., 1:, :]], axis=-2)
 
 
-def _squares(x: Array, weights: NDArray[np.float64] | None, now: slice) -> Matrix:
+def _squares_along(system: System, u: Array, weights: NDArray[np.float64] | None) -> Matrix:
+    """The sum of outer products of the states on `u`, some sequences and positions at a time."""
+    count, length = (int(k) for k in u.shape[-3:-1])
+    each = max(1, system.order * math.prod(int(k) for k in system.B.shape[:-2]))
+    span = min(length, max(1, _CHUNK // each))
+    step = max(1, _CHUNK // max(1, span * each))
+    total: Any = 0.0
+    for start in range(0, count, step):
+        now, before = slice(start, start + step), None
+        for first in range(0, length, span):
+            then = slice(first, first + span)
+            x = states_along(system, u[..., now, then, :], before)
+            before = namespace(x).asarray(x[..., -1, :], copy=True)  # a view would keep all of them
+            total = total + _squares(x, None if weights is None else weights[now, then])
+    return total
+
+
+def _squares(x: Array, weights: NDArray[np.float64] | None) -> Matrix:
     """The sum of outer products over sequences and positions, on the host."""
     if backend_of(x).on_host(x):
         x = to_numpy(x)  # whose product of a matrix with itself computes half of it
     xp = namespace(x)
     if weights is not None:
-        x = x * backend_of(x).from_numpy(np.sqrt(weights[now]), like=x, real=True)[..., None]
+        x = x * backend_of(x).from_numpy(np.sqrt(weights), like=x, real=True)[..., None]
     flat = xp.reshape(x, (*x.shape[:-3], -1, x.shape[-1]))
     return to_numpy(xp.matrix_transpose(flat) @ (xp.conj(flat) if is_complex(flat) else flat))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,35 @@ def test_sums_are_those_of_the_recurrence(name: str) -> None:
     for have, want in zip((got.P, got.Q), plain(SYSTEMS[name], u, w, mask), strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
     assert got.positions == mask.sum()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("chunk", [1, 20])
+def test_long_sequences_are_cut_and_go_on_where_they_were(
+    name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1 and 2 or more positions at a time, which is the same as all at once: the recurrence has no other memory."""
+    u, w = RNG.standard_normal((2, 3, 7, 2))
+    mask = (RNG.random((3, 7)) < 0.7).astype(float)
+    whole = data_sums(SYSTEMS[name], u, w, mask)
+    monkeypatch.setattr("balred.layers.along_data._CHUNK", chunk)
+    cut = data_sums(SYSTEMS[name], u, w, mask)
+    for have, want in ((cut.P, whole.P), (cut.Q, whole.Q)):
+        np.testing.assert_allclose(have, want, rtol=1e-12, atol=1e-13 * np.abs(want).max())
+
+
+def test_memory_does_not_grow_with_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times as many: beside the inputs themselves there are the states of a chunk, and the sums."""
+    monkeypatch.setattr("balred.layers.along_data._CHUNK", 1 << 12)
+    peaks = []
+    for length in (5_000, 20_000):
+        u = RNG.standard_normal((2, length, 2))
+        data_sums(SYSTEMS["conjugate"], u, u)
+        tracemalloc.start()
+        data_sums(SYSTEMS["conjugate"], u, u)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_sums_add_up_and_do_not_depend_on_how_data_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

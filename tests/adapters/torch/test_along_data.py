@@ -253,7 +253,8 @@ def test_a_rule_that_asks_for_all_takes_no_more_attempts_than_a_search_has_steps
     monkeypatch.setattr(diagonalisation, "_forms", lambda *a: (made.append(1), plain(*a))[1])
     row = balred.plan(model, {"layer": balred.Energy(1.0)}, data(32, 64)).rows[0]
     assert 2 <= len(made) <= 16 + math.ceil(math.log2(2 * 96 / 16))
-    assert row.energy == 1.0 and row.note == "balanced on data"
+    assert row.energy == 1.0
+    assert row.note == "balanced on data"
 
 
 def test_growing_poles_are_kept_or_refused_never_clipped() -> None:
