@@ -375,8 +375,8 @@ def on_data(out: Path, models: Sequence[str] = ()) -> None:
     for training in json.loads((ROOT / "results" / "calibration.json").read_text())["runs"]:
         found.setdefault(training["model"], []).append(training)
     names = [name for name in models or CUT_MODELS if name in found]
-    columns = min(3, len(names))
-    lines = -(-len(names) // columns)
+    lines = -(-len(names) // 4)
+    columns = -(-len(names) // lines)
     size = (3.6 * columns, 3 * lines) if len(names) > 1 else (5.4, 3.2)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()

@@ -243,7 +243,7 @@ def _squares_along(system: System, u: Array, weights: NDArray[np.float64] | None
             x = states_along(system, u[..., now, then, :], before)
             before = namespace(x).asarray(x[..., -1, :], copy=True)  # a view would keep all of them
             total = total + _squares(x, None if weights is None else weights[now, then])
-    return total
+    return np.asarray(total)
 
 
 def _squares(x: Array, weights: NDArray[np.float64] | None) -> Matrix:
