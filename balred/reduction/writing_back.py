@@ -279,7 +279,7 @@ def reduced_or_mended(solved: Solved, settings: Settings, rank: int) -> Reductio
         except ValueError:
             continue
         if _fits(other, rank * solved.unit):
-            note = f"with a share of {share:g} of white noise: on data alone, poles would grow too fast"
+            note = f"with a share of {share:g} of white noise: on data alone, poles would grow too fast or eigenvectors be nearly parallel"
             return replace(other, note="; ".join(filter(None, [note, other.note])))
     if isinstance(made, ValueError):
         raise made
