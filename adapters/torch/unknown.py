@@ -146,6 +146,28 @@ def _one_head_size(module: nn.Module) -> str | None:
     )
 
 
+def _keys_by_values(module: nn.Module) -> str | None:
+    """Gated linear attention, retention, HGRN2, RWKV-6 and 7, delta rules: a memory of keys by values, in another recurrence each."""
+    keys, values, heads = (_first(module, names) for names in (_KEYS, _VALUES, _HEADS))
+    if keys is None or values is None or heads is None:
+        return None
+    linears = _linears(module)
+    into, out = [len(x.weight) for x in linears], [x.weight.shape[1] for x in linears]
+    if heads * keys not in into or heads * values not in out or len(linears) < 4:
+        return None
+    turned = any("rotary" in type(x).__name__.lower() for x in module.children())
+    why = (
+        "turns with its position in pairs, so that none can go alone"
+        if turned
+        else "takes part in a recurrence that no adapter knows: register one to select them"
+    )
+    return f"linear attention with a memory of {keys} keys by {values} values for each head, where each key {why}"
+
+
+def _first(module: nn.Module, names: tuple[str, ...]) -> int | None:
+    return next((n for key in names if isinstance(n := getattr(module, key, None), int)), None)
+
+
 def _linears(module: nn.Module) -> list[Any]:
     found: list[Any] = [x for x in module.children() if isinstance(getattr(x, "weight", None), torch.Tensor)]
     return [x for x in found if x.weight.ndim == 2]
@@ -154,4 +176,6 @@ def _linears(module: nn.Module) -> list[Any]:
 _CHANNELS = "each of its {} states is a channel of the layer, so with fewer it would have another width"
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _DECAYS = ("slope_rate", "decay", "A_log")
-_KINDS = (_by_blocks, _by_decay, _short_convolution, _one_head_size)
+_KEYS = ("head_k_dim", "head_f_dim", "head_dim")
+_VALUES = ("head_v_dim", "head_i_dim")
+_KINDS = (_by_blocks, _by_decay, _short_convolution, _keys_by_values, _one_head_size)

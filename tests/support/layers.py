@@ -309,6 +309,20 @@ mambapy("`mambapy.mamba.MambaBlock`")
 mambapy("`mambapy.mamba.MambaBlock`, `inner_layernorms`", NORMS)
 
 
+def lora(name: str, note: str = "") -> None:
+    """A row for the layer in the small model of this name, whose projections have LoRA around them."""
+
+    @row(f"LoRA on the mixer of `{name}ForCausalLM`", "peft", "S", note)
+    def measure() -> Errors:
+        from adapted_models import adapted
+
+        return mamba(next(m for m in adapted(name).modules() if getattr(m, "A_log", None) is not None))
+
+
+for _adapted in ("Mamba", "Mamba2"):
+    lora(_adapted)
+
+
 @row("`mambapy.vim.VMambaBlock`, both ways", "mambapy", "S")
 def two_way() -> Errors:
     from vim_layers import mixer, noise, output, silenced

@@ -14,7 +14,8 @@ further column), which changes no norm.
 
 A model's configuration holds one size for all layers, so after ``reduce`` smaller layers are filled up with zeros to the
 largest, and to what makes all heads together a multiple of 64, as the package's cache has it.  In training layers keep
-sizes of their own; :func:`resize_model` evens them out before the model is saved.
+sizes of their own; :func:`resize_model` evens them out before the model is saved, or runs with a cache, which the package makes
+of the configuration's size (PyTorch raises an error if it does not fit).
 
 Where queries and keys pass something else than a projection (a convolution, a nonlinearity, a norm, rotations, gates
 that read them, as in DeltaNet, Lightning Attention, RetNet, the first xLSTM package), this does not hold.
@@ -113,13 +114,11 @@ def _with(layer: Any, queries: torch.Tensor, keys: torch.Tensor, dim: int) -> An
         parts = {"qkv_opreact": torch.cat([*W, rest.to(W[0].dtype)])}
     else:
         parts = {"q": W[0], "k": W[1]}
-    if not all(is_plain(getattr(layer, name)) for name in parts):
-        own = [_mixing(old, new) for old, new in zip(_projections(layer), W, strict=True)]
-        mixes = {"qkv_opreact": own} if fused else {"q": own[:1], "k": own[1:]}
-        for name, mix in mixes.items():
-            new |= with_outputs(layer, name, partial(_mixed, mix))
-        return blank_copy(layer, new)
     for name, weight in parts.items():
+        if not is_plain(getattr(layer, name)):
+            own = [_mixing(a, b) for a, b in zip(_projections(layer), W, strict=True)]
+            new |= with_outputs(layer, name, partial(_mixed, own if fused else own["qk".index(name) :][:1]))
+            continue
         inputs = getattr(layer, name).in_features
         new |= {f"{name}.weight": weight[:, :inputs].contiguous(), f"{name}.out_features": len(weight)}
         if weight.shape[1] > inputs:
@@ -129,8 +128,8 @@ def _with(layer: Any, queries: torch.Tensor, keys: torch.Tensor, dim: int) -> An
 
 def _mixing(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """(heads, r, d) that makes the rows `new`, (heads r, inputs), of those in `old`, (heads, d, inputs), which span them."""
-    wide = old.detach().double()
-    return new.double().reshape(len(old), -1, old.shape[-1]) @ torch.linalg.pinv(wide)
+    inverse: torch.Tensor = torch.linalg.pinv(old.detach().double())
+    return new.double().reshape(len(old), -1, old.shape[-1]) @ inverse
 
 
 def _mixed(mixes: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:

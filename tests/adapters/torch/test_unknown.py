@@ -104,10 +104,54 @@ def running_mean() -> nn.Module:
     return layer
 
 
+class RotaryEmbedding(nn.Module):
+    pass
+
+
+def keys_by_values(*into: str, out: str = "o_proj", rotary: bool = False) -> Any:
+    """As flash-linear-attention has its layers, with 2 heads of 4 keys and 6 values; into keys and values."""
+    layer = nn.Module()
+    layer.num_heads, layer.head_k_dim, layer.head_v_dim = 2, 4, 6
+    for name in into:
+        setattr(layer, name, nn.Linear(16, 12 if name in ("v_proj", "g_proj", "i_proj") else 8, bias=False))
+    setattr(layer, out, nn.Linear(12, 16, bias=False))
+    if rotary:
+        layer.rotary = RotaryEmbedding()
+    return layer
+
+
+def gated_linear_attention() -> nn.Module:
+    layer = keys_by_values("q_proj", "k_proj", "v_proj", "g_proj")
+    layer.gk_proj = nn.Sequential(nn.Linear(16, 4, bias=False), nn.Linear(4, 8))
+    return layer
+
+
+def retention() -> nn.Module:
+    return keys_by_values("q_proj", "k_proj", "v_proj", "g_proj", rotary=True)
+
+
+def hgrn2() -> nn.Module:
+    layer = keys_by_values("q_proj", "f_proj", "i_proj")
+    layer.head_f_dim, layer.head_i_dim = layer.head_k_dim, layer.head_v_dim
+    del layer.head_k_dim, layer.head_v_dim
+    return layer
+
+
+KEYS = "linear attention with a memory of 4 keys by 6 values for each head, where each key "
+OTHER, PAIRS = "takes part in a recurrence that no adapter knows", "turns with its position in pairs"
+
+
 @pytest.mark.parametrize(
     ("make", "kind"),
-    [(griffin, "RG-LRU"), (lightning, "linear attention"), (running_mean, "RWKV-4")],
-    ids=["Griffin", "Lightning", "RWKV"],
+    [
+        (griffin, "RG-LRU"),
+        (lightning, "linear attention"),
+        (running_mean, "RWKV-4"),
+        (gated_linear_attention, KEYS + OTHER),
+        (retention, KEYS + PAIRS),
+        (hgrn2, KEYS + OTHER),
+    ],
+    ids=["Griffin", "Lightning", "RWKV", "GLA", "RetNet", "HGRN2"],
 )
 def test_layers_are_known_by_their_parameters(make: Any, kind: str) -> None:
     with pytest.raises(AdapterNotFound, match=rf"smaller: 1 \(Module\) is .*{kind}"):
