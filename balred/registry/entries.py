@@ -53,14 +53,13 @@ class Selective:
         ``cut(layer, selection, moments)``: a new layer of the same type with the selected states.
     blank : callable
         ``blank(layer, states)``: a layer of the same type with so many states, whichever; what is in it is about to be replaced.
-    one_size : bool
-        All layers of a model must have one state dimension, since its configuration holds one number.
-    needs_data : bool
-        Whether states can be chosen well only along data.  Layers that are time-invariant need none.
+    one_size, needs_data : bool
+        Whether all layers of a model must have one state dimension, since its configuration holds one number; and whether
+        states can be chosen well only along data, as not in time-invariant layers.
     select : callable, optional
         In place of :func:`balred.selection.select`.
     note : str
-        What a plan says besides, where a selection changes more than what the states add up to.
+        What a plan says besides, if a selection changes more than it drops.
     differs : callable, optional
         ``differs(layer)``: what is wrong where a layer does not compute what its arrays stand for, or None; asked of smaller ones.
 
@@ -103,8 +102,8 @@ class Entry:
     """The entry of a class: how to read and write its layers, and how optimizer moments follow a cut.
 
     A selective layer has a :class:`balred.registry.Selective`, mostly in place of the operator that it is not.
-    ``resize_model(model, layer, before)`` gives the new model around a replaced layer, which had so many states before, its size.
-    What is a second-order system, or holds one, is read and written back as such by ``second_order``.
+    ``resize_model(model, layer, before)`` gives the new model around a replaced layer, which had so many states before, its size;
+    what is a second-order system, or holds one, is read and written back as such by ``second_order``.
 
     Examples
     --------
@@ -153,11 +152,10 @@ class Container:
     Checkpoints need its arrays by name too, parameters and buffers (an array that it has in several places is the same
     object under several names), and a copy of it with other arrays, which may share the rest with the model.
 
-    ``unfit(layer)`` says why the arrays of a layer cannot be read or resized (they are computed from others, or not there),
-    or None.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest of
-    models, `roots` by their paths: what they share would go wrong.  ``seen(model)`` tells what modules that look like layers
-    lack to be known, and ``fixed(model)`` why there is nothing to cut in others that have a memory.  ``broken(layer, new)`` says what
-    fails in a smaller copy of a layer when it runs, or None.
+    ``unfit(layer)`` says why the arrays of a layer cannot be read or resized, ``broken(layer, new)`` what fails when `new`, a smaller
+    copy of it, runs: or None.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest
+    of models, `roots` by their paths.  ``seen(model)`` tells what modules that look like layers lack to be known, and
+    ``fixed(model)`` why there is nothing to cut in others that have a memory.
 
     Examples
     --------
@@ -318,8 +316,7 @@ def register_selective(
         Use the entry only for objects for which ``recognises(obj)`` is true: a layout that packages share, or that people copy,
         under any name.  Entries for a class itself come first.
     resize_model : callable, optional
-        ``resize_model(model, layer, before)`` writes the state dimension of a replaced layer into the (new) model around it, in
-        place of the one that it had `before`.
+        ``resize_model(model, layer, before)`` writes the states of a replaced layer into the (new) model, where it had `before`.
     adapter : callable, optional
         ``adapter(obj) -> (system, rebuild)``, to look at layers that are a linear operator all the same.
     accounts : iterable of str, optional
@@ -342,8 +339,7 @@ def register_selective(
     [3.0, 2.0]
     """
     known = None if accounts is None else frozenset(accounts)
-    entry = Entry(adapter, selective=selective, resize_model=resize_model, accounts=known)
-    register_entry(cls, entry, recognises)
+    register_entry(cls, Entry(adapter, None, selective, resize_model, accounts=known), recognises)
 
 
 def register_container(cls: type | str, container: Container) -> None:
