@@ -69,6 +69,17 @@ def read_stack(tree: Tree, axes: tuple[int, ...], read: Callable[[Tree], tuple[S
     system : System
         With one leading axis: the members in the order of the flattened `axes`.
     write : callable
+
+    Examples
+    --------
+    >>> import balred, numpy as np
+    >>> def read(tree):
+    ...     system = balred.diagonal(tree["poles"], tree["B"], tree["C"])
+    ...     return system, lambda small: {"poles": small.poles, "B": small.B, "C": small.C}
+    >>> stack = {"poles": -np.array([[1.0, 2.0], [1.0, 9.0], [3.0, 5.0]]), "B": np.ones((3, 2, 1)), "C": np.ones((3, 1, 2))}
+    >>> system, write = read_stack(stack, (3,), read)
+    >>> write(balred.reduce(system, 1))["poles"].shape
+    (3, 1)
     """
     if not axes:
         return read(tree)
