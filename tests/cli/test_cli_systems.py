@@ -368,7 +368,7 @@ def test_methods() -> None:
         ("reduce {plant}", "exactly one must be given, got none"),
         ("reduce {plant} --order 2 --energy 0.9", "exactly one must be given, got --order and --energy"),
         ("reduce {plant} --order 2 --relative", "must go with --bound"),
-        ("reduce {plant} --order 0", "greater than or equal to 1"),
+        ("reduce {plant} --order 0", "Invalid value for"),
         ("reduce {plant} --order two", "--order"),
         ("reduce {plant} --energy 1.5", "fraction must be in (0, 1], got 1.5"),
         ("reduce {plant} --bound -1", "tolerance must be positive, got -1.0"),

@@ -187,5 +187,5 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_cannot_be_meant(plant: Path, options: list[str], message: str) -> None:
-    said = " ".join(run("reduce", plant, "--order", 3, *options, code=2).output.replace("│", " ").split())
+    said = " ".join(run("reduce", plant, "--order", 3, *options, code=2).stderr.replace("│", " ").split())
     assert message in said

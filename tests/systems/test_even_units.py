@@ -19,6 +19,7 @@ def matrices(seed: int, decades: float, step: float) -> tuple[np.ndarray, np.nda
     n = int(rng.integers(2, 10))
     A, B, C = (rng.standard_normal(shape) for shape in ((5, n, n), (5, n, 2), (5, 1, n)))
     A[0, rng.random((n, n)) < 0.5] = 0.0
+    A[0, 0, -1] = 1.0  # not all of them
     d = 10.0 ** rng.uniform(-decades / 2, decades / 2, (5, n))
     A = A * d[:, None, :] / d[:, :, None]
     if step:
