@@ -22,7 +22,8 @@ from balred.layers.lru import keep_feedthrough, lru_parameters, lru_split, lru_s
 from balred.layers.lru_carry import lru_carry_split
 from balred.layers.s5 import s5_parameters, s5_system
 from balred.layers.sampled import Host, input_gain
-from balred.registry.entries import Rebuild, register
+from balred.registry.entries import register
+from balred.registry.kinds import Rebuild
 from balred.systems.arrays import Array, backend_of, eye, namespace, to_complex, to_numpy
 from balred.systems.leaves import System
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from balred.adapters.parameters import carry_lru, is_lru, is_s5, lru_of, misfit, refused, resized, s5_of
 from balred.backends.jax import from_numpy
 from balred.layers import linoss
-from balred.registry.entries import Rebuild, Selective, register, register_selective
+from balred.registry.entries import register, register_selective
+from balred.registry.kinds import Rebuild, Selective
 from balred.selection.moments import Moments, Selection, first
 from balred.selection.oscillators import selected
 from balred.systems.leaves import System

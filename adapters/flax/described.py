@@ -12,7 +12,8 @@ from typing import Any
 import jax
 
 from balred.adapters.parameters import S5_SETTINGS, carry_lru, is_lru, is_s5, lru_of, misfit, refused, s5_of
-from balred.registry.entries import Container, Rebuild, entry_of, register, register_container
+from balred.registry.entries import entry_of, register, register_container
+from balred.registry.kinds import Container, Rebuild
 from balred.registry.tensors import tensors_of, with_tensors
 from balred.systems.leaves import System
 

@@ -35,7 +35,8 @@ from balred.adapters.parameters import (
     resized,
     s5_of,
 )
-from balred.registry.entries import AdapterNotFound, Container, Rebuild, register, register_container
+from balred.registry.entries import AdapterNotFound, register, register_container
+from balred.registry.kinds import Container, Rebuild
 from balred.registry.reading import layers_of, replace_layers
 from balred.registry.sizes import ranks_of
 from balred.registry.tensors import tensors_of, with_tensors

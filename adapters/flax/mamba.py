@@ -17,7 +17,8 @@ from flax import nnx
 
 from balred.adapters.stacks import leading_axes
 from balred.backends.jax import double_scope
-from balred.registry.entries import Selective, register, register_selective
+from balred.registry.entries import register, register_selective
+from balred.registry.kinds import Selective
 from balred.selection.calibration import batches
 from balred.selection.moments import Moments, Selection, first
 from balred.systems.arrays import to_numpy

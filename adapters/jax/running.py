@@ -20,7 +20,7 @@ from balred.adapters.jax.marking import is_numbers
 from balred.adapters.jax.tracing import QUICKLY, Spot, outline, spots_in, with_zeros, zeros_for
 from balred.layers.along_data import DataSums
 from balred.layers.passages import Passage, Passages, directions, mask_of, predicted, predictions_in
-from balred.registry.entries import Running
+from balred.registry.kinds import Running
 from balred.selection.calibration import Batch, Calibration, batches
 from balred.systems import arrays
 from balred.systems.arrays import to_numpy

@@ -12,7 +12,8 @@ from balred.adapters.pymor.equations import full, is_sparse
 from balred.realisations.descriptor import descriptor
 from balred.realisations.second_order import SecondOrderSystem, second_order
 from balred.realisations.sparse import SparseSystem, sparse_system
-from balred.registry.entries import Entry, register, register_entry
+from balred.registry.entries import register, register_entry
+from balred.registry.kinds import Entry
 from balred.registry.reading import adapt
 from balred.systems.dense_system import is_discrete, ss
 from balred.systems.leaves import System

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from torch import nn
 from balred.adapters.torch.attributes import take_data
 from balred.adapters.torch.obstacles import obstacles, references, tie, unfit
 from balred.adapters.torch.running import RUNNING
+from balred.adapters.torch.trying import broken
 from balred.adapters.torch.unknown import fixed, seen
-from balred.registry.entries import Container, entry_of, register_container
+from balred.registry.entries import entry_of, register_container
+from balred.registry.kinds import Container
 from balred.registry.sizes import states_of
 
 
@@ -198,12 +201,6 @@ def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
     return copy.deepcopy(model, copies)  # takes these for what it has copied already, so that no old value is
 
 
-def _broken(layer: nn.Module, new: nn.Module) -> str | None:
-    from balred.adapters.torch.trying import broken  # which makes copies
-
-    return broken(layer, new)
-
-
 register_container(
     "torch.nn.modules.module.Module",
     Container(
@@ -216,6 +213,6 @@ register_container(
         seen=seen,
         fixed=fixed,
         running=RUNNING,
-        broken=_broken,
+        broken=partial(broken, blank_copy),
     ),
 )

@@ -15,7 +15,7 @@ from balred.adapters.torch.seeing import Seen, watched
 from balred.backends.torch import from_numpy, to_numpy
 from balred.layers.along_data import DataSums
 from balred.layers.passages import Passage, Passages, directions, mask_of, predicted, predictions_in
-from balred.registry.entries import Running
+from balred.registry.kinds import Running
 from balred.selection.calibration import Batch, Calibration, batches
 from balred.selection.directions import DRAWS
 from balred.systems.leaves import System

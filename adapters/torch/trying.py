@@ -7,22 +7,27 @@ few tokens, in the layouts that layers have, until it answers; a copy of the sma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from balred.adapters.torch.modules import blank_copy
 from balred.adapters.torch.running import evaluating
 
 _SEQUENCES, _TOKENS, _WIDTHS = 2, 5, 8
 
 
-def broken(layer: nn.Module, new: nn.Module) -> str | None:
+def broken(
+    copied: Callable[[nn.Module, Mapping[str, torch.Tensor]], Any], layer: nn.Module, new: nn.Module
+) -> str | None:
     """What is wrong with `new`, a smaller copy of `layer`, which runs; None if nothing is, or if nobody knows how to call them.
+
+    Copies are made by ``copied(layer, tensors)``.
 
     Examples
     --------
+    >>> from balred.adapters.torch.modules import blank_copy
     >>> class Bank(nn.Module):
     ...     def __init__(self, states):
     ...         super().__init__()
@@ -30,18 +35,18 @@ def broken(layer: nn.Module, new: nn.Module) -> str | None:
     ...     def forward(self, u):
     ...         return (u @ self.B.mT).reshape(*u.shape[:-1], self.n).sum(-1, keepdim=True)
     >>> layer = Bank(16)
-    >>> broken(layer, layer) is None, broken(layer, blank_copy(layer, {"B": torch.ones(4, 3)})).partition(":")[0]
+    >>> broken(blank_copy, layer, layer) is None, broken(blank_copy, layer, blank_copy(layer, {"B": torch.ones(4, 3)})).partition(":")[0]
     (True, 'RuntimeError')
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        whole = blank_copy(layer, {})
+        whole = copied(layer, {})
         for x in _inputs(new):
             try:
                 want = _answer(whole, x)
             except Exception:
                 continue
             try:
-                got = _answer(blank_copy(new, {}), x)
+                got = _answer(copied(new, {}), x)
             except Exception as error:  # whatever a layer makes of a number that is no longer right
                 return f"{type(error).__name__}: {error}"
             return None if want == got else f"an output of shape {got} instead of {want}"

@@ -22,7 +22,8 @@ from balred.ranks.shown import facts_html
 from balred.realisations.descriptor import descriptor
 from balred.realisations.second_order import SecondOrderSystem, second_order
 from balred.realisations.sparse import SparseSystem, sparse_system, with_options
-from balred.registry.entries import Entry, register_entry
+from balred.registry.entries import register_entry
+from balred.registry.kinds import Entry
 from balred.registry.reading import adapt
 from balred.systems.arrays import mapped, to_numpy
 from balred.systems.dense_system import DenseSystem, ss

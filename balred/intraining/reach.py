@@ -16,7 +16,7 @@ from balred.ranks.rules import ErrorBound, Rule
 from balred.reduction.analysis import sums_along
 from balred.reduction.operators import read_operators
 from balred.reduction.selective import CalibrationWarning, check_wanted, selective_candidates
-from balred.registry.entries import Selective
+from balred.registry.kinds import Selective
 from balred.registry.reading import is_selective, layers_of, linear_layers_of, obstacles_of, selective_of
 from balred.registry.sizes import of_size, states_of
 from balred.selection.calibration import Calibration

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from balred.ranks.shown import facts_html
 from balred.realisations.sparse import SparseSystem, adapt_sparse
-from balred.registry.entries import Entry, register_entry
+from balred.registry.entries import register_entry
+from balred.registry.kinds import Entry
 from balred.solvers.adi import check_nonsingular
 from balred.systems.arrays import backend
 from balred.systems.checks import check_finite, host_array

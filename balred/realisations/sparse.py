@@ -21,7 +21,8 @@ from balred.hankel.spectrum import pad
 from balred.ranks.bounds import numerical_rank
 from balred.ranks.choosing import choose_order, is_rule
 from balred.ranks.shown import facts_html
-from balred.registry.entries import Entry, register_entry
+from balred.registry.entries import register_entry
+from balred.registry.kinds import Entry
 from balred.solvers.adi import AdiInfo, ConvergenceError, check_nonsingular, low_rank_factors
 from balred.solvers.smith import smith_factors
 from balred.systems.arrays import backend

@@ -14,7 +14,8 @@ from balred.ranks.budget import Budget, relative
 from balred.ranks.choosing import check_rank, is_rule
 from balred.ranks.divergence import Divergence, Measured, least
 from balred.reduction.candidates import Candidate, Candidates, Failure, Smaller, attempted, cut_each
-from balred.registry.entries import Running, container_of, qualified
+from balred.registry.entries import container_of, qualified
+from balred.registry.kinds import Running
 from balred.registry.reading import replace_layers
 from balred.selection.calibration import Batch, Calibration, as_given, kept_out
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from balred.ranks.choosing import choose_order, is_rule
 from balred.ranks.rules import ErrorBound, MeasuredError, Order
 from balred.reduction.candidates import Candidates, Smaller
-from balred.registry.entries import Selective
+from balred.registry.kinds import Selective
 from balred.registry.reading import check_fit
 from balred.selection.calibration import Calibration
 from balred.selection.elimination import spectrum

@@ -9,18 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from balred.registry.entries import (
-    AdapterNotFound,
-    Container,
-    Entry,
-    Rebuild,
-    Selective,
-    T,
-    container_of,
-    entry_of,
-    qualified,
-)
+from balred.registry.entries import AdapterNotFound, T, container_of, entry_of, qualified
 from balred.registry.hints import hint_for
+from balred.registry.kinds import Container, Entry, Rebuild, Selective
 from balred.registry.whole import check_held, check_runs, check_whole
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.diagonal_system import DiagonalSystem

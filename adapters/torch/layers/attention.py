@@ -36,7 +36,8 @@ from torch import nn
 from balred.adapters.torch.modules import blank_copy, set_layer
 from balred.adapters.torch.wrapped import effective, is_plain, with_outputs
 from balred.backends.torch import from_numpy
-from balred.registry.entries import Entry, Rebuild, register_entry
+from balred.registry.entries import register_entry
+from balred.registry.kinds import Entry, Rebuild
 from balred.systems.arrays import to_numpy
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.leaves import System

@@ -31,7 +31,8 @@ from balred.adapters.torch.layers.mamba_parts import (
 )
 from balred.adapters.torch.layers.signals import Read, Signals, differing, gatherer
 from balred.adapters.torch.wrapped import with_outputs
-from balred.registry.entries import Selective, register_selective
+from balred.registry.entries import register_selective
+from balred.registry.kinds import Selective
 from balred.selection.moments import Moments, Selection, first
 
 _FUSED = ("in_proj_qkvz", "in_proj_ba", "norm", "out_proj")

@@ -33,7 +33,8 @@ from balred.adapters.torch.layers.s4_kernels import POSITIVE, low_rank, outputs,
 from balred.adapters.torch.modules import blank_copy, check_complex
 from balred.layers.lru import keep_feedthrough
 from balred.layers.sampled import Host
-from balred.registry.entries import Rebuild, register
+from balred.registry.entries import register
+from balred.registry.kinds import Rebuild
 from balred.systems.arrays import is_concrete, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System

@@ -19,7 +19,8 @@ from balred.backends.torch import from_numpy
 from balred.layers.lru import keep_feedthrough
 from balred.layers.s4d import s4d_parameters, s4d_system
 from balred.layers.sampled import Host
-from balred.registry.entries import Rebuild, register
+from balred.registry.entries import register
+from balred.registry.kinds import Rebuild
 from balred.systems.arrays import is_concrete, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System

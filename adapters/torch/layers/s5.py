@@ -16,7 +16,8 @@ from balred.backends.torch import from_numpy
 from balred.layers.lru import keep_feedthrough, scale_ratio
 from balred.layers.s5 import s5_parameters, s5_system
 from balred.layers.sampled import Host
-from balred.registry.entries import Rebuild, register
+from balred.registry.entries import register
+from balred.registry.kinds import Rebuild
 from balred.systems.arrays import to_numpy
 from balred.systems.leaves import System
 

@@ -23,7 +23,8 @@ from balred.adapters.torch.layers.mamba_parts import (
     weight_and_bias,
 )
 from balred.adapters.torch.layers.signals import Read, Signals, differing, gatherer
-from balred.registry.entries import Selective, register_selective
+from balred.registry.entries import register_selective
+from balred.registry.kinds import Selective
 from balred.selection.moments import Moments, Selection, first
 
 
