@@ -13,12 +13,16 @@ PAGES = [page for page in PAGES if not {"_build", "generated", "_tables"} & set(
 
 
 def faults(text: str) -> list[str]:
-    """Definitions that have lost their term, lines of a table that stand twice in it, and words said twice."""
+    """Definitions that have lost their term, lines of a table that stand twice in it, words said twice, and bars that a table takes."""
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     found = [f"no term: {line}" for line in re.findall(r"(?<=\n\n)(: .{0,40})", prose)]
     for table in re.findall(r"(?:^\|.*\n)+", prose, re.MULTILINE):
         keys = [line for line in table.splitlines()[2:] if line.partition("|")[2].partition("|")[0].strip()]
         found += [f"twice: {line[:60]}" for line in dict.fromkeys(keys) if keys.count(line) > 1]
+    found += [
+        f"a norm in a table is written with Vert: {row[:60]}"
+        for row in re.findall(r"^\| .*\\\|.*$", prose, re.MULTILINE)
+    ]
     return found + [f"twice: {said}" for said in re.findall(r"\b(\w+\s+[a-z]+)[ \n]\1\b", prose)]
 
 
@@ -27,6 +31,7 @@ def faults(text: str) -> list[str]:
     [
         ("The modes:\n\n: a model\n", "no term: : a model"),
         ("| a | b |\n|---|---|\n| x | 1 |\n| y | 2 |\n| x | 1 |\n", "twice: | x | 1 |"),
+        ("| $\\|G\\|$ |\n", "a norm in a table is written with Vert: | $\\|G\\|$ |"),
         ("and all\nother tabs other tabs follow", "twice: other tabs"),
     ],
 )
