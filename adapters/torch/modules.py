@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -201,6 +200,10 @@ def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
     return copy.deepcopy(model, copies)  # takes these for what it has copied already, so that no old value is
 
 
+def _broken(layer: nn.Module, new: nn.Module) -> str | None:
+    return broken(_copied(layer), _copied(new))
+
+
 register_container(
     "torch.nn.modules.module.Module",
     Container(
@@ -213,6 +216,6 @@ register_container(
         seen=seen,
         fixed=fixed,
         running=RUNNING,
-        broken=partial(broken, blank_copy),
+        broken=_broken,
     ),
 )
