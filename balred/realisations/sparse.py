@@ -1,9 +1,8 @@
 r"""Large sparse systems, which no dense method can take: low-rank Gramian factors, and a dense system from them.
 
 A :class:`SparseSystem` is known to :func:`balred.adapt` by its :attr:`~SparseSystem.compressed` form, the balanced
-truncation to the order beyond which only rounding errors grow.  So every question and every method
-of the library takes it: ``balred.hsv``, ``balred.norm``, ``balred.reduce(sparse, rank, method=...)``.  How accurately it
-is solved for the system says itself, so that all of them may be told.
+truncation to the order beyond which only rounding errors grow.  So every question and every method of the library takes it:
+``balred.hsv``, ``balred.norm``, ``balred.reduce(sparse, rank, method=...)``.  The system says how accurately it is solved.
 """
 
 from __future__ import annotations
