@@ -252,7 +252,12 @@ def test_a_torch_layer_loads_the_torch_adapter_only() -> None:
     before, loaded = eval(adapters)
     assert before == []
     assert "balred.adapters.torch" in loaded
-    mine = ("balred.adapters.torch", "balred.adapters.torch.layers.s4", "balred.adapters.parameters", "balred.adapters.stacks")
+    mine = (
+        "balred.adapters.torch",
+        "balred.adapters.torch.layers.s4",
+        "balred.adapters.parameters",
+        "balred.adapters.stacks",
+    )
     assert [m for m in loaded if not m.startswith(mine)] == []
     assert frameworks == "[]"
 
