@@ -32,6 +32,15 @@ WAYS: dict[str, tuple[str, str]] = {
     },
 }  # fmt: skip
 """By what it is called: the study, after NAME-long, and the run in it; all of them end with the same states."""
+PAPER: dict[str, tuple[str, str]] = {
+    "full": ("", "full"),
+    "cut after training, on data": ("", "full-cut"),
+    "small from scratch": ("", "small"),
+    "one cut at 10 %": ("-noise", "truncated"),
+    "one cut at 10 %, on data": ("-data", "truncated"),
+}
+"""The same of the studies NAME-paper..."""
+PAPER_TASKS = ("smnist", "sfashion")
 RULES = {
     "divergence": "gradual, `Divergence(0.01)` at each of 8 attempts",
     "energy": "gradual, `Energy(0.9)` at each of 8 attempts",
@@ -74,6 +83,17 @@ def cells(label: str, found: dict[int, Row], full: dict[int, Row], small: dict[i
     ]  # fmt: skip
 
 
+def paper(task: str) -> list[list[str]]:
+    """The lines of the published model."""
+    main = runs(f"{task}-paper")
+    full, small = of(main, "full"), of(main, "small")
+    return [
+        [TITLES[task], *cells(label, found, full, small)]
+        for label, (study, run) in PAPER.items()
+        if (found := of(runs(f"{task}-paper{study}"), run))
+    ]
+
+
 def when(task: str) -> list[list[str]]:
     """The lines of a task."""
     main = runs(f"{task}-long")
@@ -99,6 +119,7 @@ def commands() -> list[list[str]]:
         for task in TASKS
         for study in [*dict.fromkeys(s for s, _ in WAYS.values()), *(f"-{r}" for r in RULES)]
     ]
+    names += [f"{task}-paper{study}" for task in PAPER_TASKS for study in dict.fromkeys(s for s, _ in PAPER.values())]
     out = []
     for name in names:
         file = RESULTS / f"{name}.json"
@@ -112,6 +133,7 @@ def tables() -> dict[str, str]:
     """All tables by name."""
     made = {
         "long-when": (HEAD, [row for task in TASKS for row in when(task)]),
+        "long-paper": (HEAD, [row for task in PAPER_TASKS for row in paper(task)]),
         "long-commands": (["study", "command", "hardware"], commands()),
     }
     return {name: markdown(head, rows) for name, (head, rows) in made.items() if rows}

@@ -119,7 +119,7 @@ def register(
 
 
 def register_entry(cls: type | str, entry: Entry, recognises: Recognises | None = None) -> None:
-    """Register an :class:`Entry` for a class or its qualified name, or for those of its objects that `recognises` is true for.
+    """Register an :class:`balred.registry.Entry` for a class or its qualified name, or for those of its objects that `recognises` is true for.
 
     Examples
     --------
