@@ -169,8 +169,8 @@ def _one_lru_of(tree: Mapping[str, Any]) -> tuple[System, Any]:
     )
 
     def write(reduced: Any) -> dict[str, Any]:
-        keep_feedthrough(reduced, system)
         values = lru_split(lru_parameters(reduced, scale_ratio(to_numpy(B), to_numpy(C))))
+        keep_feedthrough(reduced, system)
         return {k: be.from_numpy(v, like=D) for k, v in values.items()}
 
     return system, write

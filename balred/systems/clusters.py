@@ -161,6 +161,18 @@ def _closed_group(T: Matrix, i: int, size: float) -> Mask:
         k = min(n, max(k + 1, k * 4 // 3))
 
 
+def _null_first(P: Matrix, d: int) -> Matrix:
+    """A unitary matrix whose first d columns span what P takes to the least.
+
+    What a decomposition by parts deflates is a hundred times its rounding; a step of refinement brings that back.
+    """
+    U, s, Vh = np.linalg.svd(P)
+    V, most = Vh.conj().T, int(np.sum(s[: len(P) - d] > 1e-8 * s[:1]))
+    least, rest = V[:, len(P) - d :], V[:, : len(P) - d]
+    least = least - rest[:, :most] @ ((U[:, :most].conj().T @ (P @ least)) / s[:most, None])
+    return np.asarray(np.linalg.qr(np.hstack([least, rest]))[0])
+
+
 def put_on_boundary(A: Matrix, marginal: Sequence[tuple[complex, float]], discrete: bool) -> tuple[Matrix, Matrix]:
     r"""A matrix with poles on the stability boundary, off which rounding had moved them, as (Q^H A Q, Q), Q unitary.
 
@@ -189,7 +201,7 @@ def put_on_boundary(A: Matrix, marginal: Sequence[tuple[complex, float]], discre
         if len(M) < d:
             return given, np.eye(n)
         P = M @ M - 2 * at.real * M + abs(at) ** 2 * I if d == 2 else M - (at.real if real else at) * I
-        V = np.linalg.svd(P)[2].conj().T[:, ::-1]
+        V = _null_first(P, d)
         A[start:] = V.conj().T @ A[start:]
         A[:, start:], Q[:, start:] = A[:, start:] @ V, Q[:, start:] @ V
         here, below = slice(start, start + d), slice(start + d, None)
