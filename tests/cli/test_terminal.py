@@ -106,6 +106,7 @@ def test_ctrl_c_while_it_starts_is_answered_without_a_traceback(after: float, tm
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
-    assert process.returncode in (0, 130)  # it may have been done
+    # it may have been done, or so nearly that Python had taken its handlers back: a shell says 130 to that, too
+    assert process.returncode in (0, 130, -signal.SIGINT)
     assert "Traceback" not in told
     assert told.count("\n") <= 1
