@@ -171,6 +171,7 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
         if doubt <= _accuracy(system, 0.4):
             return found
         least = min(least, doubt)
+    check_stable(system)  # a pole that cannot be told from the boundary leaves no digits either, and is named
     raise ArithmeticError(
         f"Hankel singular values must be known to {_accuracy(system, 0.4):.1g} of the first, got an error of up to "
         f"{least:.1g}: the state matrix is too far from normal for its precision, or its poles spread too far; a filter has its digits "

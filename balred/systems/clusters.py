@@ -133,7 +133,10 @@ def _one_by_one(A: Matrix, T: Matrix, V: Matrix, inverse: Matrix, unit: float) -
             better = doubt < least
             best, least = np.where(better, at, best), np.where(better, doubt, least)
         condition = sizes / np.abs(np.sum(left.conj() * right, axis=0))
-    return best, least, condition
+    # two poles that rounding may make one: how far it moves them to first order is half of how far it may
+    apart = np.abs(best[:, None] - best)
+    np.fill_diagonal(apart, np.inf)
+    return best, np.where(8 * least > apart.min(axis=1), 2 * least, least), condition
 
 
 def _twins(S: Matrix) -> NDArray[np.intp]:
