@@ -25,7 +25,7 @@ from balred.systems.batches import member
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System, with_leaves
+from balred.systems.leaves import System, unit_of, with_leaves
 from balred.systems.parts import difference
 
 Matrix = NDArray[Any]
@@ -176,7 +176,7 @@ def signals_factor(system: System, recordings: Recordings) -> tuple[Matrix, floa
     """
     host = _on_host(system)
     largest = max(float(np.abs(u).max(initial=0.0)) for u in recordings.signals)
-    unit = float(np.ldexp(1.0, min(int(np.frexp(largest)[1]), 1023))) if largest > 0 else 1.0
+    unit = float(unit_of(np.array([[largest]]))[0, 0])
     signals = [u / unit for u in recordings.signals]
     batch = tuple(host.B.shape[:-2])
     made = [

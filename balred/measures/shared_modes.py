@@ -19,7 +19,7 @@ from balred.systems import arrays
 from balred.systems.arrays import is_concrete, mapped, to_numpy
 from balred.systems.clusters import rounding
 from balred.systems.dense_system import DenseSystem
-from balred.systems.leaves import System
+from balred.systems.leaves import System, unit_of
 from balred.systems.parts import difference, split_by
 from balred.systems.poles import pole_margin
 from balred.systems.units import rescaled
@@ -90,12 +90,8 @@ def _moderate(both: list[DenseSystem]) -> tuple[list[DenseSystem], tuple[float, 
 
     The squares of their numbers are numbers then.
     """
-    b, c = (
-        float(
-            np.ldexp(1.0, min(np.frexp(max(float(np.abs(getattr(g, name)).max(initial=0.0)) for g in both))[1], 1023))
-        )
-        for name in ("B", "C")
-    )
+    b = float(unit_of(np.concatenate([g.B for g in both], axis=0))[0, 0])
+    c = float(unit_of(np.concatenate([g.C for g in both], axis=1))[0, 0])
     return [dataclasses.replace(g, B=g.B / b, C=g.C / c) for g in both], (b, c)
 
 

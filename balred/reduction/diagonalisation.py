@@ -7,6 +7,7 @@ of the reduced real system becomes one stored state, and so does a real pole.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -153,14 +154,17 @@ class Forms:
         )
         return small_one, orders.reshape(batch), None if reduced[1] is None else Change(*maps), note
 
+    @cached_property
+    def _on_host(self) -> Any:
+        return each_array(self._state, to_numpy)
+
     def _of_member(self, i: int) -> Forms:
         """Those of one member of a batch, on the host: what remains is a search, in steps too small for a device."""
         batch = tuple(self._template.B.shape[:-2])
         if i not in self._members:
             if not batch and backend_of(*self._template.leaves).on_host(self._template.B):
                 return self
-            state = each_array(self._state, to_numpy)
-            state = member(state, np.unravel_index(i, batch)) if batch else state
+            state = member(self._on_host, np.unravel_index(i, batch)) if batch else self._on_host
             self._members[i] = Forms(self._template, self._reduce, state, self._original, self._margin, self._nested)
         return self._members[i]
 

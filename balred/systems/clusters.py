@@ -81,6 +81,10 @@ def _of_part(
     V, inverse = schur.V[states, here] @ Q, Q.conj().T @ schur.inverse[here, states]
     at, doubt, condition = _one_by_one(schur.A[np.ix_(states, states)], T, V, inverse, unit)
     margin = margins(at, discrete)
+    for i in np.flatnonzero(np.abs(margin) <= 2 * doubt):
+        # two poles that rounding may make one: how far it moves them to first order is half of how far it may
+        if 8 * doubt[i] > np.abs(np.delete(at, i) - at[i]).min():
+            doubt[i] *= 2
     size, twin = unit * size_of(T), _twins(S)
     grouped = np.zeros(len(T), bool)
     for i in np.argsort(np.abs(margin)):
@@ -133,10 +137,7 @@ def _one_by_one(A: Matrix, T: Matrix, V: Matrix, inverse: Matrix, unit: float) -
             better = doubt < least
             best, least = np.where(better, at, best), np.where(better, doubt, least)
         condition = sizes / np.abs(np.sum(left.conj() * right, axis=0))
-    # two poles that rounding may make one: how far it moves them to first order is half of how far it may
-    apart = np.abs(best[:, None] - best)
-    np.fill_diagonal(apart, np.inf)
-    return best, np.where(8 * least > apart.min(axis=1), 2 * least, least), condition
+    return best, least, condition
 
 
 def _twins(S: Matrix) -> NDArray[np.intp]:
