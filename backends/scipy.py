@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 def __getattr__(name: str) -> Any:
     """What factorises sparse pencils, from its own module."""
-    if name not in ("Pencil", "sparse_condition", "sparse_lu"):
+    if name not in ("ExactProduct", "Pencil", "sparse_condition", "sparse_lu"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from balred.backends import pencils
 

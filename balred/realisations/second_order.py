@@ -106,9 +106,10 @@ class SecondOrderSystem:
 
     def __call__(self, s: complex) -> Matrix:
         """Transfer function ``(Cp + s Cv) (s^2 M + s D + K)^-1 B`` at the complex point `s`."""
-        s = complex(s)
-        P, B = s * s * self.M + s * self.D + self.K, self.B.astype(np.complex128)
-        X = backend("scipy").sparse_lu(P).solve(B) if self.sparse else np.linalg.solve(P, B)
+        s, first = complex(s), self.first_order
+        if isinstance(first, SparseSystem):
+            return first(s)
+        X = np.linalg.solve(s * s * self.M + s * self.D + self.K, self.B.astype(np.complex128))
         out: Matrix = (self.Cp + s * self.Cv) @ X
         return out
 

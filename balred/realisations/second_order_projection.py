@@ -63,7 +63,8 @@ class Projected:
         g = self.system
         W, T = self.bases(k)
         left = (T if W is None else W).conj().T
-        M, D, K = (left @ (X @ T) for X in (g.M, g.D, g.K))
+        exact = backend("scipy").ExactProduct  # the terms of a stiff K nearly cancel
+        M, D, K = (left @ (exact(X)(T) if g.sparse else X @ T) for X in (g.M, g.D, g.K))
         if W is None and g.hermitian:
             M, D, K = ((X + X.conj().T) / 2 for X in (M, D, K))
         small = replace(g, M=M, D=D, K=K, B=left @ g.B, Cp=g.Cp @ T, Cv=g.Cv @ T)

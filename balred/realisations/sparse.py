@@ -95,6 +95,10 @@ class SparseSystem:
         return backend("scipy").sparse_eye(self.order) if self.E is None else self.E
 
     @cached_property
+    def _pencil(self) -> Any:
+        return backend("scipy").Pencil(self.A, self._mass)
+
+    @cached_property
     def compressed(self) -> DenseSystem:
         """The most accurate dense system of low order, by :func:`reduce_sparse`; computed once."""
         return reduce_sparse(self)
@@ -108,8 +112,8 @@ class SparseSystem:
 
     def __call__(self, s: complex) -> Matrix:
         """Transfer function ``C (sE - A)^-1 B + D`` at the complex point `s` (or z), from one sparse solve."""
-        lu = backend("scipy").sparse_lu(complex(s) * self._mass - self.A)
-        out: Matrix = self.C @ lu.solve(self.B.astype(np.complex128)) + self.D
+        X = self._pencil.factor(-complex(s)).solve(self.B.astype(np.complex128))
+        out: Matrix = self.D - self.C @ X
         return out
 
     def __repr__(self) -> str:
@@ -281,7 +285,7 @@ def reduce_sparse(
 
     .. math:: L = \Sigma_1^{-1/2}U_1^HZ_q^H,\quad R = Z_pV_1\Sigma_1^{-1/2},\quad LER = I,\qquad (LAR,\ LB,\ CR,\ D)
 
-    through orthonormal bases of both subspaces.
+    where the products of A with the columns of R are exact but for one rounding of each: those of a stiff A cancel.
 
     Parameters
     ----------
@@ -351,13 +355,9 @@ def _moderate(g: SparseSystem) -> tuple[SparseSystem, PencilUnits]:
 
 
 def _truncated(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix, k: int) -> DenseSystem:
-    # A times what is smooth in space: times an orthonormal basis of it the rounding errors of stiff entries stay
-    Tr, Rr = np.linalg.qr(Zp @ Vh[:k].conj().T)
-    Tl, _ = np.linalg.qr(Zq @ U[:, :k])
-    X = Rr / np.sqrt(s[:k])
-    L = np.linalg.solve(X, np.linalg.solve(Tl.conj().T @ (g._mass @ Tr), Tl.conj().T))
-    L, R = signed(L, Tr @ X, g.B)
-    return DenseSystem(L @ (g.A @ R), L @ g.B, g.C @ R, g.D, g.dt)
+    # stiff entries times the last digits of a factor are rounding errors beside what they leave, unless the product is exact
+    L, R = signed((Zq @ U[:, :k] / np.sqrt(s[:k])).conj().T, Zp @ Vh[:k].conj().T / np.sqrt(s[:k]), g.B)
+    return DenseSystem(L @ backend("scipy").ExactProduct(g.A)(R), L @ g.B, g.C @ R, g.D, g.dt)
 
 
 def _most_accurate(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix, Vh: Matrix) -> DenseSystem:

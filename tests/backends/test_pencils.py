@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import operator
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from balred.backends import pencils
 from balred.backends.bands import Bands
 from balred.backends.dissection import nested_dissection
 from balred.backends.multifrontal import Fronts
-from balred.backends.pencils import Pencil, sparse_condition
+from balred.backends.pencils import ExactProduct, Pencil, sparse_condition
 
 
 def line(k):
@@ -203,3 +205,37 @@ def test_bands_of_what_stands_in_a_line(name, width):
     A, _ = SYSTEMS[name]()
     bands = Bands(A, eye(A))
     assert bands.below + bands.above <= width
+
+
+@pytest.mark.parametrize("complex", [False, True])
+def test_an_exact_product_is_rounded_once(complex):
+    """Against products in rational numbers, where terms of 1e10 cancel to one and smaller ones lie beside them."""
+    rng = np.random.default_rng(0)
+    M = sp.csr_matrix(
+        np.where(rng.random((40, 60)) < 0.1, rng.standard_normal((40, 60)) * 10.0 ** rng.integers(-5, 6, (40, 60)), 0)
+    )
+    X = rng.standard_normal((60, 3)) + (1j * rng.standard_normal((60, 3)) if complex else 0)
+    X[:, 1] *= 1e-200
+
+    def exactly(X):
+        return np.array(
+            [[float(sum(map(operator.mul, map(Fraction, m), map(Fraction, x)))) for x in X.T] for m in M.toarray()]
+        )
+
+    want = exactly(X.real) + 1j * exactly(X.imag) if complex else exactly(X)
+    scale = abs(M).max(axis=1).toarray() * np.abs(X).max(axis=0)
+    plain, exact = np.abs(M @ X - want), np.abs(ExactProduct(M)(X) - want)
+    assert np.all(exact <= 2 * np.finfo(float).eps * np.abs(want) + 1e-21 * scale)
+    assert np.max(plain / scale) > 1e-17
+
+
+def test_a_shift_is_not_lost_in_a_stiff_matrix():
+    """A rod of h = 1e-5 at its slowest pole: sinh(t(n+1-j)) / sinh(t(n+1)) by hand; A + pE alone has the shift to seven digits."""
+    n, p = 100_000, -3.0
+    A = sp.csc_matrix(line(n)) * float(n + 1) ** 2
+    B = np.zeros((n, 1))
+    B[0] = -((n + 1.0) ** 2)
+    # x_j of -(x_{j-1} - 2 x_j + x_{j+1}) / h^2 - p x_j = 0 with x_0 = 1, x_{n+1} = 0
+    t = 2 * np.arcsinh(np.sqrt(-p) / (2 * (n + 1)))
+    want = np.sinh(t * (n + 1 - np.arange(1.0, n + 1))) / np.sinh(t * (n + 1))
+    assert_allclose(Pencil(A, eye(A)).factor(p).solve(B)[:, 0], want, rtol=0, atol=1e-13)
