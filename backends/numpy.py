@@ -218,11 +218,12 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def over_batch(function: Callable[..., Any], batch: tuple[int, ...], *arrays: Array) -> Any:
+def over_batch(function: Callable[..., Any], batch: tuple[int, ...], *arrays: Array, held: int = 0) -> Any:
     """``function(*arrays)`` by pieces of the leading axes `batch`, which fit into a core's cache, on all cores.
 
     The result, an array or a tuple of them, has the same leading axes; pieces with a shorter last axis are padded with
-    zeros.
+    zeros.  A function that holds many more entries for a member at once than the arrays have says how many (`held`): it is worth
+    a second core.
     """
     count = math.prod(batch)
     if not batch or count == 1:
@@ -230,10 +231,11 @@ def over_batch(function: Callable[..., Any], batch: tuple[int, ...], *arrays: Ar
             return function(*arrays)
     size = max(math.prod(x.shape[len(batch) :]) for x in arrays)
     result = max(size, arrays[0].shape[-1] ** 2)  # where vectors are given, a matrix is made of them
-    if count * result < _WORTH:
+    if count * result < _WORTH and not held:
         with one_blas_thread():
             return function(*arrays)
-    step = max(1, min(_PIECE, -(-count // _cores()), _CACHED // size, _HELD // result))
+    most = _HELD // held if held else min(_PIECE, _CACHED // size, _HELD // result)
+    step = max(1, min(-(-count // _cores()), most))
     flat = [x.reshape(count, *x.shape[len(batch) :]) for x in arrays]
 
     def piece(i: int) -> tuple[contextvars.Context, list[Array]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import response
-from balred.systems.poles import eigenvalues
 
 _TOLD = 1e-8
 """Relative error of a peak that may be rounding."""
@@ -19,7 +20,9 @@ _SLACK = 100.0
 
 Matrix = NDArray[Any]
 Form: TypeAlias = tuple[Matrix, Matrix, Matrix, Matrix]
-"""A, B, C and D of a continuous system with the same gains."""
+"""A, B, C and D, shape (k, ., .), of continuous systems with the same gains as k given ones."""
+Gains: TypeAlias = Callable[[Matrix, Matrix], Matrix]
+"""``gains(at, w)``: the largest singular values of the members `at` at their frequencies, shape (k', number)."""
 
 _ENTRIES = 2**19
 """Of state matrices at several frequencies that are solved with at once."""
@@ -48,11 +51,11 @@ def hinf_peak(
     >>> round(peak, 6), round(where, 6)  # a resonance near 2 rad/s
     (1.256297, 1.979899)
     """
-    turn = turn_of(np.linalg.eigvals(system.A)) if system.discrete else 1.0
-    forms = [continuous(g, turn) for g in (system, *others)]
-    A, B, C, D = forms[0]
-    poles, gains = np.linalg.eigvals(A), gains_of(A, B, C, D)
-    real = not any(np.iscomplexobj(x) for x in (A, B, C, D))
+    several = [stack_of(g) for g in (system, *others)]
+    turn = turns_of(np.linalg.eigvals(several[0].A)) if system.discrete else None
+    forms = [continuous(g, turn) for g in several]
+    poles, one, gains = np.linalg.eigvals(forms[0][0][0]), np.array([0]), gains_of(*forms[0])
+    real = not any(np.iscomplexobj(x) for x in forms[0])
     starts = np.concatenate([poles.imag, np.sign(poles.imag) * np.abs(poles)])
     if len(starts) > 200:  # lightly damped poles first: the search below finds what these miss
         starts = poles.imag[np.argsort(np.abs(poles.real) / np.maximum(np.abs(poles), 1e-300))[:100]]
@@ -60,47 +63,67 @@ def hinf_peak(
     grid = np.geomspace(1e-2 * size.min() + 1e-300, 1e4 * size.max() + 1e-300, 60)
     starts = np.concatenate([[0.0, np.inf], np.abs(starts) if real else starts, grid, [] if real else -grid])
 
-    def climbed(best: float, where: float) -> tuple[float, float]:
-        return _climb(gains, where, float(size.min()))
+    def alone(w: Matrix) -> Matrix:
+        return gains(one, w[None])[0]
 
-    best, where = raised(forms, gains, *largest(gains, starts), climbed, tol)
-    if system.discrete:
-        starts, where = on_circle(starts, turn), float(on_circle(where, turn))
+    def climbed(at: Matrix, best: Matrix, where: Matrix) -> tuple[Matrix, Matrix]:
+        top, w = _climb(alone, float(where[0]), float(size.min()))
+        return np.array([top]), np.array([w])
+
+    values, places = raised(forms, gains, *np.array(largest(alone, starts))[:, None], climbed, tol)
+    best, where = float(values[0]), float(places[0])
+    if turn is not None:
+        starts, where = on_circle(starts, turn[0]), float(on_circle(where, turn[0]))
     return _sure(system, given, best, where, starts)
+
+
+def stack_of(g: DenseSystem) -> DenseSystem:
+    """One system as a batch of one."""
+    return DenseSystem(g.A[None], g.B[None], g.C[None], g.D[None], g.dt)
 
 
 def raised(
     forms: Sequence[Form],
-    gains: Callable[[Matrix], Matrix],
-    best: float,
-    where: float,
-    climbed: Callable[[float, float], tuple[float, float]],
+    gains: Gains,
+    best: Matrix,
+    where: Matrix,
+    climbed: Callable[[Matrix, Matrix, Matrix], tuple[Matrix, Matrix]],
     tol: float,
-) -> tuple[float, float]:
-    """The largest gain and where it is, from a gain and its frequency, by what the Hamiltonians of several forms say is above.
+) -> tuple[Matrix, Matrix]:
+    """The largest gains of k systems and where they are, from a gain and its frequency each, shape (k,), by what the Hamiltonians
+    of several forms say is above.
 
-    ``climbed(gain, frequency)`` is the top of the peak there: the level above it need be looked at only once then.  It may be an
-    estimate to less than `tol`; `gains` has the last word.
+    ``climbed(members, gains, frequencies)`` are the tops of the peaks there: the levels above them need be looked at only once
+    then.  They may be estimates to less than `tol`; `gains` has the last word.
     """
-    through, still = gain_of(forms[0][3]), 0.0
-    real = not any(x.dtype.kind == "c" for x in forms[0])
+    best, where, still = best.copy(), where.copy(), np.zeros(len(best))
+    through, real = gain_of(forms[0][3]), not any(x.dtype.kind == "c" for x in forms[0])
+    at = np.flatnonzero(best > 0)
     for _ in range(50):
-        if best == 0.0:
+        if not len(at):
             break
-        best, where = climbed(best, where)
+        level, w = climbed(at, best[at], where[at])
+        own = gains(at, np.stack([w, np.zeros(len(at))], axis=-1))
+        best[at], where[at], still[at] = own[:, 0], w, own[:, 1]
         # at the gain of D itself the Hamiltonian is singular: look a little above it too
-        levels = (tol, 1e-8, 1e-6, 1e-4) if best <= through * (1 + 1e-6) else (tol,)
-        found = [_crossings(*form, best * (1 + t), real) for form in forms for t in levels]
-        middles = [np.concatenate([_middles(f), f]) for f in found if len(f)]
-        points = np.concatenate([*middles, [where, 0.0] if where != 0 else [0.0]])
-        values = gains(points)
-        still, at = float(values[-1]), int(values.argmax())
-        if values[at] <= best * (1 + tol):
-            best = float(values[-2]) if where != 0 else still
+        near = bool((level <= through[at] * (1 + 1e-6)).any())
+        above = (tol, 1e-8, 1e-6, 1e-4) if near else (tol,)
+        found = [crossings(*(x[at] for x in form), level * (1 + t), real) for form in forms for t in above]
+        points = np.concatenate([part for f in found for part in (*middles(f), f)], axis=-1)
+        some = ~np.isnan(points).all(axis=-1)
+        if not some.any():
             break
-        best, where = float(values[at]), float(points[at])
+        at, points, level = at[some], points[some], np.maximum(level, own[:, 0])[some]
+        points = np.where(np.isnan(points), 0.0, points)
+        values = gains(at, points)
+        first, rows = values.argmax(axis=-1), np.arange(len(at))
+        values, points = values[rows, first], points[rows, first]
+        more = values > level * (1 + tol)
+        at = at[more]
+        best[at], where[at] = values[more], points[more]
     # a peak that is flat from zero on is told at zero, not at a frequency that rounding errors make
-    return (max(still, best), 0.0) if still >= best * (1 - tol) and best > 0 else (best, where)
+    flat = (still >= best * (1 - tol)) & (best > 0)
+    return np.where(flat, np.maximum(still, best), best), np.where(flat, 0.0, where)
 
 
 def _sure(
@@ -140,7 +163,7 @@ def _sure(
 def _most(system: DenseSystem, w: float) -> float:
     """More than the gain at w, by far where rounding errors are a part of what is computed of it."""
     if np.isinf(w):
-        return gain_of(system.D)
+        return float(np.linalg.norm(system.D, 2))
     gain, rounding = _gain_and_rounding(system, w)
     return gain + _SLACK * rounding
 
@@ -155,31 +178,36 @@ def _gain_and_rounding(system: DenseSystem, w: float) -> tuple[float, float]:
     return float(np.linalg.norm(C @ states + D, 2)), float(np.finfo(np.float64).eps * np.linalg.norm(size))
 
 
-def gains_of(A: Matrix, B: Matrix, C: Matrix, D: Matrix) -> Callable[[Matrix], Matrix]:
-    """The function that gives the largest singular value of the transfer function at several frequencies."""
-    n, through = len(A), gain_of(D)
+def gains_of(A: Matrix, B: Matrix, C: Matrix, D: Matrix) -> Gains:
+    """The function that gives the largest singular values of the transfer functions at several frequencies."""
+    n, through = A.shape[-1], gain_of(D)
     eye, piece = np.eye(n), max(1, _ENTRIES // (n * n or 1))
 
-    def gains(w: Matrix) -> Matrix:
-        if len(w) <= piece and np.isfinite(w).all():
-            return largest_singular_values(D + C @ np.linalg.solve(1j * w[:, None, None] * eye - A, B[None]))
-        found = np.full(len(w), through)
-        finite = np.flatnonzero(np.isfinite(w))
+    def of(at: Matrix, w: Matrix) -> Matrix:
+        a, b, c, d = (x[at] for x in (A, B, C, D))
+        return largest_singular_values(d + c @ np.linalg.solve(1j * w[:, None, None] * eye - a, b))
+
+    def gains(at: Matrix, w: Matrix) -> Matrix:
+        members, flat = at.repeat(w.shape[1]), w.reshape(-1)
+        if len(flat) <= piece and np.isfinite(flat).all():
+            return of(members, flat).reshape(w.shape)
+        found = through[members]
+        finite = np.flatnonzero(np.isfinite(flat))
         for i in range(0, len(finite), piece):
-            at = finite[i : i + piece]
-            found[at] = largest_singular_values(D + C @ np.linalg.solve(1j * w[at, None, None] * eye - A, B[None]))
-        return found
+            here = finite[i : i + piece]
+            found[here] = of(members[here], flat[here])
+        return found.reshape(w.shape)
 
     return gains
 
 
-def gain_of(D: Matrix) -> float:
-    """The largest singular value of one matrix, most often zero."""
-    return float(np.linalg.norm(D, 2)) if D.any() else 0.0
+def gain_of(D: Matrix) -> Matrix:
+    """The largest singular values of several matrices, most often zero."""
+    return largest_singular_values(D) if D.any() else np.zeros(len(D))
 
 
 def largest_singular_values(G: Matrix) -> Matrix:
-    """The largest singular values of several matrices."""
+    """The largest singular values of several matrices, shape (k,)."""
     few = min(G.shape[1:])
     X = G if G.shape[1] == few else G.swapaxes(1, 2)
     if few > 2:
@@ -196,62 +224,87 @@ def largest_singular_values(G: Matrix) -> Matrix:
     return np.asarray(np.sqrt(0.5 * (total + np.hypot(a - b, 2 * np.abs(cross)))))
 
 
+def each_largest(G: Matrix) -> list[float]:
+    """The same of a few matrices, in ordinary numbers."""
+    if min(G.shape[1:]) > 2:
+        return largest_singular_values(G).tolist()  # type: ignore[no-any-return]
+    X = G if G.shape[1] <= G.shape[2] else G.swapaxes(1, 2)
+    found = []
+    for one in (X @ X.conj().swapaxes(1, 2)).tolist():
+        a, b, c = one[0][0].real, one[-1][-1].real, 2 * abs(one[0][-1])
+        total = a + b
+        if not 1e-140 < total < 1e140:
+            return largest_singular_values(G).tolist()  # type: ignore[no-any-return]
+        found.append(math.sqrt(0.5 * (total + math.hypot(a - b, c))) if len(one) > 1 else math.sqrt(a))
+    return found
+
+
+def response_of(form: Form, w: float) -> Matrix:
+    """The transfer function of one system, matrices of shape (., .), at one frequency."""
+    A, B, C, D = form
+    M = -A.astype(np.complex128)
+    M.flat[:: len(A) + 1] += 1j * w
+    return np.asarray(C.dot(backend("numpy").solve(M, B.astype(np.complex128))) + D)
+
+
 def largest(gains: Callable[[Matrix], Matrix], w: Matrix) -> tuple[float, float]:
     """The largest gain at several frequencies, and where it is."""
     return max(zip(gains(w).tolist(), w.tolist(), strict=True))
 
 
-def turn_of(poles: NDArray[Any]) -> complex:
-    """A rotation of the unit circle after which no pole lies near z = -1, which the bilinear map sends to infinity."""
+def turns_of(poles: NDArray[Any]) -> NDArray[Any]:
+    """Rotations of the unit circle after which no pole of each system lies near z = -1, which the bilinear map sends to infinity."""
     turns = np.exp(1j * np.linspace(0, 2 * np.pi, 17)[:-1])
-    return 1.0 if _reach(poles, 1.0) > 0.3 else max(turns, key=lambda t: _reach(poles, t))
+    reach = np.abs(poles[:, None, :] + turns[:, None]).min(axis=-1)
+    if (reach[:, 0] > 0.3).all():
+        return np.ones(len(poles))
+    return np.where(reach[:, 0] > 0.3, 1.0, turns[reach.argmax(axis=-1)])
 
 
-def _reach(poles: NDArray[Any], turn: complex) -> float:
-    return float(np.min(np.abs(poles + turn), initial=2.0))
-
-
-def continuous(g: DenseSystem, turn: complex) -> Form:
+def continuous(g: DenseSystem, turn: NDArray[Any] | None) -> Form:
     """`g` itself, or in discrete time its image under s = (z - 1) / (z + 1) after the rotation z -> z / turn."""
     A, B, C, D = g.A, g.B, g.C, g.D
-    if not g.discrete:
+    if turn is None:
         return A, B, C, D
-    A, B = (A / turn, B / turn) if turn != 1.0 else (A, B)
-    eye = np.eye(len(A))
+    A, B = A / turn[:, None, None], B / turn[:, None, None]
+    eye = np.eye(A.shape[-1])
     inv = np.linalg.inv(A + eye)
     return inv @ (A - eye), 2**0.5 * inv @ B, 2**0.5 * C @ inv, D - C @ inv @ B
 
 
-def on_circle(w: Any, turn: complex) -> Any:
+def on_circle(w: Any, turn: Any) -> Any:
     """The angles of frequencies of the continuous form of a discrete system."""
     return np.angle(np.exp(2j * np.arctan(w)) * turn)
 
 
-def _crossings(
-    A: NDArray[Any], B: NDArray[Any], C: NDArray[Any], D: NDArray[Any], level: float, real: bool
-) -> NDArray[np.float64]:
-    """Frequencies at which a singular value of the transfer function equals `level`, sorted (with some false ones)."""
-    n, BH, CH, dtype = len(A), B.conj().T, C.conj().T, np.result_type(A, B, C, D)
+def crossings(A: Matrix, B: Matrix, C: Matrix, D: Matrix, level: Matrix, real: bool) -> NDArray[np.float64]:
+    """Frequencies at which a singular value of each transfer function equals its `level`, sorted (with some false ones), then NaN."""
+    n, BH, CH, dtype = A.shape[-1], ct(B), ct(C), np.result_type(A, B, C, D)
+    by = level[:, None, None]
     if D.any():
-        DH = D.conj().T
-        R = level**2 * np.eye(D.shape[1]) - DH @ D
-        RB = np.linalg.solve(R, np.concatenate([DH @ C, BH], axis=1))
-        top = A + B @ RB[:, :n]
-        right, low = level * B @ RB[:, n:], (CH @ C + CH @ D @ RB[:, :n]) / level
+        DH = ct(D)
+        RB = np.linalg.solve(by**2 * np.eye(D.shape[-1]) - DH @ D, np.concatenate([DH @ C, BH], axis=-1))
+        top = A + B @ RB[..., :n]
+        right, low = by * B @ RB[..., n:], (CH @ C + CH @ D @ RB[..., :n]) / by
     else:
-        top, right, low = A, B @ BH / level, CH @ C / level
-    H = np.empty((2 * n, 2 * n), dtype)
-    H[:n, :n], H[:n, n:], H[n:, :n], H[n:, n:] = top, right, -low, -top.conj().T
-    w = eigenvalues(H)
+        top, right, low = A, B @ BH / by, CH @ C / by
+    H = np.empty((len(A), 2 * n, 2 * n), dtype)
+    H[:, :n, :n], H[:, :n, n:], H[:, n:, :n], H[:, n:, n:] = top, right, -low, -ct(top)
+    w = np.linalg.eigvals(H)
     # an imaginary eigenvalue comes out with a rounding error of its real part, larger where it is double
     size = np.abs(w)
-    frequencies = w.imag[np.abs(w.real) <= 1e-5 * (size + 1e-3 * size.max())]
-    return np.array(sorted(set((np.abs(frequencies) if real else frequencies).tolist())))
+    on_axis = np.abs(w.real) <= 1e-5 * (size + 1e-3 * size.max(axis=-1, keepdims=True))
+    if real:
+        on_axis &= w.imag >= 0
+    if not on_axis.any():
+        return np.empty((len(A), 0))
+    return np.sort(np.where(on_axis, w.imag, np.nan), axis=-1)[:, : on_axis.sum(axis=-1).max()]
 
 
-def _middles(f: NDArray[np.float64]) -> NDArray[np.float64]:
+def middles(f: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Arithmetic and geometric means of neighbours: an interval may span ten decades."""
-    return np.concatenate([(f[1:] + f[:-1]) / 2, np.sign(f[1:]) * np.sqrt(np.abs(f[1:] * f[:-1]))])
+    low, high = f[:, :-1], f[:, 1:]
+    return (high + low) / 2, np.sign(high) * np.sqrt(np.abs(high * low))
 
 
 def _climb(gains: Callable[[Matrix], Matrix], w: float, scale: float) -> tuple[float, float]:

@@ -1,6 +1,7 @@
-r"""The peak gain of a system that rounding leaves alone: found among its modes, and proved by one Hamiltonian matrix.
+r"""The peak gain of systems that rounding leaves alone: found among their modes, and proved by one Hamiltonian matrix each.
 
-With :math:`A = V\Lambda V^{-1}` the gain at a frequency is a sum over modes, which costs next to nothing, and so are its derivatives.
+With :math:`A = V\Lambda V^{-1}` the gain at a frequency is a sum over modes, which costs next to nothing, and so are those beside it.
+A thousand systems are looked at together, and one is a batch of one.
 Such sums only propose: the gain is told by the system itself, and that there is no larger one by the Hamiltonian
 (:mod:`balred.measures.hinf`).  Its eigenvalues are those of a matrix that is rounding away from it, so what is said here
 holds where rounding changes no gain by more than the search looks for.  Where it may, nothing is said.
@@ -15,16 +16,20 @@ from numpy.typing import NDArray
 
 from balred.measures.hinf import (
     continuous,
+    crossings,
+    each_largest,
     gain_of,
     gains_of,
+    middles,
     largest_singular_values,
     on_circle,
     raised,
-    turn_of,
+    response_of,
+    turns_of,
 )
-from balred.systems.arrays import backend, is_one, size_of
+from balred.systems.arrays import backend, fro, is_one, size_of
 from balred.systems.dense_system import DenseSystem
-from balred.systems.poles import far_inside
+from balred.systems.poles import far, far_inside
 
 _TOLERANCE = 1e-10
 """By which part another gain must be larger to count; rounding must change less."""
@@ -34,115 +39,220 @@ less than this part rounding must move them, so that what it does to gains is to
 _MOST = 256
 """Beyond so many states a look in vain costs more than it is likely to save."""
 _LITTLE = 1e-8
-"""The part of a squared gain that a last step of Newton's method may add."""
+"""The part of a gain that a last step to the top may add."""
 _GRID, _STEPS = np.linspace(0, 1, 24), 12
-"""Where frequencies are looked at beside those of the poles, from slow to fast; steps of Newton's method."""
+"""Where frequencies are looked at beside those of the poles, from slow to fast; steps to the top of a peak."""
+_BESIDE, _THREE = 1e-4, np.array([-1.0, 0.0, 1.0])
+"""How far apart points of a parabola are, as a part of the distance to the nearest pole: near enough for what is no parabola, far
+enough for rounding."""
+_EPS = float(np.finfo(np.float64).eps)
 
 Matrix = NDArray[Any]
 
 
 class Modes(NamedTuple):
-    """Poles of a continuous system, and its inputs and outputs by mode."""
+    """Poles of continuous systems, shape (..., n), what each adds to the p m entries of a response, (..., n, p m), and D."""
 
     poles: Matrix
-    B: Matrix
-    C: Matrix
+    residues: Matrix
     D: Matrix
 
-    def gains(self, w: Matrix) -> tuple[Matrix, Matrix]:
-        """The largest singular values at several frequencies, and what its modes add up to there at most, twice."""
-        r = 1 / (1j * w[:, None] - self.poles)
-        square = r.real**2 + r.imag**2
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # of modes that all but coincide nothing is known, and so it is told
-            states = square.dot(np.einsum("ij,ij->i", self.B, self.B.conj()).real)
-            rows = square.dot(np.einsum("ij,ij->j", self.C, self.C.conj()).real)
-            return largest_singular_values(self._summed(r) + self.D), np.sqrt(states * rows)
+    def of(self, at: Matrix) -> Modes:
+        """Those of some of several systems."""
+        return self if len(at) == len(self.poles) else Modes(*(x[at] for x in self))
 
-    def _summed(self, weights: Matrix) -> Matrix:
-        """The modes added up with each of several rows of weights."""
-        (p, m), n = self.D.shape, len(self.poles)
-        return (weights[:, None, :] * self.C).reshape(-1, n).dot(self.B).reshape(len(weights), p, m)  # type: ignore[no-any-return]
+    def gains(self, w: Matrix) -> Matrix:
+        """The largest singular values at several frequencies of each system, shape (..., number)."""
+        return largest_singular_values(self.responses(w).reshape(-1, *self.D.shape[-2:])).reshape(w.shape)
+
+    def responses(self, w: Matrix) -> Matrix:
+        """The responses there, shape (..., number, p m)."""
+        G = (1 / (1j * w[..., None] - self.poles[..., None, :])) @ self.residues
+        return G + self.D.reshape(*self.D.shape[:-2], 1, -1)
 
     def top(self, w: float) -> tuple[float, float]:
-        """The gain and the frequency of the peak near w, by Newton's method; those at w itself where that finds none that is higher."""
+        """The gain and the frequency of the peak near w of one system, by the vertices of parabolas through three points.
+
+        Those at w itself where that finds none that is higher.
+        """
         scale, start = float(np.abs(self.poles).min()), (0.0, w)
         for count in range(_STEPS):
-            square, slope, bend = self._derivatives(w)
-            start = start if count else (square**0.5, w)
-            if not (bend < 0 and abs(slope) < -0.5 * bend * (abs(w) + scale)):
+            h = _BESIDE * float(np.abs(1j * w - self.poles).min())
+            low, gain, high = each_largest(self.responses(w + h * _THREE).reshape(3, *self.D.shape))
+            start = start if count else (gain, w)
+            slope, bend = 0.5 * (high - low), high - 2 * gain + low
+            if not (bend < 0 and abs(h * slope) < -0.5 * bend * (abs(w) + scale)):
                 break
-            w -= slope / bend
+            w -= h * slope / bend
             more = -0.5 * slope * slope / bend
-            if more <= _LITTLE * square:  # what is left after the step is a square of that
-                return max(((square + more) ** 0.5, w), start)
+            if more <= _LITTLE * gain:  # what is left after the step is a square of that
+                return max((gain + more, w), start)
         return start
 
-    def _derivatives(self, w: float) -> tuple[float, float, float]:
-        """The square of the largest singular value, and its first two derivatives."""
-        r = 1 / (1j * w - self.poles)
-        twice = -1j * r * r
-        G, G1, G2 = self._summed(np.array([r, twice, -2j * twice * r]))
-        G = G + self.D
-        if 1 in G.shape:
-            square, slope, bend = np.vdot(G, G).real, np.vdot(G, G1).real, (np.vdot(G, G2) + np.vdot(G1, G1)).real
-            return float(square), 2 * float(slope), 2 * float(bend)
-        if G.shape[0] < G.shape[1]:
-            G, G1, G2 = G.T, G1.T, G2.T
-        values, V, _ = backend("numpy").lapack("heevd", "D")(G.conj().T.dot(G))
-        v, U, U1 = V[:, -1], G.dot(V), G1.dot(V)
-        u, u1 = U[:, -1], U1[:, -1]
-        bend = np.vdot(u, G2.dot(v)).real + np.vdot(u1, u1).real
-        # the others turn into it
-        *mixed, slope = (u1.conj().dot(U) + u.conj().dot(U1)).tolist()
-        top = values.item(-1)
-        for value, part in zip(values.tolist(), mixed, strict=False):
-            bend += abs(part) ** 2 / (top - value) if value < top else 0.0
-        return top, slope.real, 2 * float(bend)
+    def tops(self, w: Matrix) -> tuple[Matrix, Matrix]:
+        """The same of each of several systems, shape (k,)."""
+        scale, best, where = np.abs(self.poles).min(axis=1), np.zeros(len(w)), w.copy()
+        at, w = np.arange(len(w)), w.copy()
+        for count in range(_STEPS):
+            modes, here = self.of(at), w[at]
+            h = _BESIDE * np.abs(1j * here[:, None] - modes.poles).min(axis=1)
+            low, gain, high = modes.gains(here[:, None] + h[:, None] * _THREE).T
+            best = best if count else gain
+            slope, bend = 0.5 * (high - low), high - 2 * gain + low
+            on = (bend < 0) & (np.abs(h * slope) < -0.5 * bend * (np.abs(here) + scale[at]))
+            at, here, gain, h, slope, bend = (x[on] for x in (at, here, gain, h, slope, bend))
+            w[at] = here - h * slope / bend
+            more = -0.5 * slope * slope / bend
+            done = more <= _LITTLE * gain
+            higher = done & (gain + more > best[at])
+            best[at[higher]], where[at[higher]] = (gain + more)[higher], w[at[higher]]
+            at = at[~done]
+            if not len(at):
+                break
+        return best, where
 
 
 def peak_of_modes(system: DenseSystem) -> tuple[float, float] | None:
     """The H-infinity norm of one system of NumPy in even units, and where it is attained, as :func:`balred.measures.hinf.hinf_peak`.
 
-    None of a system that may be unstable, or the gain of which rounding may change by more than is looked for.
+    What :func:`peaks_of_modes` says of it, in the few calls that it needs where the first peak is the highest.  None of a
+    system that may be unstable, or the gain of which rounding may change by more than is looked for.
     """
-    if not all(is_one(x) and x.dtype.char in "dD" for x in (*system.leaves, system.D)) or system.order > _MOST:
+    leaves = (*system.leaves, system.D)
+    if not all(is_one(x) and x.dtype.char in "dD" for x in leaves) or system.order > _MOST:
         return None
-    found = far_inside(system)
+    found = None if system.discrete else _first_peak(system)
     if found is None:
-        return None
-    poles, V = found
-    turn = turn_of(poles) if system.discrete else 1.0
-    A, B, C, D = form = continuous(system, turn)
-    if system.discrete:
-        poles = (poles - turn) / (poles + turn)
-    inverse = _inverse(V)
-    if inverse is None:
-        return None
-    modes, size = Modes(poles, inverse @ B, C @ V, D), np.abs(poles)
-    starts = np.concatenate([poles.imag, np.sign(poles.imag) * size])
-    grid = 0.1 * size.min() * (100 * size.max() / size.min()) ** _GRID
-    real = not any(x.dtype.kind == "c" for x in form)
-    starts = np.concatenate([[0.0], np.abs(starts) if real else starts, grid, [] if real else -grid])
-    proposed, reach = modes.gains(starts)
-    at = int(proposed.argmax())
-    best, where = float(proposed[at]), float(starts[at])
-    if not (best > 0 and gain_of(D) < _THROUGH * best):
-        return None
-    # the eigenvalues of the Hamiltonian are those of one that is rounding away from it: first what that does to poles, then to gains
-    condition, eps = size_of(inverse) * len(V) ** 0.5, float(np.finfo(np.float64).eps)
-    away = eps * condition * (size_of(A) + size_of(B) * size_of(C) / best + np.abs(starts))
-    if not (away.max() < _FIRST_ORDER * np.abs(poles.real).min() and (away * reach).max() < _TOLERANCE * best):
-        return None
-
-    best, where = raised([form], gains_of(*form), best, where, lambda _, at: modes.top(at), _TOLERANCE)
-    return best, float(on_circle(where, turn)) if system.discrete else where
+        values, where = peaks_of_modes(DenseSystem(*(x[None] for x in leaves), system.dt))
+        return None if np.isnan(values[0]) else (float(values[0]), float(where[0]))
+    return found
 
 
-def _inverse(V: Matrix) -> Matrix | None:
-    """That of the modes; None where there is none."""
+def _first_peak(system: DenseSystem) -> tuple[float, float] | None:
+    """The same of a continuous system; None where that is not all there is to do."""
+    A, B, C, D = form = (*system.leaves, system.D)
+    poles, V = np.linalg.eig(A)
+    size = size_of(A)
+    damping = -float(poles.real.max())
+    if not damping > far(len(A), np.finfo(A.dtype).eps) * size:
+        return None
     try:
-        return np.asarray(backend("numpy").inverse(V))
+        inverse = backend("numpy").inverse(V)
     except np.linalg.LinAlgError:
         return None
+    b, c, real = inverse.dot(B), C.dot(V), not any(x.dtype.kind == "c" for x in form)
+    modes, w = Modes(poles, (c.T[:, :, None] * b[:, None]).reshape(len(A), -1), D), _frequencies(poles, real)
+    proposed = modes.gains(w)
+    first = int(proposed.argmax())
+    best = float(proposed[first])
+    if not (best > 0 and (not D.any() or float(gain_of(D[None])[0]) < _THROUGH * best)):
+        return None
+    unit, change = _EPS * size_of(inverse) * len(A) ** 0.5, size + size_of(B) * size_of(C) / best
+    away = unit * (change + float(np.abs(w).max()))
+    if not away < _FIRST_ORDER * damping:
+        return None
+    if not away * size_of(b) * size_of(c) < _TOLERANCE * best * damping**2:
+        if not (unit * (change + np.abs(w)) * _most(poles, b, c, w)).max() < _TOLERANCE * best:
+            return None
+    level, where = modes.top(float(w[first]))
+    stack = tuple(x[None] for x in form)
+    found = crossings(*stack, np.array([level * (1 + _TOLERANCE)]), real)
+    near = _BESIDE**0.5 * float(np.abs(1j * where - poles).min())
+    if found.size and np.abs(found - where).max() > near:  # else they are the double ones of this peak itself
+        points = np.concatenate([*middles(found), found], axis=-1)
+        if modes.gains(points[0]).max() > level * (1 + _TOLERANCE):
+            return None
+    # a peak that is flat from zero on is told at zero
+    where = 0.0 if proposed[0] >= level * (1 - _TOLERANCE) else where
+    return each_largest(response_of(form, where)[None])[0], where
+
+
+def peaks_of_modes(system: DenseSystem) -> tuple[Matrix, Matrix]:
+    """The H-infinity norms of k systems of NumPy in even units, matrices of shape (k, ., .), and where they are attained, as
+    :func:`balred.measures.hinf.hinf_peak`, shape (k,).
+
+    NaN of a system that may be unstable, or the gain of which rounding may change by more than is looked for.
+    """
+    count, n = system.A.shape[:2]
+    told = np.full((2, count), np.nan)
+    if n > _MOST or not all(x.dtype.char in "dD" for x in (*system.leaves, system.D)):
+        return told[0], told[1]
+    poles, V, inside = far_inside(system)
+    inverse, proper = _inverses(V)
+    at = np.flatnonzero(inside & proper)
+    if not len(at):
+        return told[0], told[1]
+    A, B, C, D, poles, V, inverse = _of(at, *system.leaves, system.D, poles, V, inverse)
+    turn = turns_of(poles) if system.discrete else None
+    A, B, C, D = continuous(DenseSystem(A, B, C, D, system.dt), turn)
+    if turn is not None:
+        poles = (poles - turn[:, None]) / (poles + turn[:, None])
+    b, c, real = inverse @ B, C @ V, not any(x.dtype.kind == "c" for x in (A, B, C, D))
+    residues = (c.swapaxes(1, 2)[..., None] * b[:, :, None]).reshape(len(at), n, -1)
+    modes, w = Modes(poles, residues, D), _frequencies(poles, real)
+    proposed = modes.gains(w)
+    first, rows = proposed.argmax(axis=1), np.arange(len(at))
+    best, where = proposed[rows, first], w[rows, first]
+    # the eigenvalues of the Hamiltonian are those of one that is rounding away from it: first what that does to poles, then to gains
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        away = (_EPS * n**0.5 * fro(inverse))[:, None] * ((fro(A) + fro(B) * fro(C) / best)[:, None] + np.abs(w))
+        damping, most = np.abs(poles.real).min(axis=1), away.max(axis=1)
+        sure = most * fro(b) * fro(c) < _TOLERANCE * best * damping**2  # with the most that modes may add up to anywhere
+        closer = np.flatnonzero(~sure)
+        if len(closer):
+            reach = away[closer] * _most(*(x[closer] for x in (poles, b, c, w)))
+            sure[closer] = reach.max(axis=1) < _TOLERANCE * best[closer]
+    sure &= (most < _FIRST_ORDER * damping) & (best > 0) & (gain_of(D) < _THROUGH * best)
+    kept = np.flatnonzero(sure)
+    if not len(kept):
+        return told[0], told[1]
+    at, A, B, C, D, best, where = _of(kept, at, A, B, C, D, best, where)
+    modes = modes.of(kept)
+
+    def climbed(at: Matrix, best: Matrix, where: Matrix) -> tuple[Matrix, Matrix]:
+        return modes.of(at).tops(where)
+
+    def gains(at: Matrix, w: Matrix) -> Matrix:
+        return modes.of(at).gains(w)
+
+    where = raised([(A, B, C, D)], gains, best, where, climbed, _TOLERANCE)[1]
+    best = gains_of(A, B, C, D)(np.arange(len(at)), where[:, None])[:, 0]
+    told[:, at] = best, where if turn is None else on_circle(where, turn[kept])
+    return told[0], told[1]
+
+
+def entries_held(A: Matrix, D: Matrix) -> int:
+    """About how many numbers :func:`peaks_of_modes` holds for each system at once."""
+    n = A.shape[-1]
+    return int((2 * n + len(_GRID)) * 2 * (n + D[0].size) + 4 * n * n)
+
+
+def _frequencies(poles: Matrix, real: bool) -> Matrix:
+    """Where a peak may be: zero first, then beside each pole, and from slow to fast."""
+    size = np.abs(poles)
+    least, most = size.min(axis=-1, keepdims=True), size.max(axis=-1, keepdims=True)
+    grid = 0.1 * least * (100 * most / least) ** _GRID
+    beside = [poles.imag, np.sign(poles.imag) * size]
+    w = np.concatenate([0 * least, *beside, grid, *([] if real else [-grid])], axis=-1)
+    return np.abs(w) if real else w
+
+
+def _most(poles: Matrix, b: Matrix, c: Matrix, w: Matrix) -> Matrix:
+    """What modes add up to at w at most, twice: what rounding errors of poles are multiplied by."""
+    square = 1 / np.abs(1j * w[..., None] - poles[..., None, :]) ** 2
+    states, rows = (square @ (np.abs(x) ** 2).sum(axis=-1)[..., None] for x in (b, c.swapaxes(-2, -1)))
+    return np.asarray(np.sqrt(states * rows)[..., 0])
+
+
+def _of(at: Matrix, *several: Matrix) -> tuple[Matrix, ...]:
+    """Members of several stacks."""
+    return several if len(at) == len(several[0]) else tuple(x[at] for x in several)
+
+
+def _inverses(V: Matrix) -> tuple[Matrix, Matrix]:
+    """Those of the modes, and of which there are."""
+    try:
+        return np.linalg.inv(V), np.ones(len(V), bool)
+    except np.linalg.LinAlgError:
+        proper = np.linalg.det(V) != 0
+        return np.linalg.inv(np.where(proper[:, None, None], V, np.eye(V.shape[1]))), proper

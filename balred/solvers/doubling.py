@@ -118,17 +118,21 @@ def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, flo
     """Both factors of one matrix of NumPy, the growth of its powers, the doublings and the norms of the factors."""
     factor = _Stack if len(M) <= _STACKED else _Triangle
     eps, most = arrays.eps(M), limit(M)
-    P, Q = factor(be, Fp), factor(be, Fq)
-    p, q, size = size_of(P.F), size_of(Q.F), size_of(M)
-    growth, count = size, 0
+    P, Q, size = factor(be, Fp), factor(be, Fq), size_of(M)
+    growth, count, p = size, 0, size_of(P.F)
     while True:
         if count and not size < most:
             M, size = np.zeros_like(M), 0.0
-        wp, wq, reach = P.extended(ct(M)), Q.extended(M), min(size, 1.0)
-        # what would follow is less than |M| times what was appended
-        if (reach * wp <= eps * p and reach * wq <= eps * q) or count == MAX_DOUBLINGS:
-            return P.finished(), Q.finished(), growth, count, (p, q)
-        p, q = math.hypot(p, wp), math.hypot(q, wq)
+        Wp, Wq, reach = P.moved(ct(M)), Q.moved(M), min(size, 1.0)
+        wp = size_of(Wp)
+        # what would follow is less than |M| times what is appended
+        last = (reach * wp <= eps * p and reach * size_of(Wq) <= eps * size_of(Q.F)) or count == MAX_DOUBLINGS
+        P.append(Wp)
+        Q.append(Wq)
+        if last:
+            Fp, Fq = P.finished(), Q.finished()
+            return Fp, Fq, growth, count, (size_of(Fp), size_of(Fq))
+        p = math.hypot(p, wp)
         M = M.dot(M)
         size = size_of(M)
         growth, count = max(growth, size), count + 1
@@ -150,14 +154,16 @@ class _Stack:
         self.rows[: len(F)] = F
         self.F = self.rows[: len(F)]
 
-    def extended(self, X: Array) -> float:
-        """The norm of F X, which is appended."""
+    def moved(self, X: Array) -> Array:
+        """F X, in the place of the next rows."""
         at = len(self.F)
-        size = size_of(self.F.dot(X, out=self.rows[at : 2 * at]))
-        self.F = self.rows[: 2 * at]
-        if 2 * at >= self.most:
+        return self.F.dot(X, self.rows[at : 2 * at])
+
+    def append(self, W: Array) -> None:
+        """The next rows, which are what was moved last."""
+        self.F = self.rows[: 2 * len(W)]
+        if len(self.F) >= self.most:
             self._start(self.compressed())
-        return size
 
     def compressed(self) -> Array:
         F = self.be.triangular_factor(self.F)
@@ -177,16 +183,14 @@ class _Triangle:
     def __init__(self, be: Backend, F: Array) -> None:
         self.be, self.n, self.shed = be, F.shape[1], False
         self.F = be.triangular_factor(F) if len(F) >= self.n else F
-        self.tpqrt, self.trmm, self.lange = (be.lapack(name, F.dtype.char) for name in ("tpqrt", "trmm", "lange"))
+        self.tpqrt, self.trmm = (be.lapack(name, F.dtype.char) for name in ("tpqrt", "trmm"))
 
-    def extended(self, X: Array) -> float:
-        """The norm of F X, which is appended."""
-        W = self.trmm(1.0, self.F, X) if len(self.F) == self.n else self.F.dot(X)
-        size: float = self.lange("F", W)
-        self._append(W)
-        return size
+    def moved(self, X: Array) -> Array:
+        """F X."""
+        return self.trmm(1.0, self.F, X) if len(self.F) == self.n else self.F.dot(X)
 
-    def _append(self, W: Array) -> None:
+    def append(self, W: Array) -> None:
+        """More rows."""
         if len(self.F) == self.n:
             self.F = self.tpqrt(0, min(32, self.n), self.F, W, overwrite_a=1, overwrite_b=1)[0]
         elif len(self.F):  # empty where one Gramian alone is asked for

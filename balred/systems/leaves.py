@@ -193,15 +193,20 @@ def pencil_units(
 
 def are_ordinary(*several: Array) -> bool:
     """Whether squares of squares of the arrays are numbers, as far as anybody can look."""
-    one = all(map(is_one, several))
-    if not one and not is_concrete(*several):
-        return False
-    least, most = _ORDINARY
-    if one:
+    if all(map(is_one, several)):
+        least, most = _ORDINARY
         return all(least < size_of(x) < most for x in several)
+    if not is_concrete(*several):
+        return False
+    xp = namespace(*several)
+    return all(bool(xp.all(each_ordinary(x))) for x in several)
+
+
+def each_ordinary(x: Array) -> Array:
+    """The same of each member of a batch, shape (...)."""
     with np.errstate(over="ignore"):
-        xp = namespace(*several)
-        return all(bool(xp.all((x > _ORDINARY[0]) & (x < _ORDINARY[1]))) for x in map(arrays.fro, several))
+        size = arrays.fro(x)
+        return (size > _ORDINARY[0]) & (size < _ORDINARY[1])
 
 
 def alike(system: System) -> tuple[Any, Array | None]:

@@ -82,38 +82,28 @@ def pole_margin(system: System) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, A
 
 def eigenvalues(A: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Those of one matrix on the host: as NumPy's, which asks longer than a few states are worked on."""
-    return eigenvectors(A, vectors=False)[0]
-
-
-def eigenvectors(A: np.ndarray[Any, Any], *, vectors: bool = True) -> tuple[np.ndarray[Any, Any], Any]:
-    """The same, and with `vectors` the columns V with ``A V = V diag(eigenvalues)``, else nothing to speak of."""
     if not np.isfinite(A).all():
         raise np.linalg.LinAlgError("Array must not contain infs or NaNs")
     n = len(A)
-    found = backend("numpy").lapack("geev", A.dtype.char)(A, compute_vl=0, compute_vr=vectors, lwork=max(64, 34 * n))
+    found = backend("numpy").lapack("geev", A.dtype.char)(A, compute_vl=0, compute_vr=0, lwork=max(64, 34 * n))
     if found[-1] > 0:
         raise np.linalg.LinAlgError("Eigenvalues did not converge")
     if A.dtype.kind == "c":
-        return found[0], found[2]
-    real, imag, V = found[0], found[1], found[3]
-    if not imag.any():
-        return real, V
-    if vectors:
-        V, first = V + 0j, np.flatnonzero(imag > 0)
-        V[:, first] += 1j * V[:, first + 1]
-        V[:, first + 1] = V[:, first].conj()
-    return real + 1j * imag, V
+        return np.asarray(found[0])
+    real, imag = found[:2]
+    return np.asarray(real + 1j * imag if imag.any() else real)
 
 
-def far_inside(system: DenseSystem) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
-    """Poles and eigenvectors of one dense system of NumPy in double precision, or None if one of its poles needs a closer look."""
+def far_inside(system: DenseSystem) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Poles and eigenvectors of dense systems of NumPy in double precision, shape (k, n) and (k, n, n), and which of the k
+    systems have all their poles so far inside the stable region that none needs a closer look."""
     A = system.A
-    poles, V = eigenvectors(A)
-    near = _near(len(A), entry_rounding(system)) * size_of(A)
-    return (poles, V) if margins(poles, system.discrete).min() > near else None
+    poles, V = np.linalg.eig(A)
+    near = far(A.shape[-1], entry_rounding(system)) * arrays.fro(A)
+    return poles, V, margins(poles, system.discrete).min(axis=-1) > near
 
 
-def _near(n: int, eps: float) -> float:
+def far(n: int, eps: float) -> float:
     """By which part of the norm a pole is inside that needs no closer look."""
     return min(_ILL * rounding(n, eps), _NEAR)
 
@@ -153,7 +143,7 @@ def known_poles(system: System, eps: float = 0.0) -> Poles:
     A = to_numpy(system.A)
     eps = max(eps, entry_rounding(system))
     A = A.astype(np.result_type(A.dtype, np.float64), copy=False)
-    unit, near = rounding(A.shape[-1], eps), _near(A.shape[-1], eps)
+    unit, near = rounding(A.shape[-1], eps), far(A.shape[-1], eps)
     size: Any
     if one := is_one(A) and len(A) > 0:  # the same in fewer calls
         poles, size = eigenvalues(A).astype(np.complex128), np.float64(size_of(A))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,23 +66,34 @@ def test_nothing_is_said_of_modes_that_are_nearly_the_same():
     assert_allclose(balred.norm(g, "hinf"), 1.0, rtol=1e-9)  # 1/(s + 1)^3 at zero
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2), (3, 2), (2, 3)])
-def test_derivatives_are_those_of_differences(shape):
-    """Central differences of the square of the largest singular value, whose errors are h^2 of the next derivative."""
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2), (3, 2), (3, 4)])
+def test_the_top_is_where_finer_and_finer_grids_have_it(shape):
+    """Of each of several systems together, and of one by itself; six grids, each a tenth of the one before about its largest."""
     rng = np.random.default_rng(sum(shape))
     poles = np.concatenate([x := rng.standard_normal(3) * 1j - rng.uniform(0.5, 1, 3), x.conj()])
-    B, C, D = (rng.standard_normal(s) + 0j for s in ((6, shape[1]), (shape[0], 6), shape))
-    modes, w, h = Modes(poles, B, C, D), 0.7, 1e-4
-    low, here, high = modes.gains(np.array([w - h, w, w + h]))[0] ** 2
-    square, slope, bend = modes._derivatives(w)
-    assert_allclose(square, here, rtol=1e-12)
-    assert_allclose(slope, (high - low) / (2 * h), rtol=1e-6, atol=1e-6 * here)
-    assert_allclose(bend, (high - 2 * here + low) / h**2, rtol=1e-4, atol=1e-4 * here)
+    residues = rng.standard_normal((2, 6, shape[0] * shape[1])) + 0j
+    modes, w, width = Modes(np.stack([poles, 2 * poles]), residues, rng.standard_normal((2, *shape))), np.zeros((2, 1)), 3.0
+    for _ in range(6):
+        grid = w + width * np.linspace(-1, 1, 201)
+        values = modes.gains(grid)
+        at = values.argmax(axis=1)
+        w, width = grid[[0, 1], at][:, None], width / 10
+    near = w[:, 0] + 1e-2
+    best, where = modes.tops(near)
+    assert_allclose(best, values.max(axis=1), rtol=1e-10)
+    assert_allclose(where, w[:, 0], atol=1e-4)
+    for i in range(2):
+        assert_allclose(Modes(*(x[i] for x in modes)).top(near[i]), (best[i], where[i]), rtol=1e-9)
 
 
 def test_members_of_a_batch_are_told_one_by_one():
+    """Each as by itself, among others that modes do not tell: a Jordan block, a static path, numbers of another size."""
     several = [balred.testing.random_system(5, seed=seed) for seed in range(3)]
+    odd = dataclasses.replace(several[0], A=-np.eye(5) + np.eye(5, k=1))
+    bare = dataclasses.replace(several[2], D=np.zeros((2, 2)))
+    several += [odd, dataclasses.replace(bare, D=100 * np.ones((2, 2))), dataclasses.replace(bare, B=1e150 * bare.B)]
     leaves = [np.stack([getattr(g, name) for g in several]) for name in "ABCD"]
     values, where = balred.norm(balred.ss(*leaves), "hinf", peak=True)
-    assert_allclose(values, [hinf_peak(g)[0] for g in several], rtol=1e-9)
+    assert_allclose(values[:5], [hinf_peak(g)[0] for g in several[:5]], rtol=1e-9)
+    assert_allclose(values[5], 1e150 * hinf_peak(bare)[0], rtol=1e-9)
     assert_allclose(where, [balred.norm(g, "hinf", peak=True)[1] for g in several], rtol=1e-9)
