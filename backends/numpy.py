@@ -222,8 +222,7 @@ def over_batch(function: Callable[..., Any], batch: tuple[int, ...], *arrays: Ar
     """``function(*arrays)`` by pieces of the leading axes `batch`, which fit into a core's cache, on all cores.
 
     The result, an array or a tuple of them, has the same leading axes; pieces with a shorter last axis are padded with
-    zeros.  A function that holds many more entries for a member at once than the arrays have says how many (`held`): it is worth
-    a second core.
+    zeros.  A function that holds many more entries for a member at once than the arrays have says how many (`held`).
     """
     count = math.prod(batch)
     if not batch or count == 1:
@@ -231,7 +230,7 @@ def over_batch(function: Callable[..., Any], batch: tuple[int, ...], *arrays: Ar
             return function(*arrays)
     size = max(math.prod(x.shape[len(batch) :]) for x in arrays)
     result = max(size, arrays[0].shape[-1] ** 2)  # where vectors are given, a matrix is made of them
-    if count * result < _WORTH and not held:
+    if count * max(result, held) < _WORTH:
         with one_blas_thread():
             return function(*arrays)
     most = _HELD // held if held else min(_PIECE, _CACHED // size, _HELD // result)

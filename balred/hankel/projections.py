@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from balred.hankel.spectrum import Spectrum
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, ct, is_concrete, is_double, is_one, namespace, to_numpy
+from balred.systems.arrays import Array, backend_of, ct, is_concrete, is_double, is_one, namespace, size_of, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import seen_through
 from balred.systems.units import even_factors
@@ -91,12 +91,15 @@ def rounding_counts(sp: Spectrum, g: DenseSystem, L: Array, R: Array) -> NDArray
     if not (k and is_double(sp.s) and is_concrete(L)):
         return np.zeros(L.shape[:-2], bool)
     if is_one(L):  # the same in fewer calls
-        own, driven = g.A.diagonal(), np.abs(L)
+        own, first = g.A.diagonal(), float(sp.s[0])
         margin = np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)
+        tail = max(float(sp.s[k:].sum()), _FINE * first)
+        if eps * first * size_of(L) * size_of(sp.system.A) * size_of(R) <= _SEEN * tail * float(margin.min()):
+            return np.asarray(False)
+        driven = np.abs(L)
         if not driven.sum(axis=1).all():
             return np.asarray(False)
         size = ((driven @ np.abs(sp.system.A)) * np.abs(R).T).sum(1)
-        tail = max(float(sp.s[k:].sum()), _FINE * float(sp.s[0]))
         return np.asarray((eps * sp.s[:k] * size > _SEEN * tail * margin).any())
     be, xp = backend_of(L), namespace(L)
     L, R, A, own, s = (be.stop_gradient(x) for x in (L, R, sp.system.A, xp.linalg.diagonal(g.A), sp.s))

@@ -46,7 +46,8 @@ class Spectrum(NamedTuple):
     @property
     def cap(self) -> int:
         """The numerical rank, largest over a batch: beyond it projections divide by rounding errors."""
-        return int(np.max(numerical_rank(self.sigma), initial=0))
+        ranks = numerical_rank(self.sigma)
+        return int(ranks.max(initial=0) if ranks.ndim else ranks)
 
     def closed(self, k: int) -> int:
         """The least order of at least `k` that keeps together what belongs together: any one does."""
@@ -70,13 +71,13 @@ def hankel_matrix(Zp: Array, Zq: Array, product: Array | None = None) -> Array:
 def spectrum(system: System, solver: str | None) -> Spectrum:
     """Solve for the factors of `system` (in its own precision) and decompose their product, in the solver's coordinates."""
     system, Zp, Zq, at, product = solved(system, solver)
-    return spectrum_of(system.to_dense(), Zp, Zq, product=product)._replace(bounding=True, coordinates=at)
+    return spectrum_of(system.to_dense(), Zp, Zq, product=product, bounding=True, coordinates=at)
 
 
-def spectrum_of(
-    system: DenseSystem, Zp: Array, Zq: Array, *, match_dc: bool = False, product: Array | None = None
-) -> Spectrum:
+def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, product: Array | None = None, **known: Any) -> Spectrum:
     """The spectrum for a given pair of Gramian factors, whichever Gramians they are of, and for their `product` if it is there.
+
+    What else is `known` of it goes by the names that :class:`Spectrum` has for it.
 
     Examples
     --------
@@ -88,4 +89,4 @@ def spectrum_of(
     """
     be = backend_of(Zp, Zq)
     U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(hankel_matrix(Zp, Zq, product)), tuple(Zp.shape[:-2]), Zq, Zp)
-    return Spectrum(system, Zp, Zq, U, s, ct(Vh), match_dc)
+    return Spectrum(system, Zp, Zq, U, s, ct(Vh), **known)

@@ -77,6 +77,13 @@ def hinf_peak(
     return _sure(system, given, best, where, starts)
 
 
+def per_time(system: DenseSystem, value: Any, frequency: Any) -> tuple[Any, Any]:
+    """A gain and its frequency in rad per unit of time; of a real system the positive one."""
+    if not any(np.iscomplexobj(x) for x in (system.A, system.B, system.C, system.D)):
+        frequency = abs(frequency)
+    return value, frequency / float(system.dt) if system.discrete else frequency
+
+
 def stack_of(g: DenseSystem) -> DenseSystem:
     """One system as a batch of one."""
     return DenseSystem(g.A[None], g.B[None], g.C[None], g.D[None], g.dt)

@@ -20,16 +20,19 @@ from balred.measures.hinf import (
     each_largest,
     gain_of,
     gains_of,
-    middles,
     largest_singular_values,
+    middles,
     on_circle,
+    per_time,
     raised,
     response_of,
     turns_of,
 )
-from balred.systems.arrays import backend, fro, is_one, size_of
+from balred.systems.arrays import are_numpy, backend, fro, is_one, size_of
 from balred.systems.dense_system import DenseSystem
+from balred.systems.leaves import System, are_ordinary, each_ordinary
 from balred.systems.poles import far, far_inside
+from balred.systems.units import evened
 
 _TOLERANCE = 1e-10
 """By which part another gain must be larger to count; rounding must change less."""
@@ -112,6 +115,38 @@ class Modes(NamedTuple):
         return best, where
 
 
+def told_of_modes(system: System) -> tuple[Matrix, Matrix] | None:
+    """H-infinity norms of dense systems of NumPy that their modes tell, and where they are (rad per unit of time), shape (...).
+
+    NaN of those of which they tell nothing; None where that is all.
+    """
+    several = (*system.leaves, system.D)
+    if not (isinstance(system, DenseSystem) and system.order > 0 and are_numpy(several)):
+        return None
+    batch = system.B.shape[:-2]
+    if not batch:
+        if not are_ordinary(*system.leaves) or (system.D.any() and not are_ordinary(system.D)):
+            return None
+        found = peak_of_modes(evened(system)[0])
+        return None if found is None else per_time(system, *map(np.asarray, found))
+    sizes = [each_ordinary(x) for x in several]
+    ordinary = np.asarray(sizes[0] & sizes[1] & sizes[2] & (sizes[3] | ~system.D.any((-2, -1))))
+    if not ordinary.any():
+        return None
+    if not ordinary.all():
+        several = tuple(x[ordinary] for x in several)
+    even = evened(DenseSystem(*several, system.dt))[0]
+    leaves = [x.reshape(-1, *x.shape[-2:]) for x in (*even.leaves, even.D)]
+
+    def piece(*leaves: Matrix) -> Matrix:
+        return np.stack(peaks_of_modes(DenseSystem(*leaves, system.dt)), axis=-1)
+
+    n, (p, m), told = system.order, system.D.shape[-2:], np.full((*batch, 2), np.nan)
+    held = 2 * (2 * n + len(_GRID)) * (n + p * m) + 4 * n * n
+    told[ordinary] = backend("numpy").over_batch(piece, leaves[0].shape[:1], *leaves, held=held).reshape(-1, 2)
+    return per_time(system, told[..., 0], told[..., 1])
+
+
 def peak_of_modes(system: DenseSystem) -> tuple[float, float] | None:
     """The H-infinity norm of one system of NumPy in even units, and where it is attained, as :func:`balred.measures.hinf.hinf_peak`.
 
@@ -151,9 +186,9 @@ def _first_peak(system: DenseSystem) -> tuple[float, float] | None:
     away = unit * (change + float(np.abs(w).max()))
     if not away < _FIRST_ORDER * damping:
         return None
-    if not away * size_of(b) * size_of(c) < _TOLERANCE * best * damping**2:
-        if not (unit * (change + np.abs(w)) * _most(poles, b, c, w)).max() < _TOLERANCE * best:
-            return None
+    clear = away * size_of(b) * size_of(c) < _TOLERANCE * best * damping**2
+    if not (clear or (unit * (change + np.abs(w)) * _most(poles, b, c, w)).max() < _TOLERANCE * best):
+        return None
     level, where = modes.top(float(w[first]))
     stack = tuple(x[None] for x in form)
     found = crossings(*stack, np.array([level * (1 + _TOLERANCE)]), real)
@@ -197,7 +232,9 @@ def peaks_of_modes(system: DenseSystem) -> tuple[Matrix, Matrix]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         away = (_EPS * n**0.5 * fro(inverse))[:, None] * ((fro(A) + fro(B) * fro(C) / best)[:, None] + np.abs(w))
         damping, most = np.abs(poles.real).min(axis=1), away.max(axis=1)
-        sure = most * fro(b) * fro(c) < _TOLERANCE * best * damping**2  # with the most that modes may add up to anywhere
+        sure = (
+            most * fro(b) * fro(c) < _TOLERANCE * best * damping**2
+        )  # with the most that modes may add up to anywhere
         closer = np.flatnonzero(~sure)
         if len(closer):
             reach = away[closer] * _most(*(x[closer] for x in (poles, b, c, w)))
@@ -219,12 +256,6 @@ def peaks_of_modes(system: DenseSystem) -> tuple[Matrix, Matrix]:
     best = gains_of(A, B, C, D)(np.arange(len(at)), where[:, None])[:, 0]
     told[:, at] = best, where if turn is None else on_circle(where, turn[kept])
     return told[0], told[1]
-
-
-def entries_held(A: Matrix, D: Matrix) -> int:
-    """About how many numbers :func:`peaks_of_modes` holds for each system at once."""
-    n = A.shape[-1]
-    return int((2 * n + len(_GRID)) * 2 * (n + D[0].size) + 4 * n * n)
 
 
 def _frequencies(poles: Matrix, real: bool) -> Matrix:

@@ -18,8 +18,8 @@ from balred.hankel.gradients import energy_cotangents
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import spectrum
 from balred.hankel.values import hsv
-from balred.measures.hinf import hinf_peak
-from balred.measures.modes import entries_held, peak_of_modes, peaks_of_modes
+from balred.measures.hinf import hinf_peak, per_time
+from balred.measures.modes import told_of_modes
 from balred.measures.shared_modes import without_shared_modes
 from balred.ranks.bounds import numerical_rank
 from balred.realisations.minimal import minimal_realisation
@@ -30,7 +30,6 @@ from balred.solvers.smith import Solved, output_energy
 from balred.systems import arrays
 from balred.systems.arrays import (
     Array,
-    are_numpy,
     backend_of,
     double_precision,
     is_at_hand,
@@ -41,7 +40,16 @@ from balred.systems.arrays import (
 from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import Ports, System, are_ordinary, at_hand, cast_like, each_ordinary, moderate, unit_of, with_leaves
+from balred.systems.leaves import (
+    Ports,
+    System,
+    are_ordinary,
+    at_hand,
+    cast_like,
+    moderate,
+    unit_of,
+    with_leaves,
+)
 from balred.systems.parts import difference, split
 from balred.systems.poles import UnstableError, check_boundary, check_stable, check_stored
 from balred.systems.units import evened
@@ -118,7 +126,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
     if not is_concrete(*system.leaves):
         name = {"hinf": "H-infinity", "l2": "L2", "linf": "L-infinity"}[kind]
         raise TypeError(f"the {name} norm needs concrete values, got traced arrays")
-    quick = _plain(system) if kind == "hinf" and solver is None else None
+    quick = told_of_modes(system) if kind == "hinf" and solver is None else None
     if quick is not None and not np.isnan(quick[0]).any():
         return quick if peak else quick[0]
     if kind == "hinf":
@@ -130,7 +138,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
     batch = B.shape[:-2]
     D = np.broadcast_to(D, (*batch, *D.shape[-2:]))
     if quick is None and kind == "hinf" and solver is None:
-        quick = _plain(DenseSystem(A, B, C, D, system.dt))
+        quick = told_of_modes(DenseSystem(A, B, C, D, system.dt))
     told = np.full((2, *batch), np.nan) if quick is None else np.array(quick)
     for at in map(tuple, np.argwhere(np.isnan(told[0]))):
         told[(slice(None), *at)] = _moderated(function, DenseSystem(A[at], B[at], C[at], D[at], system.dt), solver)
@@ -138,36 +146,6 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
         check_representable("norms", told[0])
     values, where = (backend_of(system.B).from_numpy(x, like=system.B, real=True) for x in told)
     return (values, where) if peak else values
-
-
-def _plain(system: System) -> tuple[Array, Array] | None:
-    """H-infinity norms of dense systems of NumPy that their modes tell, and where they are, shape (...); NaN of others.
-
-    None where nothing is told of any.
-    """
-    several = (*system.leaves, system.D)
-    if not (isinstance(system, DenseSystem) and system.order > 0 and are_numpy(several)):
-        return None
-    batch = system.B.shape[:-2]
-    if not batch:
-        if not are_ordinary(*system.leaves) or (system.D.any() and not are_ordinary(system.D)):
-            return None
-        found = peak_of_modes(evened(system)[0])
-        return None if found is None else _told(system, *map(np.asarray, found))
-    sizes = [each_ordinary(x) for x in several]
-    ordinary = np.asarray(sizes[0] & sizes[1] & sizes[2] & (sizes[3] | ~system.D.any((-2, -1))))
-    if not ordinary.any():
-        return None
-    even = evened(system)[0] if ordinary.all() else evened(DenseSystem(*(x[ordinary] for x in several), system.dt))[0]
-    A, B, C, D = (x.reshape(-1, *x.shape[-2:]) for x in (*even.leaves, even.D))
-
-    def piece(*leaves: Array) -> Array:
-        return np.stack(peaks_of_modes(DenseSystem(*leaves, system.dt)), axis=-1)
-
-    told = np.full((*batch, 2), np.nan)
-    told[ordinary] = backend_of(A).over_batch(piece, (len(A),), A, B, C, D, held=entries_held(A, D))
-    value, frequency = map(np.asarray, _told(system, told[..., 0], told[..., 1]))
-    return value, frequency
 
 
 def _moderated(
@@ -305,14 +283,7 @@ def _linf(system: DenseSystem, solver: str | None) -> tuple[float, float]:
 
 def _peak(system: DenseSystem, *others: DenseSystem, given: DenseSystem | None = None) -> tuple[float, float]:
     """The largest gain, and its frequency in rad per unit of time; of a real system the positive one."""
-    return _told(system, *hinf_peak(system, *others, given=given))
-
-
-def _told(system: DenseSystem, value: Any, frequency: Any) -> tuple[Any, Any]:
-    """The same in rad per unit of time."""
-    if not any(np.iscomplexobj(x) for x in (system.A, system.B, system.C, system.D)):
-        frequency = abs(frequency)
-    return value, frequency / float(system.dt) if system.discrete else frequency
+    return per_time(system, *hinf_peak(system, *others, given=given))
 
 
 def _l2(system: DenseSystem, solver: str | None) -> tuple[float, float]:

@@ -50,9 +50,10 @@ class Promise(NamedTuple):
     first: float
 
 
-def visible(error: Any, first: Any) -> NDArray[np.float64]:
+def visible(error: Any, first: Any) -> Any:
     """The least change of a response that may be seen beside an error that is made anyway."""
-    return np.asarray(np.maximum(_SLACK * error, 1e-2 * _FLOOR * first))
+    one, other = _SLACK * error, 1e-2 * _FLOOR * first
+    return max(one, other) if isinstance(one, float) else np.maximum(one, other)
 
 
 def error_gap(full: DenseSystem, small: DenseSystem) -> Gap:

@@ -142,6 +142,9 @@ def _worth_comparing(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
     if is_one(g.A):
         own, s = g.A.diagonal(), sp.s
         size = 1.0 if g.discrete else size_of(sp.system.A)
+        nearest = float((np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)).min())
+        if eps * float(s[0]) * size <= visible(float(s[k:].sum()), float(s[0])) * nearest:
+            return np.asarray(False)
     else:
         own, s = (to_numpy(backend_of(x).stop_gradient(x)) for x in (namespace(g.A).linalg.diagonal(g.A), sp.s))
         size = 1.0 if g.discrete else to_numpy(arrays.fro(backend_of(g.A).stop_gradient(sp.system.A)))[..., None]

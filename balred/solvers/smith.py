@@ -116,7 +116,9 @@ def _solved(system: DenseSystem, d: Array | None) -> Solved:
         run = other if other.count < run.count else run  # each doubling leaves half of what is known of slow poles
     product = ct(run.Zq).dot(run.Zp) if one else None
     found = Solved(system, run.Zp, run.Zq, Coordinates(None), product)
-    doubt = _doubt_of_one(run, product) if one else backend_of(run.Zp).to_numpy(_doubt(run))
+    if one and _doubt_of_one(run, product) <= _accuracy(system, 0.6):
+        return found
+    doubt = backend_of(run.Zp).to_numpy(_doubt(run))
     enough = np.asarray(doubt <= _accuracy(system, 0.6))
     if enough.all():
         return found
@@ -244,31 +246,38 @@ def _one_by_one(found: Solved, again: NDArray[np.bool_]) -> Solved:
     system = found.system
     xp = namespace(*system.leaves)
     batch, n = tuple(system.B.shape[:-2]), system.order
-    A, B, C, Zp, Zq = (xp.reshape(x, (-1, *x.shape[-2:])) for x in (*system.leaves, found.Zp, found.Zq))
-    parts = []
-    for i, wrong in enumerate(again.reshape(-1)):
-        one = DenseSystem(A[i], B[i], C[i], system.D, system.dt)
-        parts.append(smith_solved(one) if wrong else Solved(one, Zp[i], Zq[i], Coordinates(None)))
+    *leaves, Zp, Zq = (xp.reshape(x, (-1, *x.shape[-2:])) for x in (*system.leaves, found.Zp, found.Zq))
+    at, count = np.flatnonzero(again), again.size
+    parts = [smith_solved(DenseSystem(*(x[i] for x in leaves), system.D, system.dt)) for i in at.tolist()]
+    places = np.arange(count)
+    places[at] = count + np.arange(len(at))
+    index = xp.asarray(places, device=arrays.device_of(system.A))
+
+    def joined(whole: Array, several: list[Array]) -> Array:
+        width = max(int(x.shape[-1]) for x in (whole, *several))
+        wide = [_widened(x, width) for x in (whole, xp.stack([_widened(x, width) for x in several]))]
+        merged = xp.take(xp.concat(wide, axis=0), index, axis=0)
+        return xp.reshape(merged, (*batch, *merged.shape[1:]))
+
     identity = arrays.eye(system.A, n)
-
-    def joined(several: list[Array], pad: bool = False) -> Array:
-        width = max(int(x.shape[-1]) for x in several)
-        if pad:
-            several = [xp.concat([x, arrays.zeros(x, (n, width - int(x.shape[-1])))], axis=-1) for x in several]
-        stacked = xp.stack(several)
-        return xp.reshape(stacked, (*batch, *stacked.shape[1:]))
-
-    A, B, C = (joined([getattr(part.system, name) for part in parts]) for name in ("A", "B", "C"))
+    same = xp.broadcast_to(identity, (count, n, n))
+    made = [joined(x, [part.system.leaves[i] for part in parts]) for i, x in enumerate(leaves)]
     return Solved(
-        DenseSystem(A, B, C, system.D, system.dt),
-        joined([part.Zp for part in parts], pad=True),
-        joined([part.Zq for part in parts], pad=True),
+        DenseSystem(*made, system.D, system.dt),
+        joined(Zp, [part.Zp for part in parts]),
+        joined(Zq, [part.Zq for part in parts]),
         Coordinates(
             None,
-            joined([part.coordinates.before(identity) for part in parts]),
-            joined([part.coordinates.after(identity) for part in parts]),
+            joined(same, [part.coordinates.before(identity) for part in parts]),
+            joined(same, [part.coordinates.after(identity) for part in parts]),
         ),
     )
+
+
+def _widened(x: Array, width: int) -> Array:
+    """`x` with columns of zeros up to `width`."""
+    missing = width - int(x.shape[-1])
+    return namespace(x).concat([x, arrays.zeros(x, (*x.shape[:-1], missing))], axis=-1) if missing else x
 
 
 def _wide(x: Any) -> Any:
@@ -294,7 +303,7 @@ def _doubt(run: Run, given: Array | None = None) -> Array:
     eps, n = arrays.eps(arrays.real(run.Zp)), int(run.Zp.shape[-2])
     lasts = 2.0**run.count / -math.log(eps) if isinstance(run.count, int) else 0.0
     if is_one(run.Zp):
-        return _doubt_of_one(run, ct(run.Zq).dot(run.Zp), given)
+        return np.float64(_doubt_of_one(run, ct(run.Zq).dot(run.Zp), given))
     xp = namespace(run.Zp)
     reach, product = _reach(run), fro(ct(run.Zq) @ run.Zp)
     product = product if given is None else xp.maximum(product, eps * given)
@@ -304,15 +313,16 @@ def _doubt(run: Run, given: Array | None = None) -> Array:
     return xp.where(run.growth < limit(run.Zp), doubt, xp.inf)
 
 
-def _doubt_of_one(run: Run, product: Array, given: Array | None = None) -> np.float64:
+def _doubt_of_one(run: Run, product: Array, given: Array | None = None) -> float:
     """The same for one matrix of NumPy, in ordinary numbers."""
     if not run.growth < limit(run.Zp):
-        return np.float64(np.inf)
+        return math.inf
     eps, n = arrays.eps(run.Zp), len(run.Zp)
     size = max(size_of(product), 0.0 if given is None else eps * float(given))
     fold = run.sizes[0] * run.sizes[1] / size if size > 0 else 1.0
     grown = max(run.growth**2 / n - 1, 0.0) * 2.0**run.count / -math.log(eps)
-    return np.float64(np.maximum(eps * max(run.growth**2 * n**-0.5 * fold, grown), run.residual))
+    rest = float(run.residual)
+    return rest if math.isnan(rest) else max(eps * run.growth**2 * n**-0.5 * fold, eps * grown, rest)
 
 
 def _check_run(system: DenseSystem, run: Run) -> None:

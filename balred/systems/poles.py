@@ -94,6 +94,16 @@ def eigenvalues(A: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(real + 1j * imag if imag.any() else real)
 
 
+def surely_stable(system: System) -> bool:
+    """Whether one dense system of NumPy in double precision has its poles so far inside that none needs a closer look."""
+    A, n = system.leaves[0], system.order
+    if not (isinstance(system, DenseSystem) and n and is_one(A) and A.dtype.char in "dD"):
+        return False
+    size, poles = size_of(A), eigenvalues(A)
+    worst = 1 - float(np.abs(poles).max()) if system.discrete else -float(poles.real.max())
+    return _LEAST < size < _MOST and worst > far(n, entry_rounding(system)) * size
+
+
 def far_inside(system: DenseSystem) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Poles and eigenvectors of dense systems of NumPy in double precision, shape (k, n) and (k, n, n), and which of the k
     systems have all their poles so far inside the stable region that none needs a closer look."""
@@ -237,7 +247,7 @@ def warn_if_unstable(small: System, had: Any, what: str, how: str | Callable[[],
     what, how : str
         What was made, and what can be done about it, or a callable that says so.
     """
-    if not is_concrete(*small.leaves):
+    if not is_concrete(*small.leaves) or surely_stable(small):
         return
     poles = known_poles(small)
     outside = ~poles.inside()

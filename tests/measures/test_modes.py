@@ -72,7 +72,11 @@ def test_the_top_is_where_finer_and_finer_grids_have_it(shape):
     rng = np.random.default_rng(sum(shape))
     poles = np.concatenate([x := rng.standard_normal(3) * 1j - rng.uniform(0.5, 1, 3), x.conj()])
     residues = rng.standard_normal((2, 6, shape[0] * shape[1])) + 0j
-    modes, w, width = Modes(np.stack([poles, 2 * poles]), residues, rng.standard_normal((2, *shape))), np.zeros((2, 1)), 3.0
+    modes, w, width = (
+        Modes(np.stack([poles, 2 * poles]), residues, rng.standard_normal((2, *shape))),
+        np.zeros((2, 1)),
+        3.0,
+    )
     for _ in range(6):
         grid = w + width * np.linspace(-1, 1, 201)
         values = modes.gains(grid)
