@@ -45,8 +45,11 @@ def lapack(name: str, char: str) -> Callable[..., Any]:
 
 
 def balancing(M: Array) -> Array:
-    """Powers of two d for which ``M * d / d[:, None]`` has rows and columns of like norms (xGEBAL, without permutation)."""
-    return np.asarray(lapack("gebal", "d")(np.abs(M), scale=1, permute=0)[3])
+    """Powers of two d for which ``M * d / d[:, None]`` has rows and columns of like norms (xGEBAL, without permutation), of each of a batch."""
+    sizes, balance = np.abs(M), lapack("gebal", "d")
+    if M.ndim == 2:
+        return np.asarray(balance(sizes, scale=1, permute=0)[3])
+    return np.reshape([balance(one, scale=1, permute=0)[3] for one in sizes.reshape(-1, *M.shape[-2:])], M.shape[:-1])
 
 
 def triangular_factor(x: Array) -> Array:

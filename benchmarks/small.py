@@ -1,10 +1,11 @@
-"""Small systems, one by one and a thousand at a time: time against python-control and SLICOT, in one run, interleaved.
+"""Small systems, one by one and a thousand at a time: processor time against python-control and SLICOT, in one run, interleaved.
 
     python benchmarks/small.py [--out benchmarks/results] [--largest 64] [--repeats 40]
 
 Every row runs both sides in turn on the same random stable continuous system of two inputs and two outputs (slowest mode
-at -0.3), on one BLAS thread, and prints medians and how many times slower the peer is (below 1: quicker).  python-control
-uses slycot where it is there.  A batch is compared with a loop of calls to slycot over its members.
+at -0.3), on one BLAS thread.  It prints medians of the processor's time, of all threads, which other work on the machine
+changes least, and how many times slower the peer is (below 1: quicker).  python-control uses slycot where it is there.  A
+batch is compared with a loop of calls to slycot over its members.
 """
 
 from __future__ import annotations
@@ -106,9 +107,9 @@ def interleaved(calls: dict[str, Call], repeats: int) -> dict[str, float]:
             print(f"{name}: {error}")
     for _ in range(repeats):
         for name, several in times.items():
-            began = time.perf_counter()
+            began = time.process_time()
             calls[name]()
-            several.append(time.perf_counter() - began)
+            several.append(time.process_time() - began)
     return {name: float(np.median(several)) for name, several in times.items()}
 
 

@@ -116,7 +116,7 @@ def _of_one_group(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
     """The same of a batch whose states all drive each other, and are not even, shape (..., n)."""
     W, b, c = (np.abs(x) for x in (A, B, C))
     W, b, c = (x * np.ldexp(1.0, -np.frexp(x.max(axis=(-2, -1), keepdims=True, initial=0.0))[1]) for x in (W, b, c))
-    d = np.reshape([balanced(one) for one in W.reshape(-1, *W.shape[-2:])], W.shape[:-1])
+    d = balanced(W)
     b, c = (np.linalg.norm(x, axis=(-2, -1)) for x in (b / d[..., None], c * d[..., None, :]))
     size = c / np.where(b > 0, b, 1.0)
     uniform = 2.0 ** -np.round(np.log2(np.where(size > 0, size, 1.0)) / 2)
@@ -166,7 +166,7 @@ def whole_units(A: Matrix, B: Matrix, C: Matrix) -> NDArray[np.float64]:
 
 
 def balanced(M: Matrix) -> NDArray[np.float64]:
-    """LAPACK's balancing of a nonnegative matrix."""
+    """LAPACK's balancing of a nonnegative matrix, or of each of a batch."""
     d: NDArray[np.float64] = backend("numpy").balancing(M)
     return d
 
@@ -287,10 +287,18 @@ def evened(system: DenseSystem) -> tuple[DenseSystem, Array | None]:
     The units are constants for derivatives, and powers of two.
     """
     A, B, C = system.leaves
-    if system.order < 2 or (is_one(A) and already_even(_change(A, system.discrete))):
+    if system.order < 2:
         return system, None
     be = backend_of(A, B, C)
-    if is_concrete(A, B, C):
+    if is_one(A):  # the same in fewer calls
+        host = [_change(A, system.discrete), B, C]
+        if already_even(host[0]):
+            return system, None
+        units = _of_one_group(*(x[None] for x in host))[0] if host[0].all() else even_units(*host)
+        if (units == 1).all():
+            return system, None
+        d = be.from_numpy(units, like=A, real=True)
+    elif is_concrete(A, B, C):
         host = [to_numpy(be.stop_gradient(x)) for x in (A, B, C)]
         host[0] = _change(host[0], system.discrete)
         even = already_even(host[0])
