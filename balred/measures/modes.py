@@ -9,6 +9,7 @@ holds where rounding changes no gain by more than the search looks for.  Where i
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ _GRID, _STEPS = np.linspace(0, 1, 24), 12
 _BESIDE, _THREE = 1e-4, np.array([-1.0, 0.0, 1.0])
 """How far apart points of a parabola are, as a part of the distance to the nearest pole: near enough for what is no parabola, far
 enough for rounding."""
-_EPS = float(np.finfo(np.float64).eps)
+_EPS, _NOTHING = float(np.finfo(np.float64).eps), (math.nan, math.nan)
 
 Matrix = NDArray[Any]
 
@@ -129,12 +130,12 @@ def told_of_modes(system: System) -> tuple[Matrix, Matrix] | None:
             return None
         found = peak_of_modes(evened(system)[0])
         return None if found is None else per_time(system, *map(np.asarray, found))
+    several = (*system.leaves, np.broadcast_to(system.D, (*batch, *system.D.shape[-2:])))
     sizes = [each_ordinary(x) for x in several]
-    ordinary = np.asarray(sizes[0] & sizes[1] & sizes[2] & (sizes[3] | ~system.D.any((-2, -1))))
+    ordinary = np.asarray(sizes[0] & sizes[1] & sizes[2] & (sizes[3] | ~several[3].any((-2, -1))))
     if not ordinary.any():
         return None
-    if not ordinary.all():
-        several = tuple(x[ordinary] for x in several)
+    several = several if ordinary.all() else tuple(x[ordinary] for x in several)
     even = evened(DenseSystem(*several, system.dt))[0]
     leaves = [x.reshape(-1, *x.shape[-2:]) for x in (*even.leaves, even.D)]
 
@@ -159,41 +160,40 @@ def peak_of_modes(system: DenseSystem) -> tuple[float, float] | None:
     found = None if system.discrete else _first_peak(system)
     if found is None:
         values, where = peaks_of_modes(DenseSystem(*(x[None] for x in leaves), system.dt))
-        return None if np.isnan(values[0]) else (float(values[0]), float(where[0]))
-    return found
+        found = float(values[0]), float(where[0])
+    return None if math.isnan(found[0]) else found
 
 
 def _first_peak(system: DenseSystem) -> tuple[float, float] | None:
-    """The same of a continuous system; None where that is not all there is to do."""
+    """The same of a continuous system; NaN where nothing is said, None where there is more to do."""
     A, B, C, D = form = (*system.leaves, system.D)
     poles, V = np.linalg.eig(A)
     size = size_of(A)
     damping = -float(poles.real.max())
     if not damping > far(len(A), np.finfo(A.dtype).eps) * size:
-        return None
+        return _NOTHING
     try:
         inverse = backend("numpy").inverse(V)
     except np.linalg.LinAlgError:
-        return None
+        return _NOTHING
     b, c, real = inverse.dot(B), C.dot(V), not any(x.dtype.kind == "c" for x in form)
     modes, w = Modes(poles, (c.T[:, :, None] * b[:, None]).reshape(len(A), -1), D), _frequencies(poles, real)
     proposed = modes.gains(w)
     first = int(proposed.argmax())
     best = float(proposed[first])
     if not (best > 0 and (not D.any() or float(gain_of(D[None])[0]) < _THROUGH * best)):
-        return None
+        return _NOTHING
     unit, change = _EPS * size_of(inverse) * len(A) ** 0.5, size + size_of(B) * size_of(C) / best
     away = unit * (change + float(np.abs(w).max()))
     if not away < _FIRST_ORDER * damping:
-        return None
+        return _NOTHING
     clear = away * size_of(b) * size_of(c) < _TOLERANCE * best * damping**2
     if not (clear or (unit * (change + np.abs(w)) * _most(poles, b, c, w)).max() < _TOLERANCE * best):
-        return None
+        return _NOTHING
     level, where = modes.top(float(w[first]))
     stack = tuple(x[None] for x in form)
     found = crossings(*stack, np.array([level * (1 + _TOLERANCE)]), real)
-    near = _BESIDE**0.5 * float(np.abs(1j * where - poles).min())
-    if found.size and np.abs(found - where).max() > near:  # else they are the double ones of this peak itself
+    if found.size:  # most often the double ones of this peak itself
         points = np.concatenate([*middles(found), found], axis=-1)
         if modes.gains(points[0]).max() > level * (1 + _TOLERANCE):
             return None
@@ -232,9 +232,8 @@ def peaks_of_modes(system: DenseSystem) -> tuple[Matrix, Matrix]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         away = (_EPS * n**0.5 * fro(inverse))[:, None] * ((fro(A) + fro(B) * fro(C) / best)[:, None] + np.abs(w))
         damping, most = np.abs(poles.real).min(axis=1), away.max(axis=1)
-        sure = (
-            most * fro(b) * fro(c) < _TOLERANCE * best * damping**2
-        )  # with the most that modes may add up to anywhere
+        # with the most that modes may add up to anywhere first
+        sure = most * fro(b) * fro(c) < _TOLERANCE * best * damping**2
         closer = np.flatnonzero(~sure)
         if len(closer):
             reach = away[closer] * _most(*(x[closer] for x in (poles, b, c, w)))

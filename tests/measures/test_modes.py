@@ -14,6 +14,7 @@ from tables import SINGLE, frequencies, gains
 import balred
 from balred.measures.hinf import hinf_peak
 from balred.measures.modes import Modes, peak_of_modes
+from balred.systems.dense_system import DenseSystem
 
 
 @given(
@@ -101,3 +102,13 @@ def test_members_of_a_batch_are_told_one_by_one():
     assert_allclose(values[:5], [hinf_peak(g)[0] for g in several[:5]], rtol=1e-9)
     assert_allclose(values[5], 1e150 * hinf_peak(bare)[0], rtol=1e-9)
     assert_allclose(where, [balred.norm(g, "hinf", peak=True)[1] for g in several], rtol=1e-9)
+
+
+def test_a_batch_may_share_a_static_path():
+    """D without leading axes counts for every member; a batch of several axes keeps them."""
+    several = [balred.testing.random_system(4, seed=seed) for seed in range(6)]
+    A, B, C = (np.stack([getattr(g, name) for g in several]) for name in "ABC")
+    A, B, C = (x.reshape(2, 3, *x.shape[1:]) for x in (A, B, C))
+    values = balred.norm(DenseSystem(A, B, C, several[0].D), "hinf")
+    want = [hinf_peak(dataclasses.replace(g, D=several[0].D))[0] for g in several]
+    assert_allclose(values, np.reshape(want, (2, 3)), rtol=1e-9)
