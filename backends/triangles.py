@@ -83,10 +83,13 @@ def extend_triangles(R: Array, W: Array) -> None:
     By reflections of all k at once: for a few states a call of LAPACK for each takes longer than its numbers do.
     """
     for j in range(len(R)):
-        r, w = R[j, j], W[:, j].conj()
+        r, w = R[j, j], W[:, j].conj() if W.dtype.kind == "c" else W[:, j]
         size = np.abs(r)
         norm = np.sqrt(size * size + np.einsum("ik,ik->k", w, W[:, j]).real)
         first = -norm * (np.where(r < 0, -1.0, 1.0) if r.dtype.kind == "f" else np.exp(1j * np.angle(r)))
+        if j + 1 == len(R):
+            R[j, j] = first
+            return
         v, scale = r - first, norm * (norm + size)
         t = np.einsum("ik,ijk->jk", w, W[:, j + 1 :])
         t += v.conj() * R[j, j + 1 :]

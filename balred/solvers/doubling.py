@@ -241,10 +241,10 @@ def _many(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array, in
             found[:, :, np.concatenate([left + i * k for i in range(sides)])] = R
             break
         weight = np.hypot(weight, more)
-        if 4 * done.sum() >= len(done):
-            each = np.tile(done, sides)
-            found[:, :, np.concatenate([left[done] + i * k for i in range(sides)])] = R[:, :, each]
-            left, M, R, weight = left[~done], M[:, :, ~done], R[:, :, ~each], weight[~each]
+        if 3 * done.sum() >= len(done):
+            ended, rest = np.flatnonzero(np.tile(done, sides)), np.flatnonzero(np.tile(~done, sides))
+            found[:, :, np.concatenate([left[done] + i * k for i in range(sides)])] = R.take(ended, axis=2)
+            left, M, R, weight = left[~done], M.take(np.flatnonzero(~done), axis=2), R.take(rest, axis=2), weight[rest]
         M = np.einsum("ijk,jlk->ilk", M, M)
         size = sizes(M)
         growth[left], count = np.maximum(growth[left], size), count + 1
