@@ -64,13 +64,14 @@ def hinf_peak(
     starts = np.concatenate([[0.0, np.inf], np.abs(starts) if real else starts, grid, [] if real else -grid])
 
     def alone(w: Matrix) -> Matrix:
-        return gains(one, w[None])[0]
+        return np.asarray(gains(one, w[None])[0])
 
     def climbed(at: Matrix, best: Matrix, where: Matrix) -> tuple[Matrix, Matrix]:
         top, w = _climb(alone, float(where[0]), float(size.min()))
         return np.array([top]), np.array([w])
 
-    values, places = raised(forms, gains, *np.array(largest(alone, starts))[:, None], climbed, tol)
+    first, at = (np.array([x]) for x in largest(alone, starts))
+    values, places = raised(forms, gains, first, at, climbed, tol)
     best, where = float(values[0]), float(places[0])
     if turn is not None:
         starts, where = on_circle(starts, turn[0]), float(on_circle(where, turn[0]))
@@ -82,6 +83,12 @@ def per_time(system: DenseSystem, value: Any, frequency: Any) -> tuple[Any, Any]
     if not any(np.iscomplexobj(x) for x in (system.A, system.B, system.C, system.D)):
         frequency = abs(frequency)
     return value, frequency / float(system.dt) if system.discrete else frequency
+
+
+def members(form: Form, at: Any) -> Form:
+    """Some of several systems."""
+    A, B, C, D = form
+    return A[at], B[at], C[at], D[at]
 
 
 def stack_of(g: DenseSystem) -> DenseSystem:
@@ -115,7 +122,7 @@ def raised(
         # at the gain of D itself the Hamiltonian is singular: look a little above it too
         near = bool((level <= through[at] * (1 + 1e-6)).any())
         above = (tol, 1e-8, 1e-6, 1e-4) if near else (tol,)
-        found = [crossings(*(x[at] for x in form), level * (1 + t), real) for form in forms for t in above]
+        found = [crossings(members(form, at), level * (1 + t), real) for form in forms for t in above]
         points = np.concatenate([part for f in found for part in (*middles(f), f)], axis=-1)
         some = ~np.isnan(points).all(axis=-1)
         if not some.any():
@@ -284,8 +291,9 @@ def on_circle(w: Any, turn: Any) -> Any:
     return np.angle(np.exp(2j * np.arctan(w)) * turn)
 
 
-def crossings(A: Matrix, B: Matrix, C: Matrix, D: Matrix, level: Matrix, real: bool) -> NDArray[np.float64]:
+def crossings(form: Form, level: Matrix, real: bool) -> NDArray[np.float64]:
     """Frequencies at which a singular value of each transfer function equals its `level`, sorted (with some false ones), then NaN."""
+    A, B, C, D = form
     n, BH, CH, dtype = A.shape[-1], ct(B), ct(C), np.result_type(A, B, C, D)
     by = level[:, None, None]
     if D.any():

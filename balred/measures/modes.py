@@ -22,11 +22,13 @@ from balred.measures.hinf import (
     gain_of,
     gains_of,
     largest_singular_values,
+    members,
     middles,
     on_circle,
     per_time,
     raised,
     response_of,
+    stack_of,
     turns_of,
 )
 from balred.systems.arrays import are_numpy, backend, fro, is_one, size_of
@@ -136,11 +138,12 @@ def told_of_modes(system: System) -> tuple[Matrix, Matrix] | None:
     if not ordinary.any():
         return None
     several = several if ordinary.all() else tuple(x[ordinary] for x in several)
-    even = evened(DenseSystem(*several, system.dt))[0]
+    A, B, C, D = several
+    even = evened(DenseSystem(A, B, C, D, system.dt))[0]
     leaves = [x.reshape(-1, *x.shape[-2:]) for x in (*even.leaves, even.D)]
 
-    def piece(*leaves: Matrix) -> Matrix:
-        return np.stack(peaks_of_modes(DenseSystem(*leaves, system.dt)), axis=-1)
+    def piece(A: Matrix, B: Matrix, C: Matrix, D: Matrix) -> Matrix:
+        return np.stack(peaks_of_modes(DenseSystem(A, B, C, D, system.dt)), axis=-1)
 
     n, (p, m), told = system.order, system.D.shape[-2:], np.full((*batch, 2), np.nan)
     held = 2 * (2 * n + len(_GRID)) * (n + p * m) + 4 * n * n
@@ -159,7 +162,7 @@ def peak_of_modes(system: DenseSystem) -> tuple[float, float] | None:
         return None
     found = None if system.discrete else _first_peak(system)
     if found is None:
-        values, where = peaks_of_modes(DenseSystem(*(x[None] for x in leaves), system.dt))
+        values, where = peaks_of_modes(stack_of(system))
         found = float(values[0]), float(where[0])
     return None if math.isnan(found[0]) else found
 
@@ -191,8 +194,7 @@ def _first_peak(system: DenseSystem) -> tuple[float, float] | None:
     if not (clear or (unit * (change + np.abs(w)) * _most(poles, b, c, w)).max() < _TOLERANCE * best):
         return _NOTHING
     level, where = modes.top(float(w[first]))
-    stack = tuple(x[None] for x in form)
-    found = crossings(*stack, np.array([level * (1 + _TOLERANCE)]), real)
+    found = crossings(members(form, None), np.array([level * (1 + _TOLERANCE)]), real)
     if found.size:  # most often the double ones of this peak itself
         points = np.concatenate([*middles(found), found], axis=-1)
         if modes.gains(points[0]).max() > level * (1 + _TOLERANCE):

@@ -131,7 +131,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
         return quick if peak else quick[0]
     if kind == "hinf":
         rest = np.isnan(quick[0]) if quick is not None and quick[0].ndim else None  # those that were told are stable
-        check_stable(system if rest is None else DenseSystem(*(x[rest] for x in system.leaves), system.D, system.dt))
+        check_stable(system if rest is None else with_leaves(system, tuple(x[rest] for x in system.leaves)))
     else:
         check_boundary(system)
     function = {"hinf": _hinf, "linf": _linf, "l2": _l2}[kind]

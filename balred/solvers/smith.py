@@ -248,7 +248,7 @@ def _one_by_one(found: Solved, again: NDArray[np.bool_]) -> Solved:
     batch, n = tuple(system.B.shape[:-2]), system.order
     *leaves, Zp, Zq = (xp.reshape(x, (-1, *x.shape[-2:])) for x in (*system.leaves, found.Zp, found.Zq))
     at, count = np.flatnonzero(again), again.size
-    parts = [smith_solved(DenseSystem(*(x[i] for x in leaves), system.D, system.dt)) for i in at.tolist()]
+    parts = [smith_solved(_dense(system, [x[i] for x in leaves])) for i in at.tolist()]
     places = np.arange(count)
     places[at] = count + np.arange(len(at))
     index = xp.asarray(places, device=arrays.device_of(system.A))
@@ -263,7 +263,7 @@ def _one_by_one(found: Solved, again: NDArray[np.bool_]) -> Solved:
     same = xp.broadcast_to(identity, (count, n, n))
     made = [joined(x, [part.system.leaves[i] for part in parts]) for i, x in enumerate(leaves)]
     return Solved(
-        DenseSystem(*made, system.D, system.dt),
+        _dense(system, made),
         joined(Zp, [part.Zp for part in parts]),
         joined(Zq, [part.Zq for part in parts]),
         Coordinates(
@@ -272,6 +272,12 @@ def _one_by_one(found: Solved, again: NDArray[np.bool_]) -> Solved:
             joined(same, [part.coordinates.after(identity) for part in parts]),
         ),
     )
+
+
+def _dense(system: DenseSystem, leaves: list[Array]) -> DenseSystem:
+    """`system` with other A, B and C."""
+    A, B, C = leaves
+    return DenseSystem(A, B, C, system.D, system.dt)
 
 
 def _widened(x: Array, width: int) -> Array:
