@@ -59,8 +59,8 @@ def trained(name: str, config: TrainConfig, task: Task, seed: int, kept: Path) -
     if name == "jax":
         return _jax(config, task, seed, kept / f"jax-{seed}-{config.steps}.eqx", order)
     steps = config.steps
-    if name in ("s5", "s4d"):
-        steps = min(OWN_STEPS, config.steps)
+    if name in OWN_BLOCKS:
+        steps = config.steps if name == "mamba2" else min(OWN_STEPS, config.steps)
         run: Any = OwnRun(name, task, config, steps, seed)
     else:
         run = TorchRun(config, task, config.states, seed)
@@ -78,7 +78,11 @@ def trained(name: str, config: TrainConfig, task: Task, seed: int, kept: Path) -
         with torch.no_grad():
             return torch.cat([model(part) for part in inputs(x).split(_CHUNK)]).double().log_softmax(-1).numpy()
 
-    stored = {"s5": OWN_STATES, "s4d": tuple(n // 2 for n in OWN_STATES)}  # S4D stores one of each conjugate pair
+    stored = {
+        "s5": OWN_STATES,
+        "mamba2": OWN_STATES,
+        "s4d": tuple(n // 2 for n in OWN_STATES),
+    }  # S4D stores one of each conjugate pair
     # steps are timed on the run's own model; cuts are of a copy
     return Trained(
         copy.deepcopy(run.model).eval(), steps, stored.get(name, config.states), inputs, answers, run.train_step
@@ -86,13 +90,16 @@ def trained(name: str, config: TrainConfig, task: Task, seed: int, kept: Path) -
 
 
 class OwnRun:
-    """AdamW with warm-up and cosine decay on a classifier of S5 or S4D blocks."""
+    """AdamW with warm-up and cosine decay on a classifier of S5, S4D or Mamba-2 blocks."""
 
     def __init__(self, name: str, task: Task, config: TrainConfig, steps: int, seed: int) -> None:
         torch.manual_seed(seed)
-        width, make = config.width, {"s5": S5Block, "s4d": S4DBlock}[name]
+        width, make = config.width, OWN_BLOCKS[name]
         self.task = task
-        self.model = Classifier(width, OWN_STATES, task.classes, seed, block=lambda states: make(width, states))
+        self.model = Classifier(
+            width, OWN_STATES, task.classes, seed, channels=task.channels, vocabulary=task.vocabulary,
+            read="each" if task.dense else config.read, pairs=task.pairs, block=lambda states: make(width, states),
+        )  # fmt: skip
         self.optimizer = torch.optim.AdamW(self.model.parameters(), OWN_RATE)
         warm = max(1, steps // 10)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -104,7 +111,7 @@ class OwnRun:
         self.model.train()
         self.optimizer.zero_grad()
         logits = self.model(torch.from_numpy(self.task.inputs(x)))
-        nn.functional.cross_entropy(logits, torch.from_numpy(y)).backward()
+        nn.functional.cross_entropy(logits.flatten(0, -2), torch.from_numpy(y).flatten()).backward()
         self.optimizer.step()
         self.schedule.step()
 
@@ -175,6 +182,29 @@ class S4DBlock(nn.Module):
         y, _ = self.s4d(self.norm(x).transpose(-1, -2))
         out: torch.Tensor = x + y.transpose(-1, -2)
         return out
+
+
+class Mamba2Block(nn.Module):
+    """``x + Mamba2(LayerNorm(x))`` with the mixer of transformers, in heads of 16."""
+
+    def __init__(self, width: int, states: int) -> None:
+        super().__init__()
+        from transformers import Mamba2Config
+        from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+        head = 16
+        self.norm = nn.LayerNorm(width)
+        self.mixer = Mamba2Mixer(
+            Mamba2Config(hidden_size=width, state_size=states, head_dim=head, num_heads=2 * width // head, n_groups=1,
+                         chunk_size=64), layer_idx=0,
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Sequences (batch, L, width)."""
+        return x + self.mixer(self.norm(x))  # type: ignore[no-any-return]
+
+
+OWN_BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {"s5": S5Block, "s4d": S4DBlock, "mamba2": Mamba2Block}
 
 
 def _jax(config: TrainConfig, task: Task, seed: int, path: Path, order: Order) -> Trained:
