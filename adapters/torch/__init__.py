@@ -5,9 +5,10 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[torch]'") from error
 
+from balred.adapters.torch.configurations import ConfigurationWarning
 from balred.adapters.torch.layers.lru import LRU
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.modules import blank_copy, set_layer
 from balred.adapters.torch.training.reducer import InTrainingReducer
 
-__all__ = ["LRU", "InTrainingReducer", "blank_copy", "resize_on_load", "set_layer"]
+__all__ = ["LRU", "ConfigurationWarning", "InTrainingReducer", "blank_copy", "resize_on_load", "set_layer"]

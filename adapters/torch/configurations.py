@@ -9,16 +9,96 @@ import argparse
 import dataclasses
 import re
 import types
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+
+from balred.systems.arrays import warn_caller
 
 SIZES = ("ssm_state_size", "d_state", "state_size", "mamba_d_state", "linear_key_head_dim")
 """What the state dimension is called: in layers and in their configurations."""
 _NAMED = re.compile("config|conf$|cfg|args|hparams|params$|settings|options|kwargs", re.IGNORECASE)
 _ARGUMENTS = ("ssm_cfg", "ssm_config", "mamba_kwargs", "ssm_kwargs")
 """Dicts of arguments that a layer is made with: what is not in them has the layer's own default."""
+
+
+class ConfigurationWarning(UserWarning):
+    """A configuration holds one number of states for layers that now have several: a model made anew from it takes no more their weights.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from balred.adapters.torch import ConfigurationWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", ConfigurationWarning)  # such a model is refused now
+    """
+
+
+Held = dict[tuple[str, str], int]
+"""Numbers of states in configurations, by the path of the module that holds one, and the number's name there."""
+
+
+def sizes_held(model: nn.Module) -> Held:
+    """The numbers of states in all configurations that the modules of a model hold.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(2, 2))
+    >>> model.config = types.SimpleNamespace(d_state=8)
+    >>> sizes_held(model)
+    {('', 'config.d_state'): 8}
+    """
+    return {
+        (path, key): size
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if name not in ("_parameters", "_buffers", "_modules") and "_hooks" not in name
+        for key, size in _sizes(name, value, name, set())
+    }
+
+
+def _sizes(name: str, value: Any, path: str, met: set[int]) -> Iterator[tuple[str, int]]:
+    several = isinstance(value, list) and bool(_NAMED.search(name))
+    if id(value) in met or not (several or _is_configuration(name, value)):
+        return
+    met.add(id(value))
+    if several:
+        for i, one in enumerate(value):
+            yield from _sizes(name, one, f"{path}[{i}]", met)
+        return
+    for key, one in _members(value).items():
+        if key in SIZES and type(one) is int:
+            yield f"{path}.{key}", one
+        yield from _sizes(str(key), one, f"{path}.{key}", met)
+
+
+def warn_if_torn(held: Held, model: nn.Module, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+    """Warn if layers that had the number of states of a configuration around them no longer have the one it holds now.
+
+    Parameters
+    ----------
+    held : dict
+        What :func:`sizes_held` told before.
+    model : torch.nn.Module
+        As it is now.
+    before, after : dict
+        States of the layers by name.
+    """
+    now = sizes_held(model)
+    for (path, key), size in held.items():
+        inside = [n for n, states in before.items() if states == size and (not path or f"{n}.".startswith(f"{path}."))]
+        got = now.get((path, key), size)
+        other = [f"{n or 'the layer'} with {after[n]}" for n in inside if after[n] != got]
+        if other:
+            warn_caller(
+                f"{'.'.join(filter(None, [path, key]))} holds one number of states, {size} before and {got} now, and of the layers that had as "
+                f"many it leaves out {', '.join(other)}: a model made from it does not take their weights if they follow it; give all "
+                "of them one rank, or load with balred.load",
+                ConfigurationWarning,
+            )
+            return
 
 
 def resize_configurations(module: nn.Module, states: int, before: int) -> None:

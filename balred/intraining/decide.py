@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from balred.hankel.values import values_in_single
 from balred.intraining.exchange import Alone, Exchange, share, together
 from balred.intraining.policy import Policy, PolicyState
-from balred.intraining.reach import measured_layers
+from balred.intraining.reach import chosen_layers, even_layers
 from balred.intraining.report import Cut, Report
 from balred.layers.along_data import DataSums
 from balred.ranks.budget import Budget
@@ -26,7 +26,7 @@ from balred.ranks.rules import Rule
 from balred.reduction.analysis import sums_along
 from balred.reduction.candidates import Candidates, Failure, Smaller, attempted, cut_each
 from balred.reduction.choosing import kept_apart, ranks_by_layer, shared_out, within_divergence, worths
-from balred.reduction.operators import Read, operator_candidates, read_operators
+from balred.reduction.operators import OperatorCandidate, Read, operator_candidates, read_operators
 from balred.reduction.selective import SelectiveCandidate, SelectiveLayers, candidates_of, moments_of
 from balred.reduction.settings import Settings
 from balred.selection.calibration import Batch, Calibration
@@ -83,7 +83,7 @@ def _decided(
     model: Any,
     calibration: Calibration | None,
 ) -> tuple[dict[str, Smaller], PolicyState, Report]:
-    selective = {} if calibration is None else measured_layers(layers)
+    selective = chosen_layers(layers, calibration)
     read, failed = read_operators({name: layer for name, layer in layers.items() if name not in selective})
     skipped = {name: str(error) for name, error in failed.items()}
     after = {name: system.states for name, (system, _) in read.items()}
@@ -97,25 +97,24 @@ def _decided(
     if isinstance(sums, str):
         skipped |= dict.fromkeys(read, sums)
         read, sums = {}, {}
-    measured: Mapping[str, SelectiveCandidate | Failure] = {}
-    if calibration is not None and selective:
-        measured = _measured(model, selective, calibration, exchange)
+    measured = _measured(model, selective, calibration, exchange)
     after |= {name: one.states for name, one in measured.items() if not isinstance(one, Exception)}
-    choosing: Candidates = measured if exchange.rank == 0 else {}
-
-    rule, mine = policy.rule, share(read, exchange)
+    even = even_layers(layers)
+    of_one_size = {name: one for name, one in read.items() if name in even and exchange.rank == 0}
+    rule, mine = policy.rule, share({name: one for name, one in read.items() if name not in even}, exchange)
+    choosing: list[Candidates] = [measured if exchange.rank == 0 else {}, _tied(of_one_size, sums)]
     far: dict[str, tuple[int, int]] = {}
     groups: Iterable[Candidates]
     wanted: Mapping[str, Any]
     looked: Candidates
     if isinstance(rule, Budget):
-        of_all = {**choosing}
+        of_all = _all_of(choosing, {})
         told = together(exchange, lambda: worths(_all_of(operator_candidates(mine, Settings(), sums), of_all)))
         worth = {name: one for process in told for name, one in process.items()}
         wanted, groups = shared_out(rule, {name: worth[name] for name in layers if name in worth}), [of_all]
     elif isinstance(rule, Divergence):
         assert calibration is not None, "check_rule_for refuses a divergence without data"
-        looked = _all_of(operator_candidates(mine, Settings(), sums), {**measured})
+        looked = _all_of(chain(choosing, operator_candidates(mine, Settings(), sums)), {})
         within = attempted(partial(_within, rule, looked, model, kept, calibration))
         if isinstance(within, Exception):
             skipped |= {name: str(within) for name, one in looked.items() if not isinstance(one, Exception)}
@@ -126,7 +125,7 @@ def _decided(
             blind = {name: one for name, one in mine.items() if not isinstance(sums.get(name), DataSums)}
             far = _far_from_a_cut(policy, step, rule, blind)
         near = {name: one for name, one in mine.items() if name not in far}
-        wanted, groups = dict.fromkeys(layers, rule), chain([choosing], operator_candidates(near, Settings(), sums))
+        wanted, groups = dict.fromkeys(layers, rule), chain(choosing, operator_candidates(near, Settings(), sums))
 
     own: dict[str, Smaller] = {}
     ranks: dict[str, tuple[int, int]] = {}
@@ -136,15 +135,27 @@ def _decided(
         made |= part.made
         skipped |= part.failed
     chosen, state = policy.update(state, step, {name: ranks[name] for name in layers if name in ranks})
+    cut = {name for name in chosen if name in made}
+    if left := even & (read.keys() - cut) if even & cut else set():
+        skipped |= dict.fromkeys(
+            even & cut, f"the configuration holds one size, and {', '.join(sorted(left))} would keep another"
+        )
+        cut -= even
     done = {
         name: own.get(name) or _written(made[name], read.get(name), measured.get(name))
         for name in chosen
-        if name in made
+        if name in cut
     }
     cuts = tuple(_cut(name, one) for name, one in done.items())
     if not policy.dry_run:
         after |= {cut.layer: cut.after for cut in cuts}
     return done, state, Report(step, cuts, after, skipped, dry_run=policy.dry_run)
+
+
+def _tied(read: Mapping[str, Read], sums: Mapping[str, DataSums | str]) -> Candidates:
+    """Layers that must have one size, which one process therefore chooses for all."""
+    found = _all_of(operator_candidates(read, Settings(), sums), {})
+    return {n: replace(one, tied=True) if isinstance(one, OperatorCandidate) else one for n, one in found.items()}
 
 
 def _all_of(groups: Iterable[Candidates], looked: dict[str, Any]) -> Candidates:
@@ -199,9 +210,21 @@ def _cut(name: str, one: Smaller) -> Cut:
 
 
 def _measured(
+    model: Any, layers: SelectiveLayers, calibration: Calibration | None, exchange: Exchange
+) -> dict[str, SelectiveCandidate | Failure]:
+    """Selective layers, measured on the data of all processes together, or by themselves if they need none; or of each why it is not."""
+    none = Calibration(None)
+    kinds = {needs: {n: one for n, one in layers.items() if one[1].needs_data is needs} for needs in (True, False)}
+    found: dict[str, SelectiveCandidate | Failure] = {}
+    for needs, several in kinds.items():
+        if several:
+            found |= _measured_alike(model, several, calibration or none if needs else none, exchange)
+    return {name: found[name] for name in layers}
+
+
+def _measured_alike(
     model: Any, layers: SelectiveLayers, calibration: Calibration, exchange: Exchange
 ) -> Mapping[str, SelectiveCandidate | Failure]:
-    """Selective layers, measured on the data of all processes together; or of each why it is not."""
     mine: dict[str, Moments] = {}
 
     def own() -> str | None:

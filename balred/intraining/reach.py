@@ -16,6 +16,7 @@ from balred.ranks.rules import ErrorBound, Rule
 from balred.reduction.analysis import sums_along
 from balred.reduction.operators import read_operators
 from balred.reduction.selective import CalibrationWarning, check_wanted, selective_candidates
+from balred.registry.entries import entry_of
 from balred.registry.kinds import Selective
 from balred.registry.reading import is_selective, layers_of, linear_layers_of, obstacles_of, selective_of
 from balred.registry.sizes import of_size, states_of
@@ -73,10 +74,10 @@ def check_rule_for(
         if processes > 1:
             raise ValueError(f"a divergence is measured in one process, got {rule} and {processes} processes")
         return
-    if calibration is None or isinstance(rule, Budget):
+    if isinstance(rule, Budget):
         return
-    check_wanted(measured_layers(layers), dict.fromkeys(layers, rule))
-    if isinstance(rule, ErrorBound) and calibration.basis != "noise":
+    check_wanted(chosen_layers(layers, calibration), dict.fromkeys(layers, rule))
+    if isinstance(rule, ErrorBound) and calibration is not None and calibration.basis != "noise":
         raise ValueError(f"a layer that is balanced on data has no a-priori error bound, got {rule}")
 
 
@@ -103,3 +104,14 @@ def check_data(model: Any, layers: Mapping[str, Any], calibration: Calibration |
 def measured_layers(layers: Mapping[str, Any]) -> dict[str, tuple[Any, Selective]]:
     """Those among `layers` whose states can only be chosen along data, with what is known of them."""
     return {name: (layer, known) for name, (layer, known) in selective_of(layers).items() if known.needs_data}
+
+
+def even_layers(layers: Mapping[str, Any]) -> set[str]:
+    """Those with an operator that must have one size."""
+    return {name for name, layer in layers.items() if (entry := entry_of(layer)) is not None and entry.one_size}
+
+
+def chosen_layers(layers: Mapping[str, Any], calibration: Calibration | None) -> dict[str, tuple[Any, Selective]]:
+    """Those whose states are selected: the ones that need data where there are any, and the ones that need none."""
+    found = selective_of(layers).items()
+    return {name: one for name, one in found if calibration is not None or not one[1].needs_data}

@@ -44,7 +44,7 @@ class OperatorCandidate:
     analysis: Analysis
     rebuild: Callable[[System], Any]
     note: str = ""
-    tied = False
+    tied: bool = False
 
     @property
     def unit(self) -> str:

@@ -100,6 +100,8 @@ class Entry:
     second_order: Callable[[Any], tuple[Any, Rebuild] | None] | None = None
     accounts: frozenset[str] | None = None
     """Arrays, and modules with arrays, that the adapter knows by name; None: all that do not look sized by the states."""
+    one_size: bool = False
+    """Whether all layers of a model with this operator must have one size, since its configuration holds one number."""
     configured: Callable[[Any, Mapping[str, Any]], tuple[Any, Mapping[str, Any]]] | None = None
     """``configured(obj, options)``: the object with those among the options that say how it is read, and the others."""
 

@@ -71,8 +71,9 @@ def _of_shapes(name: str, layer: Any, want: Mapping[str, tuple[int, ...]]) -> An
 def fitting(layer: Any, want: Mapping[str, tuple[int, ...]]) -> Any:
     """A layer like `layer`, with fewer or more states, whose arrays have the shapes that `want` tells of some; None if none has.
 
-    Every axis is :math:`a + bn` long with n states.  Two layers, of n and 2n states, tell a and b, and each axis in `want`
-    that differs the number of states; there must be one number for all.
+    Every axis is :math:`a + bn` long with n states.  Two layers made for it, of n and 2n states, tell a and b, and each axis in `want`
+    that differs the number of states; there must be one number for all.  (The layer itself may count otherwise: a real pole of an
+    S4 kernel takes a state of its own.)
 
     Examples
     --------
@@ -84,7 +85,7 @@ def fitting(layer: Any, want: Mapping[str, tuple[int, ...]]) -> Any:
     ((2, 20), None)
     """
     states = states_of(layer)
-    own, twice = (_shapes(x) for x in (layer, of_size(layer, 2 * states)))
+    own, twice = (_shapes(of_size(layer, n)) for n in (states, 2 * states))
     pairs = [
         (a, b, c)
         for name, shape in want.items()

@@ -12,10 +12,9 @@ truncation is the best approximation of that rank, exact if it has it, and the m
 Inputs and outputs are taken in orthonormal bases of the rows of :math:`W_k` and :math:`W_q` (biases count as a
 further column), which changes no norm.
 
-A model's configuration holds one size for all layers, so after ``reduce`` smaller layers are filled up with zeros to the
-largest, and to what makes all heads together a multiple of 64, as the package's cache has it.  In training layers keep
-sizes of their own; :func:`resize_model` evens them out before the model is saved, or runs with a cache, which the package makes
-of the configuration's size (PyTorch raises an error if it does not fit).
+A model's configuration holds one size for all layers, of which the package makes its cache.  So after ``reduce`` smaller layers are
+filled up with zeros to the largest, and to what makes all heads together a multiple of 64, as the cache has it.  In training all
+layers get the largest rank among them, or none is cut, and the configuration follows.
 
 Where queries and keys pass something else than a projection (a convolution, a nonlinearity, a norm, rotations, gates
 that read them, as in DeltaNet, Lightning Attention, RetNet, the first xLSTM package), this does not hold.
@@ -169,4 +168,6 @@ def resize_model(model: nn.Module, layer: Any, before: int = 0) -> None:
                 layer.config = config
 
 
-register_entry("torch.nn.modules.module.Module", Entry(adapt_mlstm, resize_model=resize_model), recognises=is_mlstm)
+register_entry(
+    "torch.nn.modules.module.Module", Entry(adapt_mlstm, resize_model=resize_model, one_size=True), recognises=is_mlstm
+)

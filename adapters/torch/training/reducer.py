@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from balred.adapters.torch.configurations import sizes_held, warn_if_torn
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.training.followers import (
     averaged,
@@ -207,8 +208,10 @@ class InTrainingReducer:
                     ranks_of(layers),
                     taken(self._parts, layers),
                 )
+            held = sizes_held(self.model)
             changed = [tensor for name, cut in cuts.items() for tensor in self._cut(name, layers[name], cut)]
             self._place.finish(changed)
+            warn_if_torn(held, self.model, report.ranks | {cut.layer: cut.before for cut in report.cuts}, report.ranks)
             if loss is not None and before is not None:
                 report = replace(report, loss=(before, self._place.mean(float(loss()))))
         return self._judge() or report

@@ -172,6 +172,51 @@ def test_in_training() -> None:
     assert net.config.qk_dim == layers[0].qk_dim == layers[1].qk_dim
 
 
+def started(rule: Any) -> tuple[Any, Any]:
+    """A model whose first layer needs a rank of 16 a head, and a reducer that cuts at once."""
+    net = model()
+    low_rank(net.get_submodule(NAMES[0]), 16)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    return net, InTrainingReducer(net, optimizer, rule, (0, 1), 1, min_cut=0.0)
+
+
+def test_in_training_all_layers_get_one_rank_and_run_with_a_cache() -> None:
+    """The largest that a layer needs by itself; with other sizes the package's cache, one size for all layers, does not fit."""
+    rule = balred.Energy(0.95)
+    net, reducer = started(rule)
+    alone = [balred.analyze(net.get_submodule(name)).rank(rule) for name in NAMES]
+    assert alone[0] <= 16 < alone[1] < 32
+    report = reducer.step()
+    assert report.ranks == dict.fromkeys(NAMES, alone[1])
+    assert {block.mlstm_layer.qk_dim for block in net.backbone.blocks} == {net.config.qk_dim}
+    ids = torch.randint(0, 90, (2, 12), generator=torch.Generator().manual_seed(0))
+    kept = {"do_sample": False, "max_new_tokens": 5, "pad_token_id": 1}
+    with_cache, without = (net.generate(ids, use_cache=use, **kept) for use in (True, False))
+    assert torch.equal(with_cache, without)
+
+
+def test_in_training_none_is_cut_where_one_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from balred.reduction.operators import OperatorCandidate
+
+    net, reducer = started(balred.Order(16))
+    real, first = OperatorCandidate.cut, []
+
+    def failing(self: Any, rank: int) -> Any:
+        first.append(self)
+        if len(first) == 2:
+            raise ValueError("injected")
+        return real(self, rank)
+
+    monkeypatch.setattr(OperatorCandidate, "cut", failing)
+    report = reducer.step()
+    assert not report.cuts
+    assert report.skipped == {
+        NAMES[0]: f"the configuration holds one size, and {NAMES[1]} would keep another",
+        NAMES[1]: "injected",
+    }
+    assert net.config.qk_dim == 128
+
+
 def test_other_layers_are_not_recognised() -> None:
     full = layer()
     full.qk_dim = 64
