@@ -259,15 +259,45 @@ def on_data(rank: int | None, rule: Any) -> Run:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     # one sweep: what an operator layer is balanced on is drawn otherwise in every process
     calibration = Calibration([data], balanced_on="noise")
-    reducer = InTrainingReducer(model, optimizer, rule, WINDOW, 2, averages=[average], calibration=calibration)
+    averages = [average]
+    reducer = InTrainingReducer(model, optimizer, rule, WINDOW, 2, averages=averages, calibration=calibration)
+    return trained_on_data(model, net, part, optimizer, reducer, averages)
+
+
+def sharded_on_data(rank: int | None, rule: Any) -> Run:
+    """The same by ``fully_shard``, the operator layer balanced on its inputs: one batch of the first process, two of the second."""
+    from torch.distributed.fsdp import fully_shard
+
+    net = Mixed()
+    net.first.register_forward_pre_hook(halved)
+    for module in () if rank is None else (net.second, net.third, net):
+        fully_shard(module)
+    part = slice(None) if rank is None else mine(rank)
+    batches = [batch(77, slice(0, 3)), batch(77, slice(3, 5)), batch(77, slice(5, 8))]
+    data = batches if rank is None else (batches[:1], batches[1:])[rank]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    calibration = Calibration(data, balanced_on="inputs")
+    reducer = InTrainingReducer(net, optimizer, rule, WINDOW, 2, calibration=calibration)
+    return trained_on_data(net, net, part, optimizer, reducer, []) | {
+        "sizes": [m.config.d_state for m in (net.second, net.third)]
+    }
+
+
+def halved(_: Any, args: Any) -> Any:
+    """A hook of the user's, without which a layer would see other data."""
+    return (args[0] / 2,)
+
+
+def trained_on_data(model: Any, net: Any, part: slice, optimizer: Any, reducer: Any, averages: Any) -> Run:
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
         loss_of(model, batch(step, part)).backward()
         optimizer.step()
-        average.update_parameters(net)
+        for average in averages:
+            average.update_parameters(net)
         reducer.step()
     with torch.no_grad():
-        shown = [m(batch(99)) for m in (net, average.module)]
+        shown = [m(batch(99)) for m in (net, *(average.module for average in averages))]
     cuts = [(r.step, [(c.layer, c.before, c.after) for c in r.cuts], dict(r.skipped)) for r in reducer.reports]
     return {
         "reports": cuts,
@@ -280,6 +310,11 @@ def on_data(rank: int | None, rule: Any) -> Run:
 def selective(rank: int, rules: Any) -> list[Run]:
     warnings.simplefilter("ignore")
     return [on_data(rank, rule) for rule in rules]
+
+
+def selective_shards(rank: int, rules: Any) -> list[Run]:
+    warnings.simplefilter("ignore")
+    return [sharded_on_data(rank, rule) for rule in rules]
 
 
 def shared_out(rank: int, folder: Path) -> dict[str, Any]:
@@ -401,12 +436,18 @@ def refused_shards() -> dict[str, str]:
 
     def trying(name: str, model: Any, **kw: Any) -> None:
         try:
-            InTrainingReducer(model, torch.optim.SGD(model.parameters(), lr=0.1), RULE, WINDOW, **kw)
+            InTrainingReducer(
+                model, torch.optim.SGD(model.parameters(), lr=0.1), **{"rule": RULE, "window": WINDOW, **kw}
+            )
         except ValueError as error:
             said[name] = str(error)
 
     trying("columns", sharded(shard_placement_fn=lambda p: Shard(1) if p.ndim == 2 else None)[0])
     trying("averages", sharded()[0], averages=[Net()])
+    model, _ = sharded()
+    before = {n: whole(p) for n, p in model.named_parameters()}
+    trying("divergence", model, rule=balred.Divergence(0.1), calibration=batch(0))
+    said["unchanged"] = str(all(torch.equal(whole(p), before[n]) for n, p in model.named_parameters()))
     model, _ = sharded()
     model.set_requires_gradient_sync(False)
     trying("accumulating", model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 import torch
@@ -25,7 +25,7 @@ class Place:
     exchange: Exchange = Alone()
     calibration: Calibration | None = None
     runs_data = True
-    """Whether a process can run the model by itself, with layers as :meth:`layers` gives them."""
+    """Whether a process can run what :meth:`opened` gives by itself."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -44,7 +44,7 @@ class Place:
         """The layers by name, with whole tensors."""
         return layers_in_training(self.model, self.calibration)
 
-    def check_calibration(self, layers: Mapping[str, nn.Module]) -> None:
+    def check_calibration(self) -> None:
         """Raise if there are data that cannot be used here."""
         if self.calibration is None or self.exchange.size == 1 or self.runs_data:
             return
@@ -52,6 +52,10 @@ class Place:
             "models that no process can run by itself are cut along data in one process only, got calibration and "
             f"{self.exchange.size} processes"
         )
+
+    def opened(self) -> tuple[nn.Module, dict[str, nn.Module]]:
+        """A model that this process can run by itself on data, and its layers by name."""
+        return self.model, self.layers()
 
     def put(self, layer: nn.Module, new: nn.Module) -> None:
         """Make the model's `layer` equal `new`, keeping the identity of its parameters."""

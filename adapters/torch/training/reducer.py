@@ -135,7 +135,7 @@ class InTrainingReducer:
         for one in (self.model, *self.averages):
             resize_on_load(one)
         layers = layers_in_training(self.model, self.calibration)
-        self._place.check_calibration(layers)
+        self._place.check_calibration()
         check_rule_for(rule, layers, self.calibration, self._place.exchange.size)
         self._place.check(optimizer)
         with torch.no_grad():
@@ -143,7 +143,7 @@ class InTrainingReducer:
             self._ranks = ranks_of(whole)
             check_cuttable(self.model, layers, whole)
             with unseen():
-                check_data(self.model, layers, self.calibration)
+                check_data(*self._place.opened(), self.calibration)
         check_holds(optimizer, layers)
         check_shapes(self.model, optimizer)
 
@@ -192,9 +192,9 @@ class InTrainingReducer:
             )
         self._place.check(self.optimizer)
         with torch.no_grad():
-            layers = self._place.layers()
+            model, layers = self._place.opened()
             cuts, self.state, report = decide(
-                self.policy, self.state, self.steps, layers, self._place.exchange, self.model, self.calibration
+                self.policy, self.state, self.steps, layers, self._place.exchange, model, self.calibration
             )
             if not cuts:
                 return report

@@ -3,6 +3,9 @@
 A layer to be cut is gathered whole, cut as if it were alone, and sharded again: the wrapper's record of each parameter is
 initialised once more by its own constructor, and the new shards move into the parameters that loops and optimizers hold.
 PyTorch has no public way to do that, so what this relies on is looked at before anything is changed.
+
+Data run through a gathered copy of the whole model, which every process has while it looks at its layers: other processes may have
+more batches, or none that a layer can be seen on.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from balred.adapters.torch.modules import resize, set_layer
 from balred.adapters.torch.training.followers import forget_compiled
 from balred.adapters.torch.training.place import Group, Place
-from balred.registry.reading import linear_layers_of
+from balred.intraining.reach import layers_in_training
+from balred.registry.entries import entry_of
 
 _NEEDED = (
     "_module_info",
@@ -43,8 +47,6 @@ _OTHERWISE = "cut before fully_shard (train the first steps unsharded or with Di
 
 class Sharded(Place):
     """A model whose parameters are shards."""
-
-    runs_data = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -83,7 +85,7 @@ class Sharded(Place):
                 )
         self._reshard()
         records = self._records()
-        for name, layer in linear_layers_of(self.model).items():
+        for name, layer in layers_in_training(self.model, self.calibration).items():
             for key, p in layer.named_parameters():
                 record, where = records.get(id(p)), f"{name}.{key}" if name else key
                 if record is None:
@@ -113,7 +115,16 @@ class Sharded(Place):
     def layers(self) -> dict[str, nn.Module]:
         """Copies of the layers with gathered tensors, by name."""
         self._reshard()
-        return {name: _gathered(layer, {}) for name, layer in linear_layers_of(self.model).items()}
+        layers = layers_in_training(self.model, self.calibration)
+        return {name: _gathered(layer, {}) for name, layer in layers.items()}
+
+    def opened(self) -> tuple[nn.Module, dict[str, nn.Module]]:
+        """A gathered copy of the model where there are data, and its layers."""
+        if self.calibration is None:
+            return super().opened()
+        self._reshard()
+        copied = _gathered(self.model, {}, hooks=True)
+        return copied, layers_in_training(copied, self.calibration)
 
     def put(self, layer: nn.Module, new: nn.Module) -> None:
         """Shard the values of `new` into the parameters of the model's `layer`."""
@@ -127,7 +138,12 @@ class Sharded(Place):
             else:
                 resize(p, data)
 
+        entry = entry_of(layer)
+        selective = None if entry is None else entry.selective
+        before = 0 if selective is None else selective.states(layer)
         set_layer(layer, new, assign)
+        if entry is not None and selective is not None and entry.resize_model is not None:
+            entry.resize_model(self.model, layer, before)
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor gathered."""
@@ -152,8 +168,15 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _gathered(module: nn.Module, seen: dict[int, nn.Parameter]) -> nn.Module:
-    """A copy with whole tensors and without hooks; FSDP2's own classes and hooks cannot be copied."""
+_HOOKS = {
+    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
+}
+"""Where modules keep what runs around their forward, and how it is to be called."""
+
+
+def _gathered(module: nn.Module, seen: dict[int, nn.Parameter], hooks: bool = False) -> nn.Module:
+    """A copy with whole tensors, on request with hooks but for PyTorch's own; FSDP2's classes and hooks cannot be copied."""
     cls: Any = next(c for c in type(module).__mro__ if not hasattr(c, "_get_fsdp_state"))
     new: nn.Module = cls.__new__(cls)
     nn.Module.__init__(new)
@@ -165,7 +188,12 @@ def _gathered(module: nn.Module, seen: dict[int, nn.Parameter]) -> nn.Module:
             vars(seen[id(p)]).update(copy.deepcopy(vars(p)))
         new._parameters[name] = None if p is None else seen[id(p)]
     new._buffers = {name: None if b is None else b.clone() for name, b in module._buffers.items()}
-    new._modules = {name: None if m is None else _gathered(m, seen) for name, m in module._modules.items()}
+    new._modules = {name: None if m is None else _gathered(m, seen, hooks) for name, m in module._modules.items()}
+    for kind, ways in _HOOKS.items() if hooks else ():
+        own_hooks = {k: h for k, h in vars(module)[kind].items() if not str(h.__module__).startswith("torch.")}
+        vars(new)[kind].update(own_hooks)
+        for way in ways:
+            vars(new)[way].update({k: x for k, x in vars(module).get(way, {}).items() if k in own_hooks})
     return new
 
 

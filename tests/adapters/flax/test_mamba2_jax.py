@@ -160,3 +160,48 @@ def test_a_model_that_is_traced_says_so() -> None:
 
     with pytest.raises(ValueError, match=r"outside of jit.*mixer"):
         balred.reduce(Jitted(), 3, calibration=jnp.ones((1, 4, 32)))
+
+
+# ------------------------------------------------------------------------------------------------ against PyTorch
+
+
+@pytest.mark.full  # its programs compile for long
+def test_the_same_model_in_pytorch_is_cut_to_the_same_states() -> None:
+    """Weights carried over by mamba2-jax's own table, from transformers' Mamba2, whose reader is another."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    import mamba_models
+    from mamba2_jax.params import load_pytorch_weights
+
+    there = mamba_models.build("Mamba2", n_groups=1, conv_kernel=4, tie_word_embeddings=False)
+    data = np.asarray(tokens())
+
+    def here(model: Any) -> Any:
+        """A model of mamba2-jax with the weights of one of transformers."""
+        size = model.config.state_size
+        config = mamba2_jax.Mamba2Config(
+            vocab_size=90, hidden_size=32, state_size=size, head_dim=16, chunk_size=8, num_hidden_layers=2,
+            time_step_limit=model.config.time_step_limit, tie_word_embeddings=False,
+        )  # fmt: skip
+        weights = {n.replace("embeddings", "embedding"): x.numpy() for n, x in model.state_dict().items()}
+        return load_pytorch_weights(mamba2_jax.Mamba2ForCausalLM(config, rngs=nnx.Rngs(0)), weights, strict=True)[0]
+
+    def answers(model: Any) -> Any:
+        with torch.no_grad():
+            return model(torch.tensor(data)).logits.numpy()
+
+    model = here(there)
+    want = answers(there)
+    np.testing.assert_allclose(logits(model, data), want, rtol=0, atol=1e-5 * np.abs(want).max())
+    plans = [
+        balred.plan(there, 4, calibration=torch.tensor(data)),
+        balred.plan(model, 4, calibration=jnp.asarray(data)),
+    ]
+    small_there, small = (plan.apply() for plan in plans)
+    for mine, his in zip(*(plan.rows for plan in plans), strict=True):
+        assert mine.energy == pytest.approx(his.energy, rel=1e-4)
+    carried = here(small_there)
+    for a, b in zip(jax.tree.leaves(nnx.state(small)), jax.tree.leaves(nnx.state(carried)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    want = answers(small_there)
+    np.testing.assert_allclose(logits(small, data), want, rtol=0, atol=1e-5 * np.abs(want).max())

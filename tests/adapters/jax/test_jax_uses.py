@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("equinox")
 pytest.importorskip("flax")
 pytest.importorskip("optax")
-from jax_uses import FAMILIES, SPEAKING, USES, Lacking, family, selective  # noqa: E402
-from layers import LAYERS  # noqa: E402
+from jax_uses import FAMILIES, SPEAKING, USES, Lacking, family, selective
+from layers import LAYERS
 
 LACKING = {
     ("Mamba2, nnx", "copied"): "pickles: Can't pickle <function silu",

@@ -32,7 +32,9 @@ from distributed_runs import (  # noqa: E402
     resumed,
     run_with,
     selective,
+    selective_shards,
     sharded,
+    sharded_on_data,
     shards,
     shared_out,
     trained,
@@ -191,6 +193,24 @@ def test_shards_resume_to_the_same_weights(tmp_path: Path, fully_sharded: list[d
     same([runs["each layer"] for runs in fully_sharded], in_processes(resumed, tmp_path, sharded))
 
 
+@pytest.mark.full  # one training in several processes is above
+def test_shards_are_cut_along_the_data_of_all_processes(tmp_path: Path) -> None:
+    """Two processes with unequally many batches each decide what one process does that has them all; a user's hook runs too."""
+    pytest.importorskip("mambapy")
+    rules = [balred.Energy(0.9), balred.Budget(states=14)]
+    runs = in_processes(selective_shards, tmp_path, rules)
+    for rule, first, second in zip(rules, *runs, strict=True):
+        one = sharded_on_data(None, rule)
+        assert first["reports"] == second["reports"] == one["reports"]
+        assert {layer for _, cuts, _ in one["reports"] for layer, *_ in cuts} == {"first", "second", "third"}
+        assert not any(skipped for *_, skipped in one["reports"])
+        assert first["energies"] == pytest.approx(one["energies"], rel=1e-6)
+        assert first["sizes"] == one["sizes"]
+        for name, value in first["weights"].items():
+            assert torch.equal(value, second["weights"][name]), name
+        torch.testing.assert_close(first["outputs"], one["outputs"], rtol=1e-6, atol=1e-7)
+
+
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -207,6 +227,8 @@ def test_what_cannot_follow_a_cut_is_refused(tmp_path: Path) -> None:
     assert said["columns"].startswith(f"{rule}, got dimension 1: ")
     assert "cut before fully_shard" in said["columns"]
     assert said["averages"].endswith("got 1: start them after the window")
+    assert said["divergence"].startswith("a divergence is measured in one process, got ")
+    assert said["unchanged"] == "True"
     assert said["accumulating"].endswith("got one with gradient synchronisation off")
     assert "got FullyShardedDataParallel" in said["flat"]
     assert said["otherwise"].startswith("tensors must be divided by fully_shard alone")
