@@ -325,8 +325,13 @@ class _Program:
         return runs.items()
 
     def _passage(self, spot: Spot, u: Any, gradients: Sequence[Any]) -> Passage:
-        axis = spot.axis + (0 if self._sequences is None else 1)
-        host = [to_numpy(w) for w in gradients]
+        lead = 0 if self._sequences is None else 1
+        entered, host = to_numpy(u), [to_numpy(w) for w in gradients]
+        if spot.along is not None:
+            of_input, of_output = spot.along
+            entered = entered if of_input is None else np.take(entered, spot.member, axis=lead + of_input)
+            host = [np.take(w, spot.member, axis=lead + of_output) for w in host]
+        axis = spot.axis + lead
         moved = [w if spot.axis == 0 else np.moveaxis(w, axis, axis - spot.axis) for w in host]
         reached = any(w.any() for w in moved)
-        return Passage(to_numpy(u), spot.place, moved if reached else None)
+        return Passage(entered, spot.place, moved if reached else None, spot.member)

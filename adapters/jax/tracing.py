@@ -5,12 +5,15 @@ layer (:mod:`balred.adapters.jax.marking`) every array is a candidate; which one
 one sequence (:mod:`balred.layers.operator_place`).  Then the same program runs with zeros added to it, whose gradient is the one
 at the output.  Looking is a program too, compiled once and run for every new set of values, so that what is kept from one attempt of
 a training to the next is what compilation costs, never where something was found.
+
+A scan over the layers of a stack is written out: its i-th turn is a run of the i-th member.  Under ``vmap`` over the members one run is one
+of each of them, and they lie along an axis of what the layer computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,10 +25,11 @@ from balred.adapters.jax.marking import ENTERS, LEAVES
 from balred.layers.operator_place import Finder, Place
 from balred.layers.passages import NOT_FOUND
 from balred.systems.arrays import to_numpy
+from balred.systems.batches import member
 from balred.systems.leaves import System
 
 Path = tuple[int, ...]
-"""The number of an equation in the program, of one inside it, and so on."""
+"""The number of an equation in the program, of one inside it, and so on; in a scan that is written out ~i for its i-th turn."""
 
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
 _INSIDE = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -45,6 +49,10 @@ class Spot:
     axis: int
     """Of the output, along which the sequences lie."""
     place: Place
+    member: int | None = None
+    """Of a stack, which ran."""
+    along: tuple[int | None, int] | None = None
+    """Under ``vmap``, the axes of the input (None where all have one) and of the output along which the members lie."""
 
 
 @dataclass
@@ -69,7 +77,7 @@ def _gone_through(
     program: Any,
     constants: Sequence[Any],
     arguments: Sequence[Any],
-    into: Callable[[Path], bool],
+    into: Callable[[Path, Any], bool],
     see: Callable[[Path, Any, list[Any], list[Any]], list[Any]],
     path: Path = (),
 ) -> list[Any]:
@@ -82,10 +90,27 @@ def _gone_through(
 
     for i, equation in enumerate(program.eqns):
         here, inputs = (*path, i), [of(x) for x in equation.invars]
-        inner = _inner(equation) if into(here) else None
-        made = _bound(equation, inputs) if inner is None else _gone_through(*inner, inputs, into, see, here)
+        inner = _inner(equation) if (inside := into(here, equation)) else None
+        if inside and equation.primitive.name == "scan":
+            made = _turn_by_turn(equation, inputs, into, see, here)
+        else:
+            made = _bound(equation, inputs) if inner is None else _gone_through(*inner, inputs, into, see, here)
         values |= dict(zip(equation.outvars, see(here, equation, inputs, made), strict=True))
     return [of(x) for x in program.outvars]
+
+
+def _turn_by_turn(equation: Any, inputs: list[Any], into: Any, see: Any, path: Path) -> list[Any]:
+    """What a scan returns, its turns written out."""
+    params, body = equation.params, equation.params["jaxpr"]
+    ends = params["num_consts"], params["num_consts"] + params["num_carry"]
+    constants, carry, each = inputs[: ends[0]], inputs[ends[0] : ends[1]], inputs[ends[1] :]
+    turns = range(params["length"])
+    made: dict[int, list[Any]] = {}
+    for i in reversed(turns) if params["reverse"] else turns:
+        given = [*constants, *carry, *(x[i] for x in each)]
+        answers = _gone_through(body.jaxpr, body.consts, given, into, see, (*path, ~i))
+        carry, made[i] = answers[: params["num_carry"]], answers[params["num_carry"] :]
+    return [*carry, *(jnp.stack(several) for several in zip(*(made[i] for i in turns), strict=True))]
 
 
 def _bound(equation: Any, inputs: list[Any]) -> list[Any]:
@@ -102,35 +127,49 @@ def outline(program: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
         inner = _inner(equation)
         if inner is not None:
             yield from outline(inner[0], (*path, i))
+        elif equation.primitive.name == "scan":
+            yield from outline(equation.params["jaxpr"].jaxpr, (*path, i, ~0))
 
 
 def _equation(program: Any, path: Path) -> Any:
     equation = program.eqns[path[0]]
+    if equation.primitive.name == "scan" and len(path) > 2:
+        return _equation(equation.params["jaxpr"].jaxpr, path[2:])
     inner = _inner(equation)
     return equation if len(path) == 1 or inner is None else _equation(inner[0], path[1:])
 
 
-def _marks_out_of_reach(program: Any) -> Iterator[str]:
+def _over_members(equation: Any, members: Mapping[str, int]) -> bool:
+    """Whether it is a scan over the layers of stacks, of which the numbers of `members` are given."""
+    if equation.primitive.name != "scan":
+        return False
+    inside = list(_marks_in(equation.params["jaxpr"].jaxpr, {}))
+    return bool(inside) and all(members.get(layer) == equation.params["length"] for layer in inside)
+
+
+def _marks_out_of_reach(program: Any, members: Mapping[str, int]) -> Iterator[str]:
     """The layers that run in programs which are not gone through."""
     for equation in program.eqns:
         inner = _inner(equation)
+        if inner is None and _over_members(equation, members):
+            inner = equation.params["jaxpr"].jaxpr, ()
         if inner is not None:
-            yield from _marks_out_of_reach(inner[0])
+            yield from _marks_out_of_reach(inner[0], members)
             continue
         for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
             if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
-                yield from _marks_in(getattr(value, "jaxpr", value))
+                yield from _marks_in(getattr(value, "jaxpr", value), members)
 
 
-def _marks_in(program: Any) -> Iterator[str]:
+def _marks_in(program: Any, members: Mapping[str, int]) -> Iterator[str]:
     for equation in program.eqns:
         if equation.primitive is ENTERS:
             yield equation.params["layer"]
-    yield from _marks_out_of_reach(program)
+    yield from _marks_out_of_reach(program, members)
     for equation in program.eqns:
         inner = _inner(equation)
         if inner is not None:
-            yield from _marks_in(inner[0])
+            yield from _marks_in(inner[0], members)
 
 
 Spots = tuple[list[Spot], dict[str, str]]
@@ -147,19 +186,19 @@ def spots_in(traced: Any) -> Callable[[Sequence[Any], Mapping[str, System]], Spo
     traced : ClosedJaxpr
         The program of the model, with marks.
     """
-    out_of_reach = set(_marks_out_of_reach(traced.jaxpr))
     runs: list[_Run] = []
     """Of the trace: what is compiled returns their tensors in this order."""
 
     def look(systems: Mapping[str, System], arguments: Sequence[Any]) -> Any:
         seen: list[tuple[Any, list[Any]]] = []
         open_: dict[str, tuple[_Run, list[Any]]] = {}
+        members = _members(systems)
         runs.clear()
 
         def see(path: Path, equation: Any, inputs: list[Any], made: list[Any]) -> list[Any]:
             if equation.primitive is ENTERS:
                 layer = equation.params["layer"]
-                run = _Run(layer, path, Finder(systems[layer], np.zeros(inputs[0].shape)).sizes)
+                run = _Run(layer, path, _sizes(_of_run(systems[layer], path), inputs[0].shape))
                 open_[layer] = run, []
                 runs.append(run)
                 seen.append((inputs[0], open_[layer][1]))
@@ -172,7 +211,10 @@ def spots_in(traced: Any) -> Callable[[Sequence[Any], Mapping[str, System]], Spo
                         tensors.append(x)
             return made
 
-        _gone_through(traced.jaxpr, traced.consts, arguments, lambda path: True, see)
+        def into(path: Path, equation: Any) -> bool:
+            return equation.primitive.name != "scan" or _over_members(equation, members)
+
+        _gone_through(traced.jaxpr, traced.consts, arguments, into, see)
         return seen
 
     compiled: Any = None
@@ -182,26 +224,74 @@ def spots_in(traced: Any) -> Callable[[Sequence[Any], Mapping[str, System]], Spo
         if compiled is None:
             compiled = jax.jit(partial(look, systems), compiler_options=QUICKLY)
         looked = compiled(arguments)
-        unseen = dict.fromkeys(out_of_reach, _LOOP)
+        unseen = dict.fromkeys(_marks_out_of_reach(traced.jaxpr, _members(systems)), _LOOP)
         spots = []
         for run, (u, tensors) in zip(runs, looked, strict=True):
-            spot = _spot(run, to_numpy(u), tensors, systems[run.layer])
-            if spot is None:
+            system = _of_run(systems[run.layer], run.enters)
+            found = _spots(run, system, to_numpy(u), [to_numpy(x) for x in tensors])
+            if not found:
                 unseen.setdefault(run.layer, NOT_FOUND)
-            else:
-                spots.append(spot)
+            spots += found
         return spots, unseen
 
     return find
 
 
-def _spot(run: _Run, u: Any, tensors: Sequence[Any], system: System) -> Spot | None:
-    """Where among what a layer made its operator's output is; under ``vmap`` its sequences may be an inner axis."""
+def _members(systems: Mapping[str, System]) -> dict[str, int]:
+    """Of each stack of layers the number of its members."""
+    return {name: int(system.B.shape[0]) for name, system in systems.items() if system.B.ndim == 3}
+
+
+def _turn_of(path: Path) -> int | None:
+    return next((~k for k in path if k < 0), None)
+
+
+def _of_run(system: System, path: Path) -> System:
+    """The operator of the layer that runs there: in a scan over a stack a member's."""
+    turn = _turn_of(path)
+    one: System = system if turn is None else member(system, turn)
+    return one
+
+
+def _sizes(system: System, shape: tuple[int, ...]) -> set[int]:
+    """How many numbers a tensor has that may hold the outputs."""
+    if system.B.ndim != 3:
+        return Finder(system, np.zeros(shape)).sizes
+    count, first = int(system.B.shape[0]), member(system, 0)
+    apart = [shape[:i] + shape[i + 1 :] for i, n in enumerate(shape[:-2]) if n == count]
+    return {count * size for one in (shape, *apart) for size in Finder(first, np.zeros(one)).sizes}
+
+
+def _spots(run: _Run, system: System, u: Any, tensors: Sequence[Any]) -> list[Spot]:
+    """Where among what a layer made its operator's output is; of a stack under ``vmap`` one spot for each member, or none."""
+    if system.B.ndim != 3:
+        spot = _spot(run, system, u, tensors)
+        return [] if spot is None else [replace(spot, member=_turn_of(run.enters))]
+    count = int(system.B.shape[0])
+    shared = [(None, u)] + [(i, np.moveaxis(u, i, 0)) for i, n in enumerate(u.shape[:-2]) if n == count]
+    for along, moved in shared:
+        for axis in sorted({i for x in tensors for i, n in enumerate(x.shape[:-2]) if n == count}):
+            fitting = [np.moveaxis(x, axis, 0) if x.shape[axis : axis + 1] == (count,) and x.ndim > axis + 2 else None for x in tensors]  # fmt: skip
+            found = [
+                _spot(
+                    run,
+                    member(system, m),
+                    moved if along is None else moved[m],
+                    [np.zeros(0) if x is None else x[m] for x in fitting],
+                )
+                for m in range(count)
+            ]
+            if all(one is not None for one in found):
+                return [replace(one, member=m, along=(along, axis)) for m, one in enumerate(found) if one is not None]
+    return []
+
+
+def _spot(run: _Run, system: System, u: Any, tensors: Sequence[Any]) -> Spot | None:
+    """Where the output of one operator is; under ``vmap`` its sequences may be an inner axis."""
     finder = Finder(system, u)
-    for (path, k), tensor in zip(run.made, tensors, strict=True):
-        x = to_numpy(tensor)
+    for (path, k), x in zip(run.made, tensors, strict=True):
         axes = [0, *(i for i in range(1, x.ndim - 1) if u.ndim > 2 and x.shape[i] == u.shape[0])]
-        for axis in axes:
+        for axis in axes if x.ndim > 1 else ():
             place = finder.find(np.moveaxis(x, axis, 0))
             if place is not None:
                 return Spot(run.layer, run.enters, path, k, axis, place)
@@ -232,7 +322,7 @@ def with_zeros(traced: Any, spots: Sequence[Spot]) -> Callable[..., tuple[list[A
                     made = [x + more if k == spot.output else x for k, x in enumerate(made)]
             return made
 
-        answers = _gone_through(traced.jaxpr, traced.consts, arguments, wanted.__contains__, see)
+        answers = _gone_through(traced.jaxpr, traced.consts, arguments, lambda path, _: path in wanted, see)
         return answers, [entered[spot.enters] for spot in spots]
 
     return run

@@ -96,7 +96,7 @@ def check_data(model: Any, layers: Mapping[str, Any], calibration: Calibration |
         selective_candidates(model, selective, one)
     read, _ = read_operators({name: layer for name, layer in layers.items() if name not in selective})
     wanted = {name: (layers[name], system) for name, (system, _) in read.items()}
-    sums = sums_along(model, wanted, replace(one, sequences=1))
+    sums = sums_along(model, wanted, replace(one, sequences=2))  # on one it is not clear whether a model takes batches
     if unseen := [f"{name} ({why})" for name, why in sums.items() if isinstance(why, str)]:
         warn_caller(f"layers will be balanced on white noise, not on the data: {'; '.join(unseen)}", CalibrationWarning)
 

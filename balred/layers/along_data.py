@@ -83,6 +83,25 @@ class DataSums:
         return replace(self, predictions=predictions)
 
 
+def stacked_sums(members: Sequence[DataSums]) -> DataSums:
+    """The sums of a stack of layers from those of its members, which saw as many positions each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = DataSums(P=np.eye(2), Q=None, positions=10, length=10)
+    >>> stacked_sums([one, one, one]).P.shape
+    (3, 2, 2)
+    """
+    Q = [one.Q for one in members if one.Q is not None]
+    return replace(
+        members[0],
+        P=np.stack([one.P for one in members]),
+        Q=np.stack(Q) if len(Q) == len(members) else None,
+        length=max(one.length for one in members),
+    )
+
+
 def data_sums(
     system: System, u: Array, w: Array | Sequence[Array] | None = None, mask: Array | None = None
 ) -> DataSums:

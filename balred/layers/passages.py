@@ -7,17 +7,20 @@ predictions are, which of them count, which directions are pulled, and what is a
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.layers.along_data import DataSums, data_sums
+from balred.layers.along_data import DataSums, data_sums, stacked_sums
 from balred.layers.operator_place import Place
 from balred.selection.calibration import Batch
 from balred.selection.directions import DRAWS, direction
 from balred.systems.arrays import Array, to_numpy
+from balred.systems.batches import member
 from balred.systems.leaves import System
 
 Host = NDArray[Any]
@@ -38,11 +41,14 @@ class Passage(NamedTuple):
         How the input and the output of its operator lie.
     gradients : list of arrays, or None
         At the output, in its layout, one for each scalar; None where the answer does not depend on it, or none were asked for.
+    member : int, optional
+        Which member of a stack of layers ran.
     """
 
     u: Array
     place: Place
     gradients: list[Array] | None
+    member: int | None = None
 
 
 class Passages:
@@ -80,9 +86,14 @@ class Passages:
         if missing := [run for run in several if self._wanted and run.gradients is None]:
             self.unseen[name] = f"the model's output does not depend on it ({len(missing)} of {len(several)} runs)"
             return
-        parts = [_summed(self._layers[name][1], run, batch) for run in several]
-        if parts:
-            total = sum(parts[1:], start=parts[0]).of(predictions)
+        system = self._layers[name][1]
+        members = range(system.B.shape[0]) if any(run.member is not None for run in several) else (None,)
+        parts = [[run for run in several if run.member == one] for one in members]
+        if len({len(runs) for runs in parts}) > 1:
+            self.unseen[name] = "not all members of the stack run equally often"
+        elif parts[0]:
+            sums = [_added(_summed(system, run, batch) for run in runs) for runs in parts]
+            total = (sums[0] if members == (None,) else stacked_sums(sums)).of(predictions)
             self._found[name] = self._found[name] + total if name in self._found else total
 
     def told(self) -> dict[str, DataSums | str]:
@@ -94,8 +105,13 @@ class Passages:
         return found
 
 
+def _added(parts: Iterable[DataSums]) -> DataSums:
+    return reduce(operator.add, parts)
+
+
 def _summed(system: System, run: Passage, batch: Batch) -> DataSums:
     """The sums of one run, over all directions in which the layer runs."""
+    system = system if run.member is None else member(system, run.member)
     draws: list[Array | None] = [None] if run.gradients is None else [*run.gradients]
     several = [list(run.place.signals(system, run.u, w)) for w in draws]
     mask = mask_of(batch, several[0][0][0].shape[-3:-1])
@@ -108,7 +124,7 @@ def _summed(system: System, run: Passage, batch: Batch) -> DataSums:
         )
         for i, ways in enumerate(zip(*several, strict=True))
     ]
-    return sum(parts[1:], start=parts[0])
+    return _added(parts)
 
 
 def mask_of(batch: Batch, shape: Iterable[int]) -> Host | None:

@@ -133,17 +133,81 @@ def test_a_stack_of_oscillators_is_named() -> None:
     assert "one LinOSS layer at a time" in row.note
 
 
-def test_data_are_not_looked_at_in_a_stack_and_that_is_told() -> None:
-    class Ensemble(eqx.Module):
+DATA = jax.random.normal(jax.random.key(5), (6, 20, 3))
+
+
+class Apart(eqx.Module):
+    """The layers of a stack one by one, `how` they are put together."""
+
+    layers: list[Any]
+    how: Any
+
+    def __call__(self, u: Any) -> Any:
+        return self.how(self.layers, u)
+
+
+class Ensemble(eqx.Module):
+    """Members that see one input, or each its own."""
+
+    layer: Any
+    own: bool = False
+
+    def __call__(self, u: Any) -> Any:
+        if not self.own:
+            return outputs_of(self.layer, u).mean(0)
+        many = jnp.stack([u, u[::-1], 2 * u])
+        return eqx.filter_vmap(lambda one, x: one(x))(self.layer, many).mean(0)
+
+
+def averaged(layers: Any, u: Any) -> Any:
+    return sum(one(u) for one in layers) / len(layers)
+
+
+def averaged_of_their_own(layers: Any, u: Any) -> Any:
+    return sum(one(x) for one, x in zip(layers, (u, u[::-1], 2 * u), strict=True)) / len(layers)
+
+
+def one_by_one(values: Any, how: Any) -> Any:
+    return Apart([lru_copies.Equinox(**one, state_dim=8) for one in values], how)
+
+
+def agree(stack: Any, values: Any, how: Any) -> None:
+    """What is cut of a stack is what is cut of its members on the same data, if all of them get the largest rank."""
+    apart = one_by_one(values, how)
+    rank = max(row.after or 0 for row in balred.plan(apart, RULE, calibration=DATA, vmapped=True).rows)
+    want = balred.reduce(apart, rank, calibration=DATA, vmapped=True)
+    assert stack["nu_log"].shape[-1] == rank < 8
+    for i, one in enumerate(want.layers):
+        for name in ("nu_log", "theta_log", "B_re", "C_im"):
+            value = np.asarray(getattr(one, name))
+            np.testing.assert_allclose(stack[name][i], value, rtol=0, atol=1e-4 * np.abs(value).max())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("own", "how"), [(False, averaged), (True, averaged_of_their_own)], ids=["shared", "own"])
+def test_members_under_vmap_are_balanced_on_data(own: bool, how: Any) -> None:
+    small = balred.reduce(Ensemble(equinox_stack(), own), RULE, calibration=DATA, vmapped=True)
+    agree(vars(small.layer), VALUES, how)
+
+
+@pytest.mark.full
+def test_members_under_vmap_are_balanced_on_their_inputs() -> None:
+    model, apart = Ensemble(equinox_stack()), one_by_one(VALUES, averaged)
+    rows = [balred.plan(one, 4, calibration=DATA, balanced_on="inputs", vmapped=True).rows for one in (model, apart)]
+    assert rows[0][0].energy == pytest.approx(min(row.energy or 0 for row in rows[1]), rel=1e-5)
+
+
+def test_a_stack_that_runs_in_part_is_told() -> None:
+    class Part(eqx.Module):
         layer: Any
 
         def __call__(self, u: Any) -> Any:
-            return outputs_of(self.layer, u).mean(0)
+            arrays, rest = eqx.partition(self.layer, eqx.is_array)
+            return eqx.combine(jax.tree.map(lambda x: x[0], arrays), rest)(u)
 
-    model = Ensemble(equinox_stack())
     with pytest.warns(CalibrationWarning, match="layer "):
-        small = balred.reduce(model, RULE, calibration=jnp.stack([U, U]), vmapped=True)
-    noise = balred.reduce(model, RULE)
+        small = balred.reduce(Part(equinox_stack()), 4, calibration=DATA, vmapped=True)
+    noise = balred.reduce(Part(equinox_stack()), 4)
     assert np.array_equal(small.layer.B_re, noise.layer.B_re)
 
 
@@ -313,6 +377,32 @@ def test_a_scan_over_layers_is_cut_in_training(make: Any, moments: str) -> None:
     again = training.resumed(training.memory.to_dict())
     assert {k: x.shape for k, x in again.stack().items()} == {k: x.shape for k, x in training.stack().items()}
     assert {k: again.moments()[k].shape for k in want} == {k: state[k].shape for k in want}
+
+
+def head_of(training: Any) -> tuple[Any, Any]:
+    """Kernel, (3, 2), and bias of the head."""
+    if isinstance(training, LinenTraining):
+        head = training.now.params["Dense_0"]
+        return head["kernel"], head["bias"]
+    head = training.model.head
+    return (head.weight.T, head.bias) if isinstance(training, EqxTraining) else (head.kernel[...], head.bias[...])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("make", TRAININGS.values(), ids=TRAININGS)
+def test_a_scan_over_layers_is_balanced_on_data(make: Any) -> None:
+    training = make(calibration=DATA)
+    training.step(1)
+    before, report = training.step(2)
+    assert report.cuts[0].note.startswith("balanced on data")
+    kernel, bias = head_of(training)
+
+    def how(layers: Any, u: Any) -> Any:
+        for one in layers:
+            u = u + jnp.tanh(one(u))
+        return u @ kernel + bias
+
+    agree(training.stack(), [{k: x[i] for k, x in before.items()} for i in range(MEMBERS)], how)
 
 
 @pytest.mark.full
