@@ -56,7 +56,7 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
         if np.iscomplexobj(x) and not real:
             host = np.asarray(x).astype(np.complex128 if wide else np.complex64)
         else:
-            half = jax.dtypes.issubdtype(like.dtype, np.floating) and np.dtype(like.dtype).itemsize < 4
+            half = jnp.issubdtype(like.dtype, np.floating) and np.dtype(like.dtype).itemsize < 4
             host = np.asarray(x.real).astype(like.dtype if half else np.float64 if wide else np.float32)
     with double_scope() if wide else nullcontext():
         return jax.device_put(host, _place(like, host.shape))

@@ -96,12 +96,16 @@ def state_of_modules():
 
 @pytest.mark.alike
 def test_an_analysis_leaves_no_trace_in_the_modules(lib):
-    work(lib)  # adapters and backends are loaded at first use
-    before, numbers, threads = state_of_modules(), np.random.get_state()[1].copy(), np.geterr()  # noqa: NPY002
-    work(lib)
     policy = Policy(balred.Energy(0.9), window=(0, 1), attempts=1)
     layers = {str(i): lib.system(balred.testing.random_system(6, dt=1, kind="conjugate", seed=i)) for i in range(3)}
-    decide(policy, policy.init(), 1, layers)
+
+    def analysed():
+        work(lib)
+        decide(policy, policy.init(), 1, layers)
+
+    analysed()  # adapters and backends are loaded at first use
+    before, numbers, threads = state_of_modules(), np.random.get_state()[1].copy(), np.geterr()  # noqa: NPY002
+    analysed()
     assert state_of_modules() == before
     assert np.array_equal(np.random.get_state()[1], numbers)  # noqa: NPY002
     assert np.geterr() == threads
