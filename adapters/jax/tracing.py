@@ -262,27 +262,33 @@ def _sizes(system: System, shape: tuple[int, ...]) -> set[int]:
     return {count * size for one in (shape, *apart) for size in Finder(first, np.zeros(one)).sizes}
 
 
+_NOTHING = np.zeros(0)
+
+
+def _lies_along(x: Any, axis: int, count: int) -> bool:
+    return bool(axis < x.ndim - 2 and x.shape[axis] == count)
+
+
 def _spots(run: _Run, system: System, u: Any, tensors: Sequence[Any]) -> list[Spot]:
     """Where among what a layer made its operator's output is; of a stack under ``vmap`` one spot for each member, or none."""
     if system.B.ndim != 3:
         spot = _spot(run, system, u, tensors)
         return [] if spot is None else [replace(spot, member=_turn_of(run.enters))]
     count = int(system.B.shape[0])
-    shared = [(None, u)] + [(i, np.moveaxis(u, i, 0)) for i, n in enumerate(u.shape[:-2]) if n == count]
-    for along, moved in shared:
+    ways: list[tuple[int | None, Any]] = [(None, [u] * count)]
+    ways += [(i, np.moveaxis(u, i, 0)) for i, n in enumerate(u.shape[:-2]) if n == count]
+    for along, entered in ways:
         for axis in sorted({i for x in tensors for i, n in enumerate(x.shape[:-2]) if n == count}):
-            fitting = [np.moveaxis(x, axis, 0) if x.shape[axis : axis + 1] == (count,) and x.ndim > axis + 2 else None for x in tensors]  # fmt: skip
-            found = [
-                _spot(
-                    run,
-                    member(system, m),
-                    moved if along is None else moved[m],
-                    [np.zeros(0) if x is None else x[m] for x in fitting],
-                )
-                for m in range(count)
-            ]
-            if all(one is not None for one in found):
-                return [replace(one, member=m, along=(along, axis)) for m, one in enumerate(found) if one is not None]
+            apart = [np.moveaxis(x, axis, 0) if _lies_along(x, axis, count) else None for x in tensors]
+            found = []
+            for m in range(count):
+                mine = [_NOTHING if x is None else x[m] for x in apart]
+                spot = _spot(run, member(system, m), entered[m], mine)
+                if spot is None:
+                    break
+                found.append(replace(spot, member=m, along=(along, axis)))
+            if len(found) == count:
+                return found
     return []
 
 

@@ -94,7 +94,8 @@ def check_data(model: Any, layers: Mapping[str, Any], calibration: Calibration |
         return
     if selective := measured_layers(layers):
         selective_candidates(model, selective, one)
-    read, _ = read_operators({name: layer for name, layer in layers.items() if name not in selective})
+    chosen = chosen_layers(layers, calibration)
+    read, _ = read_operators({name: layer for name, layer in layers.items() if name not in chosen})
     wanted = {name: (layers[name], system) for name, (system, _) in read.items()}
     sums = sums_along(model, wanted, replace(one, sequences=2))  # on one it is not clear whether a model takes batches
     if unseen := [f"{name} ({why})" for name, why in sums.items() if isinstance(why, str)]:

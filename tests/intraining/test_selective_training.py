@@ -213,7 +213,7 @@ def test_what_cannot_be() -> None:
     assert states(model) == [12, 12]
 
 
-def test_shards_do_not_cut_along_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_process_can_run_by_itself_is_not_cut_along_data(monkeypatch: pytest.MonkeyPatch) -> None:
     from balred.adapters.torch.training import replicated as torch_distributed
 
     class Two:

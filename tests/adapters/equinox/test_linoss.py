@@ -206,3 +206,20 @@ def test_other_modules_are_not_recognised(change: str) -> None:
         layer = eqx.tree_at(lambda m: m.state_dim, layer, jnp.ones(4))
     with pytest.raises(AdapterNotFound):
         balred.reduce(layer, 3)
+
+
+def test_in_training_it_is_cut_as_by_reduce_and_without_data() -> None:
+    optax = pytest.importorskip("optax")
+    from balred.adapters.equinox import InTrainingReducer
+
+    layer, tx = linoss("damped"), optax.adam(1e-3)
+    state = tx.init(eqx.filter(layer, eqx.is_inexact_array))
+    reducer = InTrainingReducer(balred.Order(3), (0, 1), 1)
+    small, state, _, report = reducer.update(layer, state, reducer.init(layer), 1)
+    want = balred.reduce(layer, 3)
+    assert [(cut.before, cut.after) for cut in report.cuts] == [(N, 3)]
+    for name in ("A_diag", "G_diag", "B", "C", "steps"):
+        np.testing.assert_array_equal(getattr(small, name), getattr(want, name))
+    assert state[0].mu.B.shape == want.B.shape
+    with pytest.raises(ValueError, match="a selective layer has no a-priori error bound"):
+        InTrainingReducer(balred.ErrorBound(0.1), (0, 1), 1).init(layer)
