@@ -327,7 +327,7 @@ class _Program:
     def _passage(self, spot: Spot, u: Any, gradients: Sequence[Any]) -> Passage:
         lead = 0 if self._sequences is None else 1
         entered, host = to_numpy(u), [to_numpy(w) for w in gradients]
-        if spot.along is not None:
+        if spot.along is not None and spot.member is not None:
             of_input, of_output = spot.along
             entered = entered if of_input is None else np.take(entered, spot.member, axis=lead + of_input)
             host = [np.take(w, spot.member, axis=lead + of_output) for w in host]

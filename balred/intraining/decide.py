@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -102,14 +102,17 @@ def _decided(
     even = even_layers(layers)
     of_one_size = {name: one for name, one in read.items() if name in even and exchange.rank == 0}
     rule, mine = policy.rule, share({name: one for name, one in read.items() if name not in even}, exchange)
-    choosing: list[Candidates] = [measured if exchange.rank == 0 else {}, _tied(of_one_size, sums)]
+    # looked at where the processes wait for each other, which an error would not let them do
+    choosing = chain([measured if exchange.rank == 0 else {}], _tied(of_one_size, sums))
     far: dict[str, tuple[int, int]] = {}
     groups: Iterable[Candidates]
     wanted: Mapping[str, Any]
     looked: Candidates
     if isinstance(rule, Budget):
-        of_all = _all_of(choosing, {})
-        told = together(exchange, lambda: worths(_all_of(operator_candidates(mine, Settings(), sums), of_all)))
+        of_all: dict[str, Any] = {}
+        told = together(
+            exchange, lambda: worths(_all_of(chain(choosing, operator_candidates(mine, Settings(), sums)), of_all))
+        )
         worth = {name: one for process in told for name, one in process.items()}
         wanted, groups = shared_out(rule, {name: worth[name] for name in layers if name in worth}), [of_all]
     elif isinstance(rule, Divergence):
@@ -152,10 +155,10 @@ def _decided(
     return done, state, Report(step, cuts, after, skipped, dry_run=policy.dry_run)
 
 
-def _tied(read: Mapping[str, Read], sums: Mapping[str, DataSums | str]) -> Candidates:
+def _tied(read: Mapping[str, Read], sums: Mapping[str, DataSums | str]) -> Iterator[Candidates]:
     """Layers that must have one size, which one process therefore chooses for all."""
     found = _all_of(operator_candidates(read, Settings(), sums), {})
-    return {n: replace(one, tied=True) if isinstance(one, OperatorCandidate) else one for n, one in found.items()}
+    yield {n: replace(one, tied=True) if isinstance(one, OperatorCandidate) else one for n, one in found.items()}
 
 
 def _all_of(groups: Iterable[Candidates], looked: dict[str, Any]) -> Candidates:

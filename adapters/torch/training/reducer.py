@@ -211,7 +211,8 @@ class InTrainingReducer:
             held = sizes_held(self.model)
             changed = [tensor for name, cut in cuts.items() for tensor in self._cut(name, layers[name], cut)]
             self._place.finish(changed)
-            warn_if_torn(held, self.model, report.ranks | {cut.layer: cut.before for cut in report.cuts}, report.ranks)
+            were = {**report.ranks, **{cut.layer: cut.before for cut in report.cuts}}
+            warn_if_torn(held, self.model, were, report.ranks)
             if loss is not None and before is not None:
                 report = replace(report, loss=(before, self._place.mean(float(loss()))))
         return self._judge() or report
