@@ -77,6 +77,8 @@ def _sizes(name: str, value: Any, path: str, met: set[int]) -> Iterator[tuple[st
 def warn_if_torn(held: Held, model: nn.Module, before: Mapping[str, int], after: Mapping[str, int]) -> None:
     """Warn if layers that had the number of states of a configuration around them no longer have the one it holds now.
 
+    A module whose configurations hold several numbers has one for each kind of layers, so nothing is said of it.
+
     Parameters
     ----------
     held : dict
@@ -87,7 +89,12 @@ def warn_if_torn(held: Held, model: nn.Module, before: Mapping[str, int], after:
         States of the layers by name.
     """
     now = sizes_held(model)
+    numbers: dict[str, set[int]] = {}
+    for (path, _), size in held.items():
+        numbers.setdefault(path, set()).add(size)
     for (path, key), size in held.items():
+        if len(numbers[path]) > 1:
+            continue
         inside = [n for n, states in before.items() if states == size and (not path or f"{n}.".startswith(f"{path}."))]
         got = now.get((path, key), size)
         other = [f"{n or 'the layer'} with {after[n]}" for n in inside if after[n] != got]

@@ -67,6 +67,12 @@ def test_a_layer_of_another_size_is_not_meant() -> None:
     assert balred.reduce(model, {"ssm": 4}, calibration=X).config.d_state == 4
 
 
+def test_where_there_are_several_numbers_each_kind_has_its_own() -> None:
+    model = Hybrid(Config())
+    model.config = {"ssm": Config(), "lru": Config(12)}
+    assert balred.reduce(model, {"ssm": 4}, calibration=X).config == {"ssm": Config(4), "lru": Config(12)}
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("rule", [balred.Order(4), balred.Budget(states=11)], ids=str)
 def test_in_training(rule: Any) -> None:
