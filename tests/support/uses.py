@@ -57,12 +57,14 @@ class Family:
 
     def through_files(self, folder: Path, **how: Any) -> Any:
         """The small model by ``save_pretrained`` and ``from_pretrained``; with adapters of peft, these and the model below them."""
-        below = copy.deepcopy(self.small).unload() if hasattr(self.small, "unload") else self.small
-        below.save_pretrained(folder / "model", **how)
-        again = type(below).from_pretrained(folder / "model")
-        if below is not self.small:
-            self.small.save_pretrained(folder / "adapters")
-            again = type(self.small).from_pretrained(again, folder / "adapters")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+            below = copy.deepcopy(self.small).unload() if hasattr(self.small, "unload") else self.small
+            below.save_pretrained(folder / "model", **how)
+            again = type(below).from_pretrained(folder / "model")
+            if below is not self.small:
+                self.small.save_pretrained(folder / "adapters")
+                again = type(self.small).from_pretrained(again, folder / "adapters")
         return again.eval()
 
 
