@@ -218,7 +218,8 @@ def running(opened: Open, signature: Callable[[Any], inspect.Signature | None]) 
         model: Any, layers: Mapping[str, tuple[Any, System]], given_batches: Iterable[Batch], how: Calibration
     ) -> dict[str, DataSums | str]:
         systems = {name: arrays.mapped(system, to_numpy) for name, (_, system) in layers.items()}
-        found = Passages({n: (layer, systems[n]) for n, (layer, _) in layers.items()}, wanted=how.basis == "data")
+        mine = {n: (layer, systems[n]) for n, (layer, _) in layers.items()}
+        found = Passages(mine, wanted=how.basis == "data", max_bytes=how.max_bytes)
         names = {name: first for name, (layer, _) in layers.items() if (first := found.name_of(layer)) is not None}
         one = opened(model, names)
         rng = np.random.default_rng(how.seed)

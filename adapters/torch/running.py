@@ -79,7 +79,7 @@ def sums(
         raise ValueError(f"vmapped must go with a model of JAX, got it with a {type(model).__name__}")
     rng = np.random.default_rng(how.seed)
     wanted = how.basis == "data"
-    found = Passages(layers, wanted=wanted)
+    found = Passages(layers, wanted=wanted, max_bytes=how.max_bytes)
     with evaluating(model), watched(found.once) as (seen, unseen):
         for batch in given_batches:
             with torch.set_grad_enabled(wanted):

@@ -32,8 +32,10 @@ from balred.systems.leaves import System, with_leaves
 
 Matrix = NDArray[Any]
 
-_CHUNK = 1 << 22
-"""Numbers of states held at a time: sequences times positions times states, so that long sequences are cut as well."""
+_BYTES = 192 << 20
+"""Held by states at a time where nobody says otherwise: sequences times positions times states, so that long sequences are cut as well."""
+_OF_A_NUMBER = 48
+"""Bytes that a number of a state takes with what is computed on the way to it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,12 @@ def stacked_sums(members: Sequence[DataSums]) -> DataSums:
 
 
 def data_sums(
-    system: System, u: Array, w: Array | Sequence[Array] | None = None, mask: Array | None = None
+    system: System,
+    u: Array,
+    w: Array | Sequence[Array] | None = None,
+    mask: Array | None = None,
+    *,
+    max_bytes: int | None = None,
 ) -> DataSums:
     r"""The sums of one batch of sequences, from rest.
 
@@ -118,6 +125,8 @@ def data_sums(
     mask : array, shape (sequences, length), optional
         Weights of the positions, zero where there is padding: it moves the states as it does in the model, and counts in
         no sum.
+    max_bytes : int, optional
+        The most memory for the states and the sums (192 MiB by default), as far as one position of one sequence fits into it.
 
     Returns
     -------
@@ -156,10 +165,11 @@ def data_sums(
     system = arrays.mapped(system, backend_of(*system.leaves).stop_gradient)
     with in_precision("float64", *system.leaves) as leaves:
         precise, backward = with_leaves(system, leaves), _reversed(with_leaves(system, leaves))
-        P = _squares_along(precise, u, weights)
+        P = _squares_along(precise, u, weights, max_bytes)
         for x in several:
             flipped = namespace(x).flip(x, axis=-2)
-            Q = Q + _squares_along(backward, flipped, None if weights is None else np.flip(weights, axis=1))
+            turned = None if weights is None else np.flip(weights, axis=1)
+            Q = Q + _squares_along(backward, flipped, turned, max_bytes)
     for name, x in (("states", P), ("gradients", Q)):
         if x is not None and not np.isfinite(x).all():
             raise ValueError(f"the {name} along the data must be finite, got NaN or infinity: their sums have no value")
@@ -248,12 +258,16 @@ def _after(drive: Array, free: Array) -> Array:
     return namespace(drive).concat([drive[..., :1, :] + free, drive[..., 1:, :]], axis=-2)
 
 
-def _squares_along(system: System, u: Array, weights: NDArray[np.float64] | None) -> Matrix:
+def _squares_along(
+    system: System, u: Array, weights: NDArray[np.float64] | None, max_bytes: int | None = None
+) -> Matrix:
     """The sum of outer products of the states on `u`, some sequences and positions at a time."""
     count, length = (int(k) for k in u.shape[-3:-1])
     each = max(1, system.order * math.prod(int(k) for k in system.B.shape[:-2]))
-    span = min(length, max(1, _CHUNK // each))
-    step = max(1, _CHUNK // max(1, span * each))
+    sums = 0 if max_bytes is None else 3 * 8 * system.order * each
+    numbers = ((_BYTES if max_bytes is None else max_bytes) - sums) // _OF_A_NUMBER
+    span = min(length, max(1, numbers // each))
+    step = max(1, numbers // (span * each))
     total: Any = 0.0
     for start in range(0, count, step):
         now, before = slice(start, start + step), None

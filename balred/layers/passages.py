@@ -60,10 +60,12 @@ class Passages:
         By name the object and the system of each; an object under several names is one layer.
     wanted : bool
         Whether gradients are.
+    max_bytes : int, optional
+        As for :func:`balred.layers.along_data.data_sums`.
     """
 
-    def __init__(self, layers: Mapping[str, tuple[Any, System]], *, wanted: bool) -> None:
-        self._layers, self._wanted = layers, wanted
+    def __init__(self, layers: Mapping[str, tuple[Any, System]], *, wanted: bool, max_bytes: int | None = None) -> None:
+        self._layers, self._wanted, self._max_bytes = layers, wanted, max_bytes
         self._first = {id(layer): name for name, (layer, _) in reversed(list(layers.items()))}
         self.unseen: dict[str, str] = {}
         """By name why a layer was not seen."""
@@ -92,7 +94,7 @@ class Passages:
         if len({len(runs) for runs in parts}) > 1:
             self.unseen[name] = "not all members of the stack run equally often"
         elif parts[0]:
-            sums = [_added(_summed(system, run, batch) for run in runs) for runs in parts]
+            sums = [_added(_summed(system, run, batch, self._max_bytes) for run in runs) for runs in parts]
             total = (sums[0] if members == (None,) else stacked_sums(sums)).of(predictions)
             self._found[name] = self._found[name] + total if name in self._found else total
 
@@ -109,7 +111,7 @@ def _added(parts: Iterable[DataSums]) -> DataSums:
     return reduce(operator.add, parts)
 
 
-def _summed(system: System, run: Passage, batch: Batch) -> DataSums:
+def _summed(system: System, run: Passage, batch: Batch, max_bytes: int | None) -> DataSums:
     """The sums of one run, over all directions in which the layer runs."""
     system = system if run.member is None else member(system, run.member)
     draws: list[Array | None] = [None] if run.gradients is None else [*run.gradients]
@@ -121,6 +123,7 @@ def _summed(system: System, run: Passage, batch: Batch) -> DataSums:
             ways[0][0],
             None if run.gradients is None else [w for _, w in ways],
             mask if mask is None or i == 0 else np.flip(mask, axis=-1),
+            max_bytes=max_bytes,
         )
         for i, ways in enumerate(zip(*several, strict=True))
     ]

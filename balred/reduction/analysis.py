@@ -264,6 +264,7 @@ def analyze(
     balanced_on: str | None = None,
     scalar: Any = "outputs",
     seed: int = 0,
+    max_bytes: int | None = None,
     vmapped: bool | None = None,
     progress: Any = None,
     method: str = "truncate",
@@ -284,6 +285,8 @@ def analyze(
         along the data only, or white noise (the default without).
     scalar : {"outputs", "tempered", "fisher"} or callable, default "outputs"
         The function of the model's output whose gradients are taken; `seed` (default 0) draws its directions.
+    max_bytes : int, optional
+        The most memory for states along the data (:class:`balred.selection.Calibration`).
     vmapped : bool, optional
         Whether a model of JAX takes one sequence (True) or a batch (False); needed only if it runs on both.
     progress : callable, optional
@@ -317,9 +320,8 @@ def analyze(
     """
     obj, options = configured_for(obj, method, options)
     settings = Settings(method, solver, offset, precision, options)
-    how = Calibration(
-        calibration, balanced_on=balanced_on, scalar=scalar, seed=seed, vmapped=vmapped, progress=progress
-    )
+    choosing = {"balanced_on": balanced_on, "scalar": scalar, "seed": seed, "max_bytes": max_bytes}
+    how = Calibration(calibration, **choosing, vmapped=vmapped, progress=progress)
     read = per_layer(obj, lambda system, rebuild: (system, rebuild))
     alone = not isinstance(read, dict)
     settings.check_recorded(1 if not isinstance(read, dict) else len(read), how.data)

@@ -51,7 +51,7 @@ from balred.systems.arrays import warn_caller
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 
-_CHOOSING = ("selection", "compensate", "seed", "balanced_on", "scalar", "vmapped", "progress")
+_CHOOSING = ("selection", "compensate", "seed", "balanced_on", "scalar", "max_bytes", "vmapped", "progress")
 """Options that say how states are chosen on data; all others are the method's."""
 
 
@@ -302,7 +302,7 @@ def reduce(
         Inputs of the model.  Its layers are then balanced on the signals in them along these data, instead of on white
         noise.  Options (:class:`balred.selection.Calibration` has all): `balanced_on` is "data" (inputs and gradients, the default), "inputs" (inputs only) or "noise".  `scalar` is
         the function of the model's output whose gradients are taken: "outputs", "tempered", "fisher" or a callable; `seed` draws its
-        directions.  `vmapped`: whether a JAX model takes one sequence.  `progress`: a bar for each pass, such as ``tqdm.auto.tqdm``.
+        directions.  `max_bytes`: the most memory for states along the data.  `vmapped`: whether a JAX model takes one sequence.  `progress`: a bar for each pass, such as ``tqdm.auto.tqdm``.
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
         How the Gramians are computed; by default "smith" for dense systems and "closed" for diagonal ones.
     offset : float, optional

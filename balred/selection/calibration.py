@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from balred.selection.directions import check_scalar
 from balred.selection.selecting import SELECTIONS
+from balred.systems.batches import check_budget
 
 _LABELS = ("label", "labels", "label_ids", "target", "targets", "y")
 _HOW = "pass the inputs of the model, such as [x for x, y in loader]"
@@ -208,6 +209,9 @@ class Calibration:
     sequences : int, optional
         At most so many, the first ones, are what layers with an operator are balanced on; in a training 32 unless this says
         otherwise, else all.  Selective layers are measured on all.
+    max_bytes : int, optional
+        The most memory for the states of a layer with an operator along the data, and for their sums, 192 MiB by default, as far as
+        one position of one sequence fits into it.  What the model takes to run on a batch is beside it: pass smaller batches for less.
     vmapped : bool, optional
         Of a model of JAX, whether it takes one sequence and is mapped over those of a batch, which lie along the first axis;
         found out where it is not said.
@@ -235,6 +239,7 @@ class Calibration:
     balanced_on: str | None = None
     scalar: Any = "outputs"
     sequences: int | None = None
+    max_bytes: int | None = None
     vmapped: bool | None = None
     progress: Callable[[Any], Iterable[Any]] | None = field(default=None, repr=False, compare=False)
     kept: dict[Any, Any] | None = field(default=None, repr=False, compare=False)
@@ -247,6 +252,7 @@ class Calibration:
             raise ValueError(f"balanced_on={self.balanced_on!r} needs calibration data, got none")
         if self.sequences is not None and (not isinstance(self.sequences, int) or self.sequences < 1):
             raise ValueError(f"sequences must be a positive integer, got {self.sequences!r}")
+        check_budget(self.max_bytes)
         if callable(self.data) and not _takes_nothing(self.data):
             raise ValueError(
                 f"calibration must be data or a function without arguments, got {self.data!r}, which takes some"

@@ -64,41 +64,44 @@ def test_sums_are_those_of_the_recurrence(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-@pytest.mark.parametrize("chunk", [1, 20])
-def test_long_sequences_are_cut_and_go_on_where_they_were(
-    name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("max_bytes", [1, 1600])
+def test_long_sequences_are_cut_and_go_on_where_they_were(name: str, max_bytes: int) -> None:
     """Of 1 and 2 or more positions at a time, which is the same as all at once: the recurrence has no other memory."""
     u, w = RNG.standard_normal((2, 3, 7, 2))
     mask = (RNG.random((3, 7)) < 0.7).astype(float)
     whole = data_sums(SYSTEMS[name], u, w, mask)
-    monkeypatch.setattr("balred.layers.along_data._CHUNK", chunk)
-    cut = data_sums(SYSTEMS[name], u, w, mask)
+    cut = data_sums(SYSTEMS[name], u, w, mask, max_bytes=max_bytes)
     for have, want in ((cut.P, whole.P), (cut.Q, whole.Q)):
         np.testing.assert_allclose(have, want, rtol=1e-12, atol=1e-13 * np.abs(want).max())
 
 
-def test_memory_does_not_grow_with_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+def peak(length: int, max_bytes: int) -> int:
+    u = RNG.standard_normal((2, length, 2))
+    data_sums(SYSTEMS["conjugate"], u, u, max_bytes=max_bytes)
+    tracemalloc.start()
+    data_sums(SYSTEMS["conjugate"], u, u, max_bytes=max_bytes)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+def test_memory_does_not_grow_with_the_positions() -> None:
     """Four times as many: beside the inputs themselves there are the states of a chunk, and the sums."""
-    monkeypatch.setattr("balred.layers.along_data._CHUNK", 1 << 12)
-    peaks = []
-    for length in (5_000, 20_000):
-        u = RNG.standard_normal((2, length, 2))
-        data_sums(SYSTEMS["conjugate"], u, u)
-        tracemalloc.start()
-        data_sums(SYSTEMS["conjugate"], u, u)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 1.1 * peaks[0]
+    assert peak(20_000, 1 << 18) < 1.1 * peak(5_000, 1 << 18)
 
 
-def test_sums_add_up_and_do_not_depend_on_how_data_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_bytes", [1 << 17, 1 << 19])
+def test_memory_is_what_was_allowed(max_bytes: int) -> None:
+    """The peak that Python's allocator sees, of data whose states take 11 times the larger of both: no more, and not much less."""
+    assert 0.3 * max_bytes < peak(20_000, max_bytes) < max_bytes
+
+
+def test_sums_add_up_and_do_not_depend_on_how_data_are_cut() -> None:
     system = SYSTEMS["conjugate"]
     u, w = RNG.standard_normal((2, 5, 7, 2))
     whole = data_sums(system, u, w)
     parts = data_sums(system, u[:2], w[:2]) + data_sums(system, u[2:], w[2:])
-    monkeypatch.setattr("balred.layers.along_data._CHUNK", 1)
-    for other in (parts, data_sums(system, u, w)):
+    for other in (parts, data_sums(system, u, w, max_bytes=1)):
         np.testing.assert_allclose(other.P, whole.P, rtol=1e-13)
         np.testing.assert_allclose(other.Q, whole.Q, rtol=1e-13)
         assert other.positions == whole.positions

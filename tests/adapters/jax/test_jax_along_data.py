@@ -21,6 +21,7 @@ from flax import nnx
 
 import balred
 from balred.adapters.equinox import LRU
+from balred.layers import along_data
 from balred.registry.entries import container_of
 from balred.registry.reading import layers_of, replace_layers
 from balred.selection import Calibration
@@ -338,6 +339,25 @@ def test_operators_are_looked_for_in_the_values_of_now() -> None:
             np.testing.assert_allclose(got.P, want.P, rtol=1e-6)
             np.testing.assert_allclose(got.Q, want.Q, rtol=1e-6)
     assert len(kept) == 1
+
+
+def test_states_along_data_take_no_more_memory_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One position of one sequence at a time, of order 12, and the same sums but for rounding."""
+    layer, u, held, states_along = lru(), data(3, LENGTH, WIDTH), [], along_data.states_along
+
+    def counted(*args: Any) -> Any:
+        x = states_along(*args)
+        held.append(x.size)
+        return x
+
+    monkeypatch.setattr(along_data, "states_along", counted)
+    want = sums(layer, {"": layer}, Calibration(u, vmapped=True))[""]
+    assert max(held) == 3 * LENGTH * 12
+    held.clear()
+    got = sums(layer, {"": layer}, Calibration(u, vmapped=True, max_bytes=1))[""]
+    assert max(held) == 12
+    for a, b in ((got.P, want.P), (got.Q, want.Q)):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
 
 
 @pytest.mark.full

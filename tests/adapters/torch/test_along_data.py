@@ -15,8 +15,8 @@ import s4_layers  # noqa: E402
 import s4d_layers  # noqa: E402
 
 import balred  # noqa: E402
-from balred.adapters.torch import LRU, running  # noqa: E402
-from balred.layers import passages  # noqa: E402
+from balred.adapters.torch import LRU, InTrainingReducer, running  # noqa: E402
+from balred.layers import along_data, passages  # noqa: E402
 from balred.reduction import diagonalisation  # noqa: E402
 from balred.selection import Calibration  # noqa: E402
 from balred.selection.calibration import batches  # noqa: E402
@@ -322,6 +322,40 @@ def test_a_bar_is_shown_for_every_pass_over_the_batches() -> None:
     assert seen == [[8] * 4]
     with pytest.raises(ValueError, match="progress must be a function of the batches"):
         balred.plan(model, 4, given, progress=True)
+
+
+def test_states_along_data_take_no_more_memory_than_is_allowed(monkeypatch: Any) -> None:
+    """What is held at a time follows: fewer sequences, then positions; the values do not change but by rounding."""
+    model, given, held, states_along = Model(lru()), data(32, 20), [], along_data.states_along
+
+    def counted(*args: Any) -> Any:
+        x = states_along(*args)
+        held.append(x.numel())
+        return x
+
+    monkeypatch.setattr(along_data, "states_along", counted)
+    want, most = balred.analyze(model, calibration=given)["layer"].hsv, []
+    assert max(held) == 32 * 20 * 12  # all of it, of order 12
+    for max_bytes in (1 << 17, 1 << 13, 1):
+        held.clear()
+        got = balred.analyze(model, calibration=given, max_bytes=max_bytes)["layer"].hsv
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * float(want[0]))
+        most.append(max(held))
+    assert most[0] <= (1 << 17) // 48
+    assert most[1] <= (1 << 13) // 48 < 20 * 12
+    assert most[2] == 12
+    held.clear()
+    balred.reduce(model, 4, calibration=given, max_bytes=1)
+    assert max(held) == 12
+    held.clear()
+    how = Calibration(given, max_bytes=1)
+    reducer = InTrainingReducer(
+        model, torch.optim.SGD(model.parameters(), 1e-3), balred.Order(4), (0, 1), attempts=1, calibration=how
+    )
+    reducer.step()
+    assert max(held) == 12
+    with pytest.raises(ValueError, match="max_bytes must be a positive integer, got 0"):
+        balred.plan(model, 4, given, max_bytes=0)
 
 
 def test_a_divergence_needs_data_and_is_of_the_whole_model() -> None:
