@@ -24,7 +24,7 @@ from balred.layers.s5 import s5_parameters, s5_system
 from balred.layers.sampled import Host, input_gain
 from balred.registry.entries import register
 from balred.registry.kinds import Rebuild
-from balred.systems.arrays import Array, backend_of, eye, namespace, to_complex, to_numpy
+from balred.systems.arrays import Array, backend_of, eye, is_at_hand, mapped, namespace, to_complex, to_numpy
 from balred.systems.leaves import System
 
 SIZES = ("d_hidden", "d_state", "state_dim", "hidden_dim", "states", "N")
@@ -158,7 +158,20 @@ register("builtins.dict", lambda tree: refused(tree, None), recognises=lambda tr
 
 def lru_of(tree: Mapping[str, Any]) -> tuple[System, Any]:
     """The system, of a stack a batch, and a function that gives the changed parameters for a reduced one."""
-    return read_stack(tree, leading_axes(tree, _is_one_lru) or (), _one_lru_of)
+    axes = leading_axes(tree, _is_one_lru) or ()
+    if not is_at_hand(*tree.values()) or any(np.dtype(x.dtype) not in _PLAIN for x in tree.values()):
+        return read_stack(tree, axes, _one_lru_of)
+    # JAX would compile each of the operations for every number of states; copies, since a step may take the arrays away
+    be, like = backend_of(*tree.values()), tree["D"]
+    system, write = read_stack({k: np.array(to_numpy(x)) for k, x in tree.items()}, axes, _one_lru_of)
+
+    def theirs(x: Host) -> Array:
+        return be.from_numpy(x, like=like)
+
+    return mapped(system, theirs), lambda reduced: {k: theirs(x) for k, x in write(reduced).items()}
+
+
+_PLAIN = (np.float32, np.float64)
 
 
 def _one_lru_of(tree: Mapping[str, Any]) -> tuple[System, Any]:

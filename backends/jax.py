@@ -117,6 +117,11 @@ def semidefinite_factor(x: Array) -> Array:
     return V * jnp.sqrt(jnp.maximum(w, 0))[..., None, :]
 
 
+def congruent(Z: Array, x: Array) -> Array:
+    """``Z^H x Z`` for a Hermitian x."""
+    return jnp.swapaxes(Z.conj(), -1, -2) @ (x @ Z)
+
+
 def svd(x: Array) -> tuple[Array, Array, Array]:
     """U, s and V^H, of the smaller shapes."""
     U, s, Vh = jnp.linalg.svd(x, full_matrices=False)
@@ -126,6 +131,11 @@ def svd(x: Array) -> tuple[Array, Array, Array]:
 def svdvals(x: Array) -> Array:
     """The singular values alone."""
     return jnp.linalg.svd(x, compute_uv=False)
+
+
+def eigvalsh(x: Array) -> Array:
+    """The eigenvalues of Hermitian matrices, ascending."""
+    return jnp.linalg.eigvalsh(x)
 
 
 def graded_rows(x: Array, most: int) -> Array:

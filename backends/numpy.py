@@ -28,6 +28,8 @@ _PIECE = 64
 """Members of a batch that are computed together, at most."""
 _CACHED, _HELD, _WORTH = 2**14, 2**20, 2**17
 """Entries whose products stay in a core's cache; that the results of a piece may have; from how many on a second core is worth waking."""
+_CLEAR = 16
+"""Times the rounding of all entries of a row, that much must be left of each in a factorisation that does not pivot."""
 _FEW = 1024
 """The order from which on a second thread is worth its waking."""
 DYNAMIC_SHAPES = True
@@ -113,36 +115,56 @@ def triangle_times(R: Array, x: Array) -> Array:
 def semidefinite_factor(x: Array) -> Array:
     """Z with ``Z Z^H = x`` to rounding for positive semidefinite matrices with ones on the diagonal.
 
-    By Cholesky factorisation with pivoting, which costs less than an eigendecomposition and is no less accurate; Z has
-    as many columns as the numerical rank (the largest in a batch).
+    By Cholesky factorisation, which costs less than an eigendecomposition and is no less accurate; with pivoting where
+    rounding may count, since that takes some times as long.  Z has as many columns as the numerical rank (the largest in a batch).
     """
-    batch = x.shape[:-2]
-    factor, tolerance = lapack("pstrf", x.dtype.char), 4 * np.finfo(x.dtype).eps
-    out, columns = np.zeros_like(x), 1
-    for at in np.ndindex(*batch):
-        U, order, rank, _ = factor(x[at], tol=tolerance)
-        out[(*at, order - 1, slice(rank))] = np.triu(U[:rank]).conj().T
-        columns = max(columns, rank)
-    return out[..., :columns]
+    batch, n, eps = x.shape[:-2], x.shape[-1], np.finfo(x.dtype).eps
+    whole, pivoting = (lapack(name, x.dtype.char) for name in ("potrf", "pstrf"))
+
+    def factor(one: Array) -> Array:
+        L, info = whole(one, lower=1, clean=1)
+        if info == 0 and L.diagonal().real.min() ** 2 > n * _CLEAR * eps:
+            return np.asarray(L)
+        U, order, rank, _ = pivoting(one, tol=4 * eps)
+        Z = np.zeros((n, max(rank, 1)), x.dtype)
+        Z[order - 1, :rank] = np.triu(U[:rank]).conj().T
+        return Z
+
+    if not batch:
+        return factor(x)
+    parts = [factor(x[at])[None] for at in np.ndindex(*batch)]
+    return _joined(parts, batch) if parts else x[..., :1]
+
+
+def congruent(Z: Array, x: Array) -> Array:
+    """``Z^H x Z`` for a Hermitian x; of one Z that is lower triangular for half of the operations."""
+    if Z.ndim > 2 or Z.shape[0] != Z.shape[1] or np.triu(Z, 1).any():
+        return np.asarray(np.swapaxes(Z.conj(), -1, -2) @ (x @ Z))
+    times = lapack("trmm", x.dtype.char)
+    left = times(1.0, Z, x, lower=1, trans_a=2)
+    return np.asarray(times(1.0, Z, left, side=1, lower=1, overwrite_b=1))
 
 
 def svd(x: Array) -> tuple[Array, Array, Array]:
     """U, s and V^H, of the smaller shapes; in single precision where `x` is, which NumPy itself computes in double."""
     if x.ndim == 2 and min(x.shape) > 0 and max(x.shape) <= SMALL:
-        return _small_svd(x, 1)
+        return _lapack_svd(x, 1)
     if x.dtype.char not in "fF":
         return np.linalg.svd(x, full_matrices=False)
     if x.ndim == 2:
-        import scipy.linalg
-
-        return scipy.linalg.svd(x, full_matrices=False, check_finite=False)  # type: ignore[no-any-return]
+        return _lapack_svd(x, 1)
     parts = [svd(one) for one in x.reshape(-1, *x.shape[-2:])]
     U, s, Vh = (np.stack(part) for part in zip(*parts, strict=True))
     return tuple(y.reshape(*x.shape[:-2], *y.shape[1:]) for y in (U, s, Vh))  # type: ignore[return-value]
 
 
-def _small_svd(x: Array, vectors: int) -> tuple[Array, Array, Array]:
-    U, s, Vh, info = lapack("gesdd", x.dtype.char)(x, compute_uv=vectors, full_matrices=0)
+def _lapack_svd(x: Array, vectors: int) -> tuple[Array, Array, Array]:
+    if min(x.shape) == 0:
+        return np.linalg.svd(x, full_matrices=False)
+    given: dict[str, int] = {"compute_uv": vectors, "full_matrices": 0}
+    if max(x.shape) > SMALL:  # what is enough is not what is quickest
+        given["lwork"] = int(lapack("gesdd_lwork", x.dtype.char)(*x.shape, **given)[0].real)
+    U, s, Vh, info = lapack("gesdd", x.dtype.char)(x, **given)
     if info != 0:
         raise np.linalg.LinAlgError(f"singular values must converge, got info = {info}")
     return U, s, Vh
@@ -151,13 +173,22 @@ def _small_svd(x: Array, vectors: int) -> tuple[Array, Array, Array]:
 def svdvals(x: Array) -> Array:
     """The singular values alone, as :func:`svd`."""
     if x.ndim == 2 and min(x.shape) > 0 and max(x.shape) <= SMALL:
-        return _small_svd(x, 0)[1]
+        return _lapack_svd(x, 0)[1]
     if x.dtype.char not in "fF":
         return np.asarray(np.linalg.svd(x, compute_uv=False))
-    import scipy.linalg
-
-    values = [scipy.linalg.svd(one, compute_uv=False, check_finite=False) for one in x.reshape(-1, *x.shape[-2:])]
+    values = [_lapack_svd(one, 0)[1] for one in x.reshape(-1, *x.shape[-2:])]
     return np.stack(values).reshape(*x.shape[:-2], -1)
+
+
+def eigvalsh(x: Array) -> Array:
+    """The eigenvalues of Hermitian matrices, ascending; in single precision where `x` is, unlike NumPy's own."""
+    solve = lapack("heevd" if x.dtype.kind == "c" else "syevd", x.dtype.char)
+    out = np.empty(x.shape[:-1], x.real.dtype)
+    for at in np.ndindex(*x.shape[:-2]):
+        out[at], _, info = solve(x[at], compute_v=0, lwork=34 * x.shape[-1] + 1)  # for 32 columns at once
+        if info != 0:
+            raise np.linalg.LinAlgError(f"eigenvalues must converge, got info = {info}")
+    return out
 
 
 def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:

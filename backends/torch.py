@@ -157,6 +157,12 @@ def semidefinite_factor(x: Array) -> Array:
     return Z
 
 
+def congruent(Z: Array, x: Array) -> Array:
+    """``Z^H x Z`` for a Hermitian x."""
+    product: Array = Z.mH @ (x @ Z)
+    return product
+
+
 def svd(x: Array) -> tuple[Array, Array, Array]:
     """U, s and V^H, of the smaller shapes."""
     U, s, Vh = torch.linalg.svd(x, full_matrices=False)
@@ -167,6 +173,12 @@ def svdvals(x: Array) -> Array:
     """The singular values alone."""
     s: Array = torch.linalg.svdvals(x)
     return s
+
+
+def eigvalsh(x: Array) -> Array:
+    """The eigenvalues of Hermitian matrices, ascending."""
+    w: Array = torch.linalg.eigvalsh(x)
+    return w
 
 
 def graded_rows(x: Array, most: int) -> Array:

@@ -113,7 +113,8 @@ def _moments(copy: Copy, power: int | None, resizing: Resizing, carry: bool) -> 
         for k, x in known.items():
             if old[k].shape != new[k].shape:
                 level = np.mean(to_numpy(x)) if power == 2 else 0.0
-                done[prefix + k] = jnp.asarray(carried.get(k, np.full(new[k].shape, level)), x.dtype)
+                value = carried.get(k, np.full(new[k].shape, level))
+                done[prefix + k] = jax.device_put(np.asarray(value, x.dtype))  # asarray is a program for every shape
     return done
 
 
@@ -130,7 +131,7 @@ def _afresh(copy: Copy, name: str, copies: Mapping[Keys, Copy], resizing: Resizi
         return first, x.shape != resizing.old[name].shape  # a history of several steps is of no use in part
     # the step count goes on, so zeros would multiply the learning rate until they have filled up
     level = max(float(np.mean(to_numpy(c.values[name]))) for c in factors.values())
-    return jnp.asarray(np.full(first.shape, level if first.shape != (1,) else 0.0), x.dtype), False
+    return jax.device_put(np.full(first.shape, level if first.shape != (1,) else 0.0, x.dtype)), False
 
 
 def _unknown(got: str) -> ValueError:

@@ -169,7 +169,7 @@ class TreeReducer:
         if report is not None:
             for sink in self._sinks:
                 sink(report)
-            state = replace(state, ranks=ranks_of(self._layers(parts.model)), events=counts_of(self._sinks))
+            state = replace(state, ranks={**state.ranks, **report.ranks}, events=counts_of(self._sinks))
         return parts, state, report
 
     def _attempt(

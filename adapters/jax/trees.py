@@ -25,7 +25,7 @@ def placed(x: Any, like: Any) -> Any:
     """
     x = x if x.dtype == like.dtype else x.astype(like.dtype)
     if not getattr(like, "committed", False):
-        return jnp.asarray(np.asarray(x)) if getattr(x, "committed", False) else x
+        return jax.device_put(np.asarray(x)) if getattr(x, "committed", False) else x
     sharding = like.sharding
     if isinstance(sharding, NamedSharding):
         axes = zip(x.shape, tuple(sharding.spec) + (None,) * x.ndim, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from balred.hankel.gradients import cotangents
 from balred.hankel.spectrum import Spectrum, hankel_matrix, spectrum
 from balred.registry.reading import per_layer
-from balred.solvers.closed_form import is_siso, siso_values
+from balred.solvers.closed_form import is_siso, siso_values, squared_values_matrix
 from balred.solvers.gramians import check_precision, solved
 from balred.solvers.smith import smith_solved
 from balred.systems import arrays
@@ -30,7 +31,7 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, cast_like, where_fastest, with_leaves
 from balred.systems.parts import separated
-from balred.systems.poles import UnstableError, entry_rounding
+from balred.systems.poles import UnstableError, check_stable, entry_rounding
 
 
 def hsv(
@@ -169,7 +170,35 @@ def _padded(s: Array, n: int) -> Array:
 
 
 def values_in_single(system: System) -> np.ndarray[Any, Any]:
-    """The Hankel singular values in float32 arithmetic, on the host: the quickest look at a stable system."""
+    """The Hankel singular values in float32 arithmetic, on the host, shape (..., 2, n): a quick look at a stable system.
+
+    Twice, as :func:`values_between` gives them.
+    """
     work = where_fastest(system)
     with in_precision("float32", *work.leaves) as leaves:
-        return np.asarray(to_numpy(_padded(_values(with_leaves(work, leaves), None), work.order)))
+        s = np.asarray(to_numpy(_padded(_values(with_leaves(work, leaves), None), work.order)))
+    return np.stack([s, s], axis=-2)
+
+
+def values_between(system: DiagonalSystem) -> np.ndarray[Any, Any]:
+    r"""What the Hankel singular values of a stable diagonal system lie between, on the host, shape (..., 2, n): the quickest look at it.
+
+    They are the roots of :math:`\lambda_i(Z_p^HQZ_p) \mp \delta`, in float32, where :math:`\delta` is what rounding may have
+    added, so nothing is known of values far below the first.  Rules that keep the least order by a share, a sum or a size of the
+    values keep no less with the second than with the values, and no more with the first.
+    """
+    work = where_fastest(system)
+    with in_precision("float32", *work.leaves) as leaves:
+        precise = with_leaves(work, leaves)
+        assert isinstance(precise, DiagonalSystem)
+        check_stable(precise)
+        K, unit = squared_values_matrix(precise)
+        be, n = backend_of(K), int(K.shape[-1])
+        squares = np.asarray(to_numpy(be.over_batch(be.eigvalsh, tuple(K.shape[:-2]), K)))[..., None, ::-1]
+        rounding = _FOLD * float(np.finfo(np.float32).eps) * math.sqrt(n) * squares[..., :1]
+        bounds = np.maximum(np.concatenate([squares - rounding, squares + rounding], axis=-2), 0.0)
+        return np.asarray(_padded(np.sqrt(bounds) * to_numpy(unit)[..., None], system.order))
+
+
+_FOLD = 4.0
+"""Times the root of the order, that many roundings of the first are in the squares of the values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.hankel.values import values_in_single
+from balred.hankel.values import values_between, values_in_single
 from balred.intraining.exchange import Alone, Exchange, share, together
 from balred.intraining.policy import Policy, PolicyState
 from balred.intraining.reach import chosen_layers, even_layers
@@ -290,24 +290,33 @@ def _far_from_a_cut(policy: Policy, step: int, rule: Rule, layers: Mapping[str, 
     """
     # float32 can do little with a dense system in bad units
     systems = {name: system for name, (system, _) in layers.items() if isinstance(system, DiagonalSystem)}
-    found = {}
-    for name, values in batched(_looked, systems).items():
-        system = systems[name]
-        try:
-            order = choose_order(rule, values, unit := system.order // max(system.states, 1))
-        except (ValueError, ArithmeticError):
-            continue  # unstable, or a rule that cannot be met: the analysis will tell
-        least = int((order - _SLACK * system.order) / unit)
-        if least > 0 and not policy.allows(system.states, policy.next_rank(step, system.states, least)):
-            found[name] = (system.states, least)
+    found: dict[str, tuple[int, int]] = {}
+    left = systems
+    for look in (values_between, values_in_single):  # the second where the first, in half of its time, cannot tell
+        seen, left = batched(partial(_looked, look), left), {}
+        for name, bounds in seen.items():
+            system = systems[name]
+            unit = system.order // max(system.states, 1)
+            try:
+                orders = [choose_order(rule, values, unit) for values in np.moveaxis(bounds, -2, 0)]
+            except (ValueError, ArithmeticError):
+                continue  # unstable, or a rule that cannot be met: the analysis will tell
+            least, most = (
+                int((order + s * _SLACK * system.order) / unit) for order, s in zip(orders, (-1, 1), strict=True)
+            )
+            near, far = (policy.allows(system.states, policy.next_rank(step, system.states, x)) for x in (least, most))
+            if least > 0 and not near:
+                found[name] = (system.states, least)
+            elif not far:
+                left[name] = system
     return found
 
 
-def _looked(system: System) -> NDArray[Any]:
-    """The values of a layer or a batch of them; of a layer that has none no values, which no rule can be met with."""
+def _looked(look: Callable[[Any], NDArray[Any]], system: System) -> NDArray[Any]:
+    """Bounds of the values of a layer or a batch of them; of a layer that has none no values, which no rule can be met with."""
     try:
-        return values_in_single(system)
+        return look(system)
     except (ValueError, ArithmeticError):
         if system.B.ndim > 2:
             raise
-        return np.full(system.order, np.nan)
+        return np.full((2, system.order), np.nan)

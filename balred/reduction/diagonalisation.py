@@ -66,7 +66,7 @@ class Forms:
         self._template, self._reduce, self._state, self._original, self._margin, self._nested = (
             template, reduce, state, original, margin, nested,
         )  # fmt: skip
-        self._limit = float(max(arrays.eps(arrays.real(g.B)) for g in (original, template)) ** -0.5)
+        self._limit = float(max(arrays.eps(g.B) for g in (original, template)) ** -0.5)
         self._reduced: tuple[int, Reduced] | None = None
         self._last: tuple[int, list[_Form], Reduced] | None = None
         self._known: dict[int, list[tuple[int, bool]]] = {}

@@ -57,6 +57,21 @@ def _full_factors(system: DiagonalSystem) -> tuple[Array, Array]:
     return Zp * _as(Zp, b), Zq * _as(Zq, c)
 
 
+def squared_values_matrix(system: DiagonalSystem) -> tuple[Array, Array]:
+    r""":math:`Z_p^HQZ_p` of a stable system, whose eigenvalues are squares of its Hankel singular values in some unit, and that.
+
+    One factor of one Gramian is enough for it.
+    """
+    xp = namespace(system.B)
+    b, c = unit_of(system.B, axis=-1), unit_of(system.C, axis=-2)
+    P, Q = diagonal_gramians(dataclasses.replace(system, B=system.B / _as(system.B, b), C=system.C / _as(system.C, c)))
+    d = b * xp.matrix_transpose(c)
+    unit = xp.max(d, axis=-2, keepdims=True)
+    d = d / unit
+    Z = _gramian_factor(P) * _as(P, xp.concat([d, d], axis=-2) if system.conjugate else d)
+    return backend_of(Z).congruent(Z, Q), unit[..., 0]
+
+
 def is_siso(system: DiagonalSystem) -> bool:
     """Whether there is one input and one output, with values that can be looked at."""
     return system.B.shape[-1] == system.C.shape[-2] == 1 and is_concrete(*system.leaves)

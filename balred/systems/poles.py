@@ -131,7 +131,7 @@ def entry_rounding(system: System) -> float:
 
     What is kept in half precision are weights, which are what they are, and no measurements.
     """
-    return min(arrays.eps(arrays.real(system.B)), _SINGLE)
+    return min(arrays.eps(system.B), _SINGLE)
 
 
 def known_poles(system: System, eps: float = 0.0) -> Poles:

@@ -13,6 +13,7 @@ import optax  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from balred.adapters.equinox import InTrainingReducer
+from balred.adapters.jax.tracing import QUICKLY
 from balred.intraining import Report
 from balred.studies.models.jax_models import Classifier
 from balred.studies.settings.records import DemoConfig
@@ -26,7 +27,9 @@ class JaxTrainer:
         jax.clear_caches()  # type: ignore[no-untyped-call]
         schedule = optax.warmup_cosine_decay_schedule(0.0, config.rate, config.warmup, config.steps, 0.0)
         optimizer = optax.adamw(schedule, weight_decay=config.weight_decay)
-        make = eqx.filter_jit(lambda key: Classifier(config.width, states, ring=config.ring, key=key))
+        make = jax.jit(
+            lambda key: Classifier(config.width, states, ring=config.ring, key=key), compiler_options=QUICKLY
+        )
         self.model: Any = make(jax.random.key(seed))
         self.opt_state = optimizer.init(eqx.filter(self.model, eqx.is_inexact_array))
         self.reducer = (

@@ -14,7 +14,7 @@ import balred
 from balred.systems import arrays
 
 FUNCTIONS = ("is_concrete", "on_host", "all_finite", "to_numpy", "from_numpy", "to_bytes", "from_bytes", "triangular_factor", "while_loop",
-             "over_batch", "double_scope", "single_scope", "stop_gradient", "differentiable", "DYNAMIC_SHAPES")  # fmt: skip
+             "semidefinite_factor", "congruent", "eigvalsh", "over_batch", "double_scope", "single_scope", "stop_gradient", "differentiable", "DYNAMIC_SHAPES")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
@@ -22,6 +22,30 @@ def test_array_backends_supply_the_same_names(name):
     pytest.importorskip(name)
     module = arrays.backend(name)
     assert [f for f in FUNCTIONS if not hasattr(module, f)] == []
+
+
+@pytest.mark.parametrize("dtype", "fdFD")
+@pytest.mark.parametrize("rank", [60, 30])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_products_with_a_factor_are_those_with_the_matrix(name, rank, dtype):
+    """Z Z^H is the matrix, of any rank, and Z^H x Z has the eigenvalues of x times it, by NumPy's own in double precision."""
+    library = pytest.importorskip("jax.numpy" if name == "jax" else name)
+    if name == "jax" and dtype in "dD":
+        pytest.skip("JAX has no double precision outside a scope")
+    be, rng = arrays.backend(name), np.random.default_rng(0)
+    parts = rng.standard_normal((2, 2, 60, 2 * rank if rank == 60 else rank))
+    a, b = parts[0] + 1j * parts[1] if dtype in "FD" else parts[0]
+    a = a / np.linalg.norm(a, axis=1, keepdims=True)
+    P, x = ((y @ y.conj().T).astype(dtype) for y in (a, b))
+    Z = be.semidefinite_factor(library.asarray(P))
+    near = 100 * np.finfo(dtype).eps
+    assert_allclose(np.asarray(Z @ arrays.ct(Z)), P, rtol=0, atol=near)
+    product = be.congruent(Z, library.asarray(x))
+    want = np.linalg.eigvalsh(np.asarray(arrays.ct(Z), np.complex128) @ x @ np.asarray(Z))
+    assert_allclose(np.asarray(be.eigvalsh(product)), want, rtol=0, atol=near * want[-1])
+    if name == "numpy":
+        assert_allclose(be.eigvalsh(np.stack([product, product]))[1], want, rtol=0, atol=near * want[-1])
+        assert rank <= Z.shape[1] <= rank + 2  # as many as rounding leaves
 
 
 @pytest.mark.alike

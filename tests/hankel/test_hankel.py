@@ -13,7 +13,9 @@ from oracle import oracle_hsv
 from tables import SINGLE, each_case, each_single, members, oracle_of, skip_without
 
 import balred
+from balred.hankel.values import values_between
 from balred.solvers.gramians import SOLVERS, structure
+from balred.systems.batches import stacked
 
 
 @each_case
@@ -103,6 +105,22 @@ def test_diagonal_equals_its_dense_form(case):
     g = case.make(n=8)
     s = balred.hsv(g)
     assert_allclose(balred.hsv(g.to_dense()), s, rtol=0, atol=1e-12 * s[0])
+
+
+@pytest.mark.parametrize("small", [1.0, 1e-3])
+@pytest.mark.parametrize("case", [c for c in SINGLE if c.kind != "dense"], ids=str)
+def test_the_quickest_look_tells_on_which_side_it_errs(case, small):
+    """In float32, from squares: the values in float64 lie between, at most a hundredth from both where they are no smaller."""
+    g = case.make(n=9, m=3, p=2)
+    scale = np.where(np.arange(g.states) % 2, small, 1.0)
+    g = dataclasses.replace(g, B=scale[:, None] * g.B, C=scale * g.C)
+    s, (low, high) = balred.hsv(g), values_between(g)
+    assert (low <= s * (1 + 1e-6)).all()
+    assert (s <= high * (1 + 1e-6)).all()
+    large = s > 2e-2 * s[0]
+    assert_allclose(low[large], s[large], rtol=1e-2)
+    assert_allclose(high[large], s[large], rtol=1e-2)
+    assert_allclose(values_between(stacked([g, g]))[1], [low, high], rtol=1e-3, atol=1e-3 * s[0])
 
 
 @each_case

@@ -97,6 +97,24 @@ def test_the_three_frameworks_do_the_same() -> None:
             np.testing.assert_allclose(other[name], x, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("left", [23, 11])
+def test_neither_a_look_nor_a_cut_compiles_anything(left: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Of sizes that JAX has not met: reading a layer would else be a program for each of its operations, and so on."""
+    model, optimizer = equinox.LRU(5, 23, key=jax.random.key(0)), optax.adamw(1e-3)
+    opt_state = optimizer.init(model)
+    reducer = equinox.InTrainingReducer(balred.Order(left), (0, 1), attempts=1)
+    state = reducer.init(model)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        jax.jit(lambda x: x * 23)(jnp.ones(23))
+        assert "ompil" in caplog.text
+        caplog.clear()
+        *_, report = reducer.update(model, opt_state, state, 1)
+        assert "ompil" not in caplog.text
+    assert not report.skipped
+    assert len(report.cuts) == (left < 23)
+    assert left - 2 <= report.ranks[""] <= left  # a real pole fills a state as well
+
+
 @pytest.mark.full
 @every
 def test_a_dry_run_changes_nothing_and_tells(make: Any, tmp_path: Any) -> None:

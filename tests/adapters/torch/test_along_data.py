@@ -97,7 +97,7 @@ def test_signals_of_an_operator_are_those_that_its_parameters_learn_from(name: s
     model = Model(LAYERS[name]())
     seen: list[Any] = []
     plain = passages.data_sums
-    monkeypatch.setattr(passages, "data_sums", lambda *a: (seen.append(a[:3]), plain(*a))[1])
+    monkeypatch.setattr(passages, "data_sums", lambda *a, **k: (seen.append(a[:3]), plain(*a, **k))[1])
     system = balred.adapt(model.layer)[0]
     how = Calibration(data(), scalar=lambda z: (z**3).sum())
     found = running.sums(model, {"layer": (model.layer, system)}, batches(how.now(), (torch.Tensor,)), how)
