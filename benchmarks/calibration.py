@@ -243,7 +243,11 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
             [_amounts(n, rows) for n in over],
         )
     )
-    texts.append("Time of one `balred.reduce` in training steps, and the memory that it adds in MB (the first seed).\n")
+    drawn = sorted({str(row["costs"].get("drawn", row.get("drawn", 4))) for row in rows if row["costs"]})
+    texts.append(
+        "Time of one `balred.reduce` in training steps, and the memory that it adds in MB (the first seed, "
+        f"{' or '.join(drawn)} directions a batch).\n"
+    )
     texts.append(
         markdown(["model", "noise", "64 sequences", f"{SEQUENCES} sequences"], [_costs(n, rows) for n in over])
     )

@@ -24,6 +24,8 @@ OWN_STEPS = 400
 """Of S5 and S4D, whose layers are slow on a CPU."""
 OWN_STATES = (64, 64)
 OWN_RATE = 4e-3
+GROWING = "s5-growing"
+"""S5 as well, with continuous poles whose real parts start anywhere between -0.5 and 0.5."""
 _CHUNK = 64
 
 
@@ -81,6 +83,7 @@ def trained(name: str, config: TrainConfig, task: Task, seed: int, kept: Path) -
     stored = {
         "s5": OWN_STATES,
         "mamba2": OWN_STATES,
+        GROWING: OWN_STATES,
         "s4d": tuple(n // 2 for n in OWN_STATES),
     }  # S4D stores one of each conjugate pair
     # steps are timed on the run's own model; cuts are of a copy
@@ -100,6 +103,12 @@ class OwnRun:
             width, OWN_STATES, task.classes, seed, channels=task.channels, vocabulary=task.vocabulary,
             read="each" if task.dense else config.read, pairs=task.pairs, block=lambda states: make(width, states),
         )  # fmt: skip
+        if name == GROWING:
+            generator = torch.Generator().manual_seed(seed + 7)
+            with torch.no_grad():
+                for block in self.model.blocks:
+                    real = block.s5.seq.Lambda.real
+                    real[:] = torch.rand(real.shape, generator=generator) - 0.5
         self.optimizer = torch.optim.AdamW(self.model.parameters(), OWN_RATE)
         warm = max(1, steps // 10)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -204,7 +213,9 @@ class Mamba2Block(nn.Module):
         return x + self.mixer(self.norm(x))  # type: ignore[no-any-return]
 
 
-OWN_BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {"s5": S5Block, "s4d": S4DBlock, "mamba2": Mamba2Block}
+OWN_BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {
+    "s5": S5Block, GROWING: S5Block, "s4d": S4DBlock, "mamba2": Mamba2Block,
+}  # fmt: skip
 
 
 def _jax(config: TrainConfig, task: Task, seed: int, path: Path, order: Order) -> Trained:
