@@ -1,4 +1,4 @@
-"""NumPy: the reference array backend, and the one that others fall back to; SciPy is here for LAPACK and BLAS only."""
+"""NumPy: the reference array backend, and the one that others fall back to; SciPy's LAPACK and BLAS come from ``triangles``."""
 
 from __future__ import annotations
 

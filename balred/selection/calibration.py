@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 from balred.selection.directions import check_scalar
 from balred.selection.selecting import SELECTIONS
-from balred.systems.batches import check_budget
 
 _LABELS = ("label", "labels", "label_ids", "target", "targets", "y")
 _HOW = "pass the inputs of the model, such as [x for x, y in loader]"
@@ -250,9 +249,10 @@ class Calibration:
             raise ValueError(f"balanced_on must be one of {', '.join(BALANCED_ON)}, got {self.balanced_on!r}")
         if self.data is None and self.balanced_on in ("data", "inputs"):
             raise ValueError(f"balanced_on={self.balanced_on!r} needs calibration data, got none")
-        if self.sequences is not None and (not isinstance(self.sequences, int) or self.sequences < 1):
-            raise ValueError(f"sequences must be a positive integer, got {self.sequences!r}")
-        check_budget(self.max_bytes)
+        for name in ("sequences", "max_bytes"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if callable(self.data) and not _takes_nothing(self.data):
             raise ValueError(
                 f"calibration must be data or a function without arguments, got {self.data!r}, which takes some"
