@@ -44,8 +44,8 @@ class InTrainingReduction(TrainerCallback, ExportableState):
     Parameters
     ----------
     rule, window, attempts, **options
-        The arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard takes the scheduler back
-        as well; the Trainer's own step count goes on.
+        The arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard also takes the scheduler
+        back; the Trainer's own step count goes on.
     config : str, optional
         The attribute of ``model.config`` that holds the states of the layers: a list in their order, a dict by their names,
         or a number for a single layer.  It is kept up to date, so that ``save_pretrained`` and ``from_pretrained`` work.
@@ -57,12 +57,13 @@ class InTrainingReduction(TrainerCallback, ExportableState):
     Raises
     ------
     ValueError
-        An argument is not as it must be, or when the training starts: DeepSpeed, FSDP or what else keeps shapes that it has
-        seen; options of DistributedDataParallel that cannot follow a cut; the config does not hold what `config` says.
+        An argument breaks its rule.  When the training starts: it uses DeepSpeed, FSDP or another engine that keeps the
+        shapes it has seen; an option of DistributedDataParallel cannot follow a cut; the entry `config` does not hold
+        the states of the layers.
 
     Notes
     -----
-    Pass it in ``callbacks=``, or call :meth:`add_to`, which also brings the numbers to the Trainer's reporting integrations
+    Pass it in ``callbacks=``, or call :meth:`add_to`, which also sends the numbers to the Trainer's reporting integrations
     (TensorBoard, W&B).  With ``model_init=``, call :func:`balred.adapters.torch.resize_on_load` in that function.
 
     Examples

@@ -34,17 +34,18 @@ _STRATEGIES = (SingleDeviceStrategy, DDPStrategy, ModelParallelStrategy)
 class InTrainingReduction(pl.Callback):
     """Cut the layers of a LightningModule while a Trainer fits it; optimizer and averages follow.
 
-    Steps are those of the optimizer, so accumulated batches count once.  Ranks, energies and bounds go to the trainer's loggers.
-    The reducer's state goes into the checkpoints; from one that was saved after a cut ``fit(..., ckpt_path=...)`` resumes,
-    and ``validate``, ``test`` and ``predict`` load it.  An averaged model of Lightning's ``WeightAveraging`` is cut as well.
+    Steps are those of the optimizer, so accumulated batches count once.  Ranks, energies and bounds go to the trainer's
+    loggers.  The reducer's state goes into the checkpoints.  ``fit(..., ckpt_path=...)`` resumes from a checkpoint that
+    was saved after a cut, and ``validate``, ``test`` and ``predict`` load it.  An averaged model of Lightning's
+    ``WeightAveraging`` is cut as well.
 
     Parameters
     ----------
     rule, window, attempts, **options
-        The arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard takes the trainer's
-        schedulers and its GradScaler back as well; the trainer's own step count goes on.
+        The arguments of :class:`balred.adapters.torch.InTrainingReducer`.  A guard also takes the trainer's
+        schedulers and its GradScaler back; the trainer's own step count goes on.
     loss : callable, optional
-        ``loss(module, batch)`` returns the loss of the last batch, for the report: called before and after a cut.
+        ``loss(module, batch)`` returns the loss of the last batch.  It is called before and after a cut, for the report.
 
     Attributes
     ----------
@@ -53,8 +54,9 @@ class InTrainingReduction(pl.Callback):
     Raises
     ------
     ValueError
-        An argument is not as it must be, or when the training starts: no single optimizer holds the layers; the strategy is none
-        of one device, DDP or ModelParallelStrategy (FSDP2); what makes the model a distributed one cannot follow a cut.
+        An argument breaks its rule.  When the training starts: no single optimizer holds all layers; the strategy is
+        another than one device, DDP or ModelParallelStrategy (FSDP2); the wrapper of a distributed model cannot follow
+        a cut.
 
     Notes
     -----

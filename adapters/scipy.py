@@ -1,7 +1,15 @@
 """``scipy.signal`` systems: state space, transfer function, zeros and poles; continuous and discrete; the same form back.
 
-SciPy's own conversions go through coefficients and drop those below 1e-14, whatever the others are; here zeros, poles and
-gain are computed from the state space, and what the form cannot hold is refused.
+SciPy's own conversions go through coefficients, and drop coefficients below 1e-14, however small the others are.  Here zeros,
+poles and gain are computed from the state space.  If the form cannot hold the result, there is an error.
+
+Examples
+--------
+>>> import balred, scipy.signal
+>>> plant = scipy.signal.TransferFunction([1.0, 3.0, 1.0], [1.0, 6.0, 11.0, 6.0])
+>>> small = balred.reduce(plant, 2)
+>>> type(small).__name__, len(small.den) - 1
+('TransferFunctionContinuous', 2)
 """
 
 from __future__ import annotations

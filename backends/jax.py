@@ -1,4 +1,12 @@
-"""JAX: the same formulas under ``jit`` and ``vmap``, double precision in a scope, derivatives by ``custom_vjp``."""
+"""JAX: the same formulas under ``jit`` and ``vmap``, double precision in a scope, derivatives by ``custom_vjp``.
+
+Examples
+--------
+>>> import jax.numpy as jnp
+>>> from balred.backends import jax as backend
+>>> backend.svdvals(jnp.diag(jnp.asarray([3.0, 4.0]))).tolist()
+[4.0, 3.0]
+"""
 
 from __future__ import annotations
 

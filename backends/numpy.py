@@ -1,4 +1,12 @@
-"""NumPy: the reference array backend, and the one that others fall back to; SciPy's LAPACK and BLAS come from ``triangles``."""
+"""NumPy: the reference array backend, and the one that others fall back to; SciPy's LAPACK and BLAS come from ``triangles``.
+
+Examples
+--------
+>>> import numpy as np
+>>> from balred.backends import numpy as backend
+>>> backend.svdvals(np.diag([3.0, 4.0])).tolist()
+[4.0, 3.0]
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,19 @@
 
 The package checks a file that is read, and says what is in it.  Its frontends make arrays of one library each, NumPy's none of float8;
 bytes serve all of them, and the format has those of the tensors one after the other up to the end of the file.
+
+Examples
+--------
+>>> import tempfile, numpy as np
+>>> from balred.backends import safetensors as backend
+>>> from balred.files.tensors import Tensor
+>>> data = np.arange(8, dtype=np.uint8)  # the bytes of two numbers
+>>> with tempfile.TemporaryDirectory() as folder:
+...     path = f"{folder}/x.safetensors"
+...     backend.write_tensors(path, {"x": Tensor("float32", (2,), lambda: data)}, {"x": data}, {})
+...     tensors, metadata = backend.read_tensors(path)
+...     print(tensors["x"].dtype, tensors["x"].shape, tensors["x"].read().tolist())
+float32 (2,) [0, 1, 2, 3, 4, 5, 6, 7]
 """
 
 from __future__ import annotations

@@ -2,6 +2,14 @@
 
 Only SB03OD is called.  slycot 0.7.1 allocates too little workspace for AB09AD, AB09AX and AB09MD with job 'N' and
 for AB09BD with any job, and so corrupts the heap; those routines are not to be used from here.
+
+Examples
+--------
+>>> import numpy as np
+>>> from balred.backends import slycot as backend
+>>> Zp, Zq = backend.gramian_factors(np.diag([-1.0, -2.0]), np.ones((2, 1)), np.ones((1, 2)), discrete=False)
+>>> np.linalg.svd(Zq.T @ Zp, compute_uv=False).round(4)
+array([0.731, 0.019])
 """
 
 from __future__ import annotations

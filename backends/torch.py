@@ -1,4 +1,12 @@
-"""PyTorch: dense linear algebra on the tensors' own device, derivatives through ``autograd.Function``."""
+"""PyTorch: dense linear algebra on the tensors' own device, derivatives through ``autograd.Function``.
+
+Examples
+--------
+>>> import torch
+>>> from balred.backends import torch as backend
+>>> backend.svdvals(torch.diag(torch.tensor([3.0, 4.0]))).tolist()
+[4.0, 3.0]
+"""
 
 from __future__ import annotations
 

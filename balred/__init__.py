@@ -1,7 +1,7 @@
 """Model reduction for linear systems and for the state-space layers of neural networks.
 
-``import balred`` loads nothing, its first name NumPy and nothing else; a framework is loaded when its arrays or layers
-arrive.  So the command answers Ctrl-C in a word from its first moment on.
+``import balred`` loads nothing.  The first name that is used loads NumPy, and nothing else.  A framework is loaded when
+its arrays or layers arrive.  So the command answers Ctrl-C without a traceback from its first moment on.
 """
 
 import importlib

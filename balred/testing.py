@@ -1,4 +1,4 @@
-"""For tests, ours and other people's: random systems, a plain simulation, and a check of an adapter."""
+"""Help for tests: random systems, a plain simulation, and a check of an adapter."""
 
 from __future__ import annotations
 
@@ -121,11 +121,11 @@ def check_adapter(
     rtol: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Check the adapter of `layer` by the layer's outputs on data; anyone may run it on their own.
+    """Check the adapter of `layer` by the layer's outputs on data.  Use it in the tests of your own adapters.
 
-    The layer must equal its system on random input; rebuilt at full rank it must give the same output; reduced it
-    must be of the same type, have the states asked for or fewer, and equal the reduced system on data; and
-    the original must be left as it was.
+    Four rules are checked.  On random input the layer must give the output of its system.  Rebuilt at full rank, it must
+    give the same output.  Reduced, it must have the same type and at most the states that were asked for, and give the
+    output of the reduced system.  The original must not change.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def check_adapter(
     Raises
     ------
     AssertionError
-        The message says which of these fails and by how much.
+        The message says which rule fails, and by how much.
 
     Examples
     --------

@@ -186,17 +186,47 @@ NAMED = {
 """The functions and classes that a page or a docstring links to, by the last part of their names."""
 
 
+def linked(pattern: str, *suffixes: str) -> set[str]:
+    """What roles in pages or docstrings link to, by its full name."""
+    found = re.compile(rf"(?::(?:{pattern}):|\{{(?:{pattern})\}})`(?:[^`<]*<)?~?([\w.]+)>?`")
+    paths = (path for folder in ("docs", "balred", "adapters") for path in (ROOT / folder).rglob("*.*"))
+    texts = (p.read_text("utf-8") for p in paths if p.suffix in suffixes and not {"_build", "generated"} & set(p.parts))
+    return {target for text in texts for target in found.findall(text)}
+
+
+LINKED = linked("func|class|exc|data|meth", ".py", ".md", ".rst")
+PAGES = linked("mod", ".md", ".rst")
+
+
+def internal() -> set[str]:
+    """Modules that are the library's own, by the same rule as :func:`left_out`: nothing of them would be shown."""
+    found = set()
+    for top in ("balred", "adapters"):
+        for path in (p for p in (ROOT / top).rglob("*.py") if p.resolve() == p and p.name != "__init__.py"):
+            name = ".".join(("balred", *path.relative_to(ROOT).with_suffix("").parts[top == "balred" :]))
+            shown = name in PAGES or any(target.startswith(f"{name}.") for target in LINKED)
+            for node in ast.parse(path.read_text("utf-8")).body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                    shown |= node.name in PUBLIC or "Examples\n" in (ast.get_docstring(node) or "")
+            found |= set() if shown else {name}
+    return found
+
+
+autosummary_context["internal"] = internal()
+
+
 def left_out(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Leave out what is the library's own: no folder hands it on, no page links to it, and it has no example."""
     if what != "module" or name in PUBLIC | NAMED:
         return None
     if get_origin(obj) is not None:  # a short name for a type
         return True
-    home = str(getattr(obj, "__module__", ""))
-    # what another backend must have is none of these
-    ours = home.startswith("balred") and not home.startswith("balred.backends")
-    made = inspect.isclass(obj) or inspect.isfunction(obj)
-    return True if ours and made and "Examples" not in (inspect.getdoc(obj) or "") else None
+    if "balred.backends" in app.env.docname:  # what another backend must have
+        return None
+    if not (inspect.isclass(obj) or inspect.isfunction(obj)):
+        return True if not inspect.ismodule(obj) else None
+    ours = str(getattr(obj, "__module__", "")).startswith("balred")
+    return True if ours and "Examples" not in (inspect.getdoc(obj) or "") else None
 
 
 def no_alias(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -218,13 +248,26 @@ def without_private(
 def to_their_pages(app: Sphinx) -> tuple[()]:
     """Links from sources back to the pages: an object has its anchor on the page of the name that it is handed on by."""
     objects = app.env.get_domain("py").objects  # type: ignore[attr-defined]
-    for entry in getattr(app.env, "_viewcode_modules", {}).values():
+    for module, entry in getattr(app.env, "_viewcode_modules", {}).items():
         if entry:
             _, _, used, home = entry
             for name in list(used):
                 found = objects.get(f"{home}.{name}")
                 used.update({name: found.docname}) if found else used.pop(name)
+                if not found:  # a page links to it all the same
+                    WITHOUT_ANCHOR.setdefault(module, []).append(name)
     return ()
+
+
+WITHOUT_ANCHOR: dict[str, list[str]] = {}
+"""By module, what has a link to its source from a page of the module, and none back."""
+
+
+def with_anchors(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Where those links lead."""
+    for name in WITHOUT_ANCHOR.get(page.removeprefix("_modules/").replace("/", "."), ()):
+        defined = rf'<span class="n[fc]">{name.rpartition(".")[2]}</span>'
+        context["body"] = re.sub(defined, rf'<a id="{name}"></a>\g<0>', context["body"], count=1)
 
 
 ELSEWHERE = re.compile(
@@ -254,6 +297,7 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", no_alias)
     app.connect("autodoc-process-signature", without_private)
     app.connect("html-collect-pages", to_their_pages, priority=400)
+    app.connect("html-page-context", with_anchors)
     app.connect("build-finished", loads_nothing_from_elsewhere)
     app.add_directive("capabilities", Capabilities)
     app.add_directive("backend-functions", BackendFunctions)

@@ -72,8 +72,8 @@ def adapt_frequency_data(obj: Any) -> tuple[System, Any]:
     Raises
     ------
     ValueError
-        The data show no order, since every one more is fitted, or no model of that order meets them: they are noisy, and the
-        noise must be told to ``loewner``, or too few.
+        The data do not determine an order, or no model of that order fits them.  Either they are noisy, and ``loewner``
+        must be told how much, or they are too few.
 
     Examples
     --------

@@ -41,7 +41,7 @@ def hankel_singular_values(sys: Any, *, solver: str | None = None, offset: float
     Raises
     ------
     ValueError
-        `sys` is no state-space system.
+        `sys` is not a state-space system.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def gram(sys: Any, type: str, *, solver: str | None = None) -> Matrix:
     Raises
     ------
     ValueError
-        `sys` is no state-space system or is unstable; `type` is another.
+        `sys` is not a state-space system or is unstable; `type` is another.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def balreal(sys: Any, *, solver: str | None = None, offset: float | None = None)
     Raises
     ------
     TypeError
-        `sys` is no state-space system.
+        `sys` is not a state-space system.
     ValueError
         The stable part is not minimal; it cannot be separated from the unstable one.
 

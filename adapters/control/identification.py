@@ -31,11 +31,11 @@ def eigensys_realization(
     r : int or rule
         The order, or a rule such as ``balred.Energy(0.999)``.
     m, n : int, optional
-        Rows and columns of blocks of the Hankel matrix, 2 r each unless given, half the data each for a rule.
+        Rows and columns of blocks of the Hankel matrix.  The default is 2 r; if `r` is a rule, half of the data.
     dt : float or True
         The step in seconds; True if it is not specified, for the response to a unit impulse.
     transpose : bool, default False
-        The axes of an array are in reverse, time first.  A TimeResponseData knows for itself.
+        The axes of an array are in reverse order, time first.  It has no effect on a TimeResponseData, which knows its axes.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def eigensys_realization(
     Warns
     -----
     RankWarning
-        `r` is beyond the numerical rank, which is used instead.
+        `r` is beyond the numerical rank; the numerical rank is used instead.
 
     Examples
     --------
@@ -97,11 +97,11 @@ def markov(*args: Any, m: int | None = None, transpose: bool = False, dt: Any = 
     m : int, optional
         How many; by default as many as there are steps.
     transpose : bool, default False
-        Arrays have time first, and so has the result.  A TimeResponseData knows for itself.
+        Arrays have time first, and so has the result.  It has no effect on a TimeResponseData, which knows its axes.
     dt : float or True, optional
         Results are over it, for an impulse of unit area.  By default the step of `data`, True for arrays.
     truncate : bool, default False
-        Leave the first `m` equations out, which know of nothing before the data.
+        Leave out the first `m` equations, because they depend on inputs before the data.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def markov(*args: Any, m: int | None = None, transpose: bool = False, dt: Any = 
     Warns
     -----
     UserWarning
-        The data do not determine that many parameters: the smallest that meet them are returned.
+        The data do not determine that many parameters.  Of all solutions, the smallest is returned.
 
     Examples
     --------

@@ -58,7 +58,7 @@ def balanced_reduction(
     Raises
     ------
     TypeError
-        `sys` is no state-space system.
+        `sys` is not a state-space system.
     ValueError
         An order is not between the number of kept modes and that of states; another `method`; `alpha` out of range, or
         given together with `offset`.
@@ -66,7 +66,7 @@ def balanced_reduction(
     Warns
     -----
     RankWarning
-        An order is beyond the numerical rank, which is used instead.
+        An order is beyond the numerical rank; the numerical rank is used instead.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def model_reduction(
     Raises
     ------
     TypeError
-        `sys` is no state-space system.
+        `sys` is not a state-space system.
     ValueError
         Both `elim` and `keep` are given for one variable; another `method`; no such signal; a mask of another length, or one that
         keeps nothing; E is singular.
@@ -155,7 +155,7 @@ def model_reduction(
     Warns
     -----
     UserWarning
-        The system is unstable; E is nearly singular, beside the state matrix.
+        The system is unstable; E is nearly singular in comparison with the state matrix.
     InstabilityWarning
         What is left has more unstable modes than the system.
 
@@ -303,7 +303,7 @@ def statespace_minreal(sys: Any, tol: float = 0.0) -> Any:
     Raises
     ------
     TypeError
-        `sys` is no state-space system.
+        `sys` is not a state-space system.
 
     Examples
     --------

@@ -29,15 +29,15 @@ class InTrainingReducer(TreeReducer):
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
     attempts : int, optional
-        So many equidistant steps, the last one at the end of the window (default 4).
+        How often a cut is tried, at equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings` (`interval`, `min_cut`, `settled`, `guard`, `dry_run`,
-        `gradual`, `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The guard's metric is
-        called with the model.
+        `gradual`, `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The metric of the
+        guard gets the model.
     optimizer : optax.GradientTransformation, optional
-        Needed for states with other fields than the usual moments (adafactor with factored moments, schedule-free, L-BFGS):
-        what they hold for a cut layer is then taken from ``optimizer.init`` of the cut model.  With it the shapes of
-        the whole state are checked after a cut.
+        Needed for states with other fields than the usual moments (adafactor with factored moments, schedule-free,
+        L-BFGS).  For a cut layer, these fields are taken from ``optimizer.init`` of the cut model.  If `optimizer` is
+        given, the shapes of the whole state are checked after a cut.
 
     Examples
     --------
@@ -91,9 +91,9 @@ class InTrainingReducer(TreeReducer):
         loss : callable, optional
             ``loss(model)`` is the loss of the last batch; called before and after a cut, for the report.
         averages : pytree, optional
-            Averaged copies of the model or of its parameters, and states of ``optax.ema``: cut by the same transformation.
+            Averaged copies of the model or of its parameters, and states of ``optax.ema``.  They are cut by the same transformation.
         others : pytree, optional
-            What else a guard takes back: states of stateful layers (``eqx.nn.State``), random keys.
+            Other values that a guard takes back: states of stateful layers (``eqx.nn.State``), random keys.
 
         Returns
         -------
@@ -111,7 +111,7 @@ class InTrainingReducer(TreeReducer):
     def resume(
         self, model: Any, opt_state: Any, saved: Mapping[str, Any], *, averages: Any = None, others: Any = None
     ) -> tuple[Any, ...]:
-        """Go on from a checkpoint: skeletons of the recorded sizes for what was saved, and the state.
+        """Go on from a checkpoint: make objects of the recorded sizes, into which the saved arrays fit, and the reducer's state.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Truncation of flax linen models while they train: a ``TrainState`` whose parameters, optimizer and module shrink together."""
+"""Truncation of flax linen models while they train: parameters, optimizer state and module of a ``TrainState`` shrink together."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ class InTrainingReducer(TreeReducer):
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
     attempts : int, optional
-        So many equidistant steps, the last one at the end of the window (default 4).
+        How often a cut is tried, at equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings` (`interval`, `min_cut`, `settled`, `guard`, `dry_run`,
         `gradual`, `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The guard's metric is
         called with the train state.
     module : callable, optional
-        ``module(ranks)``, with the states of each layer by name, returns the module of these sizes, whose ``apply`` becomes
-        the ``apply_fn``.  Without it ``apply_fn`` must be the ``apply`` of a module with a single layer, which keeps the number of
-        states in a field such as ``d_hidden``.
+        ``module(ranks)`` gets the states of each layer by name, and returns a module of these sizes.  Its ``apply``
+        becomes the ``apply_fn``.  Without `module`, ``apply_fn`` must be the ``apply`` of a module with a single layer
+        that keeps the number of states in a field such as ``d_hidden``.
     averages : sequence of str
         Fields of the train state that hold averages of the parameters, or states of ``optax.ema``.
     settings : mapping or module, optional
-        Needed with S5 layers: their ``conj_sym``, ``discretization``, ``clip_eigs`` and ``step_rescale``, which parameters do not
-        tell; a mapping of these, or a module that has them.
+        Needed with S5 layers: their ``conj_sym``, ``discretization``, ``clip_eigs`` and ``step_rescale``, because the
+        parameters do not contain them.  Pass a mapping of these, or a module that has them.
 
     Notes
     -----
-    A guard takes the whole train state back: step, batch statistics and random keys in it too.
+    A guard takes the whole train state back, including its step, batch statistics and random keys.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class InTrainingReducer(TreeReducer):
         Raises
         ------
         ValueError
-            It cannot be told how to make the module of another size.
+            `module` is missing, and the module of another size cannot be made without it.
         balred.registry.AdapterNotFound
             The parameters contain no layer that an adapter knows.
         """
@@ -131,7 +131,7 @@ class InTrainingReducer(TreeReducer):
         return (train_state if parts is before else self._whole(parts)), state, report
 
     def resume(self, train_state: Any, saved: Mapping[str, Any]) -> tuple[Any, ReducerState]:
-        """Go on from a checkpoint: a train state of the recorded sizes to restore it into, and the reducer's state.
+        """Go on from a checkpoint: make a train state of the recorded sizes, into which the saved arrays fit, and the reducer's state.
 
         Parameters
         ----------

@@ -24,7 +24,7 @@ class InTrainingReducer(TreeReducer):
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
     attempts : int, optional
-        So many equidistant steps, the last one at the end of the window (default 4).
+        How often a cut is tried, at equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings` (`interval`, `min_cut`, `settled`, `guard`, `dry_run`,
         `gradual`, `moments`, `log`, `calibration`) and of :class:`balred.adapters.jax.TreeReducer` (`ema_decay`).  The guard's metric is
@@ -76,7 +76,7 @@ class InTrainingReducer(TreeReducer):
         averages : sequence of nnx modules
             Averaged copies of the model, cut in place by the same transformation.
         others : sequence of nnx objects
-            What else a guard takes back: ``nnx.Rngs``, metrics.
+            Other objects that a guard takes back: ``nnx.Rngs``, metrics.
 
         Returns
         -------

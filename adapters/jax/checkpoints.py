@@ -13,25 +13,25 @@ from balred.registry.sizes import to_shapes
 
 
 def skeleton_for(model: Any, metadata: Any) -> Any:
-    """A model of the sizes of a checkpoint, to restore that into.
+    """Shrink a model of the full size to the sizes of a checkpoint, so that the checkpoint can be restored into it.
 
     Parameters
     ----------
     model : equinox or nnx module, or tree of parameters
         Of the full size, such as a freshly made one.
     metadata : pytree
-        Of anything with a ``shape``, called like the arrays of `model`: what orbax's ``metadata(path).item_metadata.tree`` gives
-        for the part of the checkpoint that is the model.
+        Its leaves have a ``shape``, and are named like the arrays of `model`.  orbax's
+        ``metadata(path).item_metadata.tree`` has such a tree for the part of the checkpoint that is the model.
 
     Returns
     -------
     model
-        Its layers shrunk to the shapes in `metadata`; their values are to be replaced.
+        Its layers have the shapes in `metadata`.  Replace their values.
 
     Raises
     ------
     ValueError
-        A layer has other shapes than at any number of states up to its own, or there are none for it.
+        The shapes for a layer fit no number of states up to its own, or there are no shapes for it.
 
     Examples
     --------

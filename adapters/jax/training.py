@@ -75,14 +75,14 @@ class TreeReducer:
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
     attempts : int, optional
-        So many equidistant steps, the last one at the end of the window (default 4).
+        How often a cut is tried, at equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings`: `interval`, `min_cut`, `settled`, `guard`, `dry_run`,
         `gradual`, `moments`, `log`, `calibration`.  An optax state has one step
         count for all parameters, which goes on.  So with ``moments="reset"`` a second moment becomes the mean of the old one:
         zeros would multiply the learning rate.
     ema_decay : float, optional
-        The decay of ``optax.ema`` where its states are among the averages: they start at zero, which the cut must know.
+        The decay of ``optax.ema``, needed if its states are among the averages: they start at zero, and the cut corrects for that.
 
     Examples
     --------

@@ -36,23 +36,23 @@ def plot_bode(
     Parameters
     ----------
     *systems : system, layer, or anything :func:`balred.adapt` reads
-        A system and its reductions, say, with the same inputs and outputs.
+        For example a system and its reductions, with the same inputs and outputs.
     inputs, outputs : int, str, or sequence of either, optional
-        Which to draw; by default all.  Numbers count from 0.  Names are those of the first system: of python-control, or of a
-        file.
+        The channels to draw; by default all.  Numbers count from 0.  Names are those of the first system, if it comes
+        from python-control or from a file.
     omega : array_like, optional
         Positive frequencies in rad/s (rad per step where the step is not specified).  By default from a decade below the
         slowest pole to a decade above the fastest or the Nyquist frequency, denser where poles are lightly damped.
     labels : sequence of str, optional
         For the legend; by default the number of states.
     axes : array of matplotlib Axes, optional
-        In the shape that is returned.  New ones are made otherwise.
+        In the shape that is returned.  By default new ones are made.
 
     Returns
     -------
     ndarray of matplotlib Axes
-        Magnitude and phase, shape (2,), of one channel.  Of several, shape (2 outputs, inputs): the rows of an output are
-        magnitude and phase.
+        For one channel, magnitude and phase, shape (2,).  For several, shape (2 * outputs, inputs): each output has a
+        row for the magnitude and a row for the phase.
 
     Raises
     ------

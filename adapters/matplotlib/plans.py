@@ -31,13 +31,13 @@ def plot_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
     ----------
     plan : Plan
     ax : matplotlib Axes, optional
-        New ones are made otherwise, in a figure that is as high as the layers need.
+        By default new ones are made, in a figure that is high enough for all layers.
 
     Returns
     -------
     matplotlib Axes
-        A bar for each layer, from above in the order of the plan.  Layers that are skipped keep all of their states.  Where there
-        is no room for all names and shares, some are left out.
+        A bar for each layer, from top to bottom in the order of the plan.  Layers that are skipped keep all of their
+        states.  If there is no room for all names and shares, some are left out.
 
     Examples
     --------

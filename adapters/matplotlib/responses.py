@@ -35,20 +35,20 @@ def plot_error(
         Positive frequencies in rad/s (rad per step where the step is not specified).  By default from a decade below the
         slowest pole to a decade above the fastest or the Nyquist frequency, denser where poles are lightly damped.
     bound : float or Analysis, optional
-        An a-priori bound of the H-infinity error, as a line; or the analysis of `sys` that knows it.
+        An a-priori bound of the H-infinity error, drawn as a line; or the analysis of `sys`, which has the bound.
     ax : matplotlib Axes, optional
         New ones are made otherwise.
 
     Returns
     -------
     matplotlib Axes
-        For systems with complex matrices the larger of the two gains at :math:`\pm\omega`.
+        For systems with complex matrices they show the larger of the two gains at :math:`\pm\omega`.
 
     Raises
     ------
     ValueError
-        Batches; inputs, outputs or `dt` differ; frequencies that are not positive; a `bound` that is negative or, from an
-        analysis, of something else than the error's H-infinity norm.
+        A system is a batch; inputs, outputs or `dt` differ; a frequency is not positive; `bound` is negative, or is an
+        analysis that bounds something else than the H-infinity norm of the error.
 
     Examples
     --------
@@ -85,13 +85,13 @@ def plot_sigma(
 
     .. math:: 20\log_{10}\sigma_i(G(\mathrm{j}\omega)), \qquad i = 1, \dots, \min(p, m)
 
-    The largest is the gain that inputs can have at that frequency in their worst direction, the smallest that in their
-    best.
+    The largest singular value is the gain in the worst direction of the inputs at that frequency, the smallest is the
+    gain in the best direction.
 
     Parameters
     ----------
     *systems : system, layer, or anything :func:`balred.adapt` reads
-        A system and its reductions, say.
+        For example a system and its reductions.
     omega : array_like, optional
         Positive frequencies in rad/s (rad per step where the step is not specified).  By default from a decade below the
         slowest pole to a decade above the fastest or the Nyquist frequency, denser where poles are lightly damped.

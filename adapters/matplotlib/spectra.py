@@ -25,16 +25,16 @@ def plot_hsv(obj: Any, rank: Any = None, *, method: str = "truncate", ax: Axes |
     Parameters
     ----------
     obj : Analysis, system, layer, model, or anything :func:`balred.adapt` reads
-        A model with several layers, or a dict of analyses by name, gets a curve each, without bounds; a batch the range
-        of its members, their 10 % and 90 % quantiles and the median, and the largest bound.
+        A model with several layers, or a dict of analyses by name, gets a curve for each, without bounds.  A batch gets
+        the range of its members, their 10 % and 90 % quantiles, the median, and the largest bound.
     rank : int or rule, optional
         The cut to mark; for several layers also a dict by name.
     method : str, default "truncate"
-        A name in ``balred.methods.METHODS``: the values are those that the method ranks states by.  An analysis has its own.
+        A name in ``balred.methods.METHODS``; the values that it ranks states by are drawn.  An analysis has a method already.
     ax : matplotlib Axes, optional
         New ones are made otherwise.
     **options
-        Of the method, or of the solve (`solver`, `offset`, `precision`), in the words of :func:`balred.analyze`.
+        Options of the method, and `solver`, `offset` and `precision`, as in :func:`balred.analyze`.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""pyMOR's Lyapunov and Riccati equations, solved for factors that never were a product.
+"""Solvers for pyMOR's Lyapunov and Riccati equations that compute factors directly.
 
-pyMOR makes a low-rank factor from a full Gramian, which loses half the digits; behind :class:`BalredLyapunovSolverLR` its
-own reductors (``BTReductor``, say) see factors with all of them, for sparse operators too.
+pyMOR makes a low-rank factor from a full Gramian, which loses half the digits.  With :class:`BalredLyapunovSolverLR`, pyMOR's own
+reductors (for example ``BTReductor``) get factors with all digits, for sparse operators too.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ def adapt_lti(model: Any) -> tuple[System, Any]:
     order from which pyMOR itself uses its sparse solvers (``mat_eqn_sparse_min_size``, 1000); above it the model is read
     as a :class:`balred.realisations.sparse.SparseSystem`, that is by its most accurate balanced truncation.
 
-    What belongs to the state space (visualizer, error estimator, presets) does not survive; the final time and the time
-    stepper do, where the initial data are zero.
+    The result has no visualizer, error estimator or presets, because these belong to the old state space.  It keeps the
+    final time and the time stepper if the initial data are zero.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def adapt_second_order(model: Any) -> tuple[System, Any]:
     """The system of a pyMOR ``SecondOrderModel``, read through its ``to_lti()``, and the way back to an ``LTIModel``.
 
     So :func:`balred.hsv`, :func:`balred.norm` and :func:`balred.analyze` see it, in whose reduced systems states are no positions
-    and velocities any more.  :func:`balred.reduce` keeps the model what it is.
+    and velocities any more.  :func:`balred.reduce` returns a ``SecondOrderModel``.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def second_order_model(g: SecondOrderSystem, *, D: Any = None, **options: Any) -
     g : balred.SecondOrderSystem
         Its damping D is pyMOR's E.
     D : array, shape (p, m), optional
-        A direct term, which our systems do not have.
+        A direct term; second-order systems of balred have none.
     **options
         Of ``SecondOrderModel.from_matrices``: ``name``, ``matrix_equation_solvers``, ...
 
@@ -196,7 +196,7 @@ def second_order_model(g: SecondOrderSystem, *, D: Any = None, **options: Any) -
     Raises
     ------
     TypeError
-        `g` is no second-order system.
+        `g` is not a second-order system.
 
     Examples
     --------

@@ -23,10 +23,10 @@ _MARK = "_balred_resizes_on_load"
 
 
 def resize_on_load(model: nn.Module) -> None:
-    """Let ``model.load_state_dict`` take checkpoints in which the layers have other numbers of states.
+    """Let ``model.load_state_dict`` load checkpoints in which the layers have other numbers of states.
 
-    The layers are resized in place, their parameters stay the same objects; copies of the model do the same.  An optimizer must
-    load its own state afterwards.  ``InTrainingReducer`` does this to its model and its averages.
+    The layers are resized in place, and their parameters stay the same objects.  Copies of the model can do this too.  An optimizer must
+    load its own state afterwards.  ``InTrainingReducer`` calls this function on its model and its averages.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ from balred.registry.sizes import states_of
 
 
 def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """A copy of `layer` in which the parameters and buffers called so in `tensors` have those values.
+    """A copy of `layer` in which parameters and buffers have the values that `tensors` gives by name.
 
     Names may be dotted.  Everything else (hooks, modes, ``requires_grad``, attributes of the parameters such as
     ``_optim``) is copied.

@@ -40,7 +40,7 @@ CORE = ("numpy", "scipy", "array-api-compat", "threadpoolctl", "typer", "rich")
 
 
 def info(as_json: Json = False) -> None:
-    """Print versions, the extras that are there, and devices: what a report of a fault should hold."""
+    """Print versions, installed extras and devices: what a report of a fault should contain."""
     with reported("info", "looking at packages"):
         found = gathered()
     if as_json:

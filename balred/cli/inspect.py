@@ -24,7 +24,7 @@ def inspect(
     plot: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """List the state-space layers of a checkpoint, and how many states would keep 90 to 99.99 % of each."""
+    """List the state-space layers of a checkpoint, and how many states keep 90 to 99.99 % of the sum of its Hankel singular values."""
     with reported("inspect", f"reading {checkpoint}") as progress:
         check_picture(plot)
         layers = inspected(checkpoint, keep=plot is not None, tell=progress)

@@ -88,7 +88,7 @@ def demo(
     steps: Annotated[int, typer.Option(min=20, hidden=True, help="Training steps of each run.")] = 2000,
     states: Annotated[int, typer.Option(min=1, hidden=True, help="Stored states of the full model.")] = 256,
 ) -> None:
-    """Truncate a layer while it trains on handwritten digits, and compare with training it full and training it small.
+    """Train on handwritten digits in three ways, and compare: full, truncated in training, and small from the start.
 
     Takes a few minutes.  Ctrl-C leaves a report of what ran.
     """

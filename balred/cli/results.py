@@ -110,8 +110,8 @@ def _along(analysis: balred.Analysis, rank: int) -> float | None:
 def _second_order(stored: StoredSystem, rank: Any, measure: bool, method: str, settings: dict[str, Any]) -> Result:
     if method_name(method) not in SECOND_ORDER:
         raise ValueError(
-            f"the method must keep the form of a second-order system, {' or '.join(SECOND_ORDER)}, got {method}: "
-            "--first-order takes them all"
+            f"the method must be {' or '.join(SECOND_ORDER)} for a second-order system, got {method}: "
+            "with --first-order every method works"
         )
     small: StoredSystem = balred.reduce(stored, rank, method=method, **settings)
     kind, error = _error(stored, small) if measure else ("hinf", None)

@@ -70,7 +70,7 @@ def hsv(
 ) -> None:
     """Print the Hankel singular values of a system, and what each order would keep.
 
-    With --method or --inputs, print the values by which these rank states.
+    With --method or --inputs, print the values by which the method or the recording ranks states.
     """
     files = recordings_given(inputs, dt, hold)
     options = method_options(method, option, left, right, bool(files))
@@ -107,9 +107,11 @@ def hsv(
     if analysis.system.order > analysis.system.states:
         tell(f"two values for each of the {analysis.system.states} stored states")
     if isinstance(stored.system, SecondOrderSystem):
-        tell("of its first-order form, of two states for each position: what reduce --first-order cuts")
+        tell(
+            "these are values of the first-order form, two states for each position; reduce --first-order cuts this form"
+        )
     if isinstance(first_order(stored.system), SparseSystem):
-        tell("the others are too small to be found in double precision")
+        tell("all other values are too small to be found in double precision")
 
 
 def reduce(
@@ -181,7 +183,7 @@ def reduce(
     plot: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """Reduce a system, and print its error, its bound and what else is known of it.
+    """Reduce a system, and print the error, the error bound and other facts about the result.
 
     Exactly one of --order, --energy, --bound, --max-error and --relative-hsv chooses the order.  Only --output writes a file.
     """
@@ -272,7 +274,7 @@ def compare(
 ) -> None:
     """Print how far apart two systems are: norms of their difference, and the frequency where it is largest.
 
-    With --max-error the exit status says whether they are near enough, for scripts and continuous integration.
+    With --max-error the exit status says whether they are close enough, for scripts and continuous integration.
     """
     if max_error is not None and not 0 < max_error < float("inf"):
         raise typer.BadParameter(f"must be a positive number, got {max_error}", param_hint="--max-error")
@@ -313,6 +315,10 @@ def _too_far(result: Comparison, limit: float, relative: bool) -> list[str]:
     if "hinf" not in result.error:
         return ["the difference is unstable, so its H-infinity norm is infinite, above --max-error"]
     value = (result.relative if relative else result.error)["hinf"]
+    if np.isnan(value):
+        return [
+            "FILE must have a finite, nonzero H-infinity norm for --relative, got one without: leave --relative out"
+        ]
     if value <= limit:
         return []
     what = "the H-infinity norm of the difference" + (", relative to that of FILE," if relative else "")
@@ -345,7 +351,7 @@ def methods(as_json: Json = False) -> None:
         details = f"bounds: {row['bounds'] or 'none'}\noptions: {', '.join(known) or 'none'}\nunstable modes are {row['unstable']}\n"
         if row["second_order"] is not None:
             of_second = ", ".join(f"{key}={json.dumps(value)}" for key, value in row["second_order"].items())
-            details += f"second-order systems stay such; options: {of_second}\n"
+            details += f"second-order systems stay second-order; options: {of_second}\n"
         rows.append((name, f"{row['summary']}\n{details}"))
     print_table(("method", "what it does"), rows, left=2)
 

@@ -50,7 +50,7 @@ def train(
 ) -> None:
     """Train the models of a configuration, with and without truncation, and write a report.
 
-    A study that was killed goes on from its last checkpoint with --resume.
+    With --resume, a study that was killed goes on from its last checkpoint.
     """
     with reported("train", None):
         from balred.studies.settings.records import require_packages
@@ -82,7 +82,7 @@ def report(
         ),
     ],
 ) -> None:
-    """Write report.html: what was cut, when, and what came of it.
+    """Write report.html: what was cut, when it was cut, and what the results are.
 
     RUN_DIR may be the folder of a study, the log that a reducer wrote (log="run/cuts.jsonl"), or a folder with such logs.
     """

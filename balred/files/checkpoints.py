@@ -1,7 +1,7 @@
 """Reduced models in files: tensors with the ranks of the layers, so that a full-size skeleton knows what to become.
 
-A file is of the safetensors format (:mod:`balred.files.tensors`), whatever framework the model belongs to; complex tensors
-are pairs of real numbers in it, a tensor that a model has in several places is there once.
+A file has the safetensors format (:mod:`balred.files.tensors`), whatever framework the model belongs to.  Complex
+tensors are stored as pairs of real numbers.  A tensor that a model has in several places is stored once.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def save(model: Any, path: str | PathLike[str]) -> None:
 
     Notes
     -----
-    Parameters and buffers are written, also buffers that a ``state_dict`` leaves out.  The rest of a model (its classes, random
-    keys, numbers that are no arrays) comes from the skeleton.
+    All parameters and buffers are written, including buffers that a ``state_dict`` leaves out.  The rest of a model
+    (its classes, random keys, numbers that are not arrays) comes from the skeleton when the file is loaded.
 
     Examples
     --------
@@ -81,8 +81,8 @@ def load(skeleton: Any, path: str | PathLike[str]) -> Any:
     Parameters
     ----------
     skeleton : model
-        A model of the full size with the classes of the saved one, for example a new one.  Its layers are copied at the
-        recorded ranks, then every tensor is read.
+        A model of the full size with the classes of the saved model, for example a newly made one.  Its layers are
+        copied with the recorded ranks, then every tensor is read.
     path : path
 
     Returns

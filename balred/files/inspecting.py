@@ -19,7 +19,7 @@ r"""Shares of :math:`\sum\sigma_i` that may go."""
 
 @dataclass(frozen=True)
 class Inspected:
-    """A layer of a checkpoint; without ranks, `note` says why.
+    """A layer of a checkpoint.  If it has no ranks, `note` says why.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Inspected:
     ranks : dict of int by float
         For each of :data:`TAUS` what ``balred.reduce(layer, Energy(1 - tau))`` would keep.
     bounds : dict of float by float
-        The a-priori bound of the H-infinity error there; of the worst channel where channels are systems of their own.
+        The a-priori bound of the H-infinity error at each of these ranks.  If channels are separate systems, that of the worst channel.
     note : str
     analysis : Analysis or None
     """
@@ -67,7 +67,7 @@ def inspect(
     OSError
         A file cannot be read.
     ValueError
-        It is no checkpoint, or no layer is known in it.
+        The file is not a checkpoint, or none of its layers is recognised.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""One process at a time writes to a folder: two trainings in one mix their lines, and neither is what it says.
+"""Only one process at a time writes to a folder, because two trainings in one folder would mix their lines.
 
 The lock is a folder with one file in it, whose *name* says who holds it.  A folder takes a name only where there is none, on
 every file system, so one of many that come at once gets it.  The lock of a process that has ended, by a kill or with its
@@ -58,7 +58,7 @@ def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
     OSError
         Nothing can be written to the folder.
     ValueError
-        Another process has it, or one of another machine, of which nobody knows here whether it has ended.
+        Another process holds the folder, or a process on another machine does, and it cannot be seen whether that one has ended.
 
     Examples
     --------

@@ -101,7 +101,7 @@ class _Reader:
             raise ValueError(f"numbers are announced where there are none (type {kind})")
         dtype = np.dtype(self.order + _STORED[kind])
         if len(data) % dtype.itemsize:
-            raise ValueError(f"{len(data)} bytes are no whole numbers of {dtype.itemsize} bytes")
+            raise ValueError(f"{len(data)} bytes cannot be divided into numbers of {dtype.itemsize} bytes")
         return np.frombuffer(data, dtype)
 
     def text(self) -> str:
@@ -145,7 +145,7 @@ def read_mat(data: bytes, wanted: Wanted, most: int) -> dict[str, Any]:
         if len(data) >= 20 and 0 in data[:4]:
             return _old_variables(memoryview(data), wanted, room)
         if len(data) < 128 or data[126:128] not in (b"IM", b"MI"):
-            raise ValueError("its header is none")
+            raise ValueError("it has no header of a MATLAB file")
         order = "<" if data[126:128] == b"IM" else ">"
         return _variables(_Reader(memoryview(data)[128:], order, room), wanted)
     except (ValueError, OverflowError, zlib.error) as error:
@@ -301,7 +301,7 @@ def _old_variables(data: memoryview, wanted: Wanted, room: list[int]) -> dict[st
         machine, rest = divmod(kind, 1000)
         precision, what = divmod(rest % 100, 10)
         if machine > 1 or rest >= 100 or precision >= len(_OLD) or what > 2 or imaginary > 1:
-            raise ValueError(f"its header is none ({kind})")
+            raise ValueError(f"it has no header of a MATLAB file (type {kind})")
         name = bytes(reader.take(length)).split(b"\0")[0].decode("latin-1")
         dtype = np.dtype(order + _OLD[precision])
         parts = [np.frombuffer(reader.take(rows * columns * dtype.itemsize), dtype) for _ in range(1 + imaginary)]

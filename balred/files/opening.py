@@ -1,4 +1,4 @@
-"""Opening what people keep models in, without the code that made them: names, shapes, and numbers when they are asked for.
+"""Open checkpoints without the code of the model: names and shapes at once, and numbers when they are needed.
 
 Known are safetensors files (single, sharded as Hugging Face does, or from :func:`balred.save`), a folder with such files and
 a ``config.json``, and PyTorch's ``.pt``, of which nothing but tensors and plain containers is ever unpickled.
@@ -53,7 +53,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     OSError
         A file cannot be read.
     ValueError
-        It is no checkpoint; the message begins with the file.
+        The file is not a checkpoint.  The message begins with the name of the file.
 
     Examples
     --------

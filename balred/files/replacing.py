@@ -1,7 +1,7 @@
 """Every file that the library writes is written here: all of it takes the older one's place at once, or nothing changes.
 
-A disk that is full, a process that is killed and an encoder that fails all leave the older file as it was, and none of the
-new one.  Only logs are appended to (:mod:`balred.intraining.events`).
+If the disk is full, the process is killed or an encoder fails, the older file stays as it was, and nothing of the new
+file remains.  Only logs are appended to (:mod:`balred.intraining.events`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PART = ".part"
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], mode: str = "w", previous: Path | None = None) -> Iterator[IO[Any]]:
-    """A file to write, beside `path`, whose place it takes at the end; it is on the disk by then.
+    """A file to write beside `path`.  At the end, when it is on the disk, it takes the place of `path`.
 
     Parameters
     ----------

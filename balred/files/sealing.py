@@ -1,6 +1,6 @@
-"""Checkpoints of trainings with a seal at their end, so that a training never goes on from a damaged one without a word.
+"""Checkpoints of trainings with a seal at their end, so that a damaged checkpoint is always noticed.
 
-The seal is a line with the SHA-256 of all before it.  ``torch.load`` reads past it.  It is against damage, not against forgers.
+The seal is a line with the SHA-256 of everything before it; ``torch.load`` ignores it.  It protects against damage, and not against forgers.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def write_checkpoint(path: Path, data: bytes) -> None:
 
 
 def read_checkpoint(path: str | PathLike[str], use: Callable[[bytes], T], tell: Callable[[str], object]) -> T | None:
-    """What `use` makes of the newest checkpoint that is whole; None where there is none at all.
+    """What `use` returns for the newest undamaged checkpoint; None if there is no checkpoint.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def read_checkpoint(path: str | PathLike[str], use: Callable[[bytes], T], tell: 
     OSError
         A file cannot be read.
     ValueError
-        There are checkpoints, and all are damaged.
+        All checkpoints are damaged.
 
     Examples
     --------

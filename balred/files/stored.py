@@ -1,7 +1,7 @@
 r"""Systems in files, for the command line and for exchange with MATLAB and others: ``.mat``, ``.npz`` and ``.json``.
 
 A file is a set of named entries, the same in every format: ``A, B, C`` (or ``log_poles, B, C`` of a diagonal system),
-optionally ``D``, ``E``, ``dt`` and names (:mod:`balred.files.formats`).  Nothing is ever unpickled, so that a file from a
+optionally ``D``, ``E``, ``dt`` and names (documentation, *Command line*).  Nothing is ever unpickled, so that a file from a
 stranger is data and no program.
 """
 
@@ -38,14 +38,14 @@ _FULL_BYTES = 2**30
 
 @dataclass(frozen=True, eq=False)
 class StoredSystem:
-    """A system with the names that a file gives it; every function of the library takes it.
+    """A system with the names that a file gives it.  You can pass it to every function of the library.
 
     Attributes
     ----------
     system : DenseSystem, DiagonalSystem, SparseSystem or SecondOrderSystem
     name : str
     inputs, outputs, states : tuple of str
-        Empty where there are none.  The states of a reduced system have none.
+        Empty if the file has no names.  The states of a reduced system have no names.
 
     Examples
     --------
@@ -99,18 +99,18 @@ def load(path: str | PathLike[str]) -> StoredSystem:
     Returns
     -------
     StoredSystem
-        Of NumPy arrays; integers become float64.  It holds a dense system; a diagonal one where the file has
-        ``log_poles`` (or ``poles``) instead of A; a sparse one where A is sparse and larger than 2000; one of second order
-        where the file has ``M``, ``D``, ``K``, ``B`` and ``Cp`` or ``Cv``.  An E is divided out, or its algebraic equations are
-        (:func:`balred.descriptor`).
+        Of NumPy arrays; integers become float64.  It holds a dense system, with three exceptions.  If the file has
+        ``log_poles`` (or ``poles``) instead of A, the system is diagonal.  If A is sparse and has more than 2000
+        states, it is sparse.  If the file has ``M``, ``D``, ``K``, ``B`` and ``Cp`` or ``Cv``, it is of second order.
+        A matrix E is removed as :func:`balred.descriptor` does it.
 
     Raises
     ------
     OSError
         The file cannot be read.
     ValueError
-        The suffix is unknown, the contents are not of that format, entries are missing, or they make no system; the
-        message begins with the file.
+        The suffix is unknown, the contents do not have that format, entries are missing, or the entries do not make a
+        system.  The message begins with the name of the file.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Tensors in files, as bytes: whatever framework a tensor belongs to, and also of dtypes that NumPy lacks (bfloat16).
+"""Tensors in files, as bytes, of any framework, including dtypes that NumPy does not have (bfloat16).
 
 The files are of the safetensors format, which the package of that name reads and writes (``backends/safetensors.py``).  A
 file is data, never a program.  Those written here carry a SHA-256 of all that is in them, against damage, not against forgers.
@@ -91,7 +91,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     OSError
         The file cannot be written.
     ValueError
-        A dtype is not one of the format, or the bytes of a tensor are not as many as its shape says.
+        The format does not have a dtype, or a tensor has another number of bytes than its shape needs.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
     OSError
         The file cannot be read.
     ValueError
-        It is not of that format, or cut off.
+        The file has another format, or was cut off.
 
     Examples
     --------

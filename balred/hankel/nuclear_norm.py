@@ -1,6 +1,6 @@
 r"""The Hankel nuclear norm, the sum of all Hankel singular values, as a regulariser that a training can afford.
 
-It is the convex stand-in for the order of a system, and pulls a layer towards dynamics that truncation leaves alone.
+It is a convex substitute for the order of a system.  As a regulariser it makes a layer easy to truncate.
 Written for its gradient: with :math:`P = ZZ^H` from a Cholesky factorisation, the norm is the trace of the square root of
 :math:`S = Z^HQZ`, so that one symmetric eigenproblem gives it and
 
@@ -33,12 +33,12 @@ _NOISE = 4
 
 
 class Weights(NamedTuple):
-    """The derivative of the Hankel nuclear norm with respect to both Gramians, see :func:`hankel_weights`.
+    """The derivative of the Hankel nuclear norm with respect to both Gramians; made by :func:`hankel_weights`.
 
     Attributes
     ----------
     P, Q : arrays, shape (..., n, n), or (..., n, 2n) for a conjugate system
-        Of P, and of the conjugate of Q; upper halves where a stored state stands for two.
+        The derivatives with respect to P and to the conjugate of Q.  For a conjugate system their upper halves.
     """
 
     P: Array
@@ -50,8 +50,8 @@ def hankel_nuclear_norm(obj: Any, *, weights: Any = None, precision: str = "floa
 
     .. math:: N = \sum_i\sigma_i = \mathrm{tr}\,(Z_p^HQZ_p)^{1/2}
 
-    The sum goes over a batch and over the layers of a model as well.  Values below about 1e-8 of the first (1e-3 in
-    float32) are left out of diagonal systems' sums and gradients.
+    For a batch or a model the sum includes all members and all layers.  In diagonal systems, values below about 1e-8 of
+    the first (1e-3 in float32) are left out of the sum and of the gradient.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def hankel_nuclear_norm(obj: Any, *, weights: Any = None, precision: str = "floa
     Raises
     ------
     UnstableError
-        A pole is unstable or marginal (under ``jax.jit`` and such, where nobody can look, NaN).
+        A pole is unstable or marginal.  Under ``jax.jit``, where values are not known, the result is NaN instead.
     ValueError
         `weights` do not fit `obj`, which may have been cut since.
 
@@ -125,7 +125,7 @@ def hankel_weights(obj: Any, *, precision: str = "float64") -> Any:
     UnstableError
         A pole is unstable or marginal.
     ValueError
-        A dense system: its Gramians cost most, and weights need them too.
+        The system is dense: its Gramians take most of the time, and weights need them too.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def hankel_weights(obj: Any, *, precision: str = "float64") -> Any:
 def _norm(system: System, weights: Weights | None, precision: str) -> Array:
     if not isinstance(system, DiagonalSystem):
         if weights is not None:
-            raise ValueError("weights are for diagonal systems, got a dense one: leave them out")
+            raise ValueError("weights must go with a diagonal system, got a dense one: leave them out")
         check_stable(system)
         values = hsv(system, precision=precision)
         return namespace(values).sum(values, axis=-1)
@@ -187,7 +187,7 @@ def _norm(system: System, weights: Weights | None, precision: str) -> Array:
 def _weights(system: System, precision: str) -> Weights:
     if not isinstance(system, DiagonalSystem):
         raise ValueError(
-            "weights need a diagonal system, got a dense one: its cost is in the Gramians, which weights do not save"
+            "weights must go with a diagonal system, got a dense one: its Gramians take the time, and weights do not save them"
         )
     be = backend_of(*system.leaves)
     bare = _checked(system)

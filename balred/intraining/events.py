@@ -33,8 +33,8 @@ def events_of(report: Report) -> list[Event]:
     Returns
     -------
     list of dict
-        One for each layer that was cut ("event": "cut", or "would cut" in a dry run), skipped ("skipped"), for a cut that
-        was taken back ("restored"), and "nothing" for an attempt without any of these.
+        One for each layer that was cut ("event": "cut", or "would cut" in a dry run) or skipped ("skipped"), one for a
+        cut that was taken back ("restored"), and one ("nothing") for an attempt with none of these.
 
     Examples
     --------
@@ -70,8 +70,9 @@ class EventLog:
     path : path
         Appended to; made with its folders when the first event comes.
     settings : mapping, optional
-        What the training was told, in plain values.  The first event of the training has them, as "settings", so that whoever
-        reads the file knows where the window was; the first after ``rewind`` only if they are others than before.
+        The settings of the training, in plain values.  The first event of the training holds them as "settings", so the
+        reader of the file knows where the window was.  The first event after ``rewind`` holds them if they have
+        changed.
 
     Examples
     --------
@@ -99,14 +100,14 @@ class EventLog:
     def append(self, events: Sequence[Event]) -> None:
         """Append events, each with an "event" and a "step"; they are on the disk when this returns.
 
-        A last line that a killed process left half-written goes first.
+        A last line that a killed process left half-written is removed first.
 
         Raises
         ------
         OSError
             They cannot be written; none of them is in the file then.
         ValueError
-            The file ends with something that is no part of an event.
+            The file ends with something that is not part of an event.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         data = "".join(json.dumps(event) + "\n" for event in events).encode()
@@ -139,7 +140,7 @@ class EventLog:
         elif tail.lstrip(b"\0").startswith(b"{") or not tail.strip(b"\0"):
             file.truncate(end - len(tail))
         else:
-            raise ValueError(f"{self.path}: every line must be an event, got a last one {_shown(tail)}")
+            raise ValueError(f"{self.path}: every line must be an event, got the last line {_shown(tail)}")
 
     def read(self, tell: Callable[[str], object] | None = None) -> list[Event]:
         """The events; a last line that a killed process left half-written is dropped.
@@ -147,7 +148,7 @@ class EventLog:
         Parameters
         ----------
         tell : callable, optional
-            Called with a message about each other line that is no event, which is then left out.
+            Called with a message about each other line that is not an event.  Such a line is left out.
 
         Raises
         ------
@@ -225,15 +226,15 @@ def sinks_of(log: Any, settings: Mapping[str, Any] | None = None) -> tuple[Sink,
     Parameters
     ----------
     log : None, path, TensorBoard writer, W&B run, callable, or a sequence of these
-        A path becomes an :class:`EventLog`; a writer has ``add_scalar(name, value, step)``, a run ``log(dict)``; anything
-        callable gets the report.
+        A path becomes an :class:`EventLog`.  A writer has a method ``add_scalar(name, value, step)``, a run has
+        ``log(dict)``.  Any other callable is called with the report.
     settings : mapping, optional
-        What files are to say of the training, see :class:`EventLog`.
+        Settings of the training, for log files; see :class:`EventLog`.
 
     Raises
     ------
     TypeError
-        It is none of these.
+        `log` is something else.
 
     Examples
     --------

@@ -66,7 +66,7 @@ def together(exchange: Exchange, compute: Callable[[], T]) -> list[T]:
     Raises
     ------
     RuntimeError
-        It failed in another process, which says so itself: nobody waits for an answer that does not come.
+        `compute` failed in another process.  That process reports its own error, and the others stop waiting.
 
     Examples
     --------

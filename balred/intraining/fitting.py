@@ -1,7 +1,7 @@
-"""The parts of a training by name, so that a checkpoint is restored by name, or refused before anything is changed.
+"""The parts of a training by name, so that a checkpoint is restored by name, or raises an error before anything is changed.
 
-What a user passes in a sequence (averages, schedulers, log files) has no name, and its place in the sequence is none: it
-would take another's state without a word.
+Objects that a user passes in a sequence (averages, schedulers, log files) have no names.  Their places in the sequence are not
+enough: after a change of the order, an object would silently get another's state.
 """
 
 from __future__ import annotations

@@ -94,13 +94,13 @@ class Policy:
     window : (int, int)
         Steps between which cuts may happen: the learning-rate warm-up, or the first tenth of the training.
     attempts : int, optional
-        So many equidistant steps, the last one at the end of the window (default 4).
+        How often a cut is tried, at equidistant steps, the last one at the end of the window (default 4).
     interval : int, optional
-        Instead of `attempts`: every so many steps from the window's start on.
+        Instead of `attempts`: the number of steps between two attempts, counted from the window's start.
     min_cut : float, default 0.05
         A layer is cut only to at most ``(1 - min_cut)`` of its present rank.
     settled : int, optional
-        A layer is cut only once its choice has stayed within 5 % (or one state) over this many attempts in a row.
+        A layer is cut only after the rank chosen for it has stayed within 5 % (or one state) over this many attempts in a row.
     guard : Guard, optional
     dry_run : bool, default False
         Only report what would be cut.
@@ -216,7 +216,7 @@ class Policy:
         return cuts, replace(state, step=step, choices=choices)
 
     def next_rank(self, step: int, present: int, chosen: int) -> int:
-        r"""The rank of a layer after the attempt at `step`: the one chosen, or of gradual cuts one on the way there.
+        r"""The rank of a layer after the attempt at `step`: the chosen rank, or with gradual cuts a rank on the way there.
 
         Of n attempts the i-th leaves :math:`(1-i/n)^3` of the states that the rule would cut in all, as sparsity grows in
         gradual pruning (Zhu and Gupta 2017, arXiv 1710.01878, equation 1): many at first, few at the end.  What is left is seen

@@ -35,8 +35,8 @@ def layers_in_training(model: Any, calibration: Calibration | None) -> dict[str,
     layers = layers_of(model) if calibration is not None else linear_layers_of(model)
     if calibration is None and layers and all(is_selective(layer) for layer in layers.values()):
         raise ValueError(
-            "calibration must be given for selective layers, as inputs of the model or a function that returns them: "
-            f"how much each state contributes is measured on it; got none for {', '.join(name or 'the layer' for name in layers)}"
+            "calibration must be given for selective layers (inputs of the model, or a function that returns them), because "
+            f"the contribution of each state is measured on it; got none for {', '.join(name or 'the layer' for name in layers)}"
         )
     return layers
 

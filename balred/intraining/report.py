@@ -11,9 +11,10 @@ from balred.ranks.shown import table_html
 
 @dataclass(frozen=True)
 class Cut:
-    """One layer's cut: ranks before and after, share of the sum of HSVs kept, a-priori bound on the H-infinity error.
+    """One layer's cut: ranks before and after, the share of the sum of Hankel singular values that is kept, and the error bound.
 
-    Of a selective layer the energy is that of its output on the calibration data, and there is no bound (NaN).
+    The bound is the a-priori bound of the H-infinity error.  For a selective layer `energy` is the share of its output's energy on the
+    calibration data, and the bound is NaN.
 
     Examples
     --------
@@ -51,7 +52,7 @@ class Report:
     dry_run : bool
         The cuts were not carried out.
     loss : (float, float), optional
-        The loss of the last batch before and after the cut, where it was measured.
+        The loss of the last batch before and after the cut, if it was measured.
     back_to : int, optional
         With `restored`: the step whose state was restored.
 
@@ -86,7 +87,7 @@ class Report:
 
     def __str__(self) -> str:
         if self.restored:
-            return f"step {self.step}: the last cut was taken back, the metric got worse by more than the guard's tolerance"
+            return f"step {self.step}: the last cut was taken back, because the metric got worse by more than the guard's tolerance"
         lines = [
             f"step {self.step}: {c.layer or 'layer'} {'would be ' if self.dry_run else ''}{c.before} -> {c.after} states, "
             f"{100 * c.energy:.2f} % of the energy"

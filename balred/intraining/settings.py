@@ -1,4 +1,4 @@
-"""What a reducer in training is told, whatever framework it cuts in.
+"""The settings of a reducer in training, in whatever framework.
 
 The reducers, and the callbacks of other people's trainers, take these settings as keyword arguments, beside what their
 framework alone has.  So an option is added, checked and described here, or in the policy, and nowhere else.
@@ -25,41 +25,42 @@ class TrainingSettings(Policy):
     Parameters
     ----------
     rule : rule, Budget or Divergence
-        How many states a layer keeps, such as ``balred.Energy(0.99)``.  ``balred.Divergence(0.01)``, of which the model of the attempt
-        is the full one, needs `calibration` and one process.
+        Chooses how many states a layer keeps, for example ``balred.Energy(0.99)``.  ``balred.Divergence(0.01)``
+        measures from the model as it is at the attempt; it needs `calibration`, and works in one process only.
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
     attempts : int, optional
-        So many equidistant steps, the last one at the end of the window (default 4).
+        How often a cut is tried, at equidistant steps, the last one at the end of the window (default 4).
     interval : int, optional
-        Instead of `attempts`: every so many steps from the window's start on.
+        Instead of `attempts`: the number of steps between two attempts, counted from the window's start.
     min_cut : float, default 0.05
         A layer is cut only to at most ``(1 - min_cut)`` of its present rank.
     settled : int, optional
-        A layer is cut only once its choice has stayed within 5 % (or one state) over this many attempts in a row.
+        A layer is cut only after the rank chosen for it has stayed within 5 % (or one state) over this many attempts in a row.
     guard : Guard, optional
-        Takes a cut back after which its metric is worse.
+        Takes a cut back if its metric gets worse by more than a tolerance.
     dry_run : bool, default False
         Only report what would be cut.
     gradual : bool, default False
         Cut a part of what the rule would cut at each attempt, and the rest at the last: many states at first, few at the end
         (:meth:`balred.intraining.Policy.next_rank`).  With small steps at the end, `min_cut` should be 0.
     moments : {"reset", "carry"}, default "reset"
-        What becomes of the optimizer's moments of a cut layer: they start afresh, or are carried through the change of
-        coordinates where they are plain averages of gradients (Adam and its relatives, momentum); those of other optimizers
-        always start afresh.  The default is the better one on the demo's data (docs, in-training guide).
+        What becomes of the optimizer's moments of a cut layer.  "reset": they start afresh.  "carry": they are carried
+        through the change of coordinates if they are plain averages of gradients (Adam and its relatives, momentum);
+        those of other optimizers start afresh.  The documentation (*What happens at a cut*) compares the two.
     log : path, TensorBoard writer, W&B run, callable, or a sequence of these, optional
         Gets every report, see :func:`balred.intraining.sinks_of`.
     calibration : tensor, dict of keyword inputs, iterable of either, function that returns such, or Calibration, optional
-        What the model is called with: layers are balanced on it at every attempt (docs, guide to balancing on data), with a
-        function on what it returns then, layers whose dynamics depend on their input (Mamba; docs, guide to selective layers)
-        are selected on it.  Without, the former are balanced on white noise and the latter left alone.  Layers with an operator
-        see its first 32 sequences, or as many as :class:`balred.selection.Calibration` says.
+        Inputs of the model.  At every attempt, layers with an operator are balanced on these data (documentation,
+        *Balanced on data*), and the states of layers whose dynamics depend on their input (Mamba; documentation,
+        *Selective layers*) are selected on them.  A function is called at every attempt, so it can return recent data.
+        Without calibration, the former are balanced on white noise, and the latter stay as they are.  Layers with an
+        operator see the first 32 sequences, or as many as :class:`balred.selection.Calibration` says.
 
     Raises
     ------
     ValueError, TypeError
-        A setting is not as it must be.
+        A setting breaks its rule; the message states the rule.
 
     Examples
     --------

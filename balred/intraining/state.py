@@ -74,8 +74,8 @@ class ReducerState:
         The states of every layer.
     events : dict
         How many events its log files hold, by the names of the files.
-    held : Held, optional
-        A cut that is still to be judged.
+    held : object, optional
+        A cut that the guard has not judged yet.
 
     Examples
     --------

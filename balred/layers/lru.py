@@ -135,5 +135,5 @@ def keep_feedthrough(reduced: DiagonalSystem, original: DiagonalSystem) -> None:
         1.0, float(np.abs(old).max(initial=0.0))
     ):
         raise ValueError(
-            "D must stay as it is in the layer, whose output sees the present state, got another D: use method='truncate'"
+            "an LRU layer must keep its D, because its output sees the present state, got another D: use method='truncate'"
         )

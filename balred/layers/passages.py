@@ -154,7 +154,7 @@ def predicted(answer: Any, is_numbers: Callable[[Any], bool]) -> Array:
     Raises
     ------
     ValueError
-        There is none.
+        The answer holds no such array.
 
     Examples
     --------

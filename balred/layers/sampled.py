@@ -107,7 +107,7 @@ def layer_gain(poles: Host, step: Host, rule: str, gain: Gain | None) -> Host:
     if (lost := ~(np.isfinite(own) & (own != 0))).any():
         slowest = 1 / float(np.abs(poles * step)[lost].max())
         raise ValueError(
-            f"every state must pass on its inputs in the precision of the layer, got one that lasts for {slowest:.2g} steps, whose pole "
-            "is rounded to 1: give the layer in double precision"
+            f"every pole must differ from 1 in the precision of the layer, got a state that lasts for {slowest:.2g} steps, whose pole is "
+            "rounded to 1, so that no input reaches it: convert the layer to double precision"
         )
     return own

@@ -1,7 +1,7 @@
-r"""What can be measured of a reduced system beside the given one, also where both have the same unstable modes or integrators.
+r"""How far a reduced system is from the given one, also if both have the same unstable modes or integrators.
 
-Modes that a reduction keeps as they are do not enter its error, but neither do they cancel by themselves in the
-difference of the two systems, whose norm would then be infinite: they are taken out first.
+A reduction keeps such modes as they are, so they do not belong to its error.  In the difference of the two systems they do not cancel
+by themselves, and its norm would be infinite.  So they are taken out first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class GainChange(NamedTuple):
 
 
 def dc_gain_change(full: Any, small: Any) -> GainChange | None:
-    r""":math:`\|G(0)-G_r(0)\|_2`, and that over :math:`\|G(0)\|_2` (at z = 1 in discrete time); None where one of them is infinite.
+    r""":math:`\|G(0)-G_r(0)\|_2`, and its ratio to :math:`\|G(0)\|_2` (at z = 1 in discrete time); None if one of them is infinite.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def compare(sys: Any, reduced: Any) -> Comparison:
     ValueError
         Inputs, outputs or `dt` differ.
     UnstableError
-        A pole on the stability boundary that the two do not share.
+        One of the systems has a pole on the stability boundary that the other does not have.
 
     Notes
     -----

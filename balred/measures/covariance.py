@@ -1,4 +1,4 @@
-r"""What noise at the inputs makes of the outputs: the covariance that MATLAB and python-control users ask of a system."""
+r"""The covariance of the outputs under noise at the inputs, as MATLAB and python-control compute it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def covar(obj: Any, W: Any = 1.0, *, solver: str | None = None) -> Array:
     ----------
     obj : system, layer, or anything :func:`balred.adapt` reads
     W : float or array_like, shape (m, m), default 1
-        The intensity of the noise (in discrete time its covariance), Hermitian and not negative; a number stands for that times the identity.
+        The intensity of the noise (in discrete time its covariance), Hermitian and not negative.  A number is multiplied by the identity.
     solver : str, optional
         How the equation is solved; by default "smith" for dense systems and "closed" for diagonal ones.
 
     Returns
     -------
     array, shape (..., p, p)
-        Infinite in continuous time where :math:`DWD^H` is not zero: white noise has no finite variance.
+        Infinite in continuous time in the entries where :math:`DWD^H` is not zero, because white noise has no finite variance.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def covar(obj: Any, W: Any = 1.0, *, solver: str | None = None) -> Array:
     ValueError
         W is not Hermitian, has a negative eigenvalue or another shape; it is complex for a system of conjugate pairs.
     OverflowError
-        A covariance is larger than the largest number there is.
+        A covariance is too large for the floating-point format.
 
     Notes
     -----

@@ -35,7 +35,7 @@ def hinf_peak(
 ) -> tuple[float, float]:
     r"""H-infinity norm of one stable system (NumPy) and the frequency where it is attained (rad/s, or rad per step).
 
-    Lower bounds are values of :math:`\bar\sigma(G)` at frequencies, hence never too large.  For a level
+    Lower bounds are values of :math:`\bar\sigma(G)` at frequencies, so they are never too large.  For a level
     :math:`\gamma` above the present one the imaginary eigenvalues of a Hamiltonian matrix are the frequencies where a
     singular value crosses it; the midpoints between crossings raise the bound, and the search ends when they do not.
     Discrete systems are mapped to continuous ones by a bilinear transformation, which keeps the norm.

@@ -2,7 +2,7 @@ r"""The peak gain of systems that rounding leaves alone: found among their modes
 
 With :math:`A = V\Lambda V^{-1}` the gain at a frequency is a sum over modes, which costs next to nothing, and so are those beside it.
 A thousand systems are looked at together, and one is a batch of one.
-Such sums only propose: the gain is told by the system itself, and that there is no larger one by the Hamiltonian
+Such sums only propose a frequency.  The gain there comes from the system itself, and the proof that no gain is larger from the Hamiltonian
 (:mod:`balred.measures.hinf`).  Its eigenvalues are those of a matrix that is rounding away from it, so what is said here
 holds where rounding changes no gain by more than the search looks for.  Where it may, nothing is said.
 """

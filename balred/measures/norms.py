@@ -79,16 +79,16 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
     Returns
     -------
     array, shape (...), or with `peak` a pair of them
-        The norm; H2 and L2 are infinite for a continuous system with D != 0.  The frequency of the peak in rad per unit of
-        time (per step if `dt` is True), infinite if it is approached at high frequencies; negative for systems that are not
-        real only.
+        The norm; H2 and L2 are infinite for a continuous system with D != 0.  With `peak` also the frequency of the
+        peak, in rad per unit of time (per step if `dt` is True).  It is infinite if the gain approaches its peak at
+        high frequencies.  It is negative for complex systems only.
 
     Raises
     ------
     UnstableError
         The system is not stable; for "l2" and "linf": a pole lies on the boundary.
     ValueError
-        Unknown `kind`; `peak` of a norm that is none; for "l2": stable and unstable poles are too close to be separated.
+        Unknown `kind`; `peak` with another norm than "hinf" and "linf"; for "l2": stable and unstable poles are too close to be separated.
 
     References
     ----------
@@ -195,8 +195,8 @@ def error(sys: Any, reduced: Any, kind: str = "hinf", *, solver: str | None = No
     ValueError
         Inputs, outputs or `dt` differ.
     UnstableError
-        The two do not have the same unstable and marginal modes, and `kind` is neither "linf" nor "l2"; for these, they do
-        not have the same modes on the stability boundary.
+        The two systems do not have the same unstable and marginal modes.  For "linf" and "l2", only their modes on the
+        stability boundary must be the same.
 
     Notes
     -----

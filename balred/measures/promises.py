@@ -25,7 +25,7 @@ _LOOKED_AT = 6
 
 
 class RoundingWarning(UserWarning):
-    """Rounding errors raise the error of a reduced system above its bound.
+    """The error of a reduced system is above its bound because of rounding errors.
 
     Examples
     --------
@@ -85,16 +85,16 @@ def check_promises(promises: Iterable[Promise], order: int, of: str = "error") -
             beyond = (error - bound) / first if first else 0.0
             if beyond > _DIGITS:
                 raise ArithmeticError(
-                    f"a reduced system must keep the response to {_DIGITS:g} of the first value beyond its bound, got "
-                    f"an {of} of {error:.3g} with a bound of {bound:.3g}: its poles are close to the boundary of the stable region, "
+                    f"the {of} may exceed its bound by at most {_DIGITS:g} of the first Hankel singular value, got "
+                    f"{error:.3g} with a bound of {bound:.3g}: its poles are close to the boundary of the stable region, "
                     f"and rounding errors in double precision count for more there{'; use a longer time step' if small.discrete else ''}"
                 )
             if error > bound * (1 + _SLACK) + _FLOOR * first and beyond > worst:
                 worst, told = beyond, f"the {of} of order {order}, {error:.3g}, is larger than the bound, {bound:.3g}"
     if told:
         warn_caller(
-            f"{told}, by rounding errors of the entries of the reduced system, whose poles are close to the boundary of the "
-            "stable region",
+            f"{told}: the entries of the reduced system are rounded, and its poles are so close to the boundary of the stable "
+            "region that this counts",
             RoundingWarning,
         )
 

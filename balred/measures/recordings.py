@@ -64,13 +64,13 @@ def recordings_of(system: System, inputs: Any, dt: float | None = None, hold: st
     Parameters
     ----------
     system : DenseSystem or DiagonalSystem
-        Or a batch, whose axes may lead those of a signal too; otherwise its members share the signals.
+        Or a batch.  The axes of the batch may come first in a signal too; otherwise all members share the signals.
     inputs : array, shape (inputs, samples), or a list of such
-        As python-control's ``forced_response`` has them; (samples,) where there is one input.  A list holds several recordings.
+        As in python-control's ``forced_response``; (samples,) is enough for one input.  A list holds several recordings.
     dt : float, optional
         Seconds between samples.  A continuous system needs it; that of a discrete one is the system's own.
     hold : {"zoh", "foh"}, default "zoh"
-        What inputs of a continuous system do between samples: they stay, or run straight to the next.
+        What inputs of a continuous system do between samples: they stay constant, or run straight to the next.
 
     Raises
     ------
@@ -96,7 +96,9 @@ def recordings_of(system: System, inputs: Any, dt: float | None = None, hold: st
         if np.iscomplexobj(u) and real:
             raise TypeError(f"{name} must be real for a real system, got dtype {u.dtype}")
         if hold == "foh" and u.shape[-1] < 2:
-            raise ValueError(f"{name} must have two samples at least to run straight between them, got {u.shape[-1]}")
+            raise ValueError(
+                f"{name} must have at least two samples with hold='foh', which joins them by straight lines, got {u.shape[-1]}"
+            )
         signals.append(u)
     return Recordings(tuple(signals), step, hold)
 
@@ -281,8 +283,8 @@ def output_error(full: Any, reduced: Any, inputs: Any, *, dt: float | None = Non
 
     .. math:: \frac{\|y-y_r\|}{\|y\|}, \qquad \|y\|^2 = \operatorname{mean}|y|^2
 
-    over all outputs and recordings, both systems from rest.  Recordings that the reduction was not made on tell what it is
-    worth on others of their kind.
+    over all outputs and recordings, with both systems starting from rest.  Use recordings that the reduction was not
+    made on: they show how good it is on new recordings of the same kind.
 
     Parameters
     ----------
@@ -298,7 +300,7 @@ def output_error(full: Any, reduced: Any, inputs: Any, *, dt: float | None = Non
     Returns
     -------
     float, or an array over a batch
-        In continuous time over all times, not only the samples.
+        In continuous time the mean is over all times, not only over the samples.
 
     Raises
     ------
@@ -327,7 +329,9 @@ def output_error(full: Any, reduced: Any, inputs: Any, *, dt: float | None = Non
     y = np.concatenate([g.C, g.D], axis=-1) @ Z
     error, size = (np.linalg.norm(part, axis=(-2, -1)) for part in (y[..., :p, :], y[..., p:, :]))
     if not np.all(size > 0):
-        raise ValueError("the output along the recorded inputs must not be zero, got one to which no error is relative")
+        raise ValueError(
+            "the output along the recorded inputs must not be zero, because the error is relative to it, got zero"
+        )
     return float(error / size) if size.ndim == 0 else error / size
 
 

@@ -1,4 +1,4 @@
-"""Frequency responses on a grid, and a grid that shows what there is to see: what a picture needs before it is drawn."""
+"""Frequency responses, and a grid of frequencies that shows all peaks: the numbers behind a picture."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def frequency_response(obj: Any, omega: Any) -> NDArray[np.complex128]:
 
     Notes
     -----
-    One Schur form, then a triangular solve for each frequency and input; diagonal systems need neither.
+    The cost is one Schur form, and a triangular solve for each frequency and input.  Diagonal systems need neither.
 
     Examples
     --------

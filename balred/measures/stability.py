@@ -42,7 +42,7 @@ def rank_correlation(before: Any, after: Any, kind: str = "kendall") -> float:
     Parameters
     ----------
     before, after : array_like, shape (n,)
-        Importance by state; entry i must mean the same state in both (sorted spectra do not qualify: :func:`track`).
+        Importance of each state.  Entry i must be the same state in both.  Sorted spectra do not satisfy this; use :func:`track`.
     kind : {"kendall", "spearman"}, default "kendall"
 
     Returns
@@ -244,7 +244,7 @@ def settled(
     Returns
     -------
     int or None
-        None if the choice still moved at the last checkpoint, so that nothing can be said.
+        None if the choice still moved at the last checkpoint.
 
     Examples
     --------

@@ -40,7 +40,7 @@ def left_coprime(
     factorization: Literal["inner", "normalized"] = "inner",
     match_dc: bool = False,
 ) -> Factors:
-    r"""Left coprime factors :math:`G = M^{-1}N`, analysed.
+    r"""Balancing of left coprime factors, :math:`G = M^{-1}N`: unstable modes are reduced with the rest.
 
     With an output injection L, :math:`[N\ M] = (A+LC,\ [B+LD\ \ L],\ VC,\ [VD\ \ V])`.  For an inner denominator
     (:math:`MM^\sim=I`) :math:`V=I`, :math:`L=-YC^H`, :math:`AY+YA^H-YC^HCY=0`; for normalised factors
@@ -77,7 +77,7 @@ def right_coprime(
     factorization: Literal["inner", "normalized"] = "inner",
     match_dc: bool = False,
 ) -> Factors:
-    r"""Right coprime factors :math:`G = NM^{-1}`, analysed: the left ones of the dual system.
+    r"""Balancing of right coprime factors, :math:`G = NM^{-1}`: the left factors of the dual system.
 
     Parameters
     ----------

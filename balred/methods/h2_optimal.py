@@ -55,8 +55,8 @@ def h2_spectrum(
     max_iterations : int, default 200
         Most steps of the iteration.
     init : system, or anything :func:`balred.adapt` reads, optional
-        A stable minimal system of the order asked for, to start from alone.  By default there are several starts
-        (:mod:`balred.methods.h2_runs`), and the best of their ends is kept; :func:`attempts` lists them.
+        A stable minimal system of the order that you ask for; it is then the only start.  By default there are several
+        starts of different kinds, and the best result is kept; :func:`attempts` lists all of them.
 
     Examples
     --------
@@ -98,8 +98,8 @@ def irka(state: H2Spectrum, k: int) -> Reduced:
     .. math::
         G(\mu_i)b_i = G_k(\mu_i)b_i,\quad c_i^HG(\mu_i) = c_i^HG_k(\mu_i),\quad c_i^HG'(\mu_i)b_i = c_i^HG_k'(\mu_i)b_i.
 
-    Of a diagonal system the bases are quotients, pole by pole: nothing of its size squared is formed in an iteration.
-    Steps that would not lessen the error are shortened (``balred.methods.h2_step``).
+    For a diagonal system the bases are quotients, pole by pole, so no matrix of n x n numbers is formed in an
+    iteration.  Steps that would not lower the error are shortened (``balred.methods.h2_step``).
 
     References
     ----------
@@ -195,7 +195,7 @@ def attempts(
     Raises
     ------
     ValueError
-        A `rank` at which there is nothing to look for; as the method raises.
+        `rank` is not below the numerical rank, or the method raises an error.
 
     Examples
     --------

@@ -138,7 +138,7 @@ class WeightedHankel(OfSpectrum):
 def weighted_hankel_norm(
     system: DenseSystem, solver: str | None = None, *, left: Any = None, right: Any = None
 ) -> WeightedHankel:
-    r"""The spectrum of frequency-weighted Hankel-norm approximation.
+    r"""Frequency-weighted Hankel-norm approximation: the least weighted Hankel norm of the error.
 
     With :math:`V=(A_v,B_v,C_v,D_v)` antistable and X the solution of :math:`A_vX - XA + B_vC = 0`,
 

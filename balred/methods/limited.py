@@ -37,7 +37,7 @@ def time_limited(
     stable: bool = False,
     match_dc: bool = False,
 ) -> Weighted:
-    r"""The spectrum of time-limited balancing: small errors of responses up to the horizon.
+    r"""Time-limited balancing: small errors of responses up to the horizon.
 
     .. math::
         P = \int_s^T e^{At}BB^He^{A^Ht}\,dt, \quad Q = \int_s^T e^{A^Ht}C^HCe^{At}\,dt
@@ -48,12 +48,12 @@ def time_limited(
     Parameters
     ----------
     horizon : float
-        T in seconds, in discrete time a number of steps.  Infinite for stable systems only.
+        T in seconds; in discrete time a number of steps.  It may be infinite for stable systems.
     start : float, default 0
         s, to leave out the first part of the response.
     stable : bool, default False
-        Take the modified Gramians of Gugercin and Antoulas: the result is stable, and with `start` = 0 has a bound, for
-        some of the accuracy within the window.  The system must be stable.
+        Take the modified Gramians of Gugercin and Antoulas.  The result is then stable, and with `start` = 0 it has a
+        bound.  The price is some accuracy within the window.  The system must be stable.
     match_dc : bool, default False
         Singular perturbation instead of truncation.
 
@@ -100,7 +100,7 @@ def time_limited(
 def frequency_limited(
     system: DenseSystem, solver: str | None = None, *, band: Bands, stable: bool = False, match_dc: bool = False
 ) -> Weighted:
-    r"""The spectrum of frequency-limited balancing: a small error at the frequencies of a band.
+    r"""Frequency-limited balancing: a small error at the frequencies of a band.
 
     With :math:`\Omega` the band and its mirror image :math:`-\Omega`, and :math:`s=i\omega` (or :math:`e^{i\omega}`),
 
@@ -114,8 +114,8 @@ def frequency_limited(
         In rad/s, with 0 <= w1 < w2; w2 may be infinite.  In discrete time at most the Nyquist frequency pi/dt (``dt=True``
         stands for a step of one second).
     stable : bool, default False
-        Take the modified Gramians of Gugercin and Antoulas: the result is stable, with an a-priori bound, for some of the
-        accuracy within the band.
+        Take the modified Gramians of Gugercin and Antoulas.  The result is then stable and has an a-priori bound.  The
+        price is some accuracy within the band.
     match_dc : bool, default False
         Singular perturbation instead of truncation.
 
@@ -182,9 +182,9 @@ def limited_gramians(
     Raises
     ------
     ValueError
-        Both or neither of `horizon` and `band` are given; as the methods raise; a batch.
+        Both or neither of `horizon` and `band` are given; the window or the band is not valid; the system is a batch.
     UnstableError
-        A pole within the band; an infinite horizon of an unstable system.
+        A pole lies on the boundary within the band; the horizon is infinite and the system is unstable.
 
     Examples
     --------

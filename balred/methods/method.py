@@ -1,6 +1,6 @@
 """What a method of reduction is, so that the one table in ``table.py`` can hold them all.
 
-A method is two functions.  ``prepare`` looks at a system once (solves for its Gramians, say) and returns a state;
+A method is two functions.  ``prepare`` analyses a system once (for example, it solves for its Gramians) and returns a state;
 ``reduce`` makes a system of any order from that state.  Methods with the same ``prepare`` share an analysis.
 """
 
@@ -48,7 +48,7 @@ class State(Protocol):
 
 
 class Of(Enum):
-    """What an a-priori bound is of: the kind is what code asks for, its value is what a reader is told.
+    """The quantity that an a-priori bound bounds.  Code asks for the member; its value is the text for a reader.
 
     Examples
     --------
@@ -180,8 +180,8 @@ def _moderate(system: System, linear: bool) -> tuple[System, Ports | None]:
         sizes = ports.gain(np.ones(tuple(B.shape[:-2])))
         if not np.all((sizes > _SIZES[0]) & (sizes < _SIZES[1])):
             raise OverflowError(
-                f"a method that depends on the size of the system needs one between {_SIZES[0]:g} and {_SIZES[1]:g}, got "
-                f"inputs times outputs of about {float(np.max(sizes)):.3g}: measure inputs or outputs in other units"
+                f"this method depends on the size of the system: inputs times outputs must be between {_SIZES[0]:g} and "
+                f"{_SIZES[1]:g}, got about {float(np.max(sizes)):.3g}: measure inputs or outputs in other units"
             )
         d = 2.0 ** xp.round(xp.log2(_root(ports)))
         ports = Ports(one, d, 1 / d)

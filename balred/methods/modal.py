@@ -63,7 +63,7 @@ def modes(
     target: complex | None = None,
     match_dc: bool = False,
 ) -> Modes:
-    r"""The modes of a system, the most dominant first.
+    r"""Modal truncation: the most dominant poles of the system stay as they are.
 
     With :math:`G(s) = D + \sum_i R_i/(s-\lambda_i)` the dominance of a pole is
 
@@ -234,10 +234,10 @@ def modal(state: Modes, k: int) -> Reduced:
     if kept == 0:
         size = int(state.sizes[0])
         what = "a conjugate pair" if size == 2 and _is_pair(state.modal.A[:2, :2]) else (
-            f"a group of {size} that only coordinates of a condition number beyond {_WORST:.3g} would separate"
+            f"a group of {size}, which only coordinates with a condition number beyond {_WORST:.3g} can separate"
         )  # fmt: skip
         pole = complex(np.linalg.eigvals(state.modal.A[:size, :size])[0])
-        raise ValueError(f"rank must be at least {size}, the most dominant poles (at {pole:.4g}) are {what}, got {k}")
+        raise ValueError(f"rank must be at least {size}, got {k}: the most dominant poles (at {pole:.4g}) are {what}")
     g, n = state.modal, int(state.sizes[:kept].sum())
     if n == g.order:
         return state.system, np.eye(n), np.eye(n)

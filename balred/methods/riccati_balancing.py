@@ -45,7 +45,7 @@ _STOCHASTIC = "stochastic balancing needs D of full row rank and no zeros on the
 
 
 def lqg(system: DenseSystem, solver: str | None = None, *, match_dc: bool = False) -> Spectrum:
-    r"""The spectrum of LQG balancing.
+    r"""LQG balancing, for plants that will be controlled.
 
     With :math:`R = I+D^HD`, X is the stabilising solution of the control equation
 
@@ -129,7 +129,7 @@ def lqg_gap(sp: Spectrum, small: DenseSystem, options: Mapping[str, Any]) -> Gap
 def bounded_real(
     system: DenseSystem, solver: str | None = None, *, gamma: float = 1.0, match_dc: bool = False
 ) -> Spectrum:
-    r"""The spectrum of bounded-real balancing: the reduced system has :math:`\|G_k\|_\infty \le \gamma` too.
+    r"""Bounded-real balancing: the reduced system has :math:`\|G_k\|_\infty \le \gamma` too.
 
     For :math:`G/\gamma`, X is the stabilising solution of
 
@@ -180,7 +180,7 @@ def _contraction_observed(g: DenseSystem, X: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def positive_real(system: DenseSystem, solver: str | None = None, *, match_dc: bool = False) -> Spectrum:
-    r"""The spectrum of positive-real balancing: the reduced system is passive, :math:`G_k+G_k^H \ge 0` on the boundary.
+    r"""Positive-real balancing: the reduced system is passive, :math:`G_k+G_k^H \ge 0` on the boundary.
 
     X is the stabilising solution of
 
@@ -225,7 +225,7 @@ def _passive_observed(g: DenseSystem, X: Matrix) -> tuple[Matrix, Matrix]:
 def stochastic(
     system: DenseSystem, solver: str | None = None, *, beta: float = 0.0, match_dc: bool = False
 ) -> Spectrum:
-    r"""The spectrum of balanced stochastic truncation.
+    r"""Balanced stochastic truncation: a small relative error at every frequency.
 
     With the controllability Gramian P, :math:`R = DD^H+\beta^2I` and :math:`B_w = PC^H+BD^H`, Q is the stabilising
     solution of

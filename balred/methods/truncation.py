@@ -155,7 +155,7 @@ def _worth_comparing(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
 
 
 def truncate_or_match(sp: Spectrum, k: int) -> Reduced:
-    """Truncation, or singular perturbation where the analysis was asked to match the steady state (``match_dc``).
+    """Truncation, or singular perturbation if the analysis was made with ``match_dc=True``.
 
     Examples
     --------

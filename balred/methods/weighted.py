@@ -62,7 +62,7 @@ def frequency_weighted(
     combine: float = 0.0,
     match_dc: bool = False,
 ) -> Weighted:
-    r"""The spectrum of frequency-weighted balancing.
+    r"""Frequency-weighted balancing: a small error where the weights are large.
 
     With a right weight :math:`W_i = (A_w, B_w, C_w, D_w)` the cascade :math:`GW_i` has the Gramian
 
@@ -96,7 +96,7 @@ def frequency_weighted(
     Raises
     ------
     ValueError
-        No weight, an unstable one, one of the wrong shape or time step; unknown `technique`; `combine` out of range.
+        No weight is given; a weight is unstable, or has the wrong shape or time step; `technique` is unknown; `combine` is out of range.
 
     Notes
     -----
@@ -294,12 +294,12 @@ def along_inputs(
     hold: str = "zoh",
     left: Any = None,
 ) -> Spectrum:
-    r"""The spectrum of balancing on recorded inputs: a weight at the inputs that is the signal itself.
+    r"""Balancing on recorded inputs: the signal itself is the weight at the inputs.
 
     .. math:: P = \operatorname{mean}\,xx^H \text{ along the recordings}, \qquad A^HQ+QA+C^HC = 0 \ [\,A^HQA-Q+C^HC=0\,]
 
     A frequency weight with the signal's spectrum would give the same P for a stationary signal of endless length.  The squares of
-    the values add up to the mean energy that states along the recording have still to give to the output.
+    the values add up to the mean energy that the states along the recording would still send to the output without input.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ def along_inputs(
     Warns
     -----
     RecordingWarning
-        The recordings hold fewer inputs apart than the system has: of the others the reduction knows nothing.
+        The recordings tell fewer inputs apart than the system has; the answers to the others are ignored.
 
     Notes
     -----
@@ -345,10 +345,10 @@ def along_inputs(
     n, m = system.order, int(system.B.shape[-1])
     Z, unit = signals_factor(seen, recordings)
     if not np.any(Z[..., :n, :]):
-        raise ValueError("recorded inputs must move the states, got some under which all stay at rest")
+        raise ValueError("recorded inputs must move the states, got inputs under which all states stay at rest")
     if (apart := independent_inputs(Z, n)) < m:
         warn_caller(
-            f"the recordings hold {apart} of {m} inputs apart: what the system answers to others is not looked at",
+            f"the recordings tell only {apart} of {m} inputs apart: how the system answers to the others is ignored",
             RecordingWarning,
         )
     Zp = backend_of(seen.B).from_numpy(Z[..., :n, :], like=seen.B, real=not np.iscomplexobj(Z))

@@ -27,7 +27,7 @@ def numerical_rank(hsv: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
 
 
 def shares(values: Any) -> FloatArray:
-    """The part of the sum of descending `values` (..., n) that the first of them hold, at each of the n: ones where all are zero.
+    """The share of the sum of descending `values` (..., n) that the first 1, 2, ..., n of them hold; ones if all are zero.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-r"""One number of states for a whole model, shared out over its layers by what each state is worth.
+r"""One number of states for a whole model, divided among its layers so that the error is least.
 
 A layer that keeps r states makes an error of at most twice the tail of its Hankel singular values.  The layers of a network
 mostly add to one stream, where errors of different layers add up like independent ones, in squares; so the ranks minimise
@@ -33,14 +33,14 @@ class Budget:
     fraction : float, optional
         In place of `states`: a share, in (0, 1], of the states that the layers have now.
     multiple_of : int, default 1
-        Ranks are multiples of this, or all that a layer has.
+        Ranks are multiples of this, unless a layer keeps all of its states.
     relative : bool, default False
         Measure the error of each layer in units of its own :math:`\sum\sigma_i`, for layers that share no units.  If a model
         has selective layers and others, errors are always relative.
 
     Notes
     -----
-    Layers that cannot be reduced do not take part.  A layer is never left without states, and unstable modes stay.
+    Layers that cannot be reduced do not take part.  Every layer keeps at least one state, and all of its unstable modes.
 
     Examples
     --------
@@ -86,7 +86,7 @@ class Budget:
         Raises
         ------
         ValueError
-            The budget does not reach for a state in every layer.
+            The budget is too small for one state in every layer.
 
         Examples
         --------

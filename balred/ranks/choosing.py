@@ -11,7 +11,7 @@ from balred.ranks.rules import ErrorBound, Order, Rule
 
 
 class RankWarning(UserWarning):
-    """An integer rank is beyond the numerical rank, which is used instead.
+    """A rank was given as an integer beyond the numerical rank; the numerical rank was used instead.
 
     Examples
     --------

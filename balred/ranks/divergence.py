@@ -1,7 +1,7 @@
-r"""A rule in units of what a model answers: the least states for which it stays close to the full model, measured on data.
+r"""A rule in units of the model's answers: the fewest states with which it stays close to the full model, measured on data.
 
-Values foretell how far the answers move, and say in which order the states of all layers go; how many go is decided by cutting,
-running and comparing.  More states need not be better, so nothing that was not measured is promised.
+The values predict how far the answers move, and give the order in which the states of all layers are removed.  How many are removed is
+decided by cutting, running and comparing.  More states are not always better, so only what was measured is promised.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ class Divergence:
     Parameters
     ----------
     tolerance : float
-        Positive.
+        The largest divergence that is allowed; positive.
     of : {"logits", "values"} or callable, default "logits"
         The measure of closeness.  "logits": the mean Kullback-Leibler divergence from the full model in nats; the outputs are
         logits over their last axis.  "values": the squared difference relative to the mean square of the outputs.
         A callable ``of(full, small)`` gets the outputs (sequences, ...) of both models as NumPy arrays, and returns a number
         for each sequence.
     multiple_of : int, default 1
-        Ranks are multiples of this, or all that a layer has.
+        Ranks are multiples of this, unless a layer keeps all of its states.
 
     Notes
     -----
-    The divergence is measured on a quarter of the calibration data, which plays no part in the choice of the states.  Its mean
-    plus one standard error over these sequences must be within `tolerance`.  The more of these sequences there are, the better
-    the promise holds on other data.
+    The divergence is measured on a quarter of the calibration data.  This quarter is not used to choose the states.
+    The mean of the divergence plus one standard error over these sequences must be within `tolerance`.  With more
+    sequences the result holds better on other data.
 
     Examples
     --------
@@ -99,7 +99,7 @@ class Divergence:
         return Measured(value, error, len(each))
 
     def holds(self, measured: Measured) -> bool:
-        """Whether the mean and a standard error are within the tolerance (what is no number is not)."""
+        """Whether the mean plus one standard error is within the tolerance; False for NaN."""
         return measured.value + measured.error <= self.tolerance
 
     def _each(self, full: Host, small: Host) -> Host:

@@ -42,9 +42,9 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Order:
-    """Keep `rank` states: as the number itself, with `multiple_of`, and capped at the numerical rank.
+    """Keep `rank` states, as the number itself does; `multiple_of` rounds it up, and the numerical rank limits it.
 
-    Of a conjugate system stored states are counted; unstable modes, which are always kept, count too.
+    For a conjugate system stored states are counted.  Unstable modes, which are always kept, count too.
 
     Examples
     --------
@@ -184,17 +184,17 @@ class ErrorBound:
 class MeasuredError:
     r"""Keep the least r whose reduction has a measured H-infinity error of at most `tolerance`.
 
-    The error is measured on the reduced system itself.  So the order is often lower than that of :class:`ErrorBound`, and
-    methods without an a-priori bound take this rule too.  Orders are tried upwards from the least that can meet it, since no
-    system of order r is nearer to G than :math:`\sigma_{r+1}`.  Each order needs a norm, so this rule costs more than rules
-    on Hankel singular values.
+    The error is measured on the reduced system itself.  So the order is often lower than that of :class:`ErrorBound`,
+    and methods without an a-priori bound take this rule too.  Orders are tried upwards.  The first is the least that
+    can meet the tolerance: every system of order r has an error of at least :math:`\sigma_{r+1}`.  Each order needs a
+    norm, so this rule costs more than rules on Hankel singular values.
 
     Parameters
     ----------
     tolerance : float
     relative : bool, default False
-        `tolerance` is a fraction of the H-infinity norm of the system.  Of a system with unstable modes, which are kept, both
-        norms are those of the stable part.
+        `tolerance` is a fraction of the H-infinity norm of the system.  If the system has unstable modes, which are
+        kept, both norms are those of the stable part.
     multiple_of : int, default 1
         The rank is rounded up to a multiple of this.
 

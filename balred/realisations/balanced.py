@@ -52,7 +52,7 @@ def balance(obj: Any, *, solver: str | None = None) -> Balanced:
     Raises
     ------
     ValueError
-        The system is not minimal to working precision, so that T does not exist.
+        The system is not minimal to working precision, so T does not exist.
     UnstableError
         A pole is unstable or marginal.
 

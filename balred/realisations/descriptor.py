@@ -1,8 +1,8 @@
-r"""Descriptor systems :math:`E\dot x = Ax + Bu`: a state-space system where there is one, and a reason where not.
+r"""Descriptor systems :math:`E\dot x = Ax + Bu` as state-space systems; if there is none, an error says why.
 
-A nonsingular E is divided out.  A singular E couples differential equations with algebraic ones, which are solved; where
-their solution makes further algebraic equations of the rest (index 2 and more), these are solved too.  What is left has
-fewer states, and no state-space system only where the response grows with the frequency: there it holds derivatives of
+A nonsingular E is divided out.  A singular E couples differential equations with algebraic equations, which are solved.
+If the solution leads to further algebraic equations (index 2 and more), these are solved too.  The result has fewer
+states.  There is no state-space system if the response grows with the frequency, because it then holds derivatives of
 the input.
 """
 
@@ -28,7 +28,7 @@ _BLUR = 8
 def descriptor(
     E: Any, A: Any, B: Any, C: Any, D: Any = None, dt: float | bool = 0, *, tol: float | None = None
 ) -> DenseSystem:
-    r"""The state-space system of a descriptor system with a proper response, of any index.
+    r"""Turn a descriptor system with a proper response, of any index, into a state-space system.
 
     .. math:: E\dot x = Ax + Bu,\quad y = Cx + Du \qquad\text{or}\qquad Ex_{k+1} = Ax_k + Bu_k
 
@@ -50,8 +50,8 @@ def descriptor(
     dt : float or bool, default 0
     tol : float, optional
         Singular values of E (of :math:`V_1^HW_1`, and of :math:`A_2` with rows of norm one) up to `tol` count as zero,
-        those of E relative to the largest.  By default what rounding errors leave of a zero, and the matrices must be
-        clear about their ranks.
+        those of E relative to the largest.  The default is the size of rounding errors; if a rank is then in doubt,
+        there is an error.
 
     Returns
     -------

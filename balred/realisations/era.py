@@ -36,7 +36,7 @@ def hankel_matrix_hsv(
     rows, columns : int, optional
         Numbers of blocks of H; by default as many as the data allow, in equal numbers.
     stable : bool, default False
-        The response is over at the end of the data: zeros follow.
+        Take the response for zero after the end of the data.
 
     Returns
     -------
@@ -82,8 +82,8 @@ def era(
     dt : float or bool, default True
         The time step in seconds, or True.
     rows, columns : int, optional
-        Numbers of blocks of H.  By default as many as the data allow, in equal numbers; their product with p and m should
-        exceed the order well where data are noisy.
+        Numbers of blocks of H.  By default as many as the data allow, in equal numbers.  With noisy data, ``rows * p``
+        and ``columns * m`` should be much larger than the order.
     stable : bool, default False
         Take the response for zero after the end of the data.  The model is then the balanced truncation of this finite
         response.  It is stable and has its error bound (if :math:`\sigma_{r+1} < \sigma_r`).
@@ -92,7 +92,7 @@ def era(
     -------
     DenseSystem
         In the balanced coordinates of H, with the largest entry of each row of B positive.  Without `stable` it may be
-        unstable where data are noisy or `rank` cuts what matters.
+        unstable if data are noisy, or if `rank` is too small.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def era(
     Warns
     -----
     RankWarning
-        An integer `rank` is beyond the numerical rank of H, which is used instead.
+        An integer `rank` is beyond the numerical rank of H; the numerical rank is used instead.
     InstabilityWarning
         Less than the numerical rank is kept, and the model is unstable.
 

@@ -62,7 +62,7 @@ def loewner_singular_values(
     Returns
     -------
     ndarray, shape (k,)
-        Zero where they are below what errors of relative size `tol` in the values could make.
+        Those that errors of relative size `tol` in the values could make are set to zero.
 
     Examples
     --------
@@ -106,8 +106,8 @@ def loewner(
     values : array_like, shape (N, p, m) or (N,)
         The transfer function there.
     rank : int or rule, optional
-        The rank to which the pencil is cut, by its singular values; by default all that are above the noise.  The order of
-        the model, plus the rank of D where the data show a direct term.
+        The rank to which the pencil is cut, by its singular values; by default all values above the noise are kept.
+        The rank is the order of the model, plus the rank of D if the data show a direct term.
     dt : float or bool, default 0
     left : array_like, shape (N // 2, p), optional
     right : array_like, shape ((N + 1) // 2, m), optional
@@ -122,7 +122,7 @@ def loewner(
     Returns
     -------
     DenseSystem
-        Not necessarily stable, nor balanced.
+        It may be unstable, and is not balanced.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def loewner(
     Warns
     -----
     RankWarning
-        An integer `rank` is beyond the rank above the noise, which is used instead.
+        An integer `rank` is larger than the rank above the noise; the latter is used instead.
     InstabilityWarning
         Less than that rank is kept, and the model is unstable.
 

@@ -77,11 +77,11 @@ def markov_from_data(u: Any, y: Any, count: int, *, rest: bool = True) -> Matrix
     u : array_like, shape (steps, m) or (steps,)
     y : array_like, shape (steps, p) or (steps,)
     count : int
-        How many to find.  What the response holds after them is taken for zero, which biases them unless it has decayed
-        or no input is that old.
+        How many to find.  The rest of the response is taken for zero.  This causes a bias, unless the response has
+        decayed by then or the data are shorter.
     rest : bool, default True
-        The system is at rest before the data begin.  Otherwise the first ``count - 1`` outputs, which depend on inputs
-        that nobody measured, are left out.
+        The system is at rest before the data begin.  Otherwise the first ``count - 1`` outputs are left out, because
+        they depend on inputs before the data.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-r"""Minimal realisations: without the states that inputs do not reach or outputs do not see.
+r"""Minimal realisations: without the states that no input reaches or no output shows.
 
-Unlike balanced truncation this asks nothing of the poles.  Dense systems go through the orthogonal staircase, first
+Unlike balanced truncation, this works for any poles.  Dense systems go through the orthogonal staircase, first
 for controllability, then for observability; diagonal systems stay diagonal, by the rank of their residues.
 """
 
@@ -32,7 +32,7 @@ def minimal(obj: Any, tol: float | None = None) -> Any:
     obj : system, layer, model, or anything :func:`balred.adapt` reads
         Stable or not, continuous or discrete; single systems, no batches.
     tol : float, optional
-        A block that is smaller than `tol` times the matrix that it is a part of counts as zero.  The part of C that sees
+        A block counts as zero if it is smaller than `tol` times the matrix to which it belongs.  The part of C that sees
         the reachable states is compared with the given C.  The default is ``sqrt(eps)`` for dense systems, because rounding
         errors grow along their staircase, and ``10 * n * eps`` for diagonal ones.
 

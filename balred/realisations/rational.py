@@ -1,9 +1,10 @@
 r"""Transfer functions of state spaces, as zeros, poles and gain or as coefficients.
 
-Other libraries hold transfer functions of one input and one output so.  Coefficients are a bad basis to compute in: their
-sizes spread over (time scale)^order, and dropping small ones drops what matters.  So zeros and poles are eigenvalues, the
-gain is one value of the transfer function, and coefficients are made of these exactly and rounded once.  What was made is
-compared with the state space at frequencies around its poles and zeros: what a form cannot hold is refused.
+Other libraries store transfer functions of one input and one output in this form.  Coefficients are a bad basis to
+compute in: their sizes spread over (time scale)^order, and dropping small ones drops what matters.  So zeros and poles
+are eigenvalues, the gain is one value of the transfer function, and coefficients are made of these exactly and rounded
+once.  The result is compared with the state space at frequencies around its poles and zeros.  If a form cannot hold it,
+there is an error.
 """
 
 from __future__ import annotations

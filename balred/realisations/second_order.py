@@ -1,7 +1,7 @@
 r"""Systems of second order, as mechanics writes them: mass, damping and stiffness, which a reduction is to keep.
 
 A :class:`SecondOrderSystem` is known to :func:`balred.adapt` by its first-order form, so that every question and every method
-takes it.  What keeps the form is in :mod:`balred.realisations.second_order_projection`, and :func:`balred.reduce` uses it.
+takes it.  :func:`balred.reduce` keeps the form (documentation, *Second-order systems*).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Matrix = NDArray[Any]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SecondOrderSystem:
-    r"""A system of second order; made by :func:`second_order`, which checks it.
+    r"""A system of second order.  :func:`second_order` makes and checks it.
 
     .. math:: M\ddot q + D\dot q + Kq = Bu,\quad y = C_pq + C_v\dot q
 
@@ -134,7 +134,7 @@ def second_order(M: Any, D: Any, K: Any, B: Any, Cp: Any = None, Cv: Any = None)
     Parameters
     ----------
     M, D, K : array_like or sparse matrix, shape (n, n)
-        Mass, damping, stiffness.  If one is sparse all become so.
+        Mass, damping, stiffness.  If one of them is sparse, all become sparse.
     B : array_like or sparse, shape (n, m)
     Cp, Cv : array_like or sparse, shape (p, n), optional
         The output is ``Cp q + Cv q'``; give at least one of them.

@@ -110,8 +110,8 @@ def balanced(
         Solver of the Gramians, such as "scipy" or "slycot"; for dense systems only.
     balancing : {"position", "velocity", "position_velocity"}, default "position"
     galerkin : bool, default False
-        Project with an orthonormal basis of the range of T on both sides.  For Hermitian M, D and K only: they stay Hermitian, and
-        definite where they are, which keeps the system stable.
+        Project with an orthonormal basis of the range of T on both sides.  M, D and K must be Hermitian, and stay
+        Hermitian.  If they are definite, they stay definite, so the system stays stable.
 
     Notes
     -----

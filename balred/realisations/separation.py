@@ -1,4 +1,4 @@
-"""Stable and unstable parts, slow and fast ones, of anything that :func:`balred.adapt` reads, as objects of its type."""
+"""Split anything that :func:`balred.adapt` reads into stable and unstable, or slow and fast, parts of the same type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Large sparse systems, which no dense method can take: low-rank Gramian factors, and a dense system from them.
+r"""Large sparse systems, too large for dense methods: low-rank Gramian factors, and a dense system from them.
 
 A :class:`SparseSystem` is known to :func:`balred.adapt` by its :attr:`~SparseSystem.compressed` form, the balanced
 truncation to the order beyond which only rounding errors grow.  So every question and every method of the library takes it:
@@ -41,7 +41,7 @@ TRUSTED = 1e-12
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SparseSystem:
-    r"""A system with sparse state matrices; made by :func:`sparse_system`, which checks them.
+    r"""A system with sparse state matrices.  :func:`sparse_system` makes and checks it.
 
     .. math:: E\dot x = Ax + Bu,\quad y = Cx + Du \qquad\text{or}\qquad Ex_{k+1} = Ax_k + Bu_k
 
@@ -157,7 +157,7 @@ def sparse_system(
         How small the relative residuals of the equations of its Gramians must become.  :func:`balred.reduce`,
         :func:`balred.plan` and :func:`balred.analyze` take another one with the call.
     max_steps : int, default 500
-        The most steps in which they must become so small; can be given with the call, too.
+        The largest number of steps to reach `tol`; can be given with the call, too.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def sparse_system(
     Raises
     ------
     ValueError
-        Shapes do not fit, a dimension is empty, a value is NaN or infinite; `tol` or `max_steps` mean nothing.
+        Shapes do not fit, a dimension is empty, a value is NaN or infinite; `tol` or `max_steps` is out of range.
 
     Examples
     --------
@@ -304,7 +304,7 @@ def reduce_sparse(
     Raises
     ------
     ValueError
-        `rank` is beyond the numerical rank, or nothing to keep: inputs do not reach outputs.
+        `rank` is beyond the numerical rank, or nothing can be kept because inputs do not reach outputs.
     ConvergenceError, UnstableError, OverflowError
         The residuals did not fall below `tol`; a pole is at the stability boundary, or no truncation is stable; an entry overflows.
 

@@ -24,8 +24,9 @@ Roots = tuple[complex, ...]
 def from_coefficients(num: Any, den: Any, dt: float | bool = 0) -> DenseSystem:
     r"""The state space of transfer functions with one denominator, of one input.
 
-    A companion matrix in a unit of time in which its coefficients are of one size, balanced.  Unit and balancing are powers
-    of two: nothing is rounded but the direct term's part of the numerators.
+    The result is a balanced companion matrix, in a unit of time in which its coefficients have similar sizes.  Unit and
+    balancing are powers of two, so nothing is rounded except the part of the numerators that belongs to the direct
+    term.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-r"""One solve that answers many questions: spectrum, choices of rank, bounds, reductions.
+r"""One computation that answers many questions: spectrum, choices of rank, bounds, reductions.
 
 :math:`\sigma_i = \sqrt{\lambda_i(PQ)}` are the singular values of the Hankel operator, which maps past inputs to
 future outputs.  :func:`balred.hsv` gives them and no more; :func:`analyze` keeps all that is needed to choose a rank and to
@@ -82,7 +82,7 @@ class Analysis:
 
     @property
     def state(self) -> State | None:
-        """The method's state: its result of looking at the stable part once."""
+        """What the method found when it analysed the stable part."""
         return self.solved.state
 
     @property
@@ -102,7 +102,7 @@ class Analysis:
 
     @property
     def numerical_rank(self) -> int:
-        """Order beyond which Hankel singular values are rounding errors (largest over a batch)."""
+        """The order beyond which Hankel singular values are rounding errors (the largest of a batch)."""
         return self.solved.numerical_rank
 
     def __repr__(self) -> str:
@@ -129,7 +129,7 @@ class Analysis:
         )
 
     def by(self, method: str | None) -> Analysis:
-        """The same system analysed for another method; the solve is shared where the two need the same."""
+        """The same system analysed for another method; both share the solve if they need the same Gramians."""
         method = self.settings.method if method is None else method_name(method)
         if method == self.settings.method:
             return self
@@ -142,13 +142,13 @@ class Analysis:
     def rank(self, rule: Rule, method: str | None = None) -> int:
         """The rank that `rule` chooses: stored states of a conjugate system, states otherwise.
 
-        Unstable modes come on top of what the rule asks for the stable part (:class:`~balred.Order` counts them in).
+        A rule chooses from the stable part; unstable modes are added to its choice (:class:`~balred.Order` includes them).
         """
         one = self.by(method)
         return rank_for(one.solved, one.settings, rule, one.reduction, one._errors)
 
     def reduction(self, rank: int, method: str | None = None) -> Reduction:
-        """The reduction to `rank` with all that is known of it (made once)."""
+        """The reduction to `rank`, with its bound, poles and notes (made once)."""
         one = self.by(method)
         key = check_rank(rank, self.system.states)
         if key not in one._made:
@@ -166,7 +166,7 @@ class Analysis:
         return self._rebuild(made.system)
 
     def bound(self, rank: int, method: str | None = None) -> Any:
-        r"""The a-priori bound at `rank`: of the H-infinity error, unless the method bounds another one; NaN if it has none.
+        r"""The a-priori bound at `rank`: of the H-infinity error, unless the method bounds another quantity; NaN if there is no bound.
 
         For truncation and singular perturbation :math:`2\sum\sigma_i` over the distinct values cut.  A float, or an
         array over a batch.
@@ -184,7 +184,7 @@ class Analysis:
     def tail(self) -> NDArray[np.float64]:
         """The squared error at each rank, (states + 1,), added up over a batch: what a :class:`balred.Budget` compares.
 
-        Values that are rounding errors count as nothing.  Unstable modes stay, and a state at least beside them.
+        Values that are rounding errors count as zero.  Unstable modes stay, and at least one state of the stable part.
         """
         fixed = self.solved.fixed
         if self.stable is None or self.state is None:
@@ -199,9 +199,9 @@ class Analysis:
         Returns
         -------
         kind : {"hinf", "linf"}
-            "linf" where the difference is unstable: a method that reduces unstable systems whole changed their modes.
+            "linf" if the difference is unstable, because a method that reduces unstable systems whole has changed their modes.
         value : float or None
-            Of a batch the largest.  None where even that is infinite, because of a pole on the stability boundary that was changed.
+            For a batch the largest.  None if it is infinite because a pole on the stability boundary was changed.
 
         Examples
         --------
@@ -279,10 +279,11 @@ def analyze(
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
-        Inputs of the model; the values are then those of its states along these data.
+        Inputs of the model; the values are then measured along these data.
     balanced_on : {"noise", "inputs", "data"}, optional
-        The signals of which the Gramians are: inputs and gradients along the data (the default with `calibration`), inputs
-        along the data only, or white noise (the default without).
+        The signals that the Gramians describe.  "data": inputs and gradients along the data (the default with
+        `calibration`); "inputs": only the inputs along the data; "noise": white noise (the default without
+        `calibration`).
     scalar : {"outputs", "tempered", "fisher"} or callable, default "outputs"
         The function of the model's output whose gradients are taken; `seed` (default 0) draws its directions.
     max_bytes : int, optional

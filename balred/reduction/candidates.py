@@ -1,6 +1,6 @@
 """A layer that was looked at: what every kind of looking must answer, so that all layers are cut by the same few lines.
 
-Layers with an operator answer by Hankel singular values (:mod:`balred.reduction.operators`), selective ones by moments of
+Layers with an operator answer by Hankel singular values (``balred.reduction.operators``), selective ones by moments of
 their signals (:mod:`balred.reduction.selective`).
 """
 
@@ -126,7 +126,7 @@ def check_even(candidates: Candidates, made: Mapping[str, Smaller | Failure]) ->
 
 @dataclass(frozen=True)
 class Row:
-    """One layer of a plan: `after` is None where it is skipped, `note` says why.
+    """One layer of a plan.  If the layer is skipped, `after` is None and `note` says why.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-r"""Controllers made smaller without harm to the loop that they are part of.
+r"""Reduce controllers with little effect on the loop that they are part of.
 
-A controller is not there for its own sake: an error where the loop has no gain costs nothing, one near the crossover
-may cost stability.  The closed loop itself supplies the weights that say so, and frequency-weighted balancing obeys.
+At frequencies where the loop has no gain an error of the controller costs nothing; near the crossover it may cost stability.  The
+closed loop supplies weights for this, and frequency-weighted balancing uses them.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def reduce_controller(
     sign : {-1, 1}, default -1
         Of the feedback :math:`u = \pm Ky`: -1 as in ``control.feedback``, 1 as in SLICOT and for MATLAB's regulators.
     technique : {"enns", "lin_chiu", "wang", "varga_anderson"}, default "enns"
-        How Gramians are made of those of system and weights in series (:func:`balred.methods.weighted.frequency_weighted`
-        has the equations).  "lin_chiu" does not suit, because the weights cancel poles of K.
+        How Gramians are made from those of system and weights in series
+        (:func:`balred.methods.weighted.frequency_weighted` has the equations).  "lin_chiu" is not suitable, because the
+        weights cancel poles of K.
     match_dc : bool, default False
         Singular perturbation, which keeps the steady state, instead of truncation.
     offset : float, optional
@@ -70,7 +71,7 @@ def reduce_controller(
     Returns
     -------
     The same type as `controller`
-        It stabilises the plant: that is checked.
+        It stabilises the plant; this is checked.
 
     Raises
     ------
@@ -82,9 +83,9 @@ def reduce_controller(
 
     Notes
     -----
-    If K and :math:`K_r` have equally many unstable poles (they have, up to a reduction that is itself unstable) and
+    If K and :math:`K_r` have equally many unstable poles (they have, unless the reduction itself is unstable) and
     :math:`\|SG(K-K_r)\|_\infty < 1` or :math:`\|(K-K_r)SG\|_\infty < 1`, then :math:`K_r` stabilises the plant.
-    :func:`balred.reduction.controllers.loop_weights` gives the weights, to look at the weighted singular values before a rank is chosen.
+    :func:`balred.reduction.controllers.loop_weights` gives the weights, so that you can see the weighted singular values before you choose a rank.
 
     References
     ----------
@@ -112,7 +113,7 @@ def reduce_controller(
 def loop_weights(
     plant: Any, controller: Any, *, weight: Weight = "performance", sign: int = -1
 ) -> dict[str, DenseSystem]:
-    r"""The weights ``{"left": W_o, "right": W_i}`` of :func:`reduce_controller`, those that are not the identity.
+    r"""The weights ``{"left": W_o, "right": W_i}`` of :func:`reduce_controller`; identities are left out.
 
     Examples
     --------
@@ -168,16 +169,16 @@ def reduce_observer_controller(
     rank : int
     factors : {"left", "right"}, default "left"
     weighted : bool, default True
-        Weigh the factors' error by what it does to stability: balanced are the controllability Gramian of
-        :math:`(A+BF, B)` and the observability Gramian of :math:`(A+GC, F)`; for right factors those of
-        :math:`(A+BF, G)` and :math:`(A+GC, C)`.  Otherwise the factors are truncated as they are.
+        Weight the error of the factors by its effect on stability.  The method then balances the controllability
+        Gramian of :math:`(A+BF, B)` and the observability Gramian of :math:`(A+GC, F)`; for right factors those of
+        :math:`(A+BF, G)` and :math:`(A+GC, C)`.  With False the factors are truncated as they are.
     match_dc : bool, default False
-        Singular perturbation of the factors, where they are not weighted.
+        Singular perturbation of the factors; only with ``weighted=False``.
 
     Returns
     -------
     DenseSystem
-        It stabilises the plant: that is checked.
+        It stabilises the plant; this is checked.
 
     Raises
     ------

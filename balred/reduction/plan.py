@@ -1,4 +1,4 @@
-"""What a reduction would do to a model, as a table, before it is done.
+"""A table of what a reduction would do to a model.
 
 ``reduce(model, ranks)`` is ``plan(model, ranks).apply()``: the plan analyses every layer it can, decides its rank,
 and records the a-priori bound and what it skips and why.
@@ -122,10 +122,10 @@ def plan(
     ----------
     model : system, layer, model
     ranks : int, rule, dict by layer name of either, Budget, or Divergence
-        Numbers of states or rules.  In a dict, layers without a key stay as they are.  A :class:`balred.Budget` is shared out
-        over the layers, a :class:`balred.Divergence` is measured on the calibration data.
+        Numbers of states or rules.  In a dict, layers without a key stay as they are.  A :class:`balred.Budget` is divided
+        among the layers, a :class:`balred.Divergence` is measured on the calibration data.
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
-        Inputs of the model, on which its layers are balanced, or the states of its selective layers are chosen.
+        Inputs of the model.  Its layers are balanced on them, and the states of its selective layers are chosen on them.
     method : str, default "truncate"
         A name in ``balred.methods.METHODS``, such as "singular_perturbation".
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
@@ -144,7 +144,7 @@ def plan(
     Raises
     ------
     ValueError
-        A key of `ranks` is no layer; a single system or layer cannot be reduced as asked (`rank` is out of range, the rule
+        A key of `ranks` is not a layer; a single system or layer cannot be reduced as asked (`rank` is out of range, the rule
         cannot be met).  In a model with several layers, a layer that cannot be cut is skipped; the table says why.
 
     Examples
@@ -290,7 +290,7 @@ def reduce(
     Parameters
     ----------
     obj : system, layer, model, or anything :func:`balred.adapt` reads
-        Never changed.
+        It is not changed.
     rank : int, rule, Budget, Divergence, or a list of ints and rules
         The number of states to keep, or a rule such as ``balred.Energy(0.99)``.  States are counted as the object counts
         them: stored states of a conjugate system, unstable modes included.  A model also takes a dict by layer name, a
@@ -299,10 +299,10 @@ def reduce(
     method : str, default "truncate"
         A name in ``balred.methods.METHODS`` (the pages on methods say which one to choose), or "matchdc".
     calibration : tensor, dict of keyword inputs, or iterable of either, optional
-        Inputs of the model.  Its layers are then balanced on the signals in them along these data, instead of on white
+        Inputs of the model.  Its layers are then balanced on the signals that these data cause in them, instead of on white
         noise.  Options (:class:`balred.selection.Calibration` has all): `balanced_on` is "data" (inputs and gradients, the default), "inputs" (inputs only) or "noise".  `scalar` is
         the function of the model's output whose gradients are taken: "outputs", "tempered", "fisher" or a callable; `seed` draws its
-        directions.  `max_bytes`: the most memory for states along the data.  `vmapped`: whether a JAX model takes one sequence.  `progress`: a bar for each pass, such as ``tqdm.auto.tqdm``.
+        directions.  `max_bytes`: the most memory for states along the data.  `vmapped`: whether a JAX model takes one sequence.  `progress` shows a bar for each pass, for example ``tqdm.auto.tqdm``.
     solver : {"smith", "closed", "cauchy", "scipy", "slycot"}, optional
         How the Gramians are computed; by default "smith" for dense systems and "closed" for diagonal ones.
     offset : float, optional
@@ -316,12 +316,12 @@ def reduce(
         ``hold`` ("zoh", "foh") what the signals do between them, for continuous systems; ``left`` weights the outputs
         (:func:`balred.methods.weighted.along_inputs`).  A :class:`balred.SecondOrderSystem` stays second-order by "truncate"
         (``balancing``, ``galerkin``) and "modal" (``dominance``); `rank` then counts positions, and there is no bound
-        (:mod:`balred.realisations.second_order_projection`).
+        (documentation, *Second-order systems*).
 
     Returns
     -------
     The same type as `obj`, or a list of it
-        A conjugate system may need fewer stored states than asked.
+        A conjugate system may need fewer stored states than you ask for.
 
     Raises
     ------
@@ -334,7 +334,7 @@ def reduce(
     CalibrationWarning
         The operator of a layer was not found while the model ran on the data; the layer is balanced on white noise.
     RankWarning
-        An integer `rank` is beyond the numerical rank, which is used instead.
+        An integer `rank` is beyond the numerical rank; the numerical rank is used instead.
 
     Notes
     -----

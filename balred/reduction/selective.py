@@ -32,7 +32,7 @@ SelectiveLayers = Mapping[str, tuple[Any, Selective]]
 
 
 class CalibrationWarning(UserWarning):
-    """Layers were reduced without data: states of selective layers were chosen, or layers balanced, on white noise.
+    """Layers were reduced on white noise, because there were no data or a layer's signals could not be seen on them.
 
     Examples
     --------
@@ -129,8 +129,8 @@ def moments_of(model: Any, layers: SelectiveLayers, how: Calibration) -> dict[st
     """What the signals of the `layers` of `model` are, in one pass over the data, or of a surrogate without."""
     if how.data is None and any(entry.needs_data for _, entry in layers.values()):
         warn_caller(
-            "without calibration data the states of selective layers are chosen by a time-invariant surrogate driven by white "
-            "noise: what real inputs select, and how they correlate over time, is lost; pass calibration=",
+            "without calibration data the states of selective layers are chosen by a time-invariant substitute driven by white "
+            "noise, which does not know what real inputs select or how they correlate over time: pass calibration=",
             CalibrationWarning,
         )
     for layer, _ in layers.values():

@@ -1,6 +1,6 @@
-"""A solved system cut to a rank, and written back to the structure, array library and precision of what was given.
+"""Cut a solved system to a rank, and write it back in the structure, array library and precision of the given system.
 
-Unstable modes were kept aside where the method cannot take them; here they come back.
+If the method cannot reduce unstable modes, they were set aside before; here they are added again.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ def _fits(made: Reduction | ValueError, order: int) -> bool:
 def warn_if_capped(rank: int, states: int, capped: bool, *, recorded: bool = False) -> None:
     """Warn that `rank` states were asked for and the numerical rank leaves `states`."""
     if capped and states < rank:
-        more = ", all that the recordings tell of" if recorded else ""
+        more = ", because the recordings excite no more" if recorded else ""
         warn_caller(
             f"rank {rank} is beyond the numerical rank; the reduced system has {states} states{more}", RankWarning
         )

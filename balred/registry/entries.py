@@ -39,7 +39,7 @@ _loaded: set[str] = set()
 
 
 class AdapterNotFound(TypeError):
-    """No adapter is registered for the type of the object, or for any layer of the model.
+    """The library knows no adapter for the type of the object, or for any layer of the model.
 
     Examples
     --------
@@ -84,17 +84,17 @@ def register(
         The class, or its qualified name ``"package.module.Class"`` if it should not be imported yet.
     adapter : callable
         ``adapter(obj) -> (system, rebuild)``; ``rebuild(system)`` returns a new object of the same type.
-        Omitted: return a decorator.
+        If it is left out, a decorator is returned.
     carry : callable, optional
-        ``carry(old, new, moments, change, power)`` takes optimizer moments through a cut (see *Extending*); else they are reset.
+        ``carry(old, new, moments, change, power)`` takes optimizer moments through a cut (see *Extending*).  Without it they are reset.
     recognises : callable, optional
         Use the adapter only for those objects of `cls` for which ``recognises(obj)`` is true.  A layer that people copy from
         project to project is recognised by its arrays: ``register("torch.nn.modules.module.Module", ..., recognises=...)``.
-        The function must be quick and must not fail.  Entries for a class itself come first.
+        The function must be quick and must not fail.  An entry for the class itself has priority.
     accounts : iterable of str, optional
-        Names of the arrays, and of modules with arrays, that the adapter knows.  A cut raises an error if a layer has another
-        array with an axis as long as one that is cut.  By default only arrays of the layer itself are checked, along axes
-        that are none of its widths.
+        Names of the arrays, and of modules with arrays, that the adapter knows.  A cut raises an error if a layer has
+        another array with an axis as long as one that is cut.  By default only arrays of the layer itself are checked,
+        and axes as long as one of its widths are left out.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def register_selective(
     adapter: Adapter | None = None,
     accounts: Iterable[str] | None = None,
 ) -> None:
-    """Register layers whose states can only be selected, in most cases because their dynamics depend on the input.
+    """Register layers whose states can be selected but not combined, in most cases because their dynamics depend on the input.
 
     Parameters
     ----------
@@ -159,12 +159,12 @@ def register_selective(
         The class, or its qualified name ``"package.module.Class"`` if it should not be imported yet.
     selective : balred.registry.Selective
     recognises : callable, optional
-        Use the entry only for objects for which ``recognises(obj)`` is true: a layout that packages share, or that people copy,
-        under any name.  Entries for a class itself come first.
+        Use the entry only for objects for which ``recognises(obj)`` is true.  So a layout that several packages share,
+        or that people copy, is recognised under any name.  An entry for the class itself has priority.
     resize_model : callable, optional
         ``resize_model(model, layer, before)`` writes the states of a replaced layer into the (new) model, where it had `before`.
     adapter : callable, optional
-        ``adapter(obj) -> (system, rebuild)``, to look at layers that are a linear operator all the same.
+        ``adapter(obj) -> (system, rebuild)``, for layers that are a linear operator nevertheless.
     accounts : iterable of str, optional
         Names of the arrays that `selective` knows.  Another array with an axis as long as the states raises an error.
 
@@ -189,7 +189,7 @@ def register_selective(
 
 
 def register_container(cls: type | str, container: Container) -> None:
-    """Register how to look into models of `cls`.
+    """Register how to find and replace the layers in models of `cls`.
 
     Examples
     --------

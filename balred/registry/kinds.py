@@ -28,20 +28,20 @@ class Selective:
         ``states(layer)``: the state dimension.
     gather : callable
         ``gather(model, layers, calibration)``: the :class:`balred.selection.Moments` of each of `layers`, a dict by name,
-        in one pass over the data, or of a surrogate if `calibration` is None.
+        in one pass over the data, or for a made-up white input if `calibration` is None.
     cut : callable
         ``cut(layer, selection, moments)``: a new layer of the same type with the selected states.
     blank : callable
-        ``blank(layer, states)``: a layer of the same type with so many states, whichever; what is in it is about to be replaced.
+        ``blank(layer, states)``: a layer of the same type with this number of states.  Its values do not matter, they are replaced.
     one_size, needs_data : bool
-        Whether all layers of a model must have one state dimension, since its configuration holds one number; and whether
-        states can be chosen well only along data, as not in time-invariant layers.
+        `one_size`: all layers of a model must have one state dimension, because its configuration holds one number.
+        `needs_data`: states can be chosen well only along data; this does not hold for time-invariant layers.
     select : callable, optional
         In place of :func:`balred.selection.select`.
     note : str
-        What a plan says besides, if a selection changes more than it drops.
+        A remark for the plan, if a selection changes more than the states that it drops.
     differs : callable, optional
-        ``differs(layer)``: what is wrong where a layer does not compute what its arrays stand for, or None; asked of smaller ones.
+        ``differs(layer)``: how a layer's output differs from what its arrays stand for, or None.  It is called on smaller layers.
 
     Examples
     --------

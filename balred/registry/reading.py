@@ -34,11 +34,11 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
     Raises
     ------
     AdapterNotFound
-        The message names the type, what to write instead for those that are common, and how to register it.
+        The message names the type and says how to register it.  For common types it says what to write instead.
 
     Notes
     -----
-    A tuple of matrices is a system only by itself: inside a model it could be anything.
+    A tuple of matrices is read as a system only if it is passed by itself, because inside a model it could mean anything.
 
     Examples
     --------
@@ -163,7 +163,7 @@ def system_of(obj: Any) -> System:
 def layers_of(obj: Any) -> dict[str, Any]:
     """The layers of a model by name; ``{"": obj}`` if `obj` is a system or a layer itself.
 
-    Lists, tuples and dicts are looked into, so are models of every registered framework.
+    Layers are found in lists, tuples and dicts, and in models of every registered framework.
 
     Examples
     --------

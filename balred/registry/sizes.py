@@ -31,7 +31,7 @@ def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     Raises
     ------
     ValueError
-        A layer has other shapes than at any number of states up to its own, or there are none for it.
+        The shapes for a layer fit no number of states up to its own, or there are no shapes for it.
 
     Examples
     --------

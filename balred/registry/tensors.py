@@ -10,9 +10,9 @@ from balred.registry.entries import container_of
 
 
 def tensors_of(obj: Any, path: str = "") -> dict[str, Any]:
-    """The arrays of a model by name, parameters and buffers; those that it has in several places are the same object.
+    """The arrays of a model by name, parameters and buffers; an array that it has in several places is one object.
 
-    Mappings, lists and tuples are looked into; what is no array and holds none (numbers, texts, functions, random keys) is
+    Arrays are found in mappings, lists and tuples too.  Everything else (numbers, texts, functions, random keys) is
     left out.
 
     Examples

@@ -1,4 +1,4 @@
-"""What people pass as calibration data: one batch, or any iterable of batches, in any framework's arrays."""
+"""Calibration data: one batch, or any iterable of batches, in arrays of any framework."""
 
 from __future__ import annotations
 
@@ -190,40 +190,40 @@ class Calibration:
     Parameters
     ----------
     data : tensor, dict of keyword inputs, iterable of either, or a function without arguments that returns such
-        What the model is called with; a function is called at every attempt, so that it can return recent batches.
+        Inputs of the model.  A function is called at every attempt, so it can return recent batches.
     selection : {"joint", "separate", "random"}, default "joint"
-        How the states of selective layers are chosen: together, each by its own energy, or at random.  The last two are there to
-        compare with.
+        How the states of selective layers are chosen: "joint" chooses a set, "separate" takes each state by its own
+        energy, "random" draws states.  The last two are there for comparisons.
     compensate : bool, default True
-        Refit C where the layer allows it.
+        Refit C if the layer allows it.
     seed : int, default 0
-        Of "random", and of the directions that `scalar` draws.
+        The seed of "random", and of the directions that `scalar` draws.
     balanced_on : {"data", "inputs", "noise"}, optional
-        What the states of layers with an operator are ranked by: their inputs and the gradients of a scalar of the model's
-        outputs, their inputs alone, or white noise, as without data.  By default data where there are any; a layer where
-        they cannot be seen is then balanced on noise, with a note.
+        What the states of layers with an operator are ranked by.  "data": the layer's inputs, and gradients of a scalar
+        of the model's outputs; "inputs": only its inputs; "noise": white noise.  The default is "data" if there are
+        data.  A layer whose signals cannot be seen is then balanced on noise, and a note says so.
     scalar : {"outputs", "tempered", "fisher"} or callable, default "outputs"
-        Of which the gradients are: see :func:`balred.selection.directions.direction`; a function is given what the model
-        returns, and returns a scalar.
+        The scalar whose gradients are taken, see :func:`balred.selection.directions.direction`.  A function gets what
+        the model returns, and returns a scalar.
     sequences : int, optional
-        At most so many, the first ones, are what layers with an operator are balanced on; in a training 32 unless this says
-        otherwise, else all.  Selective layers are measured on all.
+        Layers with an operator are balanced on this number of sequences, the first ones.  The default is 32 in a
+        training, and all sequences otherwise.  Selective layers are measured on all sequences.
     max_bytes : int, optional
-        The most memory for the states of a layer with an operator along the data, and for their sums, 192 MiB by default, as far as
-        one position of one sequence fits into it.  What the model takes to run on a batch is beside it: pass smaller batches for less.
+        The most memory for the states of a layer with an operator along the data, and for their sums.  The default is 192 MiB.  One
+        position of one sequence is always held.  The model's own run on a batch needs more: pass smaller batches to reduce it.
     vmapped : bool, optional
-        Of a model of JAX, whether it takes one sequence and is mapped over those of a batch, which lie along the first axis;
-        found out where it is not said.
+        For a model of JAX: whether it takes one sequence, and is mapped over the sequences of a batch, which lie along
+        the first axis.  By default this is found out.
     progress : callable, optional
-        Shows how far each pass over the batches is: called with them, returns them to go through, such as ``tqdm.auto.tqdm`` or
-        ``rich.progress.track``.
+        Shows the progress of each pass over the batches.  It is called with the batches and returns them, as
+        ``tqdm.auto.tqdm`` and ``rich.progress.track`` do.
     kept : dict, optional
-        Where a framework that compiles keeps its programs from one call to the next; a reducer has its own.
+        A framework that compiles keeps its programs here from one call to the next.  A reducer has a dict of its own.
 
     Raises
     ------
     ValueError
-        There is no such choice, or no data to balance on.
+        An option has an unknown value, or there are no data to balance on.
 
     Examples
     --------
@@ -277,7 +277,7 @@ class Calibration:
         """
         data = self.data() if callable(self.data) else self.data
         if data is None and callable(self.data):
-            raise ValueError("calibration must be a function that returns data at every attempt, got None from it")
+            raise ValueError("calibration must return data at every attempt if it is a function, got None")
         return self.watched(data)
 
     def watched(self, data: Any) -> Any:

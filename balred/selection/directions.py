@@ -42,7 +42,7 @@ def direction(outputs: Host, scalar: str, rng: np.random.Generator) -> Host:
     r"""One random direction W of outputs (..., values), the same shape.
 
     ==========  =====================================================================================================
-    "outputs"   standard normal: the squared change of all outputs alike
+    "outputs"   standard normal: measures the squared change of all outputs
     "fisher"    the gradient of the log-likelihood of labels drawn from the outputs as logits: their Kullback-Leibler
                 divergence, twice, to second order
     "tempered"  the same of logits divided by 3, which keeps a gradient where the model is certain

@@ -25,7 +25,7 @@ class Moments:
     B, C : (groups, states)
         Mean squares of the layer's B and C.
     tokens : float, default 1
-        Over how many they are means; processes that measured each its own data add up what they have.
+        The number of tokens in these means; processes that have each measured their own data add up their sums.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The kept states of each group, ascending, (groups, rank); K, (rank, states), or None; the error's share of the energy.
+    """The states that each group keeps, ascending, (groups, rank); K, (rank, states), or None; and the error's share of the energy.
 
     Examples
     --------

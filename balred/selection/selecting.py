@@ -33,7 +33,7 @@ def select(moments: Moments, rank: int, how: str = "joint", *, seed: int = 0) ->
     rank : int
     how : {"joint", "separate", "random"}
     seed : int
-        Of "random".
+        The seed of "random".
 
     Returns
     -------

@@ -266,8 +266,8 @@ def low_rank_factors(
     if all(side.done for side in sides) and not measured <= max(10 * tol, _ROUNDING):
         raise ConvergenceError(
             f"the residuals of the factors of low-rank ADI must be below {max(10 * tol, _ROUNDING):.3g}, got "
-            f"{measured:.3g} where the iteration had reached {tol:.3g}: rounding errors have taken over, as they do in a "
-            "system whose time scales lie very far apart"
+            f"{measured:.3g}, although the iteration itself reached {tol:.3g}: rounding errors have taken over, as they do "
+            "if the time scales of a system lie very far apart"
         )
     missed = [max(s.residual, s.steady_residual) for s in (control, observe)]
     if not all(side.done for side in sides):

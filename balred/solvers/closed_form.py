@@ -26,7 +26,7 @@ def closed_form_factors(system: DiagonalSystem, *, relative: bool = False) -> tu
     xp = namespace(system.B)
     if relative and not is_siso(system):
         raise ValueError(
-            "solver 'cauchy' takes systems with one input and one output and values that can be looked at, got "
+            "solver 'cauchy' takes systems with one input and one output, and concrete values (no traced arrays), got "
             f"{system.B.shape[-1]} inputs and {system.C.shape[-2]} outputs"
         )
     if not is_concrete(*system.leaves):  # nobody could look at the poles: an unstable member becomes NaN

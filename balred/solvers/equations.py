@@ -58,7 +58,7 @@ def lyap(A: Any, Q: Any, C: Any = None, E: Any = None) -> Any:
         eigenvalue of A and one of :math:`A^H` (of Q, in a Sylvester equation) add up to zero, exactly or as far as rounding errors
         allow to tell.  The message names them.
     ArithmeticError
-        The solution does not satisfy the equation to working precision, or is larger than the largest number there is.
+        The solution does not satisfy the equation to working precision, or is too large for the floating-point format.
 
     Notes
     -----

@@ -116,7 +116,7 @@ def gramians(obj: Any, *, solver: str | None = None) -> tuple[Array, Array]:
     UnstableError
         A pole is unstable or marginal; the message names the worst.
     OverflowError
-        A Gramian is larger than the largest number there is; its factors may not be (:func:`gramian_factors`).
+        A Gramian is too large for the floating-point format; its factors may still fit (:func:`gramian_factors`).
 
     References
     ----------

@@ -176,8 +176,8 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
     check_stable(system)  # a pole that cannot be told from the boundary leaves no digits either, and is named
     raise ArithmeticError(
         f"Hankel singular values must be known to {_accuracy(system, 0.4):.1g} of the first, got an error of up to "
-        f"{least:.1g}: the state matrix is too far from normal for its precision, or its poles spread too far; a filter has its digits "
-        "in zeros, poles and gain or in sections of second order, which polynomials lose"
+        f"{least:.1g}: the state matrix is too far from normal for its precision, or its poles spread too far; give a filter as "
+        "zeros, poles and gain or in sections of second order, because polynomials lose these digits"
     )
 
 

@@ -35,7 +35,7 @@ def as_array(name: str, value: Any) -> Array:
     Raises
     ------
     TypeError
-        What is no number, a sparse matrix, more digits than float64 has.
+        An entry is not a number, or has more digits than float64; the matrix is sparse.
     ValueError
         Rows of several lengths, masked entries.
 
@@ -53,8 +53,8 @@ def as_array(name: str, value: Any) -> Array:
         return value
     if hasattr(value, "nnz") and hasattr(value, "tocsr"):
         raise TypeError(
-            f"{name} must be dense, got a sparse {type(value).__name__}: a sparse system is made by "
-            "balred.sparse_system(A, B, C, D), a dense one of its toarray()"
+            f"{name} must be dense, got a sparse {type(value).__name__}: make a sparse system with "
+            f"balred.sparse_system(A, B, C, D), or a dense one of {name}.toarray()"
         )
     library = library_of(value)
     if hasattr(value, "dtype"):

@@ -33,7 +33,7 @@ class Change:
     W2: Complex
 
     def within(self, d: NDArray[Any] | None) -> Change:
-        """The same for states d x in place of x."""
+        """The same change if the states are d x instead of x."""
         if d is None:
             return self
         return Change(d[:, None] * self.V1, d[:, None] * self.V2, self.W1 / d, self.W2 / d)

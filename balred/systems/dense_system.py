@@ -1,4 +1,4 @@
-"""Systems with a full state matrix, and what every system has: a kind of time, and a line that it prints.
+"""Systems with a full state matrix, and what all systems share: a kind of time, and a ``repr`` of one line.
 
 The factories :func:`balred.ss` and :func:`balred.diagonal` validate; the dataclasses do not, so that ``vmap``, ``jit`` and
 tree maps may put tracers or placeholders into them.
@@ -124,7 +124,7 @@ def ss(A: Any, B: Any, C: Any, D: Any = None, dt: float | bool = 0) -> DenseSyst
     ValueError
         Shapes do not fit, no inputs or no outputs, a value is NaN, infinite or masked, `dt` is negative, devices differ.
     TypeError
-        An entry is no number, or has more digits than float64; arrays come from different libraries.
+        An entry is not a number, or has more digits than float64; arrays come from different libraries.
 
     Examples
     --------

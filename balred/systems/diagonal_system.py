@@ -147,7 +147,7 @@ def diagonal(
     B : array_like, shape (..., n, m)
     C : array_like, shape (..., p, n)
     D : array_like, shape (..., p, m), optional
-        Zero if omitted; real where `conjugate`.
+        Zero if omitted; real for a conjugate system.
     dt : float or bool, default 0
     log_poles : array_like, shape (..., n), optional
         In place of `poles`: their logarithms in discrete time, the poles themselves in continuous time.
@@ -164,7 +164,7 @@ def diagonal(
         Shapes do not fit, no inputs or no outputs, a value is NaN, infinite or masked, `dt` is negative, devices differ; both
         or neither of `poles` and `log_poles` are given.
     TypeError
-        An entry is no number, or has more digits than float64; arrays come from different libraries.
+        An entry is not a number, or has more digits than float64; arrays come from different libraries.
 
     Examples
     --------

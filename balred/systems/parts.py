@@ -105,8 +105,8 @@ def separation(system: DenseSystem, offset: float = 0.0, eps: float = 0.0) -> Se
         # a form that mixes large and small poles may have lost what is known of the small ones
         if not abs(found - margin[slowest]) <= doubt[slowest] + _SAME * margin[slowest]:
             raise ValueError(
-                f"the stable part must keep its poles, got {found:.3g} for a distance of {margin[slowest]:.3g} from the boundary of "
-                "stability: choose an offset larger than that distance"
+                f"the stable part must keep its poles, got one at a distance of {found:.3g} from the boundary of stability that was at "
+                f"{margin[slowest]:.3g}: choose an offset larger than that distance"
             )
     return made
 

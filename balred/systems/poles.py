@@ -24,7 +24,7 @@ _LEAST, _MOST = 1e-100, 1e100
 
 
 class BoundaryWarning(UserWarning):
-    """A pole counts as stable, and the largest entries of the state matrix are too large to tell whether it is.
+    """A pole counts as stable, but lies so close to the boundary that rounding of the largest entries could hide an integrator.
 
     Examples
     --------
@@ -41,7 +41,7 @@ class BoundaryWarning(UserWarning):
 
 
 class UnstableError(ValueError):
-    """The system has an unstable or marginal pole, and the quantity exists for stable systems only.
+    """The system has an unstable or marginal pole, and you asked for something that exists for stable systems only.
 
     Examples
     --------
@@ -194,9 +194,9 @@ def warn_if_faint(poles: Poles, offset: float = 0.0) -> None:
     first = np.argmin(poles.margin[faint])
     at, margin = complex(poles.at[faint][first]), float(poles.margin[faint][first])
     warn_caller(
-        f"the pole at {at.real:.3g}{f'{at.imag:+.3g}j' if at.imag else ''} is no farther from the boundary of stability than rounding of "
-        f"the largest entries may move it, and counts as stable because the smallest are taken as exact: if it stands for an integrator, set them "
-        f"to zero or choose an offset above {margin:.2g}",
+        f"the pole at {at.real:.3g}{f'{at.imag:+.3g}j' if at.imag else ''} is so close to the boundary of stability that rounding of the largest "
+        f"entries could move it there. It counts as stable, because the smallest entries are taken as exact: if it stands for an integrator, "
+        f"set these entries to zero, or choose an offset above {margin:.2g}",
         BoundaryWarning,
     )
 

@@ -127,7 +127,7 @@ def _fetched(source: Source, folder: Path) -> Path:
             done, said = None, [f"no end after {_PATIENCE} s"]
         got = _found(source, Path(work))
         if done is None or done.returncode or got is None:
-            raise DataError(f"`{source.command}` failed ({said[-1] if said else 'without a word'}): {advice}")
+            raise DataError(f"`{source.command}` failed ({said[-1] if said else 'without a message'}): {advice}")
         return Path(shutil.move(got, folder / got.name))
 
 

@@ -246,9 +246,9 @@ def test_weights_that_do_not_fit():
         balred.hankel_nuclear_norm(small, weights=weights)
     with pytest.raises(ValueError, match="weights must be those of the layers a, b, got a"):
         balred.hankel_nuclear_norm({"a": g, "b": small}, weights={"a": weights})
-    with pytest.raises(ValueError, match="weights need a diagonal system, got a dense one"):
+    with pytest.raises(ValueError, match="weights must go with a diagonal system, got a dense one: its Gramians"):
         balred.hankel_weights(g.to_dense())
-    with pytest.raises(ValueError, match="weights are for diagonal systems, got a dense one"):
+    with pytest.raises(ValueError, match="weights must go with a diagonal system, got a dense one: leave"):
         balred.hankel_nuclear_norm(g.to_dense(), weights=weights)
 
 

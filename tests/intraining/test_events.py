@@ -53,7 +53,7 @@ def test_a_long_half_line_goes(tmp_path: Path) -> None:
 def test_what_is_no_log_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("a first line\nmy notes")
-    with pytest.raises(ValueError, match=r"notes\.txt: every line must be an event, got a last one 'my notes'"):
+    with pytest.raises(ValueError, match=r"notes\.txt: every line must be an event, got the last line 'my notes'"):
         EventLog(path).append([event(1)])
     assert path.read_text() == "a first line\nmy notes"
 

@@ -137,7 +137,7 @@ def test_the_gain_that_counts_is_the_layers_own_and_a_state_without_one_is_refus
         s5_parameters(system, 0.1, 1.0, gain=lambda poles, step, k=k: k * input_gain(poles, step)) for k in (2.0, 1.0)
     )
     assert_allclose(twice["C"] * twice["B"].T, exact["C"] * exact["B"].T / 2, rtol=1e-12)
-    with pytest.raises(ValueError, match=r"every state must pass on its inputs .* lasts for 1e\+09 steps"):
+    with pytest.raises(ValueError, match=r"every pole must differ from 1 .* lasts for 1e\+09 steps"):
         s5_parameters(
             system, 0.1, 1.0, gain=lambda poles, step: np.where(np.abs(poles * step) < 1e-6, 0, input_gain(poles, step))
         )

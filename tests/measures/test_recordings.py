@@ -150,7 +150,7 @@ CONTINUOUS = balred.testing.random_system(3, 2, 1, seed=1)
         (CONTINUOUS, U, {"dt": True}, "positive number of seconds"),
         (CONTINUOUS, U, {"dt": np.nan}, "positive number of seconds"),
         (CONTINUOUS, U, {"dt": 1.0, "hold": "cubic"}, "hold must be one of zoh, foh, got 'cubic'"),
-        (CONTINUOUS, U[:, :1], {"dt": 1.0, "hold": "foh"}, "two samples at least"),
+        (CONTINUOUS, U[:, :1], {"dt": 1.0, "hold": "foh"}, "at least two samples"),
     ],
 )
 def test_what_does_not_fit_is_refused(system: Any, inputs: Any, how: dict[str, Any], message: str) -> None:

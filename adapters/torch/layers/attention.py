@@ -151,7 +151,18 @@ def _resize(config: Any, size: int) -> None:
 
 
 def resize_model(model: nn.Module, layer: Any, before: int = 0) -> None:
-    """Give all such layers of `model` the largest size among them, by zeros, and write it into the configurations."""
+    """Give all mLSTM layers of `model` the size of the largest, filled up with zeros, and write it into the configurations.
+
+    The documentation (*What happens at a cut*) has an example.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    layer : torch.nn.Module
+        Any of its mLSTM layers.
+    before : int, optional
+        Not used; the signature is that of all such functions.
+    """
     layers: list[Any] = [module for module in model.modules() if is_mlstm(module)]
     largest = max(module.qk_dim for module in layers)
     for module in layers:

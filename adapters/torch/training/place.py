@@ -49,7 +49,7 @@ class Place:
         if self.calibration is None or self.exchange.size == 1 or self.runs_data:
             return
         raise ValueError(
-            "models that no process can run by itself are cut along data in one process only, got calibration and "
+            "calibration must be left out in several processes if no process can run the model by itself, got calibration and "
             f"{self.exchange.size} processes"
         )
 

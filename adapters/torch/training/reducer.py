@@ -55,31 +55,31 @@ class InTrainingReducer:
     Parameters
     ----------
     model : torch.nn.Module
-        Also what ``torch.compile``, ``DistributedDataParallel`` or ``fully_shard`` returned.  With several processes each
-        must make its reducer and call its methods at the same steps; the first alone writes the `log`.
+        Or what ``torch.compile``, ``DistributedDataParallel`` or ``fully_shard`` returned.  With several processes,
+        each must make a reducer and call its methods at the same steps; only the first writes the `log`.
     optimizer : torch.optim.Optimizer
-        Its parameter groups, and the schedulers that hold it, are left as they are.  Also what Accelerate wrapped it in.
+        Its parameter groups, and the schedulers that hold it, stay as they are.  The wrapper of Accelerate is accepted too.
     rule : rule, Budget or Divergence
         How many states a layer keeps, such as ``balred.Energy(0.99)``.
     window : (int, int)
         The steps between which cuts may happen, counted from 1.
     attempts : int, optional
-        So many equidistant steps, the last one at the end of the window (default 4).
+        How often a cut is tried, at equidistant steps, the last one at the end of the window (default 4).
     **options
         The other settings of :class:`balred.intraining.TrainingSettings`: `interval`, `min_cut`, `settled`, `guard`, `dry_run`,
         `gradual`, `moments`, `log`, `calibration`.
     averages : sequence of torch.nn.Module
         Averaged copies of the model (``AveragedModel``, ema-pytorch's ``EMA``), cut by the same transformation.
     restore : sequence
-        What else a guard takes back, by its ``state_dict``: schedulers, a GradScaler.  Model with buffers, optimizer,
-        averages and random generators are always taken back.
+        Other objects with a ``state_dict`` that a guard takes back: schedulers, a GradScaler.  The model with its
+        buffers, the optimizer, averages and random generators are always taken back.
 
     Raises
     ------
     ValueError
-        Something of the above is not as it must be; the optimizer keeps one flat history (LBFGS), misses parameters of a
-        layer, or has state of other shapes than its parameters; a module is a captured CUDA graph; what makes the model a
-        distributed one cannot follow a cut.
+        An argument breaks its rule; the optimizer keeps one flat history (LBFGS), misses parameters of a layer, or has
+        state of other shapes than its parameters; a module is a captured CUDA graph; the wrapper of a distributed model
+        cannot follow a cut.
 
     Examples
     --------
@@ -264,14 +264,14 @@ class InTrainingReducer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint; model, averages and optimizer load their own states, before or after.
 
-        Layers are shrunk in place to the recorded ranks, so that what was saved fits; log files are rewound to what they held.
+        Layers are shrunk in place to the recorded ranks, so that the saved arrays fit.  Log files are cut back to what they held then.
 
         Raises
         ------
         ValueError
-            It is the state of another training: the model has other layers, or a layer has fewer states than recorded; a cut
-            that is still to be judged was one of other averages, or of other objects to restore; a log file with events is
-            none that is recorded.  Nothing is changed then.
+            It is the state of another training: the model has other layers, or a layer has fewer states than recorded;
+            the checkpoint holds a cut that has not been judged, and this training has other averages or other objects
+            to restore; a log file with events is not recorded in the checkpoint.  Nothing is changed then.
         """
         with torch.no_grad():
             saved = ReducerState.from_dict(state, partial(loaded, self._parts), beside=("steps",))

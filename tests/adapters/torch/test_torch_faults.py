@@ -458,7 +458,10 @@ def test_a_function_that_has_no_data_at_an_attempt_is_an_error() -> None:
     late = reducer(build("Mamba"), calibration=lambda: None)
     report = late.step()
     assert report.cuts == ()
-    assert all("returns data at every attempt, got None" in reason for reason in report.skipped.values())
+    assert all(
+        "must return data at every attempt if it is a function, got None" in reason
+        for reason in report.skipped.values()
+    )
     assert len(report.skipped) == 2
 
 
