@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Any:
     return getattr(pencils, name)
 
 
-def _balanced(A: Array) -> tuple[Array, Array]:
+def balanced(A: Array) -> tuple[Array, Array]:
     """``D^-1 A D`` with rows and columns of like norms, and D's diagonal: powers of two, which round nothing."""
     scale = balancing(A)
     return A * scale / scale[:, None], scale
@@ -74,7 +74,7 @@ def block_schur(A: Array) -> Schur:
     for part in np.unique(label)[::-1]:  # numbered from what is driven to what drives
         at = np.flatnonzero(label == part)
         block = A[np.ix_(at, at)]
-        scaled, scale = _balanced(block)
+        scaled, scale = balanced(block)
         # large rows first: the QR algorithm then leaves the small poles of a graded matrix their digits
         first = np.argsort(-np.linalg.norm(scaled, axis=1), kind="stable")
         S, Q = scipy.linalg.schur(scaled[np.ix_(first, first)], output="complex" if dtype is np.complex128 else "real")
@@ -174,7 +174,7 @@ def block_diagonal_form(A: Array, limit: float) -> tuple[Array, Array, Array, li
     Blocks are split off the Schur form one by one; one whose Sylvester equation has a solution larger than `limit`
     is first joined by the pole that is nearest to its own.
     """
-    scaled, scale = _balanced(A)
+    scaled, scale = balanced(A)
     S, T = scipy.linalg.schur(scaled, output="complex" if np.iscomplexobj(A) else "real")
     char, n, start, sizes = S.dtype.char, len(A), 0, []
 

@@ -20,6 +20,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+_ROOM = 900
+"""Characters of a line of error."""
+
 
 @contextmanager
 def reported(command: str, doing: str | None) -> Iterator[Callable[[str], object]]:
@@ -52,8 +55,9 @@ def reported(command: str, doing: str | None) -> Iterator[Callable[[str], object
 
 
 def say(command: str, message: str) -> None:
-    """A line on standard error."""
-    typer.echo(shown(f"balred {command}: {' '.join(message.split())}", sys.stderr), err=True)
+    """A line on standard error: its beginning and its end where it quotes more of a file than anybody reads."""
+    line = shown(f"balred {command}: {' '.join(message.split())}", sys.stderr)
+    typer.echo(line if len(line) <= _ROOM else f"{line[: _ROOM * 2 // 3]} ... {line[-_ROOM // 3 :]}", err=True)
 
 
 def tell(line: str) -> None:

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import Spectrum, spectrum
 from balred.measures.promises import Gap
-from balred.methods.method import OfSpectrum, Reduced
-from balred.methods.weighted import check_same_time, dense_on_host
+from balred.methods.method import OfSpectrum, Reduced, check_same_time, dense_on_host
 from balred.ranks.bounds import a_priori_bound
 from balred.solvers.riccati import dual
 from balred.systems.arrays import backend, ct

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from balred.hankel.spectrum import Spectrum, spectrum
 from balred.measures.promises import Gap, Promise, error_gap
 from balred.ranks.bounds import a_priori_bound
+from balred.registry.reading import system_of
 from balred.systems import arrays
-from balred.systems.arrays import Array, namespace
+from balred.systems.arrays import Array, backend_of, double_precision, namespace, to_numpy
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import Ports, System, are_ordinary, unit_of, with_leaves
@@ -296,3 +297,20 @@ class Method:
             raise TypeError(
                 f"the options of method {name!r} are {', '.join(known) or 'none'}, got {', '.join(map(repr, unknown))}"
             )
+
+
+def dense_on_host(name: str, obj: Any) -> DenseSystem:
+    """The one system in `obj`, dense, of NumPy arrays in double precision."""
+    system = system_of(obj)
+    if system.B.ndim > 2:
+        raise ValueError(f"the {name} must be a single system, got a batch of shape {tuple(system.B.shape[:-2])}")
+    be = backend_of(*system.leaves)
+    work = arrays.mapped(system, lambda x: to_numpy(be.stop_gradient(x)))
+    with double_precision(*work.leaves) as wide:
+        return with_leaves(work, wide).to_dense()
+
+
+def check_same_time(name: str, a: DenseSystem, other: str, b: DenseSystem) -> None:
+    """Raise unless the two have the same time step (``True`` stands for any)."""
+    if a.discrete != b.discrete or (True not in (a.dt, b.dt) and a.dt != b.dt):
+        raise ValueError(f"the {name} must have the dt of the {other}, {b.dt}, got {a.dt}")

@@ -21,22 +21,22 @@ from balred.hankel.spectrum import Spectrum, spectrum, spectrum_of
 from balred.measures.norms import norm
 from balred.measures.promises import Gap, error_gap
 from balred.measures.recordings import RecordingWarning, independent_inputs, recordings_of, signals_factor
-from balred.methods.method import Method, OfSpectrum, Reduced, no_bound
+from balred.methods.method import Method, OfSpectrum, Reduced, check_same_time, dense_on_host, no_bound
 from balred.methods.truncation import truncate_or_match
 from balred.ranks.bounds import a_priori_bound
-from balred.registry.reading import system_of
 from balred.solvers.gramians import factors, solved
 from balred.solvers.riccati import controllability_factor, dual
-from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, ct, double_precision, mapped, to_numpy, warn_caller
+from balred.systems.arrays import Array, backend_of, ct, mapped, to_numpy, warn_caller
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
-from balred.systems.leaves import System, with_leaves
+from balred.systems.leaves import System
 from balred.systems.poles import UnstableError, check_stable, known_poles, pole_margin
 from balred.systems.units import Coordinates
 
 Matrix = NDArray[Any]
 Technique: TypeAlias = Literal["enns", "lin_chiu", "wang", "varga_anderson"]
+_ROUNDING = 1e-10
+"""Parts of the states of a weight, and of what it does not foretell of a system's, that are taken for rounding."""
 TECHNIQUES = ("enns", "lin_chiu", "wang", "varga_anderson")
 
 
@@ -190,23 +190,6 @@ def _stable(made: Reduced, k: int, advice: str) -> Reduced:
     return made
 
 
-def dense_on_host(name: str, obj: Any) -> DenseSystem:
-    """The one system in `obj`, dense, of NumPy arrays in double precision."""
-    system = system_of(obj)
-    if system.B.ndim > 2:
-        raise ValueError(f"the {name} must be a single system, got a batch of shape {tuple(system.B.shape[:-2])}")
-    be = backend_of(*system.leaves)
-    work = arrays.mapped(system, lambda x: to_numpy(be.stop_gradient(x)))
-    with double_precision(*work.leaves) as wide:
-        return with_leaves(work, wide).to_dense()
-
-
-def check_same_time(name: str, a: DenseSystem, other: str, b: DenseSystem) -> None:
-    """Raise unless the two have the same time step (``True`` stands for any)."""
-    if a.discrete != b.discrete or (True not in (a.dt, b.dt) and a.dt != b.dt):
-        raise ValueError(f"the {name} must have the dt of the {other}, {b.dt}, got {a.dt}")
-
-
 def _weight(
     name: str, obj: Any, system: DenseSystem, *, inputs: int | None = None, outputs: int | None = None
 ) -> DenseSystem:
@@ -234,6 +217,12 @@ def _factor(g: DenseSystem, w: DenseSystem | None, technique: str, combine: floa
     Z = controllability_factor(A, np.concatenate([g.B @ w.D, w.B]), g.dt)
     Z1, Z2 = Z[:n], Z[n:]
     B1 = _decoupled(g, w, Z1, Z2) if combine else np.zeros((n, 0), Z.dtype)
+    if combine == 1:
+        own, whole = (np.linalg.norm(x, axis=1) for x in (controllability_factor(g.A, B1, g.dt), Z1))
+        if not (own > _ROUNDING * whole).any():
+            raise ValueError(
+                "with technique 'lin_chiu' a weight must not cancel all poles of the system, got one that does: try 'enns' or 'wang'"
+            )
     rest = 1 - combine**2
     if technique == "enns":
         if not combine:
@@ -256,7 +245,10 @@ def _decoupled(g: DenseSystem, w: DenseSystem, Z1: Matrix, Z2: Matrix) -> Matrix
 
     In the coordinates :math:`x-Xx_w`, :math:`X=P_{12}P_{22}^{-1}`, the cascade has a block-diagonal Gramian.
     """
-    X = Z1 @ np.linalg.pinv(Z2, rcond=len(Z2) * np.finfo(np.float64).eps) if len(Z2) else np.zeros((g.order, 0))
+    size = np.linalg.norm(Z2, axis=1)
+    size = np.where(size > 0, size, 1.0)
+    # of a weight with more states than it needs, what is left of those is rounding
+    X = Z1 @ np.linalg.pinv(Z2 / size[:, None], rcond=_ROUNDING) / size if len(Z2) else np.zeros((g.order, 0))
     B1: Matrix = g.B @ w.D - X @ w.B
     if not g.discrete:
         return B1

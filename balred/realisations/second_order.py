@@ -6,7 +6,7 @@ takes it.  :func:`balred.reduce` keeps the form (documentation, *Second-order sy
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ from balred.systems.checks import check_finite, host_array
 from balred.systems.dense_system import DenseSystem, ss
 
 Matrix = NDArray[Any]
+_ROUNDING = 16 * float(np.finfo(np.float64).eps)
+"""Of a matrix that was assembled, or brought to other units, as a part of its diagonal."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,14 +84,29 @@ class SecondOrderSystem:
 
     @property
     def hermitian(self) -> bool:
-        """Whether M, D and K are equal to their conjugate transposes, to the last digit."""
+        """Whether M, D and K are equal to their conjugate transposes; :func:`second_order` takes away what is rounding."""
         return all(_hermitian(x) for x in (self.M, self.D, self.K))
+
+    def evened(self) -> tuple[SecondOrderSystem, NDArray[np.float64]]:
+        """The same with positions in units of about one mass each, and these: powers of two d with q = d p."""
+        masses = np.abs(self.M.diagonal())
+        d = 2.0 ** -np.round(np.log2(np.where(masses > 0, masses, 1.0)) / 2)
+
+        def both(X: Any) -> Any:
+            return (
+                backend("scipy").sparse_matrix(X.multiply(d[:, None]).multiply(d))
+                if self.sparse
+                else d[:, None] * X * d
+            )
+
+        M, D, K = map(both, (self.M, self.D, self.K))
+        return SecondOrderSystem(M, D, K, d[:, None] * self.B, self.Cp * d, self.Cv * d), d
 
     def to_dense(self) -> DenseSystem:
         """The first-order system of the state (q, q'), with full matrices."""
         M, D, K = (x.toarray() if self.sparse else x for x in (self.M, self.D, self.K))
         n, eye = self.states, np.eye(self.states)
-        below = np.linalg.solve(M, np.concatenate([-K, -D, self.B], axis=1))
+        below = solved_evenly(M, np.concatenate([-K, -D, self.B], axis=1))
         A = np.concatenate([np.concatenate([0 * eye, eye], axis=1), below[:, : 2 * n]])
         return ss(A, np.concatenate([0 * self.B, below[:, 2 * n :]]), self.C)
 
@@ -120,6 +137,32 @@ class SecondOrderSystem:
     def _repr_html_(self) -> str:
         """The same as a table, for notebooks."""
         return facts_html(repr(self))
+
+
+def solved_evenly(M: Matrix, X: Matrix) -> Matrix:
+    """``M^-1 X``, whatever units the rows and columns of M are in."""
+    rows, columns = _units(M)
+    out: Matrix = np.linalg.solve(M / rows[:, None] / columns, X / rows[:, None]) / columns[:, None]
+    return out
+
+
+def _units(M: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Powers of two, the sizes of rows and then of columns."""
+
+    def powers(largest: Any) -> NDArray[np.float64]:
+        return np.asarray(np.ldexp(1.0, np.frexp(largest)[1] - 1))
+
+    rows = powers(np.abs(M).max(axis=1))
+    return rows, powers((np.abs(M) / rows[:, None]).max(axis=0))
+
+
+def _settled(X: Any) -> Any:
+    """A matrix that is Hermitian but for rounding, beside its diagonal, to the last digit; another one as it is."""
+    gap, size = X - X.conj().T, np.sqrt(np.abs(X.diagonal()))
+    i, j = gap.nonzero()
+    if len(i) and np.all(np.abs(np.asarray(gap[i, j])) <= _ROUNDING * size[i] * size[j]):
+        return X / 2 + X.conj().T / 2
+    return X
 
 
 def _hermitian(X: Any) -> bool:
@@ -184,16 +227,19 @@ def second_order(M: Any, D: Any, K: Any, B: Any, Cp: Any = None, Cv: Any = None)
     for name in ("M", "D", "K", "B", "Cp", "Cv"):
         x = getattr(g, name)
         check_finite(name, x.data if hasattr(x, "toarray") else x)
+    g = replace(g, M=_settled(g.M), D=_settled(g.D), K=_settled(g.K))
     if sparse:
         check_nonsingular("M", g.M, "")
-    elif not (cond := float(np.linalg.cond(g.M))) < 1 / (n * np.finfo(np.float64).eps):
-        raise ValueError(f"M must be nonsingular, got one of condition {cond:.3g}")
+    else:
+        rows, columns = _units(g.M)
+        if not (cond := float(np.linalg.cond(g.M / rows[:, None] / columns))) < 1 / (n * np.finfo(np.float64).eps):
+            raise ValueError(f"M must be nonsingular in any units, got one of condition {cond:.3g}")
     return g
 
 
 def _adapt(g: SecondOrderSystem) -> tuple[DenseSystem, Any]:
     """The first-order form, compressed where it is sparse; what is made of it is of first order."""
-    first = g.first_order
+    first = g.evened()[0].first_order if g.sparse else g.to_dense()
     return (first, lambda reduced: reduced) if isinstance(first, DenseSystem) else adapt_sparse(first)
 
 

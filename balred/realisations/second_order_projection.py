@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.ranks.bounds import numerical_rank
-from balred.realisations.second_order import SecondOrderSystem
+from balred.realisations.second_order import SecondOrderSystem, solved_evenly
 from balred.realisations.sparse import TRUSTED, SparseSystem, gramian_factors_lr
 from balred.solvers.gramians import factors
 from balred.systems.arrays import backend, warn_caller
@@ -110,8 +110,8 @@ def balanced(
         Solver of the Gramians, such as "scipy" or "slycot"; for dense systems only.
     balancing : {"position", "velocity", "position_velocity"}, default "position"
     galerkin : bool, default False
-        Project with an orthonormal basis of the range of T on both sides.  M, D and K must be Hermitian, and stay
-        Hermitian.  If they are definite, they stay definite, so the system stays stable.
+        Project with a basis of the range of T on both sides, orthonormal in units of about one mass each.  M, D and K must be
+        Hermitian, and stay Hermitian.  If they are definite, they stay definite, so the system stays stable.
 
     Notes
     -----
@@ -130,7 +130,8 @@ def balanced(
         raise ValueError(
             "galerkin must go with Hermitian M, D and K, whose symmetry it keeps, got matrices that are not Hermitian"
         )
-    first, n = g.first_order, g.states
+    given, (g, d), n = g, g.evened(), g.states
+    first = g.first_order
     if isinstance(first, SparseSystem):
         if solver is not None:
             raise ValueError(f"solver must keep its default for a sparse system, got {solver!r}")
@@ -144,7 +145,7 @@ def balanced(
             R, L = factors(first, solver)
 
         def divided(X: Matrix) -> Matrix:
-            return np.linalg.solve(g.M.conj().T, X)
+            return solved_evenly(g.M.conj().T, X)
 
         L = np.concatenate([L[:n], divided(L[n:])])
     right = R[n:] if balancing == "velocity" else R[:n]
@@ -161,9 +162,9 @@ def balanced(
     def bases(k: int) -> tuple[Matrix | None, Matrix]:
         T, W = right @ (Vh[:k].conj().T / np.sqrt(s[:k])), left @ (U[:, :k] / np.sqrt(s[:k]))
         sign = _signs(W.conj().T @ g.B)
-        return (None, np.linalg.qr(T)[0]) if galerkin else (W * sign, T * sign)
+        return (None, d[:, None] * np.linalg.qr(T)[0]) if galerkin else (d[:, None] * W * sign, d[:, None] * T * sign)
 
-    return Projected(g, s, cap, bases, strict=True)
+    return Projected(given, s, cap, bases, strict=True)
 
 
 def _signs(B: Matrix) -> Matrix:

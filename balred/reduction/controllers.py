@@ -12,9 +12,9 @@ import numpy as np
 
 from balred.hankel.spectrum import spectrum, spectrum_of
 from balred.methods.coprime import Factors, coprime
-from balred.methods.method import Reduced
+from balred.methods.method import Reduced, check_same_time, dense_on_host
 from balred.methods.truncation import truncate
-from balred.methods.weighted import Technique, check_same_time, dense_on_host
+from balred.methods.weighted import Technique
 from balred.ranks.choosing import check_rank
 from balred.reduction.plan import reduce
 from balred.solvers.riccati import controllability_factor, dual, observability_factor
@@ -61,8 +61,8 @@ def reduce_controller(
         Of the feedback :math:`u = \pm Ky`: -1 as in ``control.feedback``, 1 as in SLICOT and for MATLAB's regulators.
     technique : {"enns", "lin_chiu", "wang", "varga_anderson"}, default "enns"
         How Gramians are made from those of system and weights in series
-        (:func:`balred.methods.weighted.frequency_weighted` has the equations).  "lin_chiu" is not suitable, because the
-        weights cancel poles of K.
+        (:func:`balred.methods.weighted.frequency_weighted` has the equations).  "lin_chiu" raises an error, because the
+        weights cancel the poles of K.
     match_dc : bool, default False
         Singular perturbation, which keeps the steady state, instead of truncation.
     offset : float, optional

@@ -288,6 +288,10 @@ def _factors(pencil: Any, p: complex, why: str) -> Any:
 
 
 def check_nonsingular(name: str, E: Any, what: str) -> None:
-    """Raise unless a sparse matrix is nonsingular to working precision; `what` is to be done otherwise."""
+    """Raise unless a sparse matrix is nonsingular to working precision, in any units; `what` is to be done otherwise."""
+    for axis in (1, 0):
+        largest = abs(E).max(axis=axis).toarray().ravel()
+        size = np.ldexp(1.0, np.frexp(largest)[1] - 1)
+        E = E.multiply(1 / size[:, None] if axis == 1 else 1 / size)
     if not backend("scipy").sparse_condition(E) * E.shape[0] * np.finfo(np.float64).eps < 1:
         raise ValueError(f"{name} must be nonsingular, got one that is singular to working precision{what}")

@@ -13,7 +13,8 @@ Python's have as many digits as are asked for.
 
 from __future__ import annotations
 
-from math import isqrt
+from fractions import Fraction
+from math import isqrt, log2
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,11 @@ from numpy.typing import NDArray
 
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
-from balred.systems.long_products import transformed
+from balred.systems.long_products import BITS, MOST, NotHeld, bits, cayley, double, times, transformed, whole
 from balred.systems.units import Coordinates, rescaled
 
 Matrix = NDArray[Any]
 
-
-_MOST = 32
-"""States for which products of matrices of integers take some seconds."""
-_BITS = 512
-"""Behind the point: powers may grow to 2^128, and leave 256 bits of the Gramians."""
 _DOUBLINGS = 60
 
 
@@ -75,7 +71,7 @@ def rebalanced(given: DenseSystem, at: Coordinates, Zp: Matrix, Zq: Matrix) -> t
 
 
 def exactly_balanced(given: DenseSystem) -> tuple[DenseSystem, Coordinates] | None:
-    """One discrete system (NumPy, real) in coordinates that balance it, and these coordinates; None where they cannot be had.
+    """One system (NumPy, real) in coordinates that balance it, and these coordinates; None where they cannot be had.
 
     Its poles are those of the entries as they are.  There is none for a system that is unstable, not minimal, or of many states.
 
@@ -87,62 +83,56 @@ def exactly_balanced(given: DenseSystem) -> tuple[DenseSystem, Coordinates] | No
     >>> np.linalg.eigvals(small.A).real.round(6)
     array([0.5, 0.5])
     """
-    if not given.discrete or given.order > _MOST or any(np.iscomplexobj(x) for x in given.leaves):
+    if given.order > MOST or any(np.iscomplexobj(x) for x in given.leaves):
         return None
-    A, B, C = (_whole(x) for x in given.leaves)
-    found = _gramians(A, B, C)
-    if found is None:
+    try:
+        return _from_gramians(given, *(whole(x) for x in given.leaves))
+    except NotHeld:
         return None
-    Zp, Zq = (_root(X) for X in found)
-    U, s, Vh = np.linalg.svd(_double(_times(Zq.T, Zp)))
+
+
+def _from_gramians(given: DenseSystem, A: Matrix, B: Matrix, C: Matrix) -> tuple[DenseSystem, Coordinates] | None:
+    """The same, from A, B and C in whole numbers."""
+    Zp, Zq = (_root(X) for X in _gramians(given, A, B, C))
+    U, s, Vh = np.linalg.svd(double(times(Zq.T, Zp)))
     if not (np.isfinite(s).all() and s[-1] > np.finfo(np.float64).eps * s[0]):
         return None
-    R, L = _times(Zp, _whole(ct(Vh) / np.sqrt(s))), _times(_whole((U / np.sqrt(s)).T), Zq.T)
-    E = _double(_times(L, R))  # the identity, but for the rounding of the singular vectors
-    Ab, Bb = np.linalg.solve(E, _double(_times(L, _times(A, R)))), np.linalg.solve(E, _double(_times(L, B)))
-    Ab, Bb, Cb, d = rescaled(Ab, Bb, _double(_times(C, R)))
-    right, left = _double(R) * d, np.linalg.solve(E, _double(L)) / d[:, None]
+    R, L = times(Zp, whole(ct(Vh) / np.sqrt(s))), times(whole((U / np.sqrt(s)).T), Zq.T)
+    E = double(times(L, R))  # the identity, but for the rounding of the singular vectors
+    Ab, Bb = np.linalg.solve(E, double(times(L, times(A, R)))), np.linalg.solve(E, double(times(L, B)))
+    Ab, Bb, Cb, d = rescaled(Ab, Bb, double(times(C, R)))
+    right, left = double(R) * d, np.linalg.solve(E, double(L)) / d[:, None]
     return DenseSystem(Ab, Bb, Cb, given.D, given.dt), Coordinates(None, right, left)
 
 
-def _gramians(A: Matrix, B: Matrix, C: Matrix) -> tuple[Matrix, Matrix] | None:
-    """Both Gramians by doubling; None where powers of A grow too large or do not fall."""
-    M, P, Q = A, _times(B, B.T), _times(C.T, C)
+def _gramians(given: DenseSystem, A: Matrix, B: Matrix, C: Matrix) -> tuple[Matrix, Matrix]:
+    """Both Gramians by doubling, from A, B and C in whole numbers; `NotHeld` where powers grow too large or do not fall."""
+    if not given.discrete:  # of the discrete system with the same Gramians
+        sizes = np.abs(np.linalg.eigvals(given.A))
+        if not 0 < sizes.min() <= sizes.max() < np.inf:
+            raise NotHeld(f"poles must not be zero, got {sizes.min():.3g}")
+        k = round((log2(sizes.min()) + log2(sizes.max()) - 2) / 4)
+        A, inverse = cayley(given.A, 2.0 * 4.0**k)  # a unit with a root that is a power of two
+        root = Fraction(2) ** -k
+        B, C = (x * root.numerator // root.denominator for x in (times(inverse, B), times(C, inverse)))
+    M, P, Q = A, times(B, B.T), times(C.T, C)
     for _ in range(_DOUBLINGS):
-        P, Q, M = P + _times(_times(M, P), M.T), Q + _times(_times(M.T, Q), M), _times(M, M)
-        largest = max(abs(x) for x in M.flat).bit_length() - _BITS
-        if largest > _BITS // 4:
-            return None
-        if largest < -(_BITS // 4):
+        P, Q, M = P + times(times(M, P), M.T), Q + times(times(M.T, Q), M), times(M, M)
+        if bits(M) > BITS // 4:
+            break
+        if bits(M) < -BITS // 4:
             return P, Q
-    return None
+    raise NotHeld("powers must not grow far, and fall")
 
 
 def _root(X: Matrix) -> Matrix:
     """The lower triangle L of X = L L^T, with a column of zeros where rounding leaves nothing."""
     L = np.full_like(X, 0)
     for j in range(len(X)):
-        rest = X[j:, j] - (L[j:, :j] @ L[j, :j] >> _BITS) if j else X[j:, j]
+        rest = X[j:, j] - (L[j:, :j] @ L[j, :j] >> BITS) if j else X[j:, j]
         if rest[0] > 0:
-            L[j:, j] = (rest << _BITS) // isqrt(rest[0] << _BITS)
+            L[j:, j] = (rest << BITS) // isqrt(rest[0] << BITS)
     return L
-
-
-def _whole(X: Matrix) -> Matrix:
-    """Entries as integers, times 2^512."""
-    out = np.empty(X.shape, object)
-    for at, x in np.ndenumerate(X):
-        above, below = float(x).as_integer_ratio()
-        out[at] = (above << _BITS) // below
-    return out
-
-
-def _double(X: Matrix) -> Matrix:
-    return np.array([x / (1 << _BITS) for x in X.flat], np.float64).reshape(X.shape)
-
-
-def _times(X: Matrix, Y: Matrix) -> Matrix:
-    return np.asarray(X @ Y >> _BITS)
 
 
 def continuous_image(g: DenseSystem) -> DenseSystem | None:

@@ -156,7 +156,7 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
         if looked is None:
             break
         found, run = looked
-        doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(given, seen[0], arrays.eps(arrays.real(system.B))))
+        doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(given, seen[0], run))
         if doubt < least:
             least, best = doubt, found
         if doubt < _WORTH_A_LOOK:
@@ -169,7 +169,7 @@ def _elsewhere(system: DenseSystem, d: Array | None, found: Solved, run: Run) ->
     if (seen := exactly_balanced(given)) is not None and (looked := _looked_at(system, *seen)) is not None:
         found, run = looked
         # the given entries are exact here, and the new ones are rounded alone
-        doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(seen[0], seen[0], arrays.eps(arrays.real(system.B))))
+        doubt = max(float(be.to_numpy(_doubt(run, reach))), _moved(seen[0], seen[0], run))
         if doubt <= _accuracy(system, 0.4):
             return found
         least = min(least, doubt)
@@ -223,12 +223,18 @@ def _agree(several: list[NDArray[np.float64]], tolerance: float) -> bool:
     )
 
 
-def _moved(given: DenseSystem, small: DenseSystem, eps: float) -> float:
-    """By which part of their distances from the boundary other coordinates may have moved the poles: values change by as much.
+def _moved(given: DenseSystem, small: DenseSystem, run: Run) -> float:
+    r"""By which part rounding of the entries in other coordinates, in which the iteration was `run`, may have changed the values.
 
-    What is known of the poles in the new coordinates says so, unless those of the given system contradict it: a slow pole that
-    the given entries hold may be lost between large entries, each of which is right.
+    By no more than :math:`\mathrm{eps}\sum_k|A^k|^2`, whatever the poles are.  Where a slow state lasts long, by the part of their distances from
+    the boundary by which poles may have moved: what is known of them in the new coordinates says so, unless those of the given system
+    contradict it, for a slow pole that the given entries hold may be lost between large entries, each of which is right.
     """
+    be, eps = backend_of(run.Zp), arrays.eps(arrays.real(run.Zp))
+    lasts = 2.0 ** int(run.count) / -math.log(eps)
+    most = eps * lasts * float(be.to_numpy(run.growth)) ** 2 / float(be.to_numpy(run.nearest))
+    if most <= eps**0.6:
+        return most
     was, now = (poles_of_form(backend("scipy").block_schur(g.A), g.discrete, eps) for g in (given, small))
     a, b = np.argsort(was.margin), np.argsort(now.margin)
     change, doubt = np.abs(now.margin[b] - was.margin[a]), now.doubt[b]

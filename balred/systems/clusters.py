@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems.arrays import backend, size_of
+from balred.systems.long_products import stable_as_given
 
 Matrix = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -30,13 +31,15 @@ class Poles:
 
     Arrays of shape (..., n).  Those of a group that cannot be told apart have its mean, its margin and its doubt.  A pole is
     `faint` if it is nearer to the boundary than rounding of the largest entries of its part of the state matrix may move it, so
-    that only the smaller ones, taken as exact, tell where it is.
+    that only the smaller ones, taken as exact, tell where it is.  It is `torn` if its group has its mean inside and poles on both
+    sides, as they are computed: whether it is stable can only be said of exact entries.
     """
 
     at: NDArray[np.complex128]
     margin: Floats
     doubt: Floats
     faint: Mask | None = None
+    torn: Mask | None = None
 
     def inside(self, offset: float = 0.0) -> Mask:
         """Which are stable by more than `offset`, and certainly so."""
@@ -70,23 +73,24 @@ def poles_of_form(schur: Any, discrete: bool, eps: float) -> Poles:
 
 def _of_part(
     schur: Any, states: Matrix, here: slice, discrete: bool, eps: float
-) -> tuple[Matrix, Floats, Floats, Mask]:
+) -> tuple[Matrix, Floats, Floats, Mask, Mask]:
     S = schur.T[here, here]
     unit = rounding(len(S), eps)
     if len(S) == 1:
         at = S[0].astype(np.complex128)
-        return at, margins(at, discrete), unit * np.abs(at), np.zeros(1, bool)
+        return at, margins(at, discrete), unit * np.abs(at), np.zeros(1, bool), np.zeros(1, bool)
     host = backend("scipy")
     T, Q = host.triangular(S)
     V, inverse = schur.V[states, here] @ Q, Q.conj().T @ schur.inverse[here, states]
-    at, doubt, condition = _one_by_one(schur.A[np.ix_(states, states)], T, V, inverse, unit)
+    A = schur.A[np.ix_(states, states)]
+    at, doubt, condition = _one_by_one(A, T, V, inverse, unit)
     margin = margins(at, discrete)
     for i in np.flatnonzero(np.abs(margin) <= 2 * doubt):
         # two poles that rounding may make one: how far it moves them to first order is half of how far it may
         if 8 * doubt[i] > np.abs(np.delete(at, i) - at[i]).min():
             doubt[i] *= 2
     size, twin = unit * size_of(T), _twins(S)
-    grouped = np.zeros(len(T), bool)
+    grouped, torn = np.zeros(len(T), bool), np.zeros(len(T), bool)
     for i in np.argsort(np.abs(margin)):
         if grouped[i] or np.abs(margin[i]) > doubt[i] or twin[i] < i:
             continue
@@ -94,19 +98,24 @@ def _of_part(
         if np.sum(group) > 1:
             ring = np.diag(T)[group]
             mean = ring.mean()
-            known = _group_doubt(ring, size / host.mean_condition(T, group), discrete)
+            known, across = _group_doubt(ring, size / host.mean_condition(T, group), discrete)
             mirrored = np.zeros_like(group)
             mirrored[twin[group]] = True
             for members, value in ((mirrored, np.conj(mean)), (group, mean)):
                 at[members], margin[members], doubt[members] = value, margins(value, discrete), known
+                torn[members] = across
                 grouped |= members
     second = twin < np.arange(len(T))  # of a pair both have one fate
     margin[second], doubt[second] = margin[twin[second]], doubt[twin[second]]
-    return at, margin, doubt, np.abs(margin) <= size * condition
+    faint = np.abs(margin) <= size * condition
+    if torn.any() and (torn | (margin > doubt)).all():
+        certain = stable_as_given(host.balanced(A)[0], discrete, float(np.abs(at[torn]).max()))
+        doubt[torn], faint[torn] = (0.0, True) if certain else (doubt[torn], faint[torn])
+    return at, margin, doubt, faint, torn
 
 
-def _group_doubt(ring: Matrix, doubt: float, discrete: bool) -> float:
-    """The doubt about a group of poles: that about its mean, or the radius of the ring if the boundary may cross it.
+def _group_doubt(ring: Matrix, doubt: float, discrete: bool) -> tuple[float, bool]:
+    """The doubt about a group of poles, that about its mean, or the radius of the ring if the boundary may cross it; and whether it does.
 
     A ring that is in the stable region, with its mean well inside, is taken for what it is computed to be.
     """
@@ -114,8 +123,8 @@ def _group_doubt(ring: Matrix, doubt: float, discrete: bool) -> float:
     radius = float(np.abs(ring - mean).max())
     inside = float(margins(mean, discrete))
     if inside > max(doubt, radius / 2) and margins(ring, discrete).min() > 0:
-        return doubt
-    return max(doubt, radius)
+        return doubt, False
+    return max(doubt, radius), inside > doubt
 
 
 def _one_by_one(A: Matrix, T: Matrix, V: Matrix, inverse: Matrix, unit: float) -> tuple[Matrix, Floats, Floats]:

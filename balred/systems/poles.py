@@ -24,7 +24,7 @@ _LEAST, _MOST = 1e-100, 1e100
 
 
 class BoundaryWarning(UserWarning):
-    """A pole counts as stable, but lies so close to the boundary that rounding of the largest entries could hide an integrator.
+    """Rounding of the entries of the state matrix could decide whether a pole is stable; taken as exact, the entries tell.
 
     Examples
     --------
@@ -166,12 +166,14 @@ def known_poles(system: System, eps: float = 0.0) -> Poles:
         return Poles(poles, margin, np.full(margin.shape, unit * size))
     doubt = np.broadcast_to(unit * size[..., None], margin.shape).copy()
     unclear = ~(margin.min(axis=-1, initial=np.inf) > near * size)
-    faint = np.zeros(margin.shape, bool)
+    faint, torn = np.zeros(margin.shape, bool), np.zeros(margin.shape, bool)
     for i in np.argwhere(unclear):
         at = tuple(i)
         close = poles_of_form(backend("scipy").block_schur(A[at]), system.discrete, eps)
-        poles[at], margin[at], doubt[at], faint[at] = close.at, close.margin, close.doubt, close.faint
-    return Poles(poles, margin, doubt, faint)
+        poles[at], margin[at], doubt[at], faint[at], torn[at] = (
+            close.at, close.margin, close.doubt, close.faint, close.torn
+        )  # fmt: skip
+    return Poles(poles, margin, doubt, faint, torn)
 
 
 def _far_from_one(system: DenseSystem, eps: float, poles: np.ndarray[Any, Any], size: float) -> Poles:
@@ -181,24 +183,31 @@ def _far_from_one(system: DenseSystem, eps: float, poles: np.ndarray[Any, Any], 
         return Poles(poles, margin, np.full(margin.shape, rounding(len(poles), eps) * size))
     unit = 2.0 ** np.clip(np.round(np.log2(size)), -1000, 1000)
     known = known_poles(DenseSystem(system.A / unit, system.B, system.C, system.D, 0), eps)
-    return Poles(known.at * unit, known.margin * unit, known.doubt * unit, known.faint)
+    return Poles(known.at * unit, known.margin * unit, known.doubt * unit, known.faint, known.torn)
 
 
 def warn_if_faint(poles: Poles, offset: float = 0.0) -> None:
-    """Tell of a pole that counts as stable only because entries that are rounding of others are taken as exact.
+    """Tell of a pole that counts as stable only because entries that are rounding of others are taken as exact, or as unstable
+    although its group has its mean inside.
 
-    Stiff chains have such poles; so has an integrator in the coordinates of a program that left rounding in the place of zero.
+    Stiff chains have such poles; so has an integrator in the coordinates of a program that left rounding in the place of zero, and
+    a sharp filter as a polynomial.
     """
-    if poles.faint is None or not (faint := poles.faint & poles.inside(offset)).any():
+    if poles.faint is None or poles.torn is None:
         return
-    first = np.argmin(poles.margin[faint])
-    at, margin = complex(poles.at[faint][first]), float(poles.margin[faint][first])
-    warn_caller(
-        f"the pole at {at.real:.3g}{f'{at.imag:+.3g}j' if at.imag else ''} is so close to the boundary of stability that rounding of the largest "
-        f"entries could move it there. It counts as stable, because the smallest entries are taken as exact: if it stands for an integrator, "
-        f"set these entries to zero, or choose an offset above {margin:.2g}",
-        BoundaryWarning,
-    )
+    inside = poles.inside(offset)
+    for some, rest in (
+        (poles.faint & inside, "stable because the entries are taken as exact: if it stands for an integrator, set the smallest entries to zero, or choose an offset above {:.2g}"),
+        (poles.torn & ~inside & (poles.margin > offset), "unstable, though {:.2g} inside in the mean of those that it cannot be told from: a filter has its digits in zeros, poles and gain or in sections of second order, which polynomials lose"),
+    ):  # fmt: skip
+        if some.any():
+            first = np.argmin(poles.margin[some])
+            at, margin = complex(poles.at[some][first]), float(poles.margin[some][first])
+            warn_caller(
+                f"the pole at {at.real:.3g}{f'{at.imag:+.3g}j' if at.imag else ''} is so close to the boundary of stability that "
+                f"rounding of the largest entries could move it there. It counts as {rest.format(margin)}",
+                BoundaryWarning,
+            )
 
 
 def check_stable(system: System, eps: float = 0.0) -> None:

@@ -8,7 +8,6 @@ decides first, by LAPACK's balancing; inputs and outputs decide between states t
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,8 @@ _PORTS = 0.125
 """What inputs and outputs weigh beside the state matrix where groups of states are not told apart."""
 _UNEVEN = 1024.0
 """Units of state that differ by less are left as they are by :func:`in_even_units`."""
+_BALANCINGS = 40
+"""A chain of states that lead on by 1e8 of their own size is even after so many."""
 _SWEEPS = 8
 """How often every state's unit is chosen where nobody can look whether it still changes."""
 
@@ -211,9 +212,11 @@ def _between(W: Matrix, b: Matrix, c: Matrix, groups: NDArray[np.int64], by_rate
         rate = np.sqrt(np.where(own > 0, own, inside))
         between, b, c, inside = between / rate / rate[:, None], b / rate, c / rate, count**0.5
     d = np.ones(count)
-    for _ in range(4):
+    for _ in range(_BALANCINGS):
         M[:-1, :-1] = between * d / d[:, None]
-        size = math.hypot(inside, float(np.linalg.norm(M[:-1, :-1]))) or 1.0
+        size = (
+            inside or float(np.linalg.norm(M[:-1, :-1])) or 1.0
+        )  # so that what leads on becomes as large as what stays
         x, y = b / d, c * d
         M[:-1, -1], M[-1, :-1] = (v * (size / (float(np.linalg.norm(v)) or 1.0)) for v in (x, y))
         factor = balanced(M)

@@ -192,6 +192,7 @@ def test_what_polynomials_cannot_hold_is_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::scipy.signal.BadCoefficients")
+@pytest.mark.filterwarnings("ignore::balred.BoundaryWarning")  # of poles that the coefficients have lost
 @pytest.mark.parametrize("n", [4, 6, 8])
 @pytest.mark.parametrize("cutoff", [0.2, 0.05, 0.02, 0.01, 0.005, 0.002])
 def test_a_low_pass_in_coefficients_is_right_or_refused(n, cutoff):

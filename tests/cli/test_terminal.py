@@ -14,6 +14,7 @@ import pytest
 from commands import run
 
 import balred
+from balred.cli.output import say
 from balred.files import StoredSystem, save
 
 EVIL = "\x1b[2J\x1b]0;title\x07 a\rb\nforged: 9 states \u202e\x9b31m"
@@ -42,6 +43,16 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     told = run("hsv", path, code=1).stderr
     assert told.count("\n") == 1
     assert "\x1b" not in told
+
+
+def test_errors_quote_no_whole_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """zipfile quotes a name in a damaged archive, which may be all of it."""
+    say("hsv", f"g.npz: names must agree, got {bytes(4000)!r} and 'A'")
+    told = capsys.readouterr().err
+    assert told.startswith("balred hsv: g.npz: names must agree, got b'\\x00")
+    assert told.endswith("x00' and 'A'\n")
+    assert told.count("\n") == 1
+    assert len(told) < 1000
 
 
 def test_a_terminal_of_another_alphabet(tmp_path: Path) -> None:

@@ -71,6 +71,15 @@ def test_what_one_slow_state_cannot_hold_two_can(dt: float) -> None:
     assert want[2] * (1 - 1e-6) <= true <= 2 * want[2] * (1 + 1e-6)
 
 
+def test_a_moved_pole_is_seen_beside_an_error_of_the_other_sign() -> None:
+    """At zero it lessens the error, which mpmath finds above the bound at sqrt(3) times the pole's distance from one."""
+    g = sampled(stiff_chain("parallel", [0.0, -5.7]), 1e-4)
+    with pytest.warns(balred.RoundingWarning):
+        small = balred.reduce(g, 1)
+    want = oracle_hsv(g)
+    assert oracle_gain(g, small) > 2 * want[1] + 1e-8 * want[0]
+
+
 def test_what_no_entry_holds_is_told() -> None:
     g = sampled(stiff_chain("parallel", [-6.0, 2.0]), 1e-3)
     with pytest.warns(balred.RoundingWarning, match="is larger than the bound, 0.0105, by rounding errors"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.signal
 from numpy.testing import assert_allclose
 from tables import frequencies, gains
 
@@ -186,6 +187,31 @@ def test_no_weight_in_effect_is_plain_truncation(dt, technique):
         assert_allclose(a.reduce(3).A, balred.reduce(g, 3, method=plain).A, atol=1e-8 * np.abs(g.A).max())
     if technique != "lin_chiu":  # for whom what such a state foretells does not count
         assert_allclose(balred.analyze(g, **METHOD, right=idle, technique=technique).hsv, balred.hsv(g), rtol=1e-9)
+
+
+@TIMES
+@SEEDS
+@pytest.mark.parametrize("technique", ["enns", "lin_chiu", "wang"])
+def test_states_that_a_weight_does_not_need_change_nothing(seed, dt, technique):
+    """The same weight with every state twice, the second unseen, in coordinates that hide it."""
+    g, w = random(seed, 6, 2, 2, dt), random(seed + 9, 3, 2, 2, dt)
+    T = np.random.default_rng(seed).standard_normal((6, 6))
+    A, B, C = np.kron(np.eye(2), w.A), np.vstack([w.B, w.B]), np.hstack([w.C, 0 * w.C])
+    more = balred.ss(np.linalg.solve(T, A @ T), np.linalg.solve(T, B), C @ T, w.D, dt=dt)
+    want = balred.analyze(g, **METHOD, right=w, technique=technique).hsv
+    got = balred.analyze(g, **METHOD, right=more, technique=technique).hsv
+    assert_allclose(got, want, atol=1e-7 * want[0])
+
+
+@pytest.mark.parametrize("static", [0.0, 1.0])
+def test_a_weight_that_foretells_all_states_is_refused_with_lin_chiu(static):
+    """Zeros of the weight where the system has its poles: the states are a combination of the weight's, and P is zero."""
+    g = balred.ss(np.diag([-1.0, -3.0]), np.ones((2, 1)), np.ones((1, 2)))
+    zeros = [-1.0, -3.0] if static == 0 else [-1.0, -3.0, -5.0]
+    weight = balred.ss(*scipy.signal.zpk2ss(zeros, [-2.0, -4.0, -7.0], 1.0))
+    with pytest.raises(ValueError, match="must not cancel all poles of the system"):
+        balred.reduce(g, 1, **METHOD, right=weight, technique="lin_chiu")
+    assert balred.reduce(g, 1, **METHOD, right=weight).order == 1
 
 
 def test_weights_of_other_kinds():

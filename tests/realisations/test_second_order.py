@@ -238,6 +238,21 @@ def test_what_cannot_be_meant(options: dict[str, Any], kind: type[Exception], me
         balred.reduce(chain(4, seed=1), options.pop("rank", 2), **options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"balancing": "velocity"}, {"balancing": "position_velocity"}, {"galerkin": True}, {"method": "modal"}],
+)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_units_of_positions_change_nothing(options: dict[str, Any], sparse: bool) -> None:
+    """q = T p with T over sixteen decades: M, D and K lose their symmetry to rounding, and M looks singular beside one."""
+    g, T = chain(5, seed=3), 10.0 ** np.array([-8.0, -3.0, 0.0, 4.0, 8.0])
+    kind = scipy.sparse.csc_array if sparse else np.asarray
+    M, D, K = (kind(T[:, None] * (X * T)) for X in (g.M, g.D, g.K))
+    other = balred.second_order(M, D, K, T[:, None] * g.B, g.Cp * T, g.Cv * T)
+    want, got = balred.reduce(g, 3, **options), balred.reduce(other, 3, **options)
+    assert_allclose(got(0.7j), want(0.7j), rtol=0, atol=1e-7 * np.abs(g(0.7j)).max())
+
+
 def test_galerkin_needs_symmetry() -> None:
     with pytest.raises(ValueError, match="galerkin must go with Hermitian M, D and K"):
         balred.reduce(lively(1), 2, galerkin=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.signal
 from numpy.testing import assert_allclose
+from oracle import oracle_hsv
 
 import balred
 
@@ -54,3 +55,17 @@ def test_states_that_rounding_couples_do_not_decide_the_units():
     assert_allclose(
         balred.hsv(balred.ss(A + noise, g.B, g.C, dt=1)), balred.hsv(balred.ss(A, g.B, g.C, dt=1)), atol=1e-12
     )
+
+
+@pytest.mark.parametrize("passed_on", [1e-4, 1e2, 1e8])
+@pytest.mark.parametrize("dt", [0, 1])
+@pytest.mark.parametrize("n", [4, 7])
+def test_equal_lags_that_pass_on_anything(n, dt, passed_on):
+    """States in other units bring what one passes on to the next to one: the values are its power times those of that chain (mpmath)."""
+    eye, on = np.eye(n), np.eye(n, k=1)
+
+    def chain(step):
+        return balred.ss((0.9 if dt else -0.1) * eye + step * on, eye[:, -1:], eye[:1], dt=dt)
+
+    want = passed_on ** (n - 1) * oracle_hsv(chain(0.1))
+    assert_allclose(balred.hsv(chain(0.1 * passed_on)), want, rtol=0, atol=1e-9 * want[0])

@@ -37,6 +37,41 @@ def test_values_are_those_of_the_entries_as_given(name: str) -> None:
     assert_allclose(balred.hsv(g), want, rtol=0, atol=1e-11 * want[0])
 
 
+TORN = {
+    "Chebyshev": (scipy.signal.cheby1, (5, 1, 0.0005), 1),
+    "Bessel": (scipy.signal.bessel, (6, 0.999, "highpass"), 1),
+    "band pass": (scipy.signal.cheby2, (3, 40, [0.001, 0.003], "bandpass"), 1),
+    "analogue band": (scipy.signal.bessel, (5, [999.5, 1000.5], "bandstop", True), 0),
+}
+"""Filters whose poles, computed from their polynomials, lie on both sides of the boundary, and those of the entries inside."""
+
+
+@pytest.mark.filterwarnings("ignore::scipy.signal.BadCoefficients")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name == "band pass")) for name in TORN]
+)
+def test_poles_torn_by_rounding_are_those_of_the_entries_and_told(name: str) -> None:
+    """Lyapunov equations in 120 digits; all values were infinite, without a word."""
+    make, how, dt = TORN[name]
+    g = balred.ss(*scipy.signal.tf2ss(*make(*how)), dt=dt)
+    assert not np.all(np.abs(np.linalg.eigvals(g.A)) < 1 if dt else np.linalg.eigvals(g.A).real < 0)
+    with pytest.warns(balred.BoundaryWarning, match="counts as stable because the entries are taken as exact"):
+        found = balred.hsv(g)
+    want = oracle_hsv(g, 120)
+    assert_allclose(found, want, rtol=0, atol=1e-10 * want[0])
+
+
+@pytest.mark.filterwarnings("ignore::scipy.signal.BadCoefficients")
+@pytest.mark.parametrize(("make", "how"), [(scipy.signal.butter, (5, 0.0002)), (scipy.signal.ellip, (8, 1, 60, 0.01))])
+def test_poles_torn_by_rounding_that_lie_outside_are_told(make: Any, how: Any) -> None:
+    """A pole of the rounded polynomial lies outside the unit circle (mpmath), the mean of all inside."""
+    A, B, C, D = scipy.signal.tf2ss(*make(*how))
+    with mpmath.workdps(60):
+        assert max(abs(x) for x in mpmath.eig(mpmath.matrix(A.tolist()), left=False, right=False)) > 1
+    with pytest.warns(balred.BoundaryWarning, match="counts as unstable, though .* a filter has its digits"):
+        assert np.isinf(balred.hsv(balred.ss(A, B, C, D, dt=1))).all()
+
+
 def test_a_reduction_keeps_to_its_bound() -> None:
     """Beside the responses of the entries as given in 50 digits, in the stop band, at the edge and above."""
     g, k = companion("high pass"), 6
@@ -67,5 +102,8 @@ def test_what_is_not_balanced_so() -> None:
     assert exactly_balanced(single) is not None
     assert exactly_balanced(balred.ss([[2.0]], [[1.0]], [[1.0]], dt=1)) is None
     assert exactly_balanced(balred.ss([[0.5]], [[0.0]], [[1.0]], dt=1)) is None
-    assert exactly_balanced(balred.ss([[-0.5]], [[1.0]], [[1.0]])) is None
+    assert exactly_balanced(balred.ss([[0.0]], [[1.0]], [[1.0]])) is None
+    assert (
+        exactly_balanced(balred.ss([[1e-300]], [[1.0]], [[1.0]], dt=1)) is None
+    )  # more digits than there are behind the point
     assert exactly_balanced(balred.ss([[0.5j]], [[1.0]], [[1.0]], dt=1)) is None
