@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--frameworks", nargs="+", default=["torch", "jax"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
-    config = DemoConfig()
+    config = DemoConfig(width=16, steps=2000, attempts=2)
     rows = []
     for framework in args.frameworks:
         for seed in range(args.seeds):

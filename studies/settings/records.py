@@ -148,6 +148,8 @@ class DemoConfig(Schedule):
     ----------
     width : int
         In a narrow layer states cost little, and there is little to gain by truncation.
+    steps, attempts
+        One cut after a tenth of the steps: in JAX each one compiles the training step again.
     fraction : float
         The cuts are made by ``Energy(fraction, multiple_of=multiple_of)``.
     test : int
@@ -155,6 +157,8 @@ class DemoConfig(Schedule):
     """
 
     width: int = 64
+    steps: int = 3000
+    attempts: int = 1
     fraction: float = 0.95
     test: int = 900
 
