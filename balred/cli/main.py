@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,8 +86,8 @@ def demo(
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder of report.html, results.json, spectrum.png.")
     ] = Path("demo-out"),
-    steps: Annotated[int, typer.Option(min=20, hidden=True, help="Training steps of each run.")] = 2000,
-    states: Annotated[int, typer.Option(min=1, hidden=True, help="Stored states of the full model.")] = 256,
+    steps: Annotated[int | None, typer.Option(min=20, hidden=True, help="Training steps of each run.")] = None,
+    states: Annotated[int | None, typer.Option(min=1, hidden=True, help="Stored states of the full model.")] = None,
 ) -> None:
     """Train on handwritten digits in three ways, and compare: full, truncated in training, and small from the start.
 
@@ -98,7 +99,8 @@ def demo(
         require_packages(framework.value)
         from balred.studies.demo import run_demo
 
-        config = DemoConfig(steps=steps, states=(states,))
+        config = DemoConfig()
+        config = replace(config, steps=steps or config.steps, states=(states,) if states else config.states)
         result = run_demo(framework.value, range(seed, seed + seeds), out, config)
     if result.interrupted:
         raise typer.Exit(130)
