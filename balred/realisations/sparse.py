@@ -342,7 +342,7 @@ def reduce_sparse(
     k = choose_order(rank, units.values(s)) if is_rule(rank) else rank
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= cap:
         raise ValueError(f"rank must be a rule or an integer between 1 and the numerical rank {cap}, got {rank!r}")
-    small = units.balanced(_truncated(system, Zp, Zq, U, s, Vh, min(int(k), cap)))
+    small = units.balanced(_truncated(system, Zp, Zq, U, s, Vh, int(k)))
     warn_if_unstable(small, 0, f"the sparse system reduced to {small.states} states", "try another rank")
     return small
 
@@ -366,9 +366,9 @@ def _most_accurate(g: SparseSystem, Zp: Matrix, Zq: Matrix, U: Matrix, s: Matrix
     The projections onto a state of value s_k scale the rounding errors of A by 1/s_k, and the Hankel singular values
     of the result then differ from those of the factors; their difference and the tail are weighed against each other.
     """
-    best, least = None, np.inf
+    best, least, whole = None, np.inf, _truncated(g, Zp, Zq, U, s, Vh, int(np.sum(s > TRUSTED * s[0])))
     for k in sorted({int(np.sum(s > t * s[0])) for t in TRUSTED * 10.0 ** np.arange(7)}):
-        small = _truncated(g, Zp, Zq, U, s, Vh, k)
+        small = replace(whole, A=whole.A[:k, :k], B=whole.B[:k], C=whole.C[:, :k])
         try:
             with backend("numpy").double_scope():
                 P, Q = smith_factors(small)

@@ -24,6 +24,7 @@ eqx = pytest.importorskip("equinox")
 pytest.importorskip("flax")
 optax = pytest.importorskip("optax")
 import jax.numpy as jnp  # noqa: E402
+from expected_uses import Lacking  # noqa: E402
 from flax import linen as nn  # noqa: E402
 from flax import nnx, serialization  # noqa: E402
 from flax.training.train_state import TrainState  # noqa: E402
@@ -37,10 +38,6 @@ ROUNDING = 1e-5
 RANK = 4
 HALF = 0.1  # of bfloat16, whose eps is 0.008
 TX = optax.adam(1e-3)
-
-
-class Lacking(Exception):
-    """The package itself does not do with the whole model what is asked of the smaller one."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,16 +22,13 @@ import pytest
 import balred
 
 torch = pytest.importorskip("torch")
+from expected_uses import Lacking  # noqa: E402
 from mamba_models import MODELS, build  # noqa: E402
 
 from balred.adapters.torch import LRU, InTrainingReducer, resize_on_load  # noqa: E402
 
 ROUNDING = 1e-5
 HALF = 0.1  # of bfloat16, whose eps is 0.008, through two layers
-
-
-class Lacking(Exception):
-    """The package itself does not do with the whole model what is asked of the smaller one."""
 
 
 @dataclasses.dataclass(frozen=True)

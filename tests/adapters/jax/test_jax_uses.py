@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("equinox")
 pytest.importorskip("flax")
 pytest.importorskip("optax")
-from jax_uses import FAMILIES, SPEAKING, USES, Lacking, family, selective
+from expected_uses import check_use
+from jax_uses import FAMILIES, SPEAKING, USES, family, selective
 from layers import LAYERS
 
 LACKING = {
@@ -55,8 +56,4 @@ def test_every_layer_and_every_use_has_an_entry() -> None:
 def test_a_smaller_model_is_as_good_for_it(name: str, use: str, tmp_path: Path) -> None:
     one = family(name)
     assert selective(one.model) == (name not in ALONE)
-    if (name, use) in LACKING:
-        with pytest.raises(Lacking, match=LACKING[name, use]):
-            USES[use](one, tmp_path)
-    else:
-        USES[use](one, tmp_path)
+    check_use(USES[use], one, tmp_path, LACKING.get((name, use)))

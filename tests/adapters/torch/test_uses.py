@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
+from expected_uses import check_use  # noqa: E402
 from layers import LAYERS  # noqa: E402
 from mamba_models import MODELS  # noqa: E402
-from uses import FAMILIES, OTHERS, SPEAKING, USES, Lacking, family  # noqa: E402
+from uses import FAMILIES, OTHERS, SPEAKING, USES, family  # noqa: E402
 
 COMPLEX = "must be in single or double precision, got bfloat16"
 HALF = "must run on the calibration data, got RuntimeError: expected m1 and m2 to have the same dtype"
@@ -71,11 +72,4 @@ def test_every_layer_and_every_use_has_an_entry() -> None:
 def test_a_smaller_model_is_as_good_for_it(name: str, use: str, tmp_path: Path) -> None:
     one = family(name)
     assert one.speaks == (name not in ALONE)
-    if (name, use) in REFUSED:
-        with pytest.raises(ValueError, match=REFUSED[name, use]):
-            USES[use](one, tmp_path)
-    elif (name, use) in LACKING:
-        with pytest.raises(Lacking, match=LACKING[name, use]):
-            USES[use](one, tmp_path)
-    else:
-        USES[use](one, tmp_path)
+    check_use(USES[use], one, tmp_path, LACKING.get((name, use)), REFUSED.get((name, use)))
