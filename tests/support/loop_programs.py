@@ -19,6 +19,7 @@ from typing import Any
 import distributed_runs
 import torch
 import torch.distributed as dist
+from processes import leave
 
 import balred
 from balred.adapters.torch import InTrainingReducer
@@ -210,8 +211,7 @@ def main(loop: str, folder: Path, *death: str) -> None:
         dying(int(death[0]))
     torch.save(LOOPS[loop](folder), folder / f"{RANK}.pt")
     if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":
