@@ -144,7 +144,7 @@ def trained_s4d(seed: int) -> list[Any]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(f"S4D seed {seed}: last loss {float(loss):.2f}", flush=True)
+    print(f"S4D seed {seed}: last loss {loss.item():.2f}", flush=True)
     return list(layers)
 
 
