@@ -46,7 +46,7 @@ class Spectrum(NamedTuple):
     @property
     def cap(self) -> int:
         """The numerical rank, largest over a batch: beyond it projections divide by rounding errors."""
-        ranks = numerical_rank(self.sigma)
+        ranks = numerical_rank(pad(to_numpy(self.s), self.system.order))
         return int(ranks.max(initial=0) if ranks.ndim else ranks)
 
     def closed(self, k: int) -> int:

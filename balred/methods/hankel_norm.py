@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import Spectrum, spectrum
 from balred.measures.promises import Gap
-from balred.methods.method import OfSpectrum, Reduced, check_same_time, dense_on_host
+from balred.methods.method import Reduced, check_same_time, dense_on_host
+from balred.methods.weights import UnderWeights, of_gain_one
 from balred.ranks.bounds import a_priori_bound
 from balred.solvers.riccati import dual
 from balred.systems.arrays import backend, ct
@@ -126,11 +127,9 @@ def _group(s: NDArray[np.float64], k: int) -> int:
 
 
 @dataclass(frozen=True)
-class WeightedHankel(OfSpectrum):
+class WeightedHankel(UnderWeights):
     """The spectrum of the stable part of the weighted system, all in continuous time, and what the weights were."""
 
-    left: DenseSystem | None
-    right: DenseSystem | None
     system: DenseSystem
 
 
@@ -190,13 +189,15 @@ def weighted_hankel_norm(
     DenseSystem(states=3, inputs=1, outputs=1, continuous, float64, numpy)
     """
     check_stable(system)
-    V = None if left is None else _antistable("left weight", left, system, len(system.C), "outputs")
-    W = None if right is None else _antistable("right weight", right, system, system.B.shape[1], "inputs")
+    nothing = None, 0.0
+    V, above = nothing if left is None else _antistable("left weight", left, system, len(system.C), "outputs")
+    W, before = nothing if right is None else _antistable("right weight", right, system, system.B.shape[1], "inputs")
     g = bilinear(system) if system.discrete else system
     C = g.C if V is None else _seen_through(V, g.A, g.C)
     B = g.B if W is None else ct(_seen_through(dual(W), ct(g.A), ct(g.B)))
     Dv, Dw = (np.eye(n) if w is None else w.D for n, w in ((len(g.C), V), (g.B.shape[1], W)))
-    return WeightedHankel(spectrum(DenseSystem(g.A, B, C, Dv @ g.D @ Dw), solver), V, W, system)
+    sp = spectrum(DenseSystem(g.A, B, C, Dv @ g.D @ Dw), solver)
+    return WeightedHankel(sp, system, left=V, right=W, power=above + before)
 
 
 def weighted_hankel_reduction(state: WeightedHankel, k: int) -> Reduced:
@@ -234,8 +235,8 @@ def weighted_hankel_gap(state: WeightedHankel, small: DenseSystem, options: Mapp
     return lambda at: size[None]
 
 
-def _antistable(name: str, obj: Any, system: DenseSystem, size: int, ports: str) -> DenseSystem:
-    """The weight, or its adjoint if that is the antistable one of the two, in continuous time."""
+def _antistable(name: str, obj: Any, system: DenseSystem, size: int, ports: str) -> tuple[DenseSystem, float]:
+    """The weight, or its adjoint if that is the antistable one of the two, in continuous time; and the power of two it was divided by."""
     w = dense_on_host(name, obj)
     if w.D.shape != (size, size):
         raise ValueError(
@@ -248,9 +249,10 @@ def _antistable(name: str, obj: Any, system: DenseSystem, size: int, ports: str)
         found = ", ".join(f"{complex(z):.4g}" for z in sorted(poles.at, key=lambda z: (z.real, z.imag)))
         raise ValueError(f"the poles of the {name} must be all stable or all antistable, got {found}")
     flip = bool(np.all(stable)) and w.order > 0
+    w, power = of_gain_one(name, w)
     if w.discrete:
         w = bilinear(w)
-    return DenseSystem(-ct(w.A), -ct(w.C), ct(w.B), ct(w.D)) if flip else replace(w, dt=0)
+    return DenseSystem(-ct(w.A), -ct(w.C), ct(w.B), ct(w.D)) if flip else replace(w, dt=0), power
 
 
 def _seen_through(V: DenseSystem, A: Matrix, C: Matrix) -> Matrix:

@@ -108,6 +108,8 @@ class AtPorts(NamedTuple):
     ports: Ports
     D: Array | None
     """What was kept aside: it may be of a size that has no number in these units."""
+    power: float = 0.0
+    """Of two, which the gain of weights was divided by."""
 
     @property
     def system(self) -> DenseSystem:
@@ -118,7 +120,11 @@ class AtPorts(NamedTuple):
     @property
     def sigma(self) -> NDArray[np.float64]:
         """As they are of the system given."""
-        return self.ports.gain(self.state.sigma)
+        return self.gain(self.state.sigma)
+
+    def gain(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Values of the state as they are of the system and the weights given."""
+        return self.ports.gain(x, more=self.power)
 
     @property
     def cap(self) -> int:
@@ -181,7 +187,7 @@ def _moderate(system: System, linear: bool) -> tuple[System, Ports | None]:
         sizes = ports.gain(np.ones(tuple(B.shape[:-2])))
         if not np.all((sizes > _SIZES[0]) & (sizes < _SIZES[1])):
             raise OverflowError(
-                f"this method depends on the size of the system: inputs times outputs must be between {_SIZES[0]:g} and "
+                f"for this method the size of the system, inputs times outputs, must be between {_SIZES[0]:g} and "
                 f"{_SIZES[1]:g}, got about {float(np.max(sizes)):.3g}: measure inputs or outputs in other units"
             )
         d = 2.0 ** xp.round(xp.log2(_root(ports)))
@@ -261,7 +267,11 @@ class Method:
         """
         g, ports = _moderate(system, self.linear)
         state = self.prepare(g, solver, **options)
-        return state if ports is None else AtPorts(state, ports, system.D if self.linear else None)
+        power = float(getattr(state, "power", 0.0))
+        if ports is None and not power:
+            return state
+        one = np.ones((1, 1))
+        return AtPorts(state, ports or Ports(one, one, one), system.D if self.linear and ports else None, power)
 
     def reduced(self, state: Any, k: int) -> Reduced:
         """``reduce(state, k)`` in the units that were given."""
@@ -271,7 +281,7 @@ class Method:
         """``bound(state, k)`` in the units that were given."""
         if not isinstance(state, AtPorts):
             return self.bound(state, k)
-        return state.ports.gain(np.asarray(self.bound(state.state, k)))
+        return state.gain(np.asarray(self.bound(state.state, k)))
 
     def promise(self, state: Any, small: DenseSystem, options: Mapping[str, Any], order: int) -> Promise | None:
         """What is promised of a reduced system, in the units of the state; None where nothing is, or nothing left to look at."""

@@ -21,16 +21,16 @@ from balred.hankel.spectrum import Spectrum, spectrum, spectrum_of
 from balred.measures.norms import norm
 from balred.measures.promises import Gap, error_gap
 from balred.measures.recordings import RecordingWarning, independent_inputs, recordings_of, signals_factor
-from balred.methods.method import Method, OfSpectrum, Reduced, check_same_time, dense_on_host, no_bound
+from balred.methods.method import Method, Reduced, no_bound
 from balred.methods.truncation import truncate_or_match
+from balred.methods.weights import UnderWeights, stable_weight
 from balred.ranks.bounds import a_priori_bound
 from balred.solvers.gramians import factors, solved
 from balred.solvers.riccati import controllability_factor, dual
 from balred.systems.arrays import Array, backend_of, ct, mapped, to_numpy, warn_caller
-from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
-from balred.systems.leaves import System
-from balred.systems.poles import UnstableError, check_stable, known_poles, pole_margin
+from balred.systems.leaves import System, shifted
+from balred.systems.poles import UnstableError, check_stable, pole_margin
 from balred.systems.units import Coordinates
 
 Matrix = NDArray[Any]
@@ -41,7 +41,7 @@ TECHNIQUES = ("enns", "lin_chiu", "wang", "varga_anderson")
 
 
 @dataclass(frozen=True)
-class Weighted(OfSpectrum):
+class Weighted(UnderWeights):
     """The spectrum of the weighted Gramians, and the factor of its tail in the error bound (NaN without one)."""
 
     factor: float
@@ -136,12 +136,15 @@ def frequency_weighted(
         raise ValueError("at least one of the weights left and right must be given, got neither")
     check_stable(system)
     p, m = len(system.C), system.B.shape[1]
-    outer = None if left is None else dual(_weight("left weight", left, system, inputs=p))
-    inner = None if right is None else _weight("right weight", right, system, outputs=m)
+    nothing = None, 0.0
+    outer, above = nothing if left is None else stable_weight("left weight", left, system, inputs=p)
+    inner, before = nothing if right is None else stable_weight("right weight", right, system, outputs=m)
+    turned = None if outer is None else dual(outer)
     Zp, Bbar = _factor(system, inner, technique, combine)
-    Zq, Cbar = _factor(dual(system), outer, technique, combine)
-    factor = _gain(system.B, Bbar, inner) * _gain(ct(system.C), Cbar, outer)
-    return Weighted(spectrum_of(system, Zp, Zq, match_dc=match_dc), factor)
+    Zq, Cbar = _factor(dual(system), turned, technique, combine)
+    factor = _gain(system.B, Bbar, inner) * _gain(ct(system.C), Cbar, turned)
+    sp = spectrum_of(system, Zp, Zq, match_dc=match_dc)
+    return Weighted(sp, factor, left=outer, right=inner, power=above + before)
 
 
 def weighted_bound(state: Weighted, k: int) -> NDArray[np.float64]:
@@ -153,10 +156,7 @@ def weighted_bound(state: Weighted, k: int) -> NDArray[np.float64]:
 
 def weighted_gap(state: Weighted, small: DenseSystem, options: Mapping[str, Any]) -> Gap:
     """The weighted error."""
-    inner = error_gap(state.system, small)
-    left, right = (
-        None if (w := options.get(side)) is None else dense_on_host("weight", w) for side in ("left", "right")
-    )
+    inner, left, right = error_gap(state.system, small), state.left, state.right
 
     def gap(at: Any) -> Matrix:
         E = inner(at)
@@ -188,23 +188,6 @@ def _stable(made: Reduced, k: int, advice: str) -> Reduced:
             f"the reduced system must be stable, got a pole at {complex(poles.flat[np.argmin(margin)]):.4g} at order {k}: {advice}"
         )
     return made
-
-
-def _weight(
-    name: str, obj: Any, system: DenseSystem, *, inputs: int | None = None, outputs: int | None = None
-) -> DenseSystem:
-    w = dense_on_host(name, obj)
-    for side, wanted, given, of in (
-        ("inputs", inputs, w.B.shape[1], "outputs"),
-        ("outputs", outputs, len(w.C), "inputs"),
-    ):
-        if wanted not in (None, given):
-            raise ValueError(f"the {name} must have as many {side} as the system has {of}, {wanted}, got {given}")
-    check_same_time(name, w, "system", system)
-    poles = known_poles(w)
-    if not poles.inside().all():
-        raise ValueError(f"the {name} must be stable, got a pole at {complex(poles.at[np.argmin(poles.margin)]):.6g}")
-    return w
 
 
 def _factor(g: DenseSystem, w: DenseSystem | None, technique: str, combine: float) -> tuple[Matrix, Matrix | None]:
@@ -331,9 +314,9 @@ def along_inputs(
     recordings = recordings_of(system, inputs, dt, hold)
     if left is None:
         found = solved(system, solver)
-        seen, Zq, coordinates = found.system, found.Zq, found.coordinates
+        seen, Zq, coordinates, power = found.system, found.Zq, found.coordinates, 0.0
     else:
-        seen, Zq, coordinates = system, _seen_through(left, system, solver), Coordinates(None)
+        seen, (Zq, power), coordinates = system, _seen_through(left, system, solver), Coordinates(None)
     n, m = system.order, int(system.B.shape[-1])
     Z, unit = signals_factor(seen, recordings)
     if not np.any(Z[..., :n, :]):
@@ -344,22 +327,23 @@ def along_inputs(
             RecordingWarning,
         )
     Zp = backend_of(seen.B).from_numpy(Z[..., :n, :], like=seen.B, real=not np.iscomplexobj(Z))
-    return spectrum_of(seen.to_dense(), Zp, Zq)._replace(coordinates=coordinates, unit=unit)
+    return spectrum_of(seen.to_dense(), Zp, Zq)._replace(
+        coordinates=coordinates, unit=float(shifted(np.asarray(unit), power))
+    )
 
 
-def _seen_through(left: Any, system: System, solver: str | None) -> Array:
-    """The factor of Enns's Q of a system whose outputs are weighted."""
+def _seen_through(left: Any, system: System, solver: str | None) -> tuple[Array, float]:
+    """The factor of Enns's Q of a system whose outputs are weighted, in units of a power of two, and this power."""
     like = system.C
     if getattr(left, "ndim", None) == 2:
         gain = to_numpy(left)
         nothing = np.zeros((0, 0), gain.dtype)
         left = DenseSystem(nothing, nothing[:, :0].reshape(0, gain.shape[1]), gain[:, :0], gain, system.dt)
     host = mapped(system, to_numpy)
-    w = _weight("left weight", left, host, inputs=like.shape[-2])
+    w, power = stable_weight("left weight", left, host, inputs=like.shape[-2])
     D = backend_of(like).from_numpy(w.D, like=like)
     if not w.order:
-        check_finite("left weight", D)
-        return factors(replace(system, C=D @ like), solver)[1]
+        return factors(replace(system, C=D @ like), solver)[1], power
     if like.ndim > 2:
         raise ValueError(
             f"a left weight with states takes a single system, got a batch of shape {tuple(like.shape[:-2])}"
@@ -370,7 +354,7 @@ def _seen_through(left: Any, system: System, solver: str | None) -> Array:
         A, np.zeros((len(A), 1)), np.concatenate([w.D @ g.C, w.C], axis=1), np.zeros((len(w.C), 1)), g.dt
     )
     Zq = factors(cascade, None)[1][: g.order]
-    return backend_of(like).from_numpy(Zq, like=like, real=not np.iscomplexobj(Zq))
+    return backend_of(like).from_numpy(Zq, like=like, real=not np.iscomplexobj(Zq)), power
 
 
 def on_recordings(name: str, row: Method) -> Method:

@@ -92,14 +92,14 @@ class Ports(NamedTuple):
     inputs: Array
     outputs: Array
 
-    def gain(self, x: NDArray[Any], time: float = 1.0) -> NDArray[Any]:
+    def gain(self, x: NDArray[Any], time: float = 1.0, more: float = 0.0) -> NDArray[Any]:
         """Values `x` of G' on the host, shape (...) or (..., k), as they are of G(s) = inputs outputs / time G'(s / time).
 
-        With another power of `time` those of another integral of G.
+        With another power of `time` those of another integral of G, and `more` is a power of two that they are multiplied by beside.
         """
         sizes = (np.log2(to_numpy(size)[..., 0]) for size in self)
         clock, inputs, outputs = sizes
-        power = inputs + outputs - time * clock
+        power = inputs + outputs - time * clock + more
         power = np.clip(power if x.ndim == power.ndim else power[..., 0], -2000, 2000)
         half = np.round(power / 2)
         with np.errstate(over="ignore", under="ignore"):

@@ -66,7 +66,7 @@ def test_what_is_no_number_is_refused(kind, value):
 def test_methods_that_depend_on_the_size_refuse_what_they_cannot_square(method):
     g = dataclasses.replace(random_system(4, 2, 2, seed=1), D=np.eye(2))
     with pytest.raises(
-        OverflowError, match="this method depends on the size of the system: inputs times outputs must be between"
+        OverflowError, match="for this method the size of the system, inputs times outputs, must be between"
     ):
         balred.reduce(dataclasses.replace(g, B=g.B * 1e200), 2, method=method)
 
