@@ -50,8 +50,8 @@ def minimal(obj: Any, tol: float | None = None) -> Any:
     -----
     The states kept span the range of :math:`[B, AB, A^2B, \dots]`, which is found without these powers: with an
     orthonormal basis :math:`Q_1` of the range of B, the part of :math:`AQ_j` outside :math:`Q_1, \dots, Q_j` spans
-    :math:`Q_{j+1}`, until nothing (less than `tol` of :math:`AQ_j`) is outside.  The same for :math:`A^H, C^H` then removes what is unobservable.  States
-    are scaled by powers of two beforehand, so that units do not decide about ranks.
+    :math:`Q_{j+1}`, until nothing (less than `tol` of :math:`AQ_j`) is outside.  The same for :math:`A^H, C^H` then removes what is unobservable.  States,
+    inputs and outputs are scaled by powers of two beforehand, each by its own, so that units do not decide about ranks.
 
     In a diagonal system the states of one pole are replaced by as many as the rank of their residue
     :math:`\sum_i c_ib_i`.
@@ -115,14 +115,21 @@ def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
     """A minimal realisation of one dense system of NumPy arrays; `g` itself if it is one, or none of the same response is found."""
     even, ports = moderate(g)
     A, B, C, _ = rescaled(*even.leaves)
-    whole = DenseSystem(A, B, C, g.D, g.dt)
+    inputs, outputs = _channels(B, C)
+    whole = DenseSystem(A, B / inputs, C / outputs, g.D, g.dt)
     for share in _FINER:
         small = _without_unreached_and_unseen(whole, tol * share)
         if small is whole:
             return g
         if _responds_alike(whole, small, max(_SEEN, 100 * tol)):
+            small = dataclasses.replace(small, B=small.B * inputs, C=small.C * outputs)
             return small if ports is None else ports.system(small)
     return g
+
+
+def _channels(B: Matrix, C: Matrix) -> tuple[Matrix, Matrix]:
+    """Powers of two, shape (1, m) and (p, 1): units of each input and each output, so that none is noise beside another."""
+    return unit_of(B, axis=-2), unit_of(C, axis=-1)
 
 
 def _without_unreached_and_unseen(g: DenseSystem, tol: float) -> DenseSystem:
@@ -199,7 +206,7 @@ def minimal_diagonal(g: DiagonalSystem, tol: float) -> DiagonalSystem:
         flip = poles.imag < 0
         poles, logs = np.where(flip, poles.conj(), poles), np.where(flip, logs.conj(), logs)
         B, C = np.where(flip[:, None], B.conj(), B), np.where(flip, C.conj(), C)
-    inputs, outputs = unit_of(B), unit_of(C)  # a residue is their product, which may be no number
+    inputs, outputs = _channels(B, C)  # a residue is their product, which may be no number
     B, C = B / inputs, C / outputs
     size = np.linalg.norm(B) * np.linalg.norm(C)
     kept_logs, kept_B, kept_C = [], [], []

@@ -77,6 +77,25 @@ def test_units_of_states_inputs_and_outputs_do_not_matter(seed, decades):
     assert minimal(fast).order == 4
 
 
+@given(seed=st.integers(0, 2**32 - 1), inputs=st.integers(-8, 8), outputs=st.integers(-8, 8))
+def test_units_of_each_input_and_each_output_do_not_matter(seed, inputs, outputs):
+    """No channel is noise beside another: each entry of the response stays, beside its own size."""
+    g = kalman(seed, 4, 2, 1, 2, 2)
+    small = minimal(balred.ss(g.A, g.B * [1.0, 10.0**inputs], g.C * [[1.0], [10.0**outputs]]))
+    assert small.order == 4
+    plain = balred.ss(small.A, small.B / [1.0, 10.0**inputs], small.C / [[1.0], [10.0**outputs]])
+    same_transfer(balred.ss(g.A, g.B, g.C), plain, 1e-7)
+
+
+@pytest.mark.parametrize("unit", [1e6, 1e10, 1e14])
+def test_a_distillation_column_keeps_both_states_in_any_unit(unit):
+    """Two lags of nearly parallel gains [S. Skogestad, M. Morari and J. Doyle, 1988], the second output in another unit."""
+    g = balred.ss(-np.eye(2) / 75, np.eye(2) / 75, [[87.8, -86.4], [108.2 * unit, -109.6 * unit]])
+    assert minimal(g) is g
+    lags = balred.diagonal(np.full(2, -1 / 75), g.B, g.C)
+    assert minimal(lags) is lags
+
+
 def test_tolerance_is_relative_and_decides():
     g = balred.ss(np.diag([-1.0, -2.0]), [[1.0], [1e-6]], [[1.0, 1e-6]])
     assert minimal(g, tol=0).order == 2
