@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from balred.adapters.equinox.lru import LRU
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import NAMES, carry_lru, lru_of
+from balred.adapters.reaching import Reach
 from balred.registry.entries import entry_of, register, register_container
 from balred.registry.kinds import Container
 from balred.registry.reading import layers_of
@@ -51,7 +53,46 @@ def _with_tensors(model: Any, new: Mapping[str, Any]) -> Any:
 
 
 def _obstacles(roots: Mapping[str, Any], layers: Mapping[str, Any], *, copied: bool) -> dict[str, str]:
-    """Layers that have arrays in common by ``equinox.nn.Shared``: a cut of one would change the others."""
+    """Layers that have arrays in common by ``equinox.nn.Shared``, or that are held where a cut does not reach."""
+    return _held(roots, layers) | _with_shared(roots, layers)
+
+
+def _held(roots: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str, str]:
+    """Layers that something else in a model has too: a function by its closure, a static field, what ``filter_jit`` returned."""
+    found: dict[str, str] = {}
+    for name, layer in layers.items():
+        mine = {id(x) for x in (layer, *jax.tree.leaves(layer)) if x is layer or _is_tensor(x)}
+        reaches = Reach(mine, (jax.Array,), (eqx.Module, jax.Array), lambda x: False)
+        for path, root in roots.items():
+            where = next((place for place, x in _beside_layers(root) if reaches(x, shared=True)), None)
+            if where is not None:
+                found[name] = (
+                    f"{'.'.join(filter(None, (path, where)))} is or has a function that holds it, or arrays of it, and would go on running "
+                    "the layer that it was: make the layer a field of a module, and call it by that"
+                )
+    return found
+
+
+def _beside_layers(root: Any) -> Iterator[tuple[str, Any]]:
+    """What a model has that no layer is cut in: its leaves, and what its nodes have besides children, such as static fields."""
+    nodes: list[Any] = []
+
+    def is_end(node: Any) -> bool:
+        nodes.append(node)
+        return _is_layer(node)
+
+    leaves = jax.tree_util.tree_flatten_with_path(root, is_leaf=is_end)[0]
+    yield from ((_name(path), leaf) for path, leaf in leaves if not _is_layer(leaf))
+    for node in nodes:
+        if isinstance(node, eqx.Module):
+            static = [field.name for field in dataclasses.fields(node) if field.metadata.get("static")]
+            yield from ((name, vars(node).get(name)) for name in static)
+        elif (parts := jax.tree_util.default_registry.flatten_one_level(node)) is not None:
+            yield type(node).__name__, parts[1]
+
+
+def _with_shared(roots: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str, str]:
+    """Those by ``equinox.nn.Shared``: a cut of one would change the others."""
     shared: set[int] = set()
     for root in roots.values():
         nodes = jax.tree.leaves(root, is_leaf=lambda x: isinstance(x, eqx.nn.Shared))

@@ -9,12 +9,14 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from flax import nnx
 
 from balred.adapters.flax.nnx_training import InTrainingReducer
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import carry_lru, is_lru, is_s5, lru_of, misfit, refused, resized, s5_of
+from balred.adapters.reaching import Reach
 from balred.registry.entries import entry_of, register, register_container
 from balred.registry.kinds import Container, Rebuild
 from balred.registry.sizes import states_of
@@ -79,6 +81,23 @@ def _obstacles(roots: Mapping[str, Any], layers: Mapping[str, Any], *, copied: b
             found[name] = (
                 f"its {common[0]} is shared with another module, which a cut would change as well: untie them first"
             )
+    return found | (_held(roots, layers) if copied else {})
+
+
+def _held(roots: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str, str]:
+    """Layers that functions in a model hold, which a clone has in common with it."""
+    found: dict[str, str] = {}
+    for name, layer in layers.items():
+        inside = {id(x) for x in (layer, *_parameters(layer).values())}
+        reaches = Reach(inside, (jax.Array,), (nnx.Module, nnx.Variable), lambda x: isinstance(x, (list, tuple, dict)))
+        for root in roots.values():
+            for place, module in [("", root), *_named(root)]:
+                held = [k for k, x in vars(module).items() if not k.startswith("_") and callable(x) and reaches(x)]
+                if held and not isinstance(vars(module)[held[0]], nnx.Module):
+                    found[name] = (
+                        f"{'.'.join(filter(None, (place, held[0])))} is or has a function that holds it, so a smaller copy would go on "
+                        "running the original: make the layer an attribute of a module, and call it by that"
+                    )
     return found
 
 

@@ -22,6 +22,7 @@ from balred.layers.along_data import DataSums
 from balred.layers.passages import Passage, Passages, directions, mask_of, predicted, predictions_in
 from balred.registry.kinds import Running
 from balred.selection.calibration import Batch, Calibration, batches
+from balred.selection.directions import Directions
 from balred.systems import arrays
 from balred.systems.arrays import to_numpy
 from balred.systems.leaves import System
@@ -222,7 +223,7 @@ def running(opened: Open, signature: Callable[[Any], inspect.Signature | None]) 
         found = Passages(mine, wanted=how.basis == "data", max_bytes=how.max_bytes)
         names = {name: first for name, (layer, _) in layers.items() if (first := found.name_of(layer)) is not None}
         one = opened(model, names)
-        rng = np.random.default_rng(how.seed)
+        drawn = Directions(how.scalar, how.seed)
         programs = _programs(one, how)
         looked: set[Any] = set()
         each: bool | None = None
@@ -234,7 +235,7 @@ def running(opened: Open, signature: Callable[[Any], inspect.Signature | None]) 
             if called.key not in looked:
                 looked.add(called.key)
                 found.unseen.update(program.look(one.values, called.arrays, systems, found.unseen))
-            for name, runs in program.run(one.values, called.arrays, batch, rng):
+            for name, runs in program.run(one.values, called.arrays, batch, drawn):
                 found.add(name, runs, batch, program.predictions)
         return found.told()
 
@@ -303,7 +304,7 @@ class _Program:
         self._back = jax.jit(lambda pull, W: pull(W)[0])
 
     def run(
-        self, values: Any, given: Sequence[Any], batch: Batch, rng: np.random.Generator
+        self, values: Any, given: Sequence[Any], batch: Batch, drawn: Directions
     ) -> Iterable[tuple[str, list[Passage]]]:
         """The runs of each layer on a batch."""
         lead = () if self._sequences is None else (self._sequences,)
@@ -315,10 +316,10 @@ class _Program:
             if callable(self._how.scalar):
                 if getattr(value, "shape", None) != ():
                     raise ValueError(f"scalar must return an array of one number, got {value!r}")
-                drawn: Iterable[Any] = [np.ones(())]
+                several: Iterable[Any] = [np.ones(())]
             else:
-                drawn = directions(to_numpy(z), mask, self._how.scalar, rng)
-            pulled = [self._back(pull, jnp.asarray(W, value.dtype)) for W in drawn]
+                several = directions(to_numpy(z), mask, batch, drawn)
+            pulled = [self._back(pull, jnp.asarray(W, value.dtype)) for W in several]
             self.predictions = predictions_in(z.shape, mask) * len(pulled)
         runs: dict[str, list[Passage]] = {}
         for i, (spot, u) in enumerate(zip(self._spots or [], entered, strict=True)):

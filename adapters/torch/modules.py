@@ -17,7 +17,7 @@ from balred.adapters.torch.attributes import take_data
 from balred.adapters.torch.configurations import sizes_held, warn_if_torn
 from balred.adapters.torch.obstacles import obstacles, references, tie, unfit
 from balred.adapters.torch.running import RUNNING
-from balred.adapters.torch.trying import broken
+from balred.adapters.torch.trying import broken, follows
 from balred.adapters.torch.unknown import fixed, seen
 from balred.registry.entries import entry_of, register_container
 from balred.registry.kinds import Container
@@ -222,5 +222,6 @@ register_container(
         fixed=fixed,
         running=RUNNING,
         broken=_broken,
+        follows=follows,
     ),
 )

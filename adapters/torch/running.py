@@ -17,7 +17,7 @@ from balred.layers.along_data import DataSums
 from balred.layers.passages import Passage, Passages, directions, mask_of, predicted, predictions_in
 from balred.registry.kinds import Running
 from balred.selection.calibration import Batch, Calibration, batches
-from balred.selection.directions import DRAWS
+from balred.selection.directions import DRAWS, Directions
 from balred.systems.leaves import System
 
 Tensor = torch.Tensor
@@ -77,7 +77,7 @@ def sums(
         raise ValueError(f"a model must be a torch.nn.Module to run on calibration data, got {type(model).__name__}")
     if how.vmapped is not None:
         raise ValueError(f"vmapped must go with a model of JAX, got it with a {type(model).__name__}")
-    rng = np.random.default_rng(how.seed)
+    drawn = Directions(how.scalar, how.seed)
     wanted = how.basis == "data"
     found = Passages(layers, wanted=wanted, max_bytes=how.max_bytes)
     with evaluating(model), watched(found.once) as (seen, unseen):
@@ -86,7 +86,7 @@ def sums(
                 answer = _called(model, batch)
             found.unseen.update(unseen)
             runs = {name: list(several) for name, several in seen.items() if name not in unseen}
-            predictions, gradients = _pulled_back(answer, batch, runs, how, rng) if wanted else (0.0, {})
+            predictions, gradients = _pulled_back(answer, batch, runs, how, drawn) if wanted else (0.0, {})
             for name, several in runs.items():
                 passages = [Passage(run.u, run.place, gradients.get(id(run))) for run in several]
                 found.add(name, passages, batch, predictions)
@@ -96,7 +96,7 @@ def sums(
 
 
 def _pulled_back(
-    answer: Any, batch: Batch, runs: Mapping[str, list[Seen]], how: Calibration, rng: np.random.Generator
+    answer: Any, batch: Batch, runs: Mapping[str, list[Seen]], how: Calibration, drawn: Directions
 ) -> tuple[float, dict[int, list[Tensor]]]:
     """How many predictions there are for all draws together, and of each run the gradients."""
     flat = [run for several in runs.values() for run in several]
@@ -109,8 +109,8 @@ def _pulled_back(
             raise ValueError(f"scalar must return a tensor of one number, got {value!r}")
         pulled = [_gradients(value, flat, None, last=True)]
     else:
-        drawn = enumerate(directions(to_numpy(z), mask, how.scalar, rng), start=1)
-        pulled = [_gradients(z, flat, from_numpy(W, like=z.float()).to(z), last=i == DRAWS) for i, W in drawn]
+        several = enumerate(directions(to_numpy(z), mask, batch, drawn), start=1)
+        pulled = [_gradients(z, flat, from_numpy(W, like=z.float()).to(z), last=i == DRAWS) for i, W in several]
     together = {id(run): [g for g in several if g is not None] for run, *several in zip(flat, *pulled, strict=True)}
     found = {key: several for key, several in together.items() if len(several) == len(pulled)}
     return predictions_in(z.shape, mask) * len(pulled), found

@@ -1,4 +1,5 @@
 """Whether a smaller layer still runs: one that keeps its number of states in a number of its own would break in its next forward.
+One that keeps what it has computed, or divides by its number of states, would compute something else.
 
 Nobody can tell which of a layer's numbers mean its states, and which are as large by chance.  So a copy of the layer is called with a
 few tokens, in the layouts that layers have, until it answers; a copy of the smaller one must answer to the same.
@@ -49,11 +50,47 @@ def broken(layer: nn.Module, new: nn.Module) -> str | None:
     return None
 
 
+def follows(one: nn.Module, same: nn.Module, other: nn.Module) -> str | None:
+    """How three layers contradict that the first two compute one thing and the third another; None if they do not.
+
+    Examples
+    --------
+    >>> layers = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+    >>> follows(layers[0], layers[0], layers[2]), follows(*layers).partition(",")[0]
+    (None, 'other outputs with more states')
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for x in _inputs(one):
+            try:
+                first, second, third = (_made(layer, x) for layer in (one, same, other))
+            except Exception:  # it runs on something else
+                continue
+            far = torch.finfo(first.dtype).eps ** 0.5 * float(first.norm())
+            if not far > 0 or second.shape != first.shape:
+                return None
+            if float((second - first).norm()) > far:
+                return (
+                    "other outputs with more states that make the same operator: a factor that depends on their number would make a cut "
+                    "another function"
+                )
+            if float((third - first).norm()) <= far:
+                return (
+                    "the same outputs with other arrays: it has kept what it had computed from its old ones, so clear its caches first "
+                    "(many layers do so in train())"
+                )
+            return None
+    return None
+
+
 def _answer(layer: nn.Module, x: torch.Tensor) -> tuple[int, ...]:
+    return tuple(_made(layer, x).shape)
+
+
+def _made(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     with evaluating(layer):
         made = layer.forward(x.clone())
-    first = made[0] if isinstance(made, (tuple, list)) else made
-    return tuple(first.shape)
+    first: torch.Tensor = made[0] if isinstance(made, (tuple, list)) else made
+    return first
 
 
 def _inputs(layer: nn.Module) -> Iterator[torch.Tensor]:

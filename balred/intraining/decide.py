@@ -259,8 +259,7 @@ def _along_data(
 ) -> dict[str, DataSums | str] | str:
     """What the states of layers do along the data of all processes together, of each or of all why it is not known."""
     wanted = {name: (layers[name], system) for name, (system, _) in read.items()}
-    # other directions in every process
-    how = replace(calibration, sequences=calibration.sequences or _SEQUENCES, seed=calibration.seed + exchange.rank)
+    how = replace(calibration, sequences=calibration.sequences or _SEQUENCES)
 
     def own() -> dict[str, DataSums | str] | str:
         found = attempted(lambda: sums_along(model, wanted, how))

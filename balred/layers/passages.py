@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from balred.layers.along_data import DataSums, data_sums, stacked_sums
 from balred.layers.operator_place import Place
 from balred.selection.calibration import Batch
-from balred.selection.directions import DRAWS, direction
+from balred.selection.directions import Directions
 from balred.systems.arrays import Array, to_numpy
 from balred.systems.batches import member
 from balred.systems.leaves import System
@@ -174,9 +174,10 @@ def predictions_in(shape: Iterable[int], mask: Host | None) -> float:
     return float(math.prod(list(shape)[:-1]) if mask is None else mask.sum())
 
 
-def directions(z: Host, mask: Host | None, scalar: str, rng: np.random.Generator) -> Iterator[Host]:
+def directions(z: Host, mask: Host | None, batch: Batch, drawn: Directions) -> Iterator[Host]:
     """Directions of the predictions `z` on the host, zero where they do not count: each is pulled back, one after the other."""
-    z = z.astype(np.float64)
-    for _ in range(DRAWS):
-        W = direction(z, scalar, rng)
+    args, kwargs = batch
+    given = [x for x in (*args, *(kwargs[k] for k in sorted(kwargs))) if getattr(x, "ndim", 0) > 0]
+    inputs = [to_numpy(x) for x in given if len(x) == len(given[0])]
+    for W in drawn.of(z.astype(np.float64), inputs):
         yield W if mask is None else W * mask[..., None]

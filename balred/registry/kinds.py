@@ -135,7 +135,8 @@ class Container:
     object under several names), and a copy of it with other arrays, which may share the rest with the model.
 
     ``unfit(layer)`` says why the arrays of a layer cannot be read or resized, ``broken(layer, new)`` what fails when `new`, a smaller
-    copy of it, runs: or None.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest
+    copy of it, runs: or None.  ``follows(one, same, other)`` says why three copies of it, the first two with one operator, do not compute
+    so: or None.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest
     of models, `roots` by their paths.  ``seen(model)`` tells what modules that look like layers lack to be known, and
     ``fixed(model)`` why there is nothing to cut in others that have a memory.
 
@@ -166,3 +167,4 @@ class Container:
     fixed: Callable[[Any], list[str]] | None = None
     running: Running | None = None
     broken: Callable[[Any, Any], str | None] | None = None
+    follows: Callable[[Any, Any, Any], str | None] | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from balred.registry.entries import AdapterNotFound, T, container_of, entry_of, qualified
 from balred.registry.hints import hint_for
 from balred.registry.kinds import Container, Entry, Rebuild, Selective
-from balred.registry.whole import check_held, check_runs, check_whole
+from balred.registry.whole import check_follows, check_held, check_runs, check_whole
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
@@ -73,6 +73,7 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
             widths = {int(a) for a in (*system.B.shape[:-2], system.B.shape[-1], system.C.shape[-2])}
             check_whole(obj, new, sizes, widths, entry.accounts)
             check_runs(obj, new, sizes)
+            check_follows(obj, system, rebuild)
         check_held(obj, new)
         return new
 

@@ -5,18 +5,13 @@ What such a layer holds does not matter: it is about to be filled, by a checkpoi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from balred.registry.entries import entry_of
 from balred.registry.reading import adapt, layers_of, replace_layers, selective_of
 from balred.registry.tensors import tensors_of
-from balred.systems.arrays import backend_of, to_numpy
-from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System
+from balred.registry.whole import plain_system
 
 
 def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
@@ -141,22 +136,4 @@ def of_size(layer: Any, states: int) -> Any:
     if selective:
         return selective[""][1].blank(layer, states)
     system, rebuild = adapt(layer)
-    return rebuild(_plain(system, states))
-
-
-def _plain(system: System, states: int) -> System:
-    """A system of this size that any layer can hold: distinct poles, neither slow nor fast, none of them unstable."""
-    A, B, C = (to_numpy(x) for x in system.leaves)
-    B, C = np.ones_like(B[..., :1, :].repeat(states, axis=-2)), np.ones_like(C[..., :1].repeat(states, axis=-1))
-    if isinstance(system, DiagonalSystem):
-        poles = np.linspace(-0.2, -0.1, states) + 1j * np.linspace(0.1, 2.9, states)
-        leaves = np.broadcast_to(poles, (*A.shape[:-1], states)).astype(A.dtype), B, C
-        kind = "log_poles"
-    else:
-        # a layer without dynamics can hold none
-        values = np.linspace(0.1, 0.9, states) * (1 if system.discrete else -1) * bool(A.any())
-        leaves = np.broadcast_to(np.diag(values), (*A.shape[:-2], states, states)).astype(A.dtype), B, C
-        kind = "A"
-    be = backend_of(system.B)
-    new = {key: be.from_numpy(x, like=system.B) for key, x in zip((kind, "B", "C"), leaves, strict=True)}
-    return dataclasses.replace(system, **new)
+    return rebuild(plain_system(system, states))

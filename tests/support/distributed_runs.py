@@ -257,15 +257,14 @@ def on_data(rank: int | None, rule: Any) -> Run:
     part = slice(None) if rank is None else mine(rank)
     data = batch(77, slice(None) if rank is None else (slice(0, 3), slice(3, 8))[rank])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    # one sweep: what an operator layer is balanced on is drawn otherwise in every process
-    calibration = Calibration([data], balanced_on="noise")
+    calibration = Calibration([data], balanced_on="data")
     averages = [average]
     reducer = InTrainingReducer(model, optimizer, rule, WINDOW, 2, averages=averages, calibration=calibration)
     return trained_on_data(model, net, part, optimizer, reducer, averages)
 
 
 def sharded_on_data(rank: int | None, rule: Any) -> Run:
-    """The same by ``fully_shard``, the operator layer balanced on its inputs: one batch of the first process, two of the second."""
+    """The same by ``fully_shard``, the operator layer balanced on data: one batch of the first process, two of the second."""
     from torch.distributed.fsdp import fully_shard
 
     net = Mixed()
@@ -276,7 +275,7 @@ def sharded_on_data(rank: int | None, rule: Any) -> Run:
     batches = [batch(77, slice(0, 3)), batch(77, slice(3, 5)), batch(77, slice(5, 8))]
     data = batches if rank is None else (batches[:1], batches[1:])[rank]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    calibration = Calibration(data, balanced_on="inputs")
+    calibration = Calibration(data, balanced_on="data")
     reducer = InTrainingReducer(net, optimizer, rule, WINDOW, 2, calibration=calibration)
     return trained_on_data(net, net, part, optimizer, reducer, []) | {
         "sizes": [m.config.d_state for m in (net.second, net.third)]

@@ -5,8 +5,10 @@ Each is a place where old shapes live on and a run could go silently wrong.
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -94,6 +96,24 @@ def misfits(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, tupl
         for kind, shape in state.items()
         if len(shape) == p.ndim and any(mine not in (1, size) for mine, size in zip(shape, p.shape, strict=True))
     }
+
+
+Others = list[weakref.ref[torch.optim.Optimizer]]
+
+
+def others_beside(optimizer: torch.optim.Optimizer) -> Others:
+    """All other optimizers there are: one inside the one that is known (SAM), one that takes turns with it, one for each parameter."""
+    found = [o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer)]
+    return [weakref.ref(one) for one in found if one is not optimizer]
+
+
+def forget_old_shapes(others: Others, model: nn.Module) -> None:
+    """Start the state of parameters of the layers afresh in all those where it is of another shape than the parameter."""
+    parameters = [p for layer in layers_of(model).values() for p in layer.parameters()]
+    for one in filter(None, (ref() for ref in others)):
+        for p in parameters:
+            if p in one.state and misfits(one, p):
+                forget(one, p)
 
 
 def forget_compiled() -> None:

@@ -17,13 +17,16 @@ from torch import nn
 from balred.adapters.torch.configurations import sizes_held, warn_if_torn
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.training.followers import (
+    Others,
     averaged,
     bare,
     check_holds,
     check_shapes,
     cut_averages,
     forget,
+    forget_old_shapes,
     misfits,
+    others_beside,
     refuse_graphs,
     unseen,
 )
@@ -131,6 +134,7 @@ class InTrainingReducer:
         self.reports: list[Report] = []
         self._sinks = sinks_of(self.policy.log, self.policy.recorded())
         self._held: Held[Snapshot] | None = None
+        self._others: Others = []
         refuse_graphs(self.model)
         for one in (self.model, *self.averages):
             resize_on_load(one)
@@ -174,10 +178,12 @@ class InTrainingReducer:
             )
         if self.steps == 0:
             check_shapes(self.model, self.optimizer)  # of a state that was loaded meanwhile
+            self._others = others_beside(self.optimizer)
         self.steps += 1
         report = self._judge() or self._attempt(loss)
         if report is not None:
             self._ranks = {**self._ranks, **report.ranks}
+            forget_old_shapes(self._others, self.model)
             self.reports.append(report)
             for sink in self._sinks if self._place.exchange.rank == 0 else ():
                 sink(report)
@@ -286,6 +292,8 @@ class InTrainingReducer:
         self.steps, self.state, self._held = int(state["steps"]), saved.policy, saved.held
         self._ranks = dict(saved.ranks)
         self._place.finish()
+        self._others = others_beside(self.optimizer)
+        forget_old_shapes(self._others, self.model)
 
     def _judge(self) -> Report | None:
         """Take the last cut back if the guard says so; forget the snapshot otherwise."""

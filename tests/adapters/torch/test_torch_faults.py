@@ -90,6 +90,11 @@ def by_weak_reference(layer: Any) -> Any:
     return lambda u: LRU.forward(one(), u)
 
 
+def by_weak_proxy(layer: Any) -> Any:
+    box = types.SimpleNamespace(layers=[weakref.proxy(layer)])
+    return functools.partial(lambda box, u: LRU.forward(box.layers[0], u), box)
+
+
 def by_tensor(layer: Any) -> Any:
     D = layer.D
     return lambda u: u * D
@@ -106,7 +111,17 @@ WORLD: dict[str, Any] = {}
 @pytest.mark.alike
 @pytest.mark.parametrize(
     "make",
-    [by_closure, by_list, by_object, by_default, by_decorator, by_weak_reference, by_tensor, by_global],
+    [
+        by_closure,
+        by_list,
+        by_object,
+        by_default,
+        by_decorator,
+        by_weak_reference,
+        by_weak_proxy,
+        by_tensor,
+        by_global,
+    ],
 )
 def test_a_copy_that_would_go_on_running_the_original_is_refused(make: Any) -> None:
     layer = lru()
@@ -264,6 +279,52 @@ def test_a_plain_tensor_of_the_states_is_refused() -> None:
 
 class Codes(torch.Tensor):
     """As tensors of quantised weights are."""
+
+
+class Keeping(LRU):
+    """Keeps in evaluation mode what it has computed for an input of this shape, as layers keep their kernels."""
+
+    kept: Any = None
+
+    def forward(self, u: Any) -> Any:
+        if self.training or self.kept is None or self.kept.shape != u.shape:
+            self.kept = super().forward(u)
+        return self.kept
+
+
+class Divided(LRU):
+    def forward(self, u: Any) -> Any:
+        return super().forward(u) / self.states
+
+
+class Doubled(LRU):
+    """A factor that does not depend on the states is no reason to refuse a layer."""
+
+    def forward(self, u: Any) -> Any:
+        return 2 * torch.tanh(super().forward(u))
+
+
+def filled(layer: Any) -> Any:
+    """A layer that has run on what it will be tried with."""
+    layer.eval()
+    layer(torch.ones(2, 5, 3))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: filled(Keeping(3, 16)), "the same outputs with other arrays"),
+        (lambda: Divided(3, 16), "other outputs with more states"),
+    ],
+)
+def test_layers_that_do_not_follow_their_arrays_are_refused(make: Any, why: str) -> None:
+    """A cut would compute the kept outputs of the whole layer, or multiples of its own."""
+    for use in (lambda layer: balred.reduce(layer, 4), reducer):
+        with pytest.raises(ValueError, match=f"must compute what its arrays stand for, got {why}"):
+            use(make())
+    for fit in (Keeping(3, 16), Doubled(3, 16)):
+        assert balred.reduce(fit, 4).states == 4
 
 
 def test_tensors_of_other_classes_are_refused() -> None:

@@ -487,3 +487,36 @@ def test_a_captured_graph_is_refused_on_a_device() -> None:
     model[1] = torch.cuda.make_graphed_callables(model[1], (torch.randn(4, 12, 2, device="cuda", requires_grad=True),))
     with pytest.raises(ValueError, match="CUDA graph"):
         InTrainingReducer(model, torch.optim.AdamW(model.parameters()), RULE, (0, 8))
+
+
+class Within(torch.optim.Optimizer):
+    """An optimizer with the one that steps inside it, as sharpness-aware minimisation is written."""
+
+    def __init__(self, parameters: Any, **options: Any) -> None:
+        super().__init__(parameters, {})
+        self.base_optimizer = torch.optim.Adam(self.param_groups, lr=1e-2, **options)
+
+    def step(self, closure: Any = None) -> None:
+        self.base_optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_optimizers_inside_and_beside_the_one_that_is_known_follow(fused: bool) -> None:
+    """What is left of their old moments would stop a step, or go into it: a fused one does not look at shapes."""
+    layer = LRU(2, 16, generator=torch.Generator().manual_seed(0))
+    optimizer = Within(layer.parameters(), fused=fused)
+    beside = torch.optim.Adam(layer.parameters(), lr=1e-3, fused=fused)
+    reducer = InTrainingReducer(layer, optimizer, balred.Order(4), (0, 2), 1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        layer(torch.ones(2, 9, 2)).square().mean().backward()
+        optimizer.step()
+        beside.step()
+        reducer.step()
+    assert layer.states == 4
+    for one in (optimizer.base_optimizer, beside):
+        assert {p: one.state[p]["exp_avg"].shape for p in layer.parameters()} == {
+            p: p.shape for p in layer.parameters()
+        }
+        assert int(one.state[layer.nu_log]["step"]) == 2  # begun afresh after the cut
+        assert int(one.state[layer.D]["step"]) == 4
