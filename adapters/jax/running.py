@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from balred.adapters.jax.marking import is_numbers
-from balred.adapters.jax.tracing import QUICKLY, Spot, outline, spots_in, with_zeros, zeros_for
+from balred.adapters.jax.tracing import QUICKLY, Spot, members_first, outline, spots_in, with_zeros, zeros_for
 from balred.layers.along_data import DataSums
 from balred.layers.passages import Passage, Passages, directions, mask_of, predicted, predictions_in
 from balred.registry.kinds import Running
@@ -331,8 +331,9 @@ class _Program:
         entered, host = to_numpy(u), [to_numpy(w) for w in gradients]
         if spot.along is not None and spot.member is not None:
             of_input, of_output = spot.along
-            entered = entered if of_input is None else np.take(entered, spot.member, axis=lead + of_input)
-            host = [np.take(w, spot.member, axis=lead + of_output) for w in host]
+            one = (*[slice(None)] * lead, spot.position)
+            entered = entered if of_input is None else members_first(entered, of_input, lead)[one]
+            host = [members_first(w, of_output, lead)[one] for w in host]
         axis = spot.axis + lead
         moved = [w if spot.axis == 0 else np.moveaxis(w, axis, axis - spot.axis) for w in host]
         reached = any(w.any() for w in moved)

@@ -7,14 +7,17 @@ at the output.  Looking is a program too, compiled once and run for every new se
 a training to the next is what compilation costs, never where something was found.
 
 A scan over the layers of a stack is written out: its i-th turn is a run of the i-th member.  Under ``vmap`` over the members one run is one
-of each of them, and they lie along an axis of what the layer computes.
+of each of them, and they lie along an axis of what the layer computes.  A stack with two leading axes may have one in a scan and the other
+under ``vmap``, or both under it; which is which the values tell.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 import jax
@@ -28,6 +31,8 @@ from balred.systems.arrays import to_numpy
 from balred.systems.batches import member
 from balred.systems.leaves import System
 
+Axes = tuple[int, ...]
+Turns = tuple[tuple[int, int], ...]
 Path = tuple[int, ...]
 """The number of an equation in the program, of one inside it, and so on; in a scan that is written out ~i for its i-th turn."""
 
@@ -51,8 +56,10 @@ class Spot:
     place: Place
     member: int | None = None
     """Of a stack, which ran."""
-    along: tuple[int | None, int] | None = None
-    """Under ``vmap``, the axes of the input (None where all have one) and of the output along which the members lie."""
+    along: tuple[Axes | None, Axes] | None = None
+    """Under ``vmap``, the axes of the input (None where all have one) and of the output along which members lie."""
+    position: int = 0
+    """Of the member along them."""
 
 
 @dataclass
@@ -61,6 +68,8 @@ class _Run:
 
     layer: str
     enters: Path
+    turns: Turns
+    """Of each scan that is written out, and how many there are."""
     sizes: set[int]
     made: list[tuple[Path, int]] = field(default_factory=list)
 
@@ -144,7 +153,7 @@ def _over_members(equation: Any, members: Mapping[str, int]) -> bool:
     if equation.primitive.name != "scan":
         return False
     inside = list(_marks_in(equation.params["jaxpr"].jaxpr, {}))
-    return bool(inside) and all(members.get(layer) == equation.params["length"] for layer in inside)
+    return bool(inside) and all(members.get(layer, 1) % equation.params["length"] == 0 for layer in inside)
 
 
 def _marks_out_of_reach(program: Any, members: Mapping[str, int]) -> Iterator[str]:
@@ -198,7 +207,8 @@ def spots_in(traced: Any) -> Callable[[Sequence[Any], Mapping[str, System]], Spo
         def see(path: Path, equation: Any, inputs: list[Any], made: list[Any]) -> list[Any]:
             if equation.primitive is ENTERS:
                 layer = equation.params["layer"]
-                run = _Run(layer, path, _sizes(_of_run(systems[layer], path), inputs[0].shape))
+                turns = _turns_of(path, traced.jaxpr)
+                run = _Run(layer, path, turns, _sizes(systems[layer], turns, inputs[0].shape))
                 open_[layer] = run, []
                 runs.append(run)
                 seen.append((inputs[0], open_[layer][1]))
@@ -227,8 +237,7 @@ def spots_in(traced: Any) -> Callable[[Sequence[Any], Mapping[str, System]], Spo
         unseen = dict.fromkeys(_marks_out_of_reach(traced.jaxpr, _members(systems)), _LOOP)
         spots = []
         for run, (u, tensors) in zip(runs, looked, strict=True):
-            system = _of_run(systems[run.layer], run.enters)
-            found = _spots(run, system, to_numpy(u), [to_numpy(x) for x in tensors])
+            found = _spots(run, systems[run.layer], to_numpy(u), [to_numpy(x) for x in tensors])
             if not found:
                 unseen.setdefault(run.layer, NOT_FOUND)
             spots += found
@@ -242,53 +251,89 @@ def _members(systems: Mapping[str, System]) -> dict[str, int]:
     return {name: int(system.B.shape[0]) for name, system in systems.items() if system.B.ndim == 3}
 
 
-def _turn_of(path: Path) -> int | None:
-    return next((~k for k in path if k < 0), None)
+def _turns_of(path: Path, program: Any) -> Turns:
+    """In which turn of each scan that is written out an equation is, and how many there are."""
+    return tuple((~i, int(_equation(program, path[:k]).params["length"])) for k, i in enumerate(path) if i < 0)
 
 
-def _of_run(system: System, path: Path) -> System:
-    """The operator of the layer that runs there: in a scan over a stack a member's."""
-    turn = _turn_of(path)
-    one: System = system if turn is None else member(system, turn)
-    return one
+def _choices(count: int, turns: Turns) -> list[list[int]]:
+    """Which of so many members may run in one run, in the order in which they would lie under ``vmap``.
+
+    Examples
+    --------
+    >>> _choices(6, ()), _choices(6, ((1, 2),)), _choices(6, ((1, 2), (0, 3)))
+    ([[0, 1, 2, 3, 4, 5]], [[3, 4, 5], [1, 3, 5]], [[3], [1]])
+    """
+    sizes = [length for _, length in turns]
+    sizes.append(count // math.prod(sizes))
+    found: list[list[int]] = []
+    for order in permutations(range(len(sizes))):
+        grid = np.arange(count).reshape([sizes[k] for k in order]).transpose(np.argsort(order))
+        one = [int(m) for m in grid[tuple(i for i, _ in turns)]]
+        found += [] if one in found else [one]
+    return found
 
 
-def _sizes(system: System, shape: tuple[int, ...]) -> set[int]:
+def _axes_of(shape: tuple[int, ...], count: int) -> Iterator[Axes]:
+    """The axes along which so many members may lie: one, or two; the last two of all are those of a sequence."""
+    sizes = shape[:-2]
+    yield from ((i,) for i, n in enumerate(sizes) if n == count)
+    yield from (
+        (i, j) for i, n in enumerate(sizes) for j, m in enumerate(sizes) if i != j and 1 < n < count and n * m == count
+    )
+
+
+def members_first(x: Any, axes: Axes, lead: int = 0) -> Any:
+    """An array with the members, which lie along `axes` behind the `lead` first ones, along one axis there.
+
+    Examples
+    --------
+    >>> members_first(np.zeros((5, 2, 3, 4)), (1, 2)).shape
+    (6, 5, 4)
+    """
+    moved = np.moveaxis(x, [lead + a for a in axes], range(lead, lead + len(axes)))
+    return moved.reshape(*moved.shape[:lead], -1, *moved.shape[lead + len(axes) :])
+
+
+def _sizes(system: System, turns: Turns, shape: tuple[int, ...]) -> set[int]:
     """How many numbers a tensor has that may hold the outputs."""
     if system.B.ndim != 3:
         return Finder(system, np.zeros(shape)).sizes
-    count, first = int(system.B.shape[0]), member(system, 0)
-    apart = [shape[:i] + shape[i + 1 :] for i, n in enumerate(shape[:-2]) if n == count]
+    count, first = len(_choices(int(system.B.shape[0]), turns)[0]), member(system, 0)
+    if count == 1:
+        return Finder(first, np.zeros(shape)).sizes
+    apart = [tuple(n for i, n in enumerate(shape) if i not in axes) for axes in _axes_of(shape, count)]
     return {count * size for one in (shape, *apart) for size in Finder(first, np.zeros(one)).sizes}
 
 
 _NOTHING = np.zeros(0)
 
 
-def _lies_along(x: Any, axis: int, count: int) -> bool:
-    return bool(axis < x.ndim - 2 and x.shape[axis] == count)
-
-
 def _spots(run: _Run, system: System, u: Any, tensors: Sequence[Any]) -> list[Spot]:
     """Where among what a layer made its operator's output is; of a stack under ``vmap`` one spot for each member, or none."""
     if system.B.ndim != 3:
         spot = _spot(run, system, u, tensors)
-        return [] if spot is None else [replace(spot, member=_turn_of(run.enters))]
-    count = int(system.B.shape[0])
-    ways: list[tuple[int | None, Any]] = [(None, [u] * count)]
-    ways += [(i, np.moveaxis(u, i, 0)) for i, n in enumerate(u.shape[:-2]) if n == count]
-    for along, entered in ways:
-        for axis in sorted({i for x in tensors for i, n in enumerate(x.shape[:-2]) if n == count}):
-            apart = [np.moveaxis(x, axis, 0) if _lies_along(x, axis, count) else None for x in tensors]
-            found = []
-            for m in range(count):
-                mine = [_NOTHING if x is None else x[m] for x in apart]
-                spot = _spot(run, member(system, m), entered[m], mine)
-                if spot is None:
-                    break
-                found.append(replace(spot, member=m, along=(along, axis)))
-            if len(found) == count:
-                return found
+        return [] if spot is None else [spot]
+    for members in _choices(int(system.B.shape[0]), run.turns):
+        if len(members) == 1:
+            spot = _spot(run, member(system, members[0]), u, tensors)
+            if spot is not None:
+                return [replace(spot, member=members[0])]
+            continue
+        ways: list[tuple[Axes | None, Any]] = [(None, [u] * len(members))]
+        ways += [(axes, members_first(u, axes)) for axes in _axes_of(u.shape, len(members))]
+        for along, entered in ways:
+            for axes in sorted({axes for x in tensors for axes in _axes_of(x.shape, len(members))}):
+                apart = [members_first(x, axes) if axes in _axes_of(x.shape, len(members)) else None for x in tensors]
+                found = []
+                for k, m in enumerate(members):
+                    mine = [_NOTHING if x is None else x[k] for x in apart]
+                    spot = _spot(run, member(system, m), entered[k], mine)
+                    if spot is None:
+                        break
+                    found.append(replace(spot, member=m, along=(along, axes), position=k))
+                if len(found) == len(members):
+                    return found
     return []
 
 

@@ -316,6 +316,41 @@ def selective_shards(rank: int, rules: Any) -> list[Run]:
     return [sharded_on_data(rank, rule) for rule in rules]
 
 
+def mlstm(rank: int | None, sharding: bool = False) -> Run:
+    """An xLSTM of transformers, whose first layer needs fewer dimensions than its second, trained through a cut."""
+    from attention_layers import model as xlstm
+    from torch.distributed.fsdp import fully_shard
+
+    net: Any = xlstm(mode="train").double().train()
+    with torch.no_grad():
+        net.backbone.blocks[0].mlstm_layer.q.weight.view(4, 32, -1)[:, 8:] = 0.0
+    for module in (*net.backbone.blocks, net) if sharding and rank is not None else ():
+        fully_shard(module)
+    model = net if rank is None or sharding else DDP(net, find_unused_parameters=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-2)
+    reducer = InTrainingReducer(model, optimizer, balred.Energy(0.6), (0, 2), 1)
+    part = slice(None) if rank is None else slice(2 * rank, 2 * rank + 2)
+    for step in range(4):
+        optimizer.zero_grad()
+        ids = torch.randint(0, 90, (4, 32), generator=torch.Generator().manual_seed(step))
+        model(ids[part], labels=ids[part], use_cache=False).loss.backward()
+        optimizer.step()
+        reducer.step()
+    with torch.no_grad():
+        shown = net(ids, use_cache=False).logits
+    return {
+        "reports": [(r.step, [(c.layer, c.before, c.after) for c in r.cuts], dict(r.skipped)) for r in reducer.reports],
+        "outputs": shown,
+        "weights": weights_of(net),
+        "sizes": [net.config.qk_dim, *(block.mlstm_layer.qk_dim for block in net.backbone.blocks)],
+    }
+
+
+def mlstm_both(rank: int) -> list[Run]:
+    warnings.simplefilter("ignore")
+    return [mlstm(rank), mlstm(rank, sharding=True)]
+
+
 def shared_out(rank: int, folder: Path) -> dict[str, Any]:
     from balred.reduction import operators
 

@@ -104,7 +104,7 @@ def trainer(folder: Path) -> dict[str, Any]:
 
 
 def lightning(folder: Path, strategy: Any = "ddp") -> dict[str, Any]:
-    """LRU layers under Lightning."""
+    """LRU layers under Lightning, balanced on data."""
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -125,6 +125,9 @@ def lightning(folder: Path, strategy: Any = "ddp") -> dict[str, Any]:
                 for part in (self.net.first, self.net.second, self.net):
                     fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
+        def forward(self, u: Any) -> Any:
+            return self.net(u)
+
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             now = slice(BATCH * batch_idx, BATCH * (batch_idx + 1))  # a resumed loader begins anew, the count goes on
             loss = self.net(mine(signals()[now]))["loss"]
@@ -134,7 +137,9 @@ def lightning(folder: Path, strategy: Any = "ddp") -> dict[str, Any]:
         def configure_optimizers(self) -> Any:
             return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
-    reduction = InTrainingReduction(RULE, WINDOW, 2, log=folder / "cuts.jsonl")
+    reduction = InTrainingReduction(
+        RULE, WINDOW, 2, calibration=lambda: mine(signals()[:16]), log=folder / "cuts.jsonl"
+    )
     saving = ModelCheckpoint(folder, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     run = pl.Trainer(
         accelerator="cpu", devices=SIZE, strategy=strategy if SIZE > 1 else "auto", default_root_dir=folder, callbacks=[reduction, saving], logger=False,
@@ -159,14 +164,16 @@ def lightning_sharded(folder: Path) -> dict[str, Any]:
 
 
 def accelerate(folder: Path) -> dict[str, Any]:
-    """LRU layers in a loop with Accelerate."""
+    """LRU layers in a loop with Accelerate, balanced on data."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
     net = Net()
     loader = torch.utils.data.DataLoader(signals(), batch_size=BATCH // SIZE)
     model, optimizer, loader = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=1e-2), loader)
-    reducer = InTrainingReducer(model, optimizer, RULE, WINDOW, 2, log=folder / "cuts.jsonl")
+    reducer = InTrainingReducer(
+        model, optimizer, RULE, WINDOW, 2, calibration=lambda: mine(signals()[:16]), log=folder / "cuts.jsonl"
+    )
     accelerator.register_for_checkpointing(reducer)
     saved, losses = folder / "saved", list[float]()
     if saved.exists():

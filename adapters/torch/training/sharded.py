@@ -25,6 +25,9 @@ from balred.adapters.torch.training.followers import forget_compiled
 from balred.adapters.torch.training.place import Group, Place
 from balred.intraining.reach import layers_in_training
 from balred.registry.entries import entry_of
+from balred.registry.kinds import Entry
+from balred.registry.reading import layers_of
+from balred.registry.sizes import states_of
 
 _NEEDED = (
     "_module_info",
@@ -142,8 +145,13 @@ class Sharded(Place):
         selective = None if entry is None else entry.selective
         before = 0 if selective is None else selective.states(layer)
         set_layer(layer, new, assign)
-        if entry is not None and selective is not None and entry.resize_model is not None:
+        if entry is not None and entry.resize_model is not None and (selective is not None or self._is_even(entry)):
             entry.resize_model(self.model, layer, before)
+
+    def _is_even(self, entry: Entry) -> bool:
+        """Whether all layers of a kind have one size: only then what holds one for all of them can be told."""
+        alike = [layer for layer in layers_of(self.model).values() if entry_of(layer) is entry]
+        return len({states_of(_gathered(layer, {})) for layer in alike}) == 1
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor gathered."""

@@ -197,6 +197,55 @@ def test_members_under_vmap_are_balanced_on_their_inputs() -> None:
     assert rows[0][0].energy == pytest.approx(min(row.energy or 0 for row in rows[1]), rel=1e-5)
 
 
+SEEDS = np.arange(6).reshape(2, 3)
+GRID = [[lru_copies.parameters(8, seed=int(seed)) for seed in row] for row in SEEDS]
+
+
+class Grid(eqx.Module):
+    """Layers along two axes, each of them mapped or gone through."""
+
+    layer: Any
+    ways: str
+
+    def __call__(self, u: Any) -> Any:
+        arrays, rest = eqx.partition(self.layer, eqx.is_array)
+
+        def run(arrays: Any, u: Any, ways: str) -> Any:
+            if not ways:
+                return eqx.combine(arrays, rest)(u)
+            inner = ways[1:]
+            if ways[0] == "v":
+                return jax.vmap(lambda one: run(one, u, inner))(arrays).mean(0)
+            return jax.lax.scan(lambda u, one: (u + jnp.tanh(run(one, u, inner)), None), u, arrays)[0]
+
+        return run(arrays, u, self.ways)
+
+
+def gone_through(layers: Any, u: Any, ways: str) -> Any:
+    """The same of layers one by one."""
+    if not ways:
+        return layers(u)
+    if ways[0] == "v":
+        return sum(gone_through(one, u, ways[1:]) for one in layers) / len(layers)
+    for one in layers:
+        u = u + jnp.tanh(gone_through(one, u, ways[1:]))
+    return u
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("ways", ["vv", "vs", "sv", "ss"])
+def test_a_stack_with_two_leading_axes_is_balanced_on_data(ways: str) -> None:
+    """Both mapped, a mapped one of scans, a scan over mapped ones, a scan in a scan."""
+    stack = behind([behind(row) for row in GRID])
+    small = balred.reduce(Grid(lru_copies.Equinox(**stack, state_dim=8), ways), RULE, calibration=DATA, vmapped=True)
+    flat = {name: np.asarray(x).reshape(6, *x.shape[2:]) for name, x in vars(small.layer).items() if eqx.is_array(x)}
+
+    def how(layers: Any, u: Any) -> Any:
+        return gone_through([layers[:3], layers[3:]], u, ways)
+
+    agree(flat, [one for row in GRID for one in row], how)
+
+
 def test_a_stack_that_runs_in_part_is_told() -> None:
     class Part(eqx.Module):
         layer: Any

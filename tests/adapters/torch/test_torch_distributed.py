@@ -25,6 +25,8 @@ from distributed_runs import (  # noqa: E402
     Net,
     Run,
     averaged,
+    mlstm,
+    mlstm_both,
     on_data,
     refused,
     replica,
@@ -209,6 +211,25 @@ def test_shards_are_cut_along_the_data_of_all_processes(tmp_path: Path) -> None:
         for name, value in first["weights"].items():
             assert torch.equal(value, second["weights"][name]), name
         torch.testing.assert_close(first["outputs"], one["outputs"], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.full  # one training in several processes is above
+def test_layers_of_one_size_are_cut_in_replicas_and_shards_as_in_one_process(tmp_path: Path) -> None:
+    """mLSTM layers, of which the configuration holds one size that must follow."""
+    pytest.importorskip("transformers", minversion="5.0")
+    one = mlstm(None)
+    ((_, cuts, skipped),) = one["reports"]
+    assert len(cuts) == 2
+    assert not skipped
+    assert all(after <= 16 < before for _, before, after in cuts)  # four heads, filled up to 64
+    assert set(one["sizes"]) == {64}
+    for kind in zip(*in_processes(mlstm_both, tmp_path), strict=True):
+        for run in kind:
+            assert run["reports"] == one["reports"]
+            assert run["sizes"] == one["sizes"]
+            torch.testing.assert_close(run["outputs"], one["outputs"], rtol=1e-4, atol=1e-4)
+        for name, value in kind[0]["weights"].items():
+            assert torch.equal(value, kind[1]["weights"][name]), name
 
 
 # --------------------------------------------------------------------------------------------------------- refusals
