@@ -116,11 +116,18 @@ def misfit(tree: Mapping[str, Any], settings: Any) -> str:
     'layers in a stack must lie along the first axes of all their'
     >>> misfit({k: np.ones((4, *s)) for k, s in shapes.items()}, None)
     ''
+    >>> misfit({"h0": np.ones(3), **{k: np.ones(s) for k, s in shapes.items()}}, None)[57:111]
+    'got h0 beside those of an LRU layer, which a cut would'
     """
-    kind = "LRU" if set(tree) == NAMES else "S5" if _is_named_s5(tree) else ""
-    kind = kind or ("LinOSS" if set(tree) - {"G_diag"} == LINOSS_NAMES else "")
+    names = set(tree)
+    kind = "LRU" if names >= NAMES else "S5" if names >= _s5_names(tree) else "LinOSS" if names >= LINOSS_NAMES else ""
     if not kind:
         return ""
+    if more := sorted(names - {"LRU": NAMES, "S5": _s5_names(tree), "LinOSS": LINOSS_NAMES | {"G_diag"}}[kind]):
+        return (
+            f"every parameter of a layer must be known to its adapter, got {', '.join(more)} beside those of an {kind} layer, which a cut "
+            "would leave as they are: register an adapter of its own for this class"
+        )
     vector, other, axes, needs = _KINDS[kind]
     extra = len(getattr(tree[vector], "shape", ())) - 1
     if extra < 0 or len(getattr(tree[other], "shape", ())) != axes + extra:
@@ -217,9 +224,12 @@ def is_s5(tree: Mapping[str, Any], settings: Any) -> bool:
     return all(hasattr(settings, name) for name in S5_SETTINGS) and _s5_axes(tree) is not None
 
 
+def _s5_names(tree: Mapping[str, Any]) -> set[str]:
+    return {"Lambda_re", "Lambda_im", "B", "D", "log_step"} | ({"C1", "C2"} if "C1" in tree else {"C"})
+
+
 def _is_named_s5(tree: Mapping[str, Any]) -> bool:
-    parts = {"C1", "C2"} if "C1" in tree else {"C"}
-    return set(tree) == {"Lambda_re", "Lambda_im", "B", "D", "log_step"} | parts
+    return set(tree) == _s5_names(tree)
 
 
 def _s5_axes(tree: Mapping[str, Any]) -> tuple[int, ...] | None:

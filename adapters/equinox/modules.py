@@ -109,7 +109,7 @@ def _with_shared(roots: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[st
 
 
 def _unfit(layer: Any) -> str | None:
-    placeholders = [x for x in vars(layer).values() if type(x).__name__ == "SharedNode"]
+    placeholders = [x for x in getattr(layer, "__dict__", {}).values() if type(x).__name__ == "SharedNode"]
     return "some of its arrays are placeholders of equinox.nn.Shared: untie them first" if placeholders else None
 
 

@@ -25,6 +25,7 @@ from balred.adapters.jax.marking import marked
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import (
     S5_SETTINGS,
+    SIZES,
     adapt_lru_parameters,
     carry_lru,
     is_lru,
@@ -112,7 +113,8 @@ def _replaced_in_bound(module: Any, new: Mapping[str, Any]) -> Any:
         told = ", ".join(f"{name} {before} -> {after[name]}" for name, before in layers.items())
         raise ValueError(
             "a bound module must keep the states of all its layers in one field to be made smaller, got "
-            f"{type(plain).__name__} with {told}: reduce its variables, and make a new module with their sizes"
+            f"{type(plain).__name__} with {told}: call the field {SIZES[0]} or {SIZES[1]}, or reduce its variables, and make a new module "
+            "with their sizes"
         )
     return plain.clone(**fields).bind(replace_layers(dict(variables), new))
 
@@ -127,6 +129,23 @@ def _fields(module: Any, sizes: Mapping[int, int]) -> dict[str, Any]:
         if isinstance(value, nn.Module) and name != "parent" and (inner := _fields(value, sizes)):
             found[name] = value.clone(**inner)
     return found
+
+
+def sized(module: Any, before: int, after: int) -> dict[str, Any]:
+    """The fields of a module that hold a layer's states, with another number of them.
+
+    Raises
+    ------
+    ValueError
+        There are none, so the module would go on making parameters of its old size.
+    """
+    fields = _fields(module, {before: after}) if before != after else {}
+    if before != after and not fields:
+        raise ValueError(
+            f"a linen module must keep its states in a field to be made smaller, got {type(module).__name__} of {before} states in none of "
+            f"{', '.join(SIZES)}"
+        )
+    return fields
 
 
 class Applied(NamedTuple):

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from flax import nnx
+from flax import linen, nnx
 
+from balred.adapters.flax.linen import sized
 from balred.adapters.flax.nnx_training import InTrainingReducer
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
@@ -156,6 +157,9 @@ def _adapted(module: Any, system: System, write: Any) -> tuple[System, Rebuild]:
             setattr(new, key, getattr(new, key).replace(value))
         for key, size in resized(vars(module), system.states, reduced.states).items():
             setattr(new, key, size)
+        for key, inner in vars(module).items():
+            if isinstance(inner, linen.Module):  # what runs, in nnx.bridge.ToNNX
+                setattr(new, key, inner.clone(**sized(inner, system.states, reduced.states)))
         return new
 
     return system, rebuild
