@@ -10,11 +10,12 @@ import dataclasses
 import re
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from balred.registry.entries import entry_of
 from balred.systems.arrays import warn_caller
 
 SIZES = ("ssm_state_size", "d_state", "state_size", "mamba_d_state", "linear_key_head_dim")
@@ -36,30 +37,58 @@ class ConfigurationWarning(UserWarning):
     """
 
 
-Held = dict[tuple[str, str], int]
-"""Numbers of states in configurations, by the path of the module that holds one, and the number's name there."""
+class Number(NamedTuple):
+    """A number of states, or one for each layer, in a configuration.
+
+    Attributes
+    ----------
+    size : int, or tuple of int
+    places : tuple of (str, str)
+        The paths of the modules that hold the configuration, and the number's name there.
+    """
+
+    size: int | tuple[int, ...]
+    places: tuple[tuple[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        """That in the outermost module."""
+        return ".".join(filter(None, self.places[0]))
 
 
-def sizes_held(model: nn.Module) -> Held:
-    """The numbers of states in all configurations that the modules of a model hold.
+def sizes_held(model: nn.Module) -> list[Number]:
+    """The numbers of states in all configurations that the modules of a model hold, each once.
 
     Examples
     --------
     >>> model = nn.Sequential(nn.Linear(2, 2))
-    >>> model.config = types.SimpleNamespace(d_state=8)
+    >>> model.config = model[0].config = types.SimpleNamespace(d_state=8)
     >>> sizes_held(model)
-    {('', 'config.d_state'): 8}
+    [Number(size=8, places=(('', 'config.d_state'), ('0', 'config.d_state')))]
     """
-    return {
-        (path, key): size
-        for path, module in model.named_modules()
+    found: dict[tuple[int, str], list[tuple[str, str]]] = {}
+    sizes: dict[tuple[int, str], int | tuple[int, ...]] = {}
+    for path, module in model.named_modules():
+        own = {k: v for k, v in vars(module).items() if k in SIZES and type(v) is int}
+        several = [(k, (id(module), k), v) for k, v in own.items()]
+        for name, value in _attributes(module):
+            several += _sizes(name, value, name, set())
+        for key, owner, size in several:
+            found.setdefault(owner, []).append((path, key))
+            sizes[owner] = size
+    return [Number(sizes[owner], tuple(places)) for owner, places in found.items()]
+
+
+def _attributes(module: nn.Module) -> list[tuple[str, Any]]:
+    return [
+        (name, value)
         for name, value in vars(module).items()
         if name not in ("_parameters", "_buffers", "_modules") and "_hooks" not in name
-        for key, size in _sizes(name, value, name, set())
-    }
+    ]
 
 
-def _sizes(name: str, value: Any, path: str, met: set[int]) -> Iterator[tuple[str, int]]:
+def _sizes(name: str, value: Any, path: str, met: set[int]) -> Iterator[tuple[str, tuple[int, str], Any]]:
+    """Each number's path, what it is a member of, and the number."""
     several = isinstance(value, list) and bool(_NAMED.search(name))
     if id(value) in met or not (several or _is_configuration(name, value)):
         return
@@ -70,42 +99,118 @@ def _sizes(name: str, value: Any, path: str, met: set[int]) -> Iterator[tuple[st
         return
     for key, one in _members(value).items():
         if key in SIZES and type(one) is int:
-            yield f"{path}.{key}", one
+            yield f"{path}.{key}", (id(value), str(key)), one
+        elif _is_one_for_each(key, one):
+            yield f"{path}.{key}", (id(value), str(key)), tuple(one)
         yield from _sizes(str(key), one, f"{path}.{key}", met)
 
 
-def warn_if_torn(held: Held, model: nn.Module, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-    """Warn if layers that had the number of states of a configuration around them no longer have the one it holds now.
+def _is_one_for_each(key: Any, value: Any) -> bool:
+    """Whether it is a list of numbers of states, as hybrids have one for each of their layers; others have none, or zero."""
+    named = key in SIZES or any(key == f"{size}s" for size in SIZES)
+    return named and isinstance(value, (list, tuple)) and all(x is None or type(x) is int for x in value)
 
-    A module whose configurations hold several numbers has one for each kind of layers, so nothing is said of it.
+
+def follow_cuts(held: list[Number], model: nn.Module, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+    """Write into configurations what the layers have now that had their numbers, and warn where that is not one number.
+
+    A number belongs to the layers in the modules that hold it which had as many states, and where there are other numbers beside it to
+    those of them that write configurations; a list has one for each of all layers.
 
     Parameters
     ----------
-    held : dict
+    held : list of Number
         What :func:`sizes_held` told before.
     model : torch.nn.Module
         As it is now.
     before, after : dict
-        States of the layers by name.
+        States of the layers by name, in their order.
     """
-    now = sizes_held(model)
-    numbers: dict[str, set[int]] = {}
-    for (path, _), size in held.items():
-        numbers.setdefault(path, set()).add(size)
-    for (path, key), size in held.items():
-        if len(numbers[path]) > 1:
+    told = []
+    for number in held:
+        inside = [n for n in before if any(not p or f"{n}.".startswith(f"{p}.") for p, _ in number.places)]
+        if isinstance(number.size, tuple):
+            why = _follow_list(number, number.size, model, [before[n] for n in inside], [after[n] for n in inside])
+        else:
+            mine = {n: after[n] for n in inside if before[n] == number.size}
+            why = _follow_one(number, model, mine, held) if inside else ""  # in a layer it was made with it
+        told += [f"{number.name} {why}"] if why else []
+    if told:
+        warn_caller(
+            f"{told[0]}: a model made from it does not take their weights if they follow it; give all of them one rank, or load with "
+            "balred.load",
+            ConfigurationWarning,
+        )
+
+
+def _follow_one(number: Number, model: nn.Module, mine: Mapping[str, int], held: list[Number]) -> str:
+    """Write what the layers now have that had the number, or say why that cannot be."""
+    now = set(mine.values())
+    if len(now) > 1 and _has_others_beside(number, held):
+        now = {states for n, states in mine.items() if _writes(model, n)} or now
+    if len(now) < 2:
+        _write(number, model, now.pop() if now else number.size)
+        return ""
+    got = dict(_found(model)).get(number.places[0], number.size)
+    other = ", ".join(f"{n or 'the layer'} with {states}" for n, states in mine.items() if states != got)
+    return f"holds one number of states, {number.size} before and {got} now, and of the layers that had as many it leaves out {other}"
+
+
+def _has_others_beside(number: Number, held: list[Number]) -> bool:
+    """Whether a module holds other numbers too, so that not all of its layers may follow this one."""
+    paths = {path for path, _ in number.places}
+    return any(one.size != number.size and paths & {path for path, _ in one.places} for one in held)
+
+
+def _writes(model: nn.Module, name: str) -> bool:
+    """Whether a layer is of a kind that is known to be made from a configuration."""
+    entry = entry_of(model.get_submodule(name))
+    return entry is not None and entry.resize_model is not None
+
+
+def _follow_list(number: Number, sizes: tuple[int, ...], model: nn.Module, before: list[int], after: list[int]) -> str:
+    """The same for a list, of which those that are no number or zero are of blocks without states."""
+    if [x for x in sizes if x] == before:
+        left = iter(after)
+        _write(number, model, [next(left) if x else x for x in sizes])
+    elif {a for a, b in zip(before, after, strict=True) if a != b} & set(sizes):
+        return f"holds the numbers of states {list(sizes)}, which are not one for each layer of {before} that now have {after}"
+    return ""
+
+
+def _found(model: nn.Module) -> Iterator[tuple[tuple[str, str], Any]]:
+    return ((place, number.size) for number in sizes_held(model) for place in number.places)
+
+
+def _write(number: Number, model: nn.Module, size: Any) -> None:
+    """Put a number into all its places, where it is another one."""
+    for path, key in number.places:
+        module = model.get_submodule(path)
+        if key in SIZES:
+            vars(module)[key] = size
             continue
-        inside = [n for n, states in before.items() if states == size and (not path or f"{n}.".startswith(f"{path}."))]
-        got = now.get((path, key), size)
-        other = [f"{n or 'the layer'} with {after[n]}" for n in inside if after[n] != got]
-        if other:
-            warn_caller(
-                f"{'.'.join(filter(None, [path, key]))} holds one number of states, {size} before and {got} now, and of the layers that had as "
-                f"many it leaves out {', '.join(other)}: a model made from it does not take their weights if they follow it; give all "
-                "of them one rank, or load with balred.load",
-                ConfigurationWarning,
-            )
-            return
+        for name, value in _attributes(module):
+            new = _with_number(name, value, name, {key: size}, set())
+            if new is not value:
+                setattr(module, name, new)
+
+
+def _with_number(name: str, value: Any, path: str, wanted: Mapping[str, Any], met: set[int]) -> Any:
+    """A configuration with numbers by their paths: the same object, or another one where it cannot be changed."""
+    several = isinstance(value, list) and bool(_NAMED.search(name))
+    if id(value) in met or not (several or _is_configuration(name, value)):
+        return value
+    met.add(id(value))
+    if several:
+        value[:] = [_with_number(name, one, f"{path}[{i}]", wanted, met) for i, one in enumerate(value)]
+        return value
+    own = _members(value)
+    new = {k: wanted[f"{path}.{k}"] for k, old in own.items() if wanted.get(f"{path}.{k}", old) != old}
+    new = {k: type(own[k])(x) if isinstance(own[k], (list, tuple)) else x for k, x in new.items()}
+    for key, old in own.items():
+        if key not in new and (x := _with_number(str(key), old, f"{path}.{key}", wanted, met)) is not old:
+            new[key] = x
+    return _changed(value, new)
 
 
 def resize_configurations(module: nn.Module, states: int, before: int) -> None:
@@ -114,11 +219,10 @@ def resize_configurations(module: nn.Module, states: int, before: int) -> None:
     Others are those of layers of another kind.
     """
     met: set[int] = set()
-    for name, value in list(vars(module).items()):
-        if name not in ("_parameters", "_buffers", "_modules") and "_hooks" not in name:
-            new = _resized(name, value, states, before, met)
-            if new is not value:
-                setattr(module, name, new)
+    for name, value in _attributes(module):
+        new = _resized(name, value, states, before, met)
+        if new is not value:
+            setattr(module, name, new)
 
 
 def _resized(name: str, value: Any, states: int, before: int, met: set[int]) -> Any:
@@ -136,6 +240,11 @@ def _resized(name: str, value: Any, states: int, before: int, met: set[int]) -> 
     if name in _ARGUMENTS and isinstance(value, dict) and not sizes:
         new["d_state"] = states
     new |= {k: x for k, old in own.items() if (x := _resized(str(k), old, states, before, met)) is not old}
+    return _changed(value, new)
+
+
+def _changed(value: Any, new: Mapping[str, Any]) -> Any:
+    """A configuration with other members: the same object, or another one where it cannot be changed."""
     if isinstance(value, tuple):
         return value._replace(**new) if new else value  # type: ignore[attr-defined]  # a named one
     for key, one in new.items():

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from balred.adapters.torch.attributes import take_data
-from balred.adapters.torch.configurations import sizes_held, warn_if_torn
+from balred.adapters.torch.configurations import follow_cuts, sizes_held
 from balred.adapters.torch.obstacles import obstacles, references, tie, unfit
 from balred.adapters.torch.running import RUNNING
 from balred.adapters.torch.trying import broken, follows
@@ -176,14 +176,14 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
         standing |= references(model.get_submodule(name), layer)
     result: nn.Module = _copied(model, standing)
     tie(model, result)
-    held = sizes_held(model) if new else {}
+    held = sizes_held(model) if new else []
     before = {name: states_of(layer) for name, layer in _layers(model).items()} if held else {}
     for name, layer in new.items():
         entry = entry_of(layer)
         if entry is not None and entry.resize_model is not None:
             entry.resize_model(result, layer, before[name] if held else states_of(model.get_submodule(name)))
     if held:
-        warn_if_torn(held, result, before, before | {name: states_of(layer) for name, layer in new.items()})
+        follow_cuts(held, result, before, before | {name: states_of(layer) for name, layer in new.items()})
     return result
 
 

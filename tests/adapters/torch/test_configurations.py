@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import warnings
 from typing import Any
 
@@ -71,6 +72,90 @@ def test_where_there_are_several_numbers_each_kind_has_its_own() -> None:
     model = Hybrid(Config())
     model.config = {"ssm": Config(), "lru": Config(12)}
     assert balred.reduce(model, {"ssm": 4}, calibration=X).config == {"ssm": Config(4), "lru": Config(12)}
+
+
+@dataclasses.dataclass
+class Both:
+    d_state: int
+    mamba_d_state: int
+
+
+class Two(torch.nn.Module):
+    """Two kinds of layers, each of a number of its own in one configuration, in either order."""
+
+    def __init__(self, config: Both, order: tuple[str, ...]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.config = config
+        for name in order:
+            one = mambapy.MambaConfig(d_model=16, n_layers=1, d_state=config.mamba_d_state)
+            setattr(self, name, mambapy.MambaBlock(one) if name == "ssm" else LRU(16, config.d_state))
+
+    def forward(self, x: Any) -> Any:
+        return self.lru(x + self.ssm(x))
+
+
+@pytest.mark.parametrize("order", [("ssm", "lru"), ("lru", "ssm")], ids=" ".join)
+@pytest.mark.parametrize("sizes", [(16, 8), (8, 16)], ids=str)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_number_does_not_follow_where_another_has_come_to_be_it(
+    order: tuple[str, ...], sizes: tuple[int, int], training: bool
+) -> None:
+    """16 becomes 8, and 8 becomes 4: what was 16 must stop at 8."""
+    model = Two(Both(*sizes), order)
+    now = sizes[0] // 2, sizes[1] // 2
+    if training:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        ranks = InTrainingReducer(model, optimizer, HalfOf(), (0, 1), 1, calibration=X).step().ranks
+        now = ranks["lru"], ranks["ssm"]
+        assert now[1] == sizes[1] // 2
+        assert now[0] < sizes[0]
+    else:
+        model = balred.reduce(model, {"lru": now[0], "ssm": now[1]}, calibration=X)
+    assert model.config == Both(*now)
+    Two(model.config, order).load_state_dict(model.state_dict())
+
+
+class HalfOf:
+    """A rule that keeps half of the states."""
+
+    multiple_of = 1
+
+    def order(self, hsv: Any) -> int:
+        return len(hsv) // 2
+
+
+def test_equal_numbers_of_two_kinds_are_told_where_they_part() -> None:
+    with pytest.warns(ConfigurationWarning, match=r"^config.d_state holds one number .* leaves out lru with 4"):
+        balred.reduce(Two(Both(8, 8), ("ssm", "lru")), {"ssm": 2, "lru": 4}, calibration=X)
+
+
+@pytest.mark.parametrize("ranks", [{"0": 4}, {"0": 4, "2": 6}, {"0": 2, "1": 3, "2": 4}], ids=str)
+def test_a_list_has_one_number_for_each_layer(ranks: dict[str, int]) -> None:
+    """With zeros for blocks of other kinds; other lists are others."""
+    sizes = (8, 8, 16)
+    model = torch.nn.Sequential(*(LRU(16, n) for n in sizes))
+    model.config = types.SimpleNamespace(d_states=[8, 0, 8, 16], widths=[8, 8])
+    small = balred.reduce(model, ranks)
+    now = [ranks.get(str(i), before) for i, before in enumerate(sizes)]
+    assert small.config == types.SimpleNamespace(d_states=[now[0], 0, *now[1:]], widths=[8, 8])
+    assert model.config.d_states == [8, 0, 8, 16]
+
+
+def test_a_list_that_is_another_is_told() -> None:
+    model = torch.nn.Sequential(mambapy.MambaBlock(mambapy.MambaConfig(d_model=16, n_layers=1, d_state=8)))
+    model.config = types.SimpleNamespace(d_states=[8, 8, 16])
+    with pytest.warns(
+        ConfigurationWarning, match=r"^config.d_states holds the numbers of states \[8, 8, 16\], which are not one"
+    ):
+        balred.reduce(model, 4, calibration=X)
+
+
+def test_a_number_of_a_layer_that_writes_none_follows() -> None:
+    model = torch.nn.Sequential(LRU(16, 8), LRU(16, 12))
+    model.config = Config()
+    small = balred.reduce(model, 4)
+    assert (small.config.d_state, small.config.own, model.config.d_state) == (4, 8, 8)
 
 
 @pytest.mark.full
