@@ -11,8 +11,11 @@ more batches, or none that a layer can be seen on.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
-from collections.abc import Iterable
+import types
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -119,14 +122,14 @@ class Sharded(Place):
         """Copies of the layers with gathered tensors, by name."""
         self._reshard()
         layers = layers_in_training(self.model, self.calibration)
-        return {name: _gathered(layer, {}) for name, layer in layers.items()}
+        return {name: _gathered(layer) for name, layer in layers.items()}
 
     def opened(self) -> tuple[nn.Module, dict[str, nn.Module]]:
         """A gathered copy of the model where there are data, and its layers."""
         if self.calibration is None:
             return super().opened()
         self._reshard()
-        copied = _gathered(self.model, {}, hooks=True)
+        copied = _gathered(self.model, hooks=True)
         return copied, layers_in_training(copied, self.calibration)
 
     def put(self, layer: nn.Module, new: nn.Module) -> None:
@@ -151,7 +154,7 @@ class Sharded(Place):
     def _is_even(self, entry: Entry) -> bool:
         """Whether all layers of a kind have one size: only then what holds one for all of them can be told."""
         alike = [layer for layer in layers_of(self.model).values() if entry_of(layer) is entry]
-        return len({states_of(_gathered(layer, {})) for layer in alike}) == 1
+        return len({states_of(_gathered(layer)) for layer in alike}) == 1
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor gathered."""
@@ -183,26 +186,48 @@ _HOOKS = {
 """Where modules keep what runs around their forward, and how it is to be called."""
 
 
-def _gathered(module: nn.Module, seen: dict[int, nn.Parameter], hooks: bool = False) -> nn.Module:
-    """A copy with whole tensors, on request with hooks but for PyTorch's own; FSDP2's classes and hooks cannot be copied."""
-    cls: Any = next(c for c in type(module).__mro__ if not hasattr(c, "_get_fsdp_state"))
-    new: nn.Module = cls.__new__(cls)
-    nn.Module.__init__(new)
-    own = {k: v for k, v in vars(module).items() if not k.startswith("__composable_api") and "_hooks" not in k}
-    new.__dict__ |= {k: copy.deepcopy(v) for k, v in own.items() if k not in ("_parameters", "_buffers", "_modules")}
-    for name, p in module._parameters.items():
-        if p is not None and id(p) not in seen:
-            seen[id(p)] = nn.Parameter(_whole(p.detach()).clone(), requires_grad=p.requires_grad)
-            vars(seen[id(p)]).update(copy.deepcopy(vars(p)))
-        new._parameters[name] = None if p is None else seen[id(p)]
-    new._buffers = {name: None if b is None else b.clone() for name, b in module._buffers.items()}
-    new._modules = {name: None if m is None else _gathered(m, seen, hooks) for name, m in module._modules.items()}
-    for kind, ways in _HOOKS.items() if hooks else ():
-        own_hooks = {k: h for k, h in vars(module)[kind].items() if not str(h.__module__).startswith("torch.")}
-        vars(new)[kind].update(own_hooks)
-        for way in ways:
-            vars(new)[way].update({k: x for k, x in vars(module).get(way, {}).items() if k in own_hooks})
-    return new
+def _gathered(module: nn.Module, hooks: bool = False) -> nn.Module:
+    """A copy with whole tensors, on request with hooks but for PyTorch's own; FSDP2's classes and hooks cannot be copied.
+
+    What its modules hold otherwise they have in common with the original, which may be large or no thing to copy (a trainer), but where
+    it refers to modules and parameters, to those of the copy.
+    """
+    new: dict[int, Any] = {}
+    for one in module.modules():
+        cls: Any = next(c for c in type(one).__mro__ if not hasattr(c, "_get_fsdp_state"))
+        new[id(one)] = cls.__new__(cls)
+        nn.Module.__init__(new[id(one)])
+    for p in module.parameters():
+        new[id(p)] = nn.Parameter(_whole(p.detach()).clone(), requires_grad=p.requires_grad)
+        vars(new[id(p)]).update(copy.deepcopy(vars(p)))
+    for one in module.modules():
+        mine = new[id(one)]
+        own = {k: v for k, v in vars(one).items() if not k.startswith("__composable_api") and "_hooks" not in k}
+        mine.__dict__ |= {k: _referring(v, new) for k, v in own.items()}
+        mine._buffers = {name: None if b is None else b.clone() for name, b in one._buffers.items()}
+        for kind, ways in _HOOKS.items() if hooks else ():
+            others = {k: h for k, h in vars(one)[kind].items() if not str(h.__module__).startswith("torch.")}
+            vars(mine)[kind].update({k: _referring(h, new) for k, h in others.items()})
+            for way in ways:
+                vars(mine)[way].update({k: x for k, x in vars(one).get(way, {}).items() if k in others})
+    result: nn.Module = new[id(module)]
+    return result
+
+
+def _referring(value: Any, new: Mapping[int, Any]) -> Any:
+    """`value` with what `new` has in place of things, by their ids, also in lists, in dicts and where a method is bound."""
+    if id(value) in new:
+        return new[id(value)]
+    if type(value) in (list, tuple, set):
+        return type(value)(_referring(x, new) for x in value)
+    if type(value) in (dict, OrderedDict):
+        return type(value)((k, _referring(x, new)) for k, x in value.items())
+    if isinstance(value, types.MethodType):
+        return types.MethodType(value.__func__, _referring(value.__self__, new))
+    if type(value) is functools.partial:
+        args, kwargs = _referring((value.args, value.keywords), new)
+        return functools.partial(_referring(value.func, new), *args, **kwargs)
+    return value
 
 
 def _shard_again(record: Any, data: torch.Tensor) -> None:
