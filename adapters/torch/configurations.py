@@ -9,7 +9,8 @@ import argparse
 import dataclasses
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -111,6 +112,16 @@ def _is_one_for_each(key: Any, value: Any) -> bool:
     return named and isinstance(value, (list, tuple)) and all(x is None or type(x) is int for x in value)
 
 
+@contextmanager
+def followed(model: nn.Module, ranks: Callable[[], Mapping[str, int]]) -> Iterator[None]:
+    """Inside, layers of `model` change their sizes, which ``ranks()`` tells; afterwards its configurations hold the new ones."""
+    held = sizes_held(model)
+    before = ranks() if held else {}
+    yield
+    if held:
+        follow_cuts(held, model, before, ranks())
+
+
 def follow_cuts(held: list[Number], model: nn.Module, before: Mapping[str, int], after: Mapping[str, int]) -> None:
     """Write into configurations what the layers have now that had their numbers, and warn where that is not one number.
 
@@ -126,6 +137,7 @@ def follow_cuts(held: list[Number], model: nn.Module, before: Mapping[str, int],
     before, after : dict
         States of the layers by name, in their order.
     """
+    after = {name: after.get(name, states) for name, states in before.items()}
     told = []
     for number in held:
         inside = [n for n in before if any(not p or f"{n}.".startswith(f"{p}.") for p, _ in number.places)]

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from balred.adapters.torch.configurations import followed
 from balred.adapters.torch.modules import put_layer
 from balred.adapters.torch.obstacles import obstacles
+from balred.adapters.torch.training.followers import forget_old_shapes, others_beside
 from balred.registry.reading import layers_of
-from balred.registry.sizes import fitting
+from balred.registry.sizes import fitting, ranks_known
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -25,8 +27,8 @@ _MARK = "_balred_resizes_on_load"
 def resize_on_load(model: nn.Module) -> None:
     """Let ``model.load_state_dict`` load checkpoints in which the layers have other numbers of states.
 
-    The layers are resized in place, and their parameters stay the same objects.  Copies of the model can do this too.  An optimizer must
-    load its own state afterwards.  ``InTrainingReducer`` calls this function on its model and its averages.
+    The layers are resized in place, and their parameters stay the same objects.  Copies of the model can do this too.  Optimizers
+    forget what they have of another shape, so theirs must be loaded afterwards.  ``InTrainingReducer`` calls this function on its model and its averages.
 
     Parameters
     ----------
@@ -69,9 +71,12 @@ def _resize(model: nn.Module, stored: Mapping[str, Any], prefix: str, *_: Any) -
             wanted[name] = new
     for name, reason in obstacles({"": model}, {n: layers[n] for n in wanted}, copied=False).items():
         raise ValueError(f"a layer must be one that can be resized on load, got {name or 'the layer'}: {reason}")
-    with torch.no_grad():
+    if not wanted:
+        return
+    with torch.no_grad(), followed(model, lambda: ranks_known(layers_of(model))):
         for name, new in wanted.items():
             put_layer(model, layers[name], new)
+    forget_old_shapes(others_beside(None), model)
 
 
 def _shapes(tensors: Mapping[str, Any]) -> Shapes:

@@ -21,7 +21,7 @@ from balred.adapters.torch.trying import broken, follows
 from balred.adapters.torch.unknown import fixed, seen
 from balred.registry.entries import entry_of, register_container
 from balred.registry.kinds import Container
-from balred.registry.sizes import states_of
+from balred.registry.sizes import ranks_known, states_of
 
 
 def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -177,11 +177,11 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
     result: nn.Module = _copied(model, standing)
     tie(model, result)
     held = sizes_held(model) if new else []
-    before = {name: states_of(layer) for name, layer in _layers(model).items()} if held else {}
+    before = ranks_known(_layers(model)) if held else {}
     for name, layer in new.items():
         entry = entry_of(layer)
         if entry is not None and entry.resize_model is not None:
-            entry.resize_model(result, layer, before[name] if held else states_of(model.get_submodule(name)))
+            entry.resize_model(result, layer, states_of(model.get_submodule(name)))
     if held:
         follow_cuts(held, result, before, before | {name: states_of(layer) for name, layer in new.items()})
     return result

@@ -113,6 +113,24 @@ def ranks_of(layers: Mapping[str, Any]) -> dict[str, int]:
     return {name: states_of(layer) for name, layer in layers.items()}
 
 
+def ranks_known(layers: Mapping[str, Any]) -> dict[str, int]:
+    """The same without layers that cannot be read.
+
+    Examples
+    --------
+    >>> import balred
+    >>> ranks_known({"one": balred.testing.random_system(3), "other": ...})
+    {'one': 3}
+    """
+    found = {}
+    for name, layer in layers.items():
+        try:
+            found[name] = states_of(layer)
+        except (ValueError, TypeError, ArithmeticError):  # a layer that is refused for this
+            continue
+    return found
+
+
 def shrunk(layers: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
     """Layers of the recorded `ranks`, by name, for those that have more states; what is in them is about to be replaced.
 

@@ -138,7 +138,7 @@ def lightning(folder: Path, strategy: Any = "ddp") -> dict[str, Any]:
             return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
     reduction = InTrainingReduction(
-        RULE, WINDOW, 2, calibration=lambda: mine(signals()[:16]), log=folder / "cuts.jsonl"
+        RULE, WINDOW, 2, gradual=True, calibration=lambda: mine(signals()[:16]), log=folder / "cuts.jsonl"
     )
     saving = ModelCheckpoint(folder, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     run = pl.Trainer(
@@ -172,7 +172,14 @@ def accelerate(folder: Path) -> dict[str, Any]:
     loader = torch.utils.data.DataLoader(signals(), batch_size=BATCH // SIZE)
     model, optimizer, loader = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=1e-2), loader)
     reducer = InTrainingReducer(
-        model, optimizer, RULE, WINDOW, 2, calibration=lambda: mine(signals()[:16]), log=folder / "cuts.jsonl"
+        model,
+        optimizer,
+        RULE,
+        WINDOW,
+        2,
+        gradual=True,
+        calibration=lambda: mine(signals()[:16]),
+        log=folder / "cuts.jsonl",
     )
     accelerator.register_for_checkpointing(reducer)
     saved, losses = folder / "saved", list[float]()

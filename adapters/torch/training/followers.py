@@ -101,7 +101,7 @@ def misfits(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, tupl
 Others = list[weakref.ref[torch.optim.Optimizer]]
 
 
-def others_beside(optimizer: torch.optim.Optimizer) -> Others:
+def others_beside(optimizer: torch.optim.Optimizer | None) -> Others:
     """All other optimizers there are: one inside the one that is known (SAM), one that takes turns with it, one for each parameter."""
     found = [o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer)]
     return [weakref.ref(one) for one in found if one is not optimizer]

@@ -16,6 +16,8 @@ from balred.adapters.torch.modules import put_layer
 from balred.adapters.torch.training.followers import forget_compiled
 from balred.intraining.exchange import Alone, Exchange
 from balred.intraining.reach import layers_in_training
+from balred.registry.reading import layers_of
+from balred.registry.sizes import ranks_known
 from balred.selection.calibration import Calibration
 
 
@@ -43,6 +45,11 @@ class Place:
     def layers(self) -> dict[str, nn.Module]:
         """The layers by name, with whole tensors."""
         return layers_in_training(self.model, self.calibration)
+
+    def ranks(self) -> dict[str, int]:
+        """The states of all layers of the model, those too that cuts do not reach, in their order."""
+        whole = self.layers()
+        return ranks_known({name: whole.get(name, layer) for name, layer in layers_of(self.model).items()})
 
     def check_calibration(self) -> None:
         """Raise if there are data that cannot be used here."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from balred.adapters.torch.configurations import follow_cuts, sizes_held
+from balred.adapters.torch.configurations import followed
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.training.followers import (
     Others,
@@ -47,8 +47,7 @@ from balred.ranks.budget import Budget
 from balred.ranks.divergence import Divergence
 from balred.ranks.rules import Rule
 from balred.reduction.candidates import Smaller
-from balred.registry.reading import layers_of
-from balred.registry.sizes import ranks_of, shrunk, states_of
+from balred.registry.sizes import ranks_of, shrunk
 from balred.selection.calibration import calibration_of
 from balred.systems.arrays import to_numpy
 
@@ -215,14 +214,9 @@ class InTrainingReducer:
                     ranks_of(layers),
                     taken(self._parts, layers),
                 )
-            held = sizes_held(self.model)
-            untold = (
-                {n: states_of(x) for n, x in layers_of(self.model).items() if n not in report.ranks} if held else {}
-            )
-            changed = [tensor for name, cut in cuts.items() for tensor in self._cut(name, layers[name], cut)]
-            self._place.finish(changed)
-            now = {**untold, **report.ranks}
-            follow_cuts(held, self.model, {**now, **{cut.layer: cut.before for cut in report.cuts}}, now)
+            with followed(self.model, self._place.ranks):
+                changed = [tensor for name, cut in cuts.items() for tensor in self._cut(name, layers[name], cut)]
+                self._place.finish(changed)
             if loss is not None and before is not None:
                 report = replace(report, loss=(before, self._place.mean(float(loss()))))
         return self._judge() or report
@@ -288,8 +282,10 @@ class InTrainingReducer:
             smaller = shrunk(self._place.layers(), saved.ranks)
             if self._place.exchange.rank == 0:  # which alone writes them
                 rewind(self._sinks, saved.events)
-            for name, layer in smaller.items():
-                put_layer(self._parts, name, layer)
+            with followed(self.model, self._place.ranks):
+                for name, layer in smaller.items():
+                    put_layer(self._parts, name, layer)
+            for name in smaller:
                 for p in self.model.get_submodule(name).parameters():
                     if misfits(self.optimizer, p):
                         forget(self.optimizer, p)

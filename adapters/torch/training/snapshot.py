@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from balred.adapters.torch.configurations import followed
 from balred.adapters.torch.modules import set_layer
 from balred.adapters.torch.training.followers import random_states, set_random_states
 from balred.adapters.torch.training.place import Place
@@ -119,8 +120,9 @@ def put_back(parts: Parts, snapshot: Snapshot, ranks: Mapping[str, int]) -> None
     if layers is None:
         now = parts.place.layers()
         layers = {name: of_size(now[name], rank) for name, rank in ranks.items()}
-    for name, layer in layers.items():
-        put_layer(parts, name, layer)
+    with followed(model, parts.place.ranks):
+        for name, layer in layers.items():
+            put_layer(parts, name, layer)
     model.load_state_dict(snapshot.model)
     for name, state in snapshot.averages.items():
         parts.averages[name].load_state_dict(state)
