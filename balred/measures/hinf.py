@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import response
+from balred.systems.poles import eigenvalues
 
 _TOLD = 1e-8
 """Relative error of a peak that may be rounding."""
 _SLACK = 100.0
 """What first-order rounding errors are taken for times as large, to be sure."""
+
+_LISTED, _SQUARES = 16, (1e-140, 1e140)
+"""Up to so many matrices ordinary numbers are quicker than arrays; squares that are numbers, with all their digits."""
 
 Matrix = NDArray[Any]
 Form: TypeAlias = tuple[Matrix, Matrix, Matrix, Matrix]
@@ -223,9 +227,11 @@ def gain_of(D: Matrix) -> Matrix:
 def largest_singular_values(G: Matrix) -> Matrix:
     """The largest singular values of several matrices, shape (k,)."""
     few = min(G.shape[1:])
-    X = G if G.shape[1] == few else G.swapaxes(1, 2)
     if few > 2:
         return np.asarray(np.linalg.norm(G, 2, axis=(-2, -1)))
+    if len(G) <= _LISTED:
+        return np.array(each_largest(G))
+    X = G if G.shape[1] == few else G.swapaxes(1, 2)
     conjugate = X.conj()
     squares = np.einsum("kij,kij->ik", X, conjugate).real
     if few == 1:
@@ -233,7 +239,7 @@ def largest_singular_values(G: Matrix) -> Matrix:
     # of two rows or columns in closed form: what squares lose is small beside the largest
     (a, b), cross = squares, np.einsum("kj,kj->k", X[:, 0], conjugate[:, 1])
     total = a + b
-    if not (total.min() > 1e-140 and total.max() < 1e140):
+    if not (_SQUARES[0] < np.minimum.reduce(total) and np.maximum.reduce(total) < _SQUARES[1]):
         return np.asarray(np.linalg.norm(G, 2, axis=(-2, -1)))
     return np.asarray(np.sqrt(0.5 * (total + np.hypot(a - b, 2 * np.abs(cross)))))
 
@@ -241,14 +247,14 @@ def largest_singular_values(G: Matrix) -> Matrix:
 def each_largest(G: Matrix) -> list[float]:
     """The same of a few matrices, in ordinary numbers."""
     if min(G.shape[1:]) > 2:
-        return largest_singular_values(G).tolist()  # type: ignore[no-any-return]
+        return np.linalg.norm(G, 2, axis=(-2, -1)).tolist()  # type: ignore[no-any-return]
     X = G if G.shape[1] <= G.shape[2] else G.swapaxes(1, 2)
     found = []
     for one in (X @ X.conj().swapaxes(1, 2)).tolist():
         a, b, c = one[0][0].real, one[-1][-1].real, 2 * abs(one[0][-1])
         total = a + b
-        if not 1e-140 < total < 1e140:
-            return largest_singular_values(G).tolist()  # type: ignore[no-any-return]
+        if not _SQUARES[0] < total < _SQUARES[1]:
+            return np.linalg.norm(G, 2, axis=(-2, -1)).tolist()  # type: ignore[no-any-return]
         found.append(math.sqrt(0.5 * (total + math.hypot(a - b, c))) if len(one) > 1 else math.sqrt(a))
     return found
 
@@ -256,9 +262,7 @@ def each_largest(G: Matrix) -> list[float]:
 def response_of(form: Form, w: float) -> Matrix:
     """The transfer function of one system, matrices of shape (., .), at one frequency."""
     A, B, C, D = form
-    M = -A.astype(np.complex128)
-    M.flat[:: len(A) + 1] += 1j * w
-    return np.asarray(C.dot(backend("numpy").solve(M, B.astype(np.complex128))) + D)
+    return np.asarray(C.dot(backend("numpy").solve(1j * w * np.eye(len(A)) - A, B)) + D)
 
 
 def largest(gains: Callable[[Matrix], Matrix], w: Matrix) -> tuple[float, float]:
@@ -293,32 +297,48 @@ def on_circle(w: Any, turn: Any) -> Any:
 
 def crossings(form: Form, level: Matrix, real: bool) -> NDArray[np.float64]:
     """Frequencies at which a singular value of each transfer function equals its `level`, sorted (with some false ones), then NaN."""
+    H = hamiltonian(form, level[:, None, None])
+    w = np.linalg.eigvals(H)
+    on_axis = _on_axis(w, real)
+    if not on_axis.any():
+        return np.empty((len(H), 0))
+    return np.sort(np.where(on_axis, w.imag, np.nan), axis=-1)[:, : on_axis.sum(axis=-1).max()]
+
+
+def crossings_of_one(form: Form, level: float, real: bool) -> NDArray[np.float64]:
+    """The same of one system, matrices of shape (., .)."""
+    w = eigenvalues(hamiltonian(form, level))
+    return np.sort(w.imag[_on_axis(w, real)])
+
+
+def hamiltonian(form: Form, level: Any) -> Matrix:
+    """The matrix whose imaginary eigenvalues are the frequencies where a singular value equals the level, of one system or several."""
     A, B, C, D = form
-    n, BH, CH, dtype = A.shape[-1], ct(B), ct(C), np.result_type(A, B, C, D)
-    by = level[:, None, None]
+    n, BH, CH = A.shape[-1], ct(B), ct(C)
+    H = np.empty((*A.shape[:-2], 2 * n, 2 * n), "D" if any(x.dtype.kind == "c" for x in form) else "d")
     if D.any():
         DH = ct(D)
-        RB = np.linalg.solve(by**2 * np.eye(D.shape[-1]) - DH @ D, np.concatenate([DH @ C, BH], axis=-1))
+        RB = np.linalg.solve(level**2 * np.eye(D.shape[-1]) - DH @ D, np.concatenate([DH @ C, BH], axis=-1))
         top = A + B @ RB[..., :n]
-        right, low = by * B @ RB[..., n:], (CH @ C + CH @ D @ RB[..., :n]) / by
+        right, low = level * B @ RB[..., n:], (CH @ C + CH @ D @ RB[..., :n]) / level
     else:
-        top, right, low = A, B @ BH / by, CH @ C / by
-    H = np.empty((len(A), 2 * n, 2 * n), dtype)
-    H[:, :n, :n], H[:, :n, n:], H[:, n:, :n], H[:, n:, n:] = top, right, -low, -ct(top)
-    w = np.linalg.eigvals(H)
-    # an imaginary eigenvalue comes out with a rounding error of its real part, larger where it is double
+        top, right, low = A, B @ BH / level, CH @ C / level
+    H[..., :n, :n], H[..., :n, n:], H[..., n:, :n], H[..., n:, n:] = top, right, -low, -ct(top)
+    return H
+
+
+def _on_axis(w: Matrix, real: bool) -> NDArray[np.bool_]:
+    """Which eigenvalues may be imaginary: such a one comes out with a rounding error of its real part, larger where it is double."""
     size = np.abs(w)
-    on_axis = np.abs(w.real) <= 1e-5 * (size + 1e-3 * size.max(axis=-1, keepdims=True))
+    found: NDArray[np.bool_] = np.abs(w.real) <= 1e-5 * (size + 1e-3 * np.maximum.reduce(size, -1, keepdims=True))
     if real:
-        on_axis &= w.imag >= 0
-    if not on_axis.any():
-        return np.empty((len(A), 0))
-    return np.sort(np.where(on_axis, w.imag, np.nan), axis=-1)[:, : on_axis.sum(axis=-1).max()]
+        found &= w.imag >= 0
+    return found
 
 
 def middles(f: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Arithmetic and geometric means of neighbours: an interval may span ten decades."""
-    low, high = f[:, :-1], f[:, 1:]
+    low, high = f[..., :-1], f[..., 1:]
     return (high + low) / 2, np.sign(high) * np.sqrt(np.abs(high * low))
 
 

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from balred.measures.hinf import (
     continuous,
-    crossings,
+    crossings_of_one,
     each_largest,
     gain_of,
     gains_of,
     largest_singular_values,
-    members,
     middles,
     on_circle,
     per_time,
@@ -173,7 +172,7 @@ def _first_peak(system: DenseSystem) -> tuple[float, float] | None:
     poles, V = np.linalg.eig(A)
     size = size_of(A)
     damping = -float(poles.real.max())
-    if not damping > far(len(A), np.finfo(A.dtype).eps) * size:
+    if not damping > far(len(A), _EPS) * size:
         return _NOTHING
     try:
         inverse = backend("numpy").inverse(V)
@@ -194,10 +193,10 @@ def _first_peak(system: DenseSystem) -> tuple[float, float] | None:
     if not (clear or (unit * (change + np.abs(w)) * _most(poles, b, c, w)).max() < _TOLERANCE * best):
         return _NOTHING
     level, where = modes.top(float(w[first]))
-    found = crossings(members(form, None), np.array([level * (1 + _TOLERANCE)]), real)
+    found = crossings_of_one(form, level * (1 + _TOLERANCE), real)
     if found.size:  # most often the double ones of this peak itself
-        points = np.concatenate([*middles(found), found], axis=-1)
-        if modes.gains(points[0]).max() > level * (1 + _TOLERANCE):
+        points = np.concatenate([*middles(found), found])
+        if modes.gains(points).max() > level * (1 + _TOLERANCE):
             return None
     # a peak that is flat from zero on is told at zero
     where = 0.0 if proposed[0] >= level * (1 - _TOLERANCE) else where
@@ -262,7 +261,7 @@ def peaks_of_modes(system: DenseSystem) -> tuple[Matrix, Matrix]:
 def _frequencies(poles: Matrix, real: bool) -> Matrix:
     """Where a peak may be: zero first, then beside each pole, and from slow to fast."""
     size = np.abs(poles)
-    least, most = size.min(axis=-1, keepdims=True), size.max(axis=-1, keepdims=True)
+    least, most = (extreme.reduce(size, -1, keepdims=True) for extreme in (np.minimum, np.maximum))
     grid = 0.1 * least * (100 * most / least) ** _GRID
     beside = [poles.imag, np.sign(poles.imag) * size]
     w = np.concatenate([0 * least, *beside, grid, *([] if real else [-grid])], axis=-1)

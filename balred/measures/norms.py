@@ -127,7 +127,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
         name = {"hinf": "H-infinity", "l2": "L2", "linf": "L-infinity"}[kind]
         raise TypeError(f"the {name} norm needs concrete values, got traced arrays")
     quick = told_of_modes(system) if kind == "hinf" and solver is None else None
-    if quick is not None and not np.isnan(quick[0]).any():
+    if quick is not None and (not quick[0].ndim or not np.isnan(quick[0]).any()):
         return quick if peak else quick[0]
     if kind == "hinf":
         rest = np.isnan(quick[0]) if quick is not None and quick[0].ndim else None  # those that were told are stable
