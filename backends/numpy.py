@@ -130,7 +130,7 @@ def semidefinite_factor(x: Array) -> Array:
     whole, pivoting = (lapack(name, x.dtype.char) for name in ("potrf", "pstrf"))
 
     def factor(one: Array) -> Array:
-        L, info = whole(one, lower=1, clean=1)
+        L, info = whole(one.conj().T, lower=1, clean=1)  # the same matrix, in the order of LAPACK
         if info == 0 and L.diagonal().real.min() ** 2 > n * _CLEAR * eps:
             return np.asarray(L)
         U, order, rank, _ = pivoting(one, tol=4 * eps)
@@ -145,12 +145,11 @@ def semidefinite_factor(x: Array) -> Array:
 
 
 def congruent(Z: Array, x: Array) -> Array:
-    """``Z^H x Z`` for a Hermitian x; of one Z that is lower triangular for half of the operations."""
-    if Z.ndim > 2 or Z.shape[0] != Z.shape[1] or np.triu(Z, 1).any():
+    """The lower half of ``Z^H x Z``, which :func:`eigvalsh` reads, for a Hermitian x; of one Z that is lower triangular for a quarter of the operations."""
+    if Z.ndim > 2 or Z.shape[0] != Z.shape[1] or np.tril(Z.T, -1).any():
         return np.asarray(np.swapaxes(Z.conj(), -1, -2) @ (x @ Z))
-    times = lapack("trmm", x.dtype.char)
-    left = times(1.0, Z, x, lower=1, trans_a=2)
-    return np.asarray(times(1.0, Z, left, side=1, lower=1, overwrite_b=1))
+    product: Array = lapack("hegst" if x.dtype.kind == "c" else "sygst", x.dtype.char)(x.conj().T, Z, itype=2, lower=1)[0]
+    return product
 
 
 def svd(x: Array) -> tuple[Array, Array, Array]:
@@ -193,7 +192,7 @@ def eigvalsh(x: Array) -> Array:
     solve = lapack("heevd" if x.dtype.kind == "c" else "syevd", x.dtype.char)
     out = np.empty(x.shape[:-1], x.real.dtype)
     for at in np.ndindex(*x.shape[:-2]):
-        out[at], _, info = solve(x[at], compute_v=0, lwork=34 * x.shape[-1] + 1)  # for 32 columns at once
+        out[at], _, info = solve(x[at], compute_v=0, lower=1, lwork=34 * x.shape[-1] + 1)  # for 32 columns at once
         if info != 0:
             raise np.linalg.LinAlgError(f"eigenvalues must converge, got info = {info}")
     return out

@@ -6,6 +6,7 @@ With :math:`Z_q^H Z_p = U \Sigma V^H`, :math:`\Sigma` holds the Hankel singular 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +88,13 @@ def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, product: Array | N
     >>> spectrum_of(g, *balred.gramian_factors(g)).sigma.round(6)
     array([0.731, 0.019])
     """
-    be = backend_of(Zp, Zq)
-    U, s, Vh = be.over_batch(lambda Zq, Zp: be.svd(hankel_matrix(Zp, Zq, product)), tuple(Zp.shape[:-2]), Zq, Zp)
+    U, s, Vh = decomposed(backend_of(Zp, Zq).svd, Zp, Zq, product)
     return Spectrum(system, Zp, Zq, U, s, ct(Vh), **known)
+
+
+def decomposed(function: Callable[[Array], Any], Zp: Array, Zq: Array, product: Array | None) -> Any:
+    """What a `function` of one array makes of the product of two factors, of a batch piece by piece."""
+    be, batch = backend_of(Zp), tuple(Zp.shape[:-2])
+    if product is None:
+        return be.over_batch(lambda Zq, Zp: function(hankel_matrix(Zp, Zq)), batch, Zq, Zp)
+    return be.over_batch(lambda product: function(hankel_matrix(Zp, Zq, product)), batch, product)

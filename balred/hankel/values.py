@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from balred.hankel.gradients import cotangents
-from balred.hankel.spectrum import Spectrum, hankel_matrix, spectrum
+from balred.hankel.spectrum import Spectrum, decomposed, hankel_matrix, spectrum
 from balred.registry.reading import per_layer
 from balred.solvers.closed_form import is_siso, siso_values, squared_values_matrix
 from balred.solvers.gramians import check_precision, solved
@@ -156,9 +156,7 @@ def _values(system: System, solver: str | None) -> Array:
     if isinstance(system, DiagonalSystem) and is_siso(system) and solver in (None, "closed", "cauchy"):
         return siso_values(system, relative=solver == "cauchy")
     found = solved(system, solver)
-    Zp, Zq = found.Zp, found.Zq
-    be = backend_of(Zp)
-    return be.over_batch(lambda Zq, Zp: be.svdvals(hankel_matrix(Zp, Zq)), tuple(Zp.shape[:-2]), Zq, Zp)
+    return decomposed(backend_of(found.Zp).svdvals, found.Zp, found.Zq, found.product)
 
 
 def _padded(s: Array, n: int) -> Array:

@@ -198,8 +198,8 @@ def _gramian_factor(P: Array) -> Array:
     xp = namespace(P)
     d = xp.sqrt(xp.maximum(arrays.real(xp.linalg.diagonal(P)), arrays.zeros(arrays.real(P), ())))
     d = xp.where(d > 0, d, xp.ones_like(d))
-    scaled = P / _as(P, d[..., :, None] * d[..., None, :])
-    return _as(P, d)[..., :, None] * backend_of(P).semidefinite_factor((scaled + ct(scaled)) / 2)
+    d = _as(P, d)
+    return d[..., :, None] * backend_of(P).semidefinite_factor(P / (d[..., :, None] * d[..., None, :]))
 
 
 def _as(like: Array, x: Array) -> Array:

@@ -179,13 +179,14 @@ def solved(system: System, solver: str | None) -> Solved:
         assert isinstance(system, DiagonalSystem)
         check_stable(system)
         Zp, Zq = closed_form_factors(system, relative=solver == "cauchy")
-        if _cancels(system, Zp, Zq):
+        product, cancels = _product(system, Zp, Zq)
+        if cancels:
             try:
                 dense = smith_solved(system.to_dense())
             except UnstableError:  # of poles so close to the boundary that their logarithms alone tell them from it
-                return Solved(system, Zp, Zq, Coordinates(None))
-            Zp, Zq = dense.coordinates.factors(dense.Zp, dense.Zq)
-        return Solved(system, Zp, Zq, Coordinates(None))
+                return Solved(system, Zp, Zq, Coordinates(None), product)
+            (Zp, Zq), product = dense.coordinates.factors(dense.Zp, dense.Zq), None
+        return Solved(system, Zp, Zq, Coordinates(None), product)
     if solver == "smith":
         return smith_solved(system.to_dense())
     try:
@@ -200,18 +201,20 @@ def solved(system: System, solver: str | None) -> Solved:
     return _on_host(host, system.to_dense(), solver)
 
 
-def _cancels(system: DiagonalSystem, Zp: Array, Zq: Array) -> bool:
-    """Whether so much cancels in the product of the factors that errors of Gramians, not of factors, would be seen.
+def _product(system: DiagonalSystem, Zp: Array, Zq: Array) -> tuple[Array | None, bool]:
+    """The product of the factors, and whether so much cancels in it that errors of Gramians, not of factors, would be seen.
 
     Where there are several inputs or outputs the factors come from Gramians: Hankel singular values have an error of
-    rounding times the square of what cancels, and are to have half of their digits.
+    rounding times the square of what cancels, and are to have half of their digits.  Of others there is no need to look.
     """
     if not is_concrete(*system.leaves) or is_siso(system) or "64" not in str(arrays.real(Zp).dtype):
-        return False
+        return None, False
     xp, be = namespace(Zp), backend_of(Zp)
-    Zp, Zq = (x / xp.astype(unit_of(x), x.dtype) for x in map(be.stop_gradient, (Zp, Zq)))
-    reach, product = arrays.fro(Zp) * arrays.fro(Zq), arrays.fro(ct(Zq) @ Zp)
-    return bool(xp.any(product < _FEWEST * reach))
+    p, q = (xp.astype(unit_of(x), x.dtype) for x in (Zp, Zq))
+    Zp, Zq = Zp / p, Zq / q
+    product = ct(Zq) @ Zp
+    size, *sizes = (arrays.fro(be.stop_gradient(x)) for x in (product, Zp, Zq))
+    return product * (p * q), bool(xp.any(size < _FEWEST * sizes[0] * sizes[1]))
 
 
 def _on_host(host: Backend, system: DenseSystem, solver: str) -> Solved:
