@@ -5,6 +5,7 @@ Copies are found by the names of their leaves, so it does not matter which frame
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -47,9 +48,14 @@ def _parts(sharding: NamedSharding, axis: Any) -> int:
 
 def names_of(path: Keys) -> tuple[str, ...]:
     """The keys of a path as texts, without the last step into a flax variable."""
-    names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+    names = tuple(map(_name, path))
     inside = bool(path) and isinstance(path[-1], jax.tree_util.GetAttrKey) and names[-1] == "value"
     return names[:-1] if inside else names
+
+
+@functools.lru_cache(maxsize=4096)
+def _name(key: Any) -> str:
+    return str(jax.tree_util.keystr((key,), simple=True))
 
 
 def named_leaves(tree: Any) -> list[tuple[Keys, str, Any]]:
