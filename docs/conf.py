@@ -290,8 +290,16 @@ def loads_nothing_from_elsewhere(app: Sphinx, error: Exception | None) -> None:
         logging.getLogger(__name__).warning("%s would be loaded from elsewhere by %s", address, page)
 
 
+def unbroken_numbers(app: Sphinx, doctree: nodes.document) -> None:
+    """Keep ``1.438 ± 0.016`` and ``128 + 128`` on one line of a table's cell."""
+    for entry in doctree.findall(nodes.entry):
+        for text in list(entry.findall(nodes.Text)):
+            text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d) ([±+→]) (?=\d)", "\u00a0\\1\u00a0", text)))
+
+
 def setup(app: Sphinx) -> None:
     """Register the directives, what is looked up elsewhere, and what is checked at the end."""
+    app.connect("doctree-read", unbroken_numbers)
     app.connect("missing-reference", of_the_library)
     app.connect("autodoc-skip-member", left_out)
     app.connect("autodoc-process-docstring", no_alias)

@@ -97,7 +97,7 @@ def _run(framework: Framework, seeds: Sequence[int], folder: Path, config: DemoC
                     _one_seed(result, seed, progress, folder, stopped)
     except KeyboardInterrupt:
         result.interrupted = True
-        console.print("interrupted: the report tells of what ran")
+        console.print("interrupted: the report shows what ran")
     finally:
         with undisturbed():
             write_results(result, folder / "results.json")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from balred.cli.options import Json, Picture
-from balred.cli.output import emit_json, print_table, reported, tell
+from balred.cli.output import counted, emit_json, print_table, reported, tell
 from balred.cli.pictures import check_picture, draw
 from balred.files.inspecting import TAUS, Inspected
 from balred.files.inspecting import inspect as inspected
@@ -38,7 +38,7 @@ def inspect(
     if as_json:
         emit_json({"file": str(checkpoint), "layers": [_described(layer) for layer in layers]})
         return
-    tell(f"{checkpoint}: {len(layers)} state-space layers")
+    tell(f"{checkpoint}: {counted(len(layers), 'state-space layer')}")
     rows = [
         (layer.name or "-", layer.type, str(layer.states), *(_cell(layer, tau) for tau in TAUS)) for layer in layers
     ]

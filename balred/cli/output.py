@@ -65,6 +65,11 @@ def tell(line: str) -> None:
     typer.echo(shown(line, sys.stdout))
 
 
+def counted(number: int, noun: str) -> str:
+    """`number` and `noun`, with an s for any number but one: ``counted(1, "input")`` is ``"1 input"``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shown(text: str, stream: IO[str], lines: bool = False) -> str:
     """`text` as a terminal may see it: names come from files of strangers, and must not move its cursor or add lines.
 

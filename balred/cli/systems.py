@@ -36,7 +36,7 @@ from balred.cli.options import (
     recordings_given,
     required,
 )
-from balred.cli.output import emit_json, number, print_table, reported, say, tell
+from balred.cli.output import counted, emit_json, number, print_table, reported, say, tell
 from balred.cli.pictures import check_picture, draw
 from balred.cli.recordings import recorded_options
 from balred.cli.results import first_order, result_of
@@ -394,5 +394,5 @@ def _headline(file: Path, stored: StoredSystem) -> str:
     d = _described(file, stored)
     time = "continuous" if not stored.system.discrete else "discrete" if d["dt"] is True else f"dt = {d['dt']:.6g}"
     name = f" ({stored.name})" if stored.name else ""
-    counted = "positions" if isinstance(stored.system, SecondOrderSystem) else "states"
-    return f"{file}{name}: {d['states']} {counted}, {d['inputs']} inputs, {d['outputs']} outputs, {time}"
+    order = counted(d["states"], "position" if d["second_order"] else "state")
+    return f"{file}{name}: {order}, {counted(d['inputs'], 'input')}, {counted(d['outputs'], 'output')}, {time}"

@@ -295,7 +295,7 @@ def warn_if_capped(rank: int, states: int, capped: bool, *, recorded: bool = Fal
     if capped and states < rank:
         more = ", because the recordings excite no more" if recorded else ""
         warn_caller(
-            f"rank {rank} is beyond the numerical rank; the reduced system has {states} states{more}", RankWarning
+            f"rank {rank} is beyond the numerical rank; the order of the reduced system is {states}{more}", RankWarning
         )
 
 

@@ -60,8 +60,8 @@ def adapt(obj: Any) -> tuple[System, Rebuild]:
         )
     if entry.adapter is None:
         raise AdapterNotFound(
-            f"{qualified(type(obj))} is selective, its dynamics depend on its input, so it has no linear operator and no Hankel "
-            "singular values: reduce it with balred.reduce(model, rank, calibration=data)"
+            f"{qualified(type(obj))} is selective: its dynamics depend on its input. So it has no linear operator and no Hankel "
+            "singular values. Reduce it with balred.reduce(model, rank, calibration=data)"
         )
     check_fit(obj)
     system, rebuild = entry.adapter(obj)

@@ -6,7 +6,8 @@ import numpy as np
 import balred
 from balred.adapters.matplotlib import plot_sigma
 
-# three resonances, at 100, 200 and 400 rad/s, and the real poles -1, -2, ..., -1000; C is the transpose of B
+# three resonances, at 100, 200 and 400 rad/s, and the real poles -1, -2, ..., -1000;
+# C is the transpose of B
 resonances = -1 + 100j * np.array([1, 2, 4])
 poles = np.concatenate([resonances, resonances.conj(), -np.arange(1.0, 1001)])
 b = np.concatenate([np.full(6, 10.0), np.ones(1000)])

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mambapy.mamba import MambaBlock, MambaConfig
 from torch import nn
+
+try:
+    from mambapy.mamba import MambaBlock, MambaConfig
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("mambapy is not installed: pip install mambapy") from error
 
 
 class SelectiveScan(torch.autograd.Function):

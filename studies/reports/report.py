@@ -12,13 +12,13 @@ from balred.studies.reports.summary import HEADINGS, summary, verdicts
 from balred.studies.settings.records import RUNS, DemoResult
 
 SPECTRA = (
-    "Each line is the spectrum of the layer at one step. Where it falls steeply, the states to the right can go; "
-    "the question is how early in the training that place is known."
+    "Each line shows the Hankel singular values of the layer at one step. Where a line falls steeply, the states to the "
+    "right of the fall are not needed. A cut in training needs to know this place early."
 )
 STABILITY = (
-    "Does the ranking of the states settle early, as the method assumes? All of {}, which nothing "
-    "cut: the order of the states compared with that at the end, the rule's choice, how far the values move "
-    "from checkpoint to checkpoint and the bound on it, and how far the subspace to be kept turns."
+    "A cut in training assumes that the ranking of the states settles early. These pictures are about {}, where nothing "
+    "was cut. They show the order of the states, compared with their order at the end; the rule's choice; how far "
+    "the values move from one checkpoint to the next, with the bound on this movement; and how far the kept subspace turns."
 )
 _BASE = """<!doctype html>
 <html lang="en">
@@ -44,7 +44,7 @@ td + td, th + th { text-align: right; } th { text-align: left; vertical-align: b
 <tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
 {% for line in lines %}<p>{{ line }}</p>{% endfor %}
 {% block note %}{% endblock %}
-{% else %}<p>Nothing had run yet.</p>{% endif %}
+{% else %}<p>No run has finished yet.</p>{% endif %}
 {% if cuts %}<ul>{% for line in cuts %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 
 {% for title, text, image in figures %}
@@ -61,7 +61,7 @@ td + td, th + th { text-align: right; } th { text-align: left; vertical-align: b
 _PAGE = """{% extends "base" %}
 {% block intro %}
 <h1>In-training truncation on digits, {{ result.framework }}</h1>
-{% if result.interrupted %}<p class="warning">Interrupted: this page tells of what ran until then.</p>{% endif %}
+{% if result.interrupted %}<p class="warning">Interrupted: this page shows what ran until then.</p>{% endif %}
 <p>Handwritten digits (8x8 pixels, read as sequences of 64 numbers) are classified by {{ config.states|length }} LRU
 block{{ "s" if config.states|length > 1 }} of width {{ config.width }}. Three trainings of {{ config.steps }} steps on
 the same batches: <b>(a)</b> the full model with {{ config.states|join(" + ") }} stored states; <b>(b)</b> the same start, truncated

@@ -24,17 +24,17 @@ HEADINGS = (
 _PAGE = """{% extends "base" %}
 {% block intro %}
 <h1>{{ title }}</h1>
-{% if running %}<p class="warning">Not finished: {{ running|join(", ") }}. This page tells of what ran until now.</p>{% endif %}
+{% if running %}<p class="warning">Not finished: {{ running|join(", ") }}. This page shows what has run until now.</p>{% endif %}
 {% if config %}<p>Models of {{ config.states|length }} LRU block{{ "s" if config.states|length > 1 }} of width {{ config.width }}
 with {{ config.states|join(" + ") }} stored states, or as many as the table says, on the task {{ config.task }}{% if config.shrink > 1
 %} with images averaged over blocks of {{ config.shrink }} x {{ config.shrink }} pixels{% endif %}; {{ config.steps }} steps of
 {{ config.batch }} examples, the same for all runs of a seed. Cuts in steps 0 to {{ config.last_cut }}.</p>{% endif %}
 {% endblock %}
 {% block note %}{% if headings|length > 2 %}
-<p class="note">Mean ± sample standard deviation where there are several seeds; ratios of times are taken seed by seed.
-Test accuracy is the mean over the evaluations in the last 8 % of the training. Wall time counts training with its cuts, without evaluation,
-snapshots and checkpoints. A row <i>X-cut-τ</i> is the model of run X cut after its training to the ranks of truncated-τ, and not
-trained on. {% for line in hardware %}Hardware: {{ line }}. {% endfor %}</p>
+<p class="note">With several seeds, a cell is the mean ± the sample standard deviation. Ratios of times are taken seed by seed.
+Test accuracy is the mean over the evaluations in the last 8 % of the training. Wall time is that of the training and its cuts, without
+evaluation, snapshots and checkpoints. A row <i>X-cut-τ</i> is the model of run X, cut after its training to the ranks of truncated-τ
+without further training. {% for line in hardware %}Hardware: {{ line }}. {% endfor %}</p>
 {% endif %}{% endblock %}
 """
 
@@ -184,7 +184,9 @@ def write_run_report(root: Path) -> Path:
         There are no runs, or a file is damaged.
     """
     if not root.exists():
-        raise ValueError(f"RUN_DIR must be a folder, or the log of a reducer, got {root}: no such file")
+        raise ValueError(
+            f"RUN_DIR must be a folder, or the log of a reducer, got {root}: there is no such file or folder"
+        )
     try:
         return _written(root)
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("PyTorch is not installed: pip install 'balred[torch,studies]'") from error
 
 import balred
 from balred.adapters.torch.training.followers import random_states, set_random_states

@@ -433,7 +433,7 @@ def test_a_rank_beyond_the_numerical_rank_is_noted(tmp_path: Path) -> None:
     path = store(tmp_path / "twins.json", -np.eye(2), np.ones((2, 1)), np.ones((1, 2)))
     result = run("reduce", path, "--order", "2", "--json")
     assert result.stderr == (
-        "balred reduce: note: rank 2 is beyond the numerical rank; the reduced system has 1 states\n"
+        "balred reduce: note: rank 2 is beyond the numerical rank; the order of the reduced system is 1\n"
     )
     assert json.loads(result.stdout)["order"] == 1
 

@@ -80,6 +80,7 @@ def test_nothing_pollutes_the_top_level():
         ("control", "import balred.adapters.control", "control"),
         ("pymor", "import balred.adapters.pymor", "pymor"),
         ("matplotlib", "import balred.adapters.matplotlib", "plot"),
+        ("torch", "import balred.studies.training.study", "torch,studies"),
     ],
 )
 def test_a_missing_dependency_names_the_extra(package, code, extra):
@@ -89,6 +90,14 @@ def test_a_missing_dependency_names_the_extra(package, code, extra):
     last = done.stderr.strip().splitlines()[-1]
     assert "ModuleNotFoundError" in last
     assert f"pip install 'balred[{extra}]'" in last
+
+
+@pytest.mark.alike
+def test_a_missing_package_without_an_extra_is_named():
+    """The studies of Mamba need mambapy, which belongs to no extra."""
+    pytest.importorskip("torch")
+    done = run("import sys; sys.modules['mambapy'] = None\nimport balred.studies.models.mamba_models")
+    assert done.stderr.strip().splitlines()[-1] == "ModuleNotFoundError: mambapy is not installed: pip install mambapy"
 
 
 @pytest.mark.alike

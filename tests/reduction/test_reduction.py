@@ -193,7 +193,7 @@ def test_a_batch_whose_members_differ_in_numerical_rank(kind):
 def test_rank_beyond_the_numerical_rank_warns_and_caps():
     g = balred.ss(np.diag([-1.0, -2.0, -3.0]), [[1.0], [1.0], [0.0]], np.ones((1, 3)))
     with pytest.warns(
-        balred.RankWarning, match="rank 3 is beyond the numerical rank; the reduced system has 2 states"
+        balred.RankWarning, match="rank 3 is beyond the numerical rank; the order of the reduced system is 2"
     ) as caught:
         small = balred.reduce(g, 3)
     assert caught[0].filename == __file__  # the warning points at the call, not into the library

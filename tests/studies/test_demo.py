@@ -144,7 +144,7 @@ def test_interrupted_before_anything_ran(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(demo, "_warm_up", interrupted)
     run_demo("torch", (0,), tmp_path, TINY)
     assert json.loads((tmp_path / "results.json").read_text()) == []
-    assert "Nothing had run yet" in (tmp_path / "report.html").read_text()
+    assert "No run has finished yet" in (tmp_path / "report.html").read_text()
 
 
 def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
