@@ -148,8 +148,8 @@ def congruent(Z: Array, x: Array) -> Array:
     """The lower half of ``Z^H x Z``, which :func:`eigvalsh` reads, for a Hermitian x; of one Z that is lower triangular for a quarter of the operations."""
     if Z.ndim > 2 or Z.shape[0] != Z.shape[1] or np.tril(Z.T, -1).any():
         return np.asarray(np.swapaxes(Z.conj(), -1, -2) @ (x @ Z))
-    product: Array = lapack("hegst" if x.dtype.kind == "c" else "sygst", x.dtype.char)(x.conj().T, Z, itype=2, lower=1)[0]
-    return product
+    product, _ = lapack("hegst" if x.dtype.kind == "c" else "sygst", x.dtype.char)(x.conj().T, Z, itype=2, lower=1)
+    return np.asarray(product)
 
 
 def svd(x: Array) -> tuple[Array, Array, Array]:

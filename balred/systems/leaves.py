@@ -195,10 +195,7 @@ def are_ordinary(*several: Array) -> bool:
     """Whether squares of squares of the arrays are numbers, as far as anybody can look."""
     if all(map(is_one, several)):
         least, most = _ORDINARY
-        for x in several:  # a loop is half as long as ``all``
-            if not least < size_of(x) < most:
-                return False
-        return True
+        return all(least < size_of(x) < most for x in several)
     if not is_concrete(*several):
         return False
     xp = namespace(*several)
