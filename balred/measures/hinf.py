@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.systems.arrays import backend, ct
+from balred.systems.arrays import backend, ct, identity
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import response
 from balred.systems.poles import eigenvalues
@@ -262,7 +262,7 @@ def each_largest(G: Matrix) -> list[float]:
 def response_of(form: Form, w: float) -> Matrix:
     """The transfer function of one system, matrices of shape (., .), at one frequency."""
     A, B, C, D = form
-    return np.asarray(C.dot(backend("numpy").solve(1j * w * np.eye(len(A)) - A, B)) + D)
+    return np.asarray(C.dot(backend("numpy").solve(1j * w * identity(len(A), np.dtype(float)) - A, B)) + D)
 
 
 def largest(gains: Callable[[Matrix], Matrix], w: Matrix) -> tuple[float, float]:

@@ -25,6 +25,9 @@ _FEW = 8
 """Up to so many states a batch is computed by operations on all its members at once."""
 _STACKED = 40
 """Up to so many states the factors of one matrix are stacks of rows."""
+_LATE = 1e-2
+"""From such a norm of a power on, what follows may be too little to count: before, a slow pole that no input reaches and no output
+sees would be overlooked."""
 _FEWEST_SHED = 16
 """From so many states on, a factor of low numerical rank loses the rows it does not need."""
 
@@ -119,20 +122,18 @@ def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, flo
     factor = _Stack if len(M) <= _STACKED else _Triangle
     eps, most = arrays.eps(M), limit(M)
     P, Q, size = factor(be, Fp), factor(be, Fq), size_of(M)
-    growth, count, p = size, 0, size_of(P.F)
+    growth, count = size, 0
     while True:
         if count and not size < most:
             M, size = np.zeros_like(M), 0.0
-        Wp, Wq, reach = P.moved(ct(M)), Q.moved(M), min(size, 1.0)
-        wp = size_of(Wp)
+        Wp, Wq = P.moved(ct(M)), Q.moved(M)
         # what would follow is less than |M| times what is appended
-        last = (reach * wp <= eps * p and reach * size_of(Wq) <= eps * size_of(Q.F)) or count == MAX_DOUBLINGS
+        last = size < _LATE and size * size_of(Wp) <= eps * size_of(P.F) and size * size_of(Wq) <= eps * size_of(Q.F)
         P.append(Wp)
         Q.append(Wq)
-        if last:
+        if last or count == MAX_DOUBLINGS:
             Fp, Fq = P.finished(), Q.finished()
             return Fp, Fq, growth, count, (size_of(Fp), size_of(Fq))
-        p = math.hypot(p, wp)
         M = M.dot(M)
         size = size_of(M)
         growth, count = max(growth, size), count + 1
@@ -233,9 +234,9 @@ def _many(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array, in
             M, size = np.where(size < most, M, 0), np.where(size < most, size, 0.0)
         W = np.einsum("ijk,jlk->ilk", R, np.concatenate([M.swapaxes(0, 1).conj(), M][:sides], axis=-1))
         more = sizes(W)
-        small = np.tile(np.minimum(size, 1.0), sides) * more <= eps * weight
+        small = np.tile(size, sides) * more <= eps * weight
         be.extend_triangles(R, W)
-        done = small.reshape(sides, -1).all(axis=0)
+        done = small.reshape(sides, -1).all(axis=0) & (size < _LATE)
         last[left] = size
         if done.all() or count == MAX_DOUBLINGS:
             found[:, :, np.concatenate([left + i * k for i in range(sides)])] = R
@@ -271,9 +272,10 @@ def _several(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array,
             size = xp.where(size < most, size, xp.zeros_like(size))
         W = moved(M, F)
         # W is appended after the loop, and what would follow it is less than |M||W|
-        reach = xp.where(size < 1, size, xp.ones_like(size))
         small = functools.reduce(
-            operator.and_, (xp.all(reach * fro(w) <= eps * fro(f)) for f, w in zip(F, W, strict=True))
+            operator.and_,
+            (xp.all(size * fro(w) <= eps * fro(f)) for f, w in zip(F, W, strict=True)),
+            xp.all(size < _LATE),
         )
         return M, F, W, growth, count + 1, ~small & (count < MAX_DOUBLINGS)
 
@@ -349,11 +351,9 @@ def _cayley(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array, Array]:
             at = 0.0
         nearest = at / size if at > 0 else at
         at = at if 0 < at < math.inf else size + 1.0
-        shifted = -A
-        shifted.flat[:: n + 1] += at
-        shifted = be.inverse(shifted)
-        M = shifted * (2 * at)
-        M.flat[:: n + 1] -= 1.0
+        identity = arrays.identity(n, A.dtype)
+        shifted = be.inverse(at * identity - A)
+        M = shifted * (2 * at) - identity
         shifted *= math.sqrt(2 * at)
         return M, shifted.dot(B), C.dot(shifted), nearest
     size, length = fro(A, keepdims=True), fro(probes, keepdims=True)

@@ -200,6 +200,14 @@ def eye(x: Array, n: int) -> Array:
     return namespace(x).eye(n, dtype=x.dtype, device=device_of(x))
 
 
+@functools.lru_cache(maxsize=64)
+def identity(n: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """That of NumPy, kept: for a few states it takes longer to make than to use."""
+    made = np.eye(n, dtype=dtype)
+    made.flags.writeable = False
+    return made
+
+
 def zeros(x: Array, shape: tuple[int, ...]) -> Array:
     """Zeros in the dtype and on the device of `x`."""
     return namespace(x).zeros(shape, dtype=x.dtype, device=device_of(x))

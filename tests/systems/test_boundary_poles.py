@@ -266,3 +266,23 @@ def test_what_is_known_by_its_own_entries_is_not_told() -> None:
     balred.hsv(balred.ss(np.diag(-rates) + np.diag(rates[1:], -1), np.eye(6, 1), np.ones((1, 6))))
     for wn in (1.0, 2e3, 1e9):
         balred.hsv(scipy.signal.lti(*scipy.signal.butter(4, wn, analog=True)))
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["given", "turned"])
+@pytest.mark.parametrize("xp", ["numpy", "jax", "torch"])
+def test_an_oscillation_that_nothing_reaches_and_nothing_sees_is_one(xp, turned):
+    """Of a discrete system beside it: the sums of inputs and outputs over time end early, and say nothing of it.  The poles are
+    +-i and so on the boundary; the values of the rest are those of the rest alone."""
+    rest = balred.ss([[0.5, 0.3], [-0.3, 0.5]], [[1.0], [1.0]], [[1.0, 2.0]], dt=1)
+    A = np.kron(np.diag([1.0, 0.0]), rest.A) + np.kron(np.diag([0.0, 1.0]), [[0.0, 1.0], [-1.0, 0.0]])
+    B, C = np.vstack([rest.B, np.zeros((2, 1))]), np.hstack([rest.C, np.zeros((1, 2))])
+    T = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0] if turned else np.eye(4)
+    library = pytest.importorskip("jax.numpy" if xp == "jax" else xp)
+    A, B, C = (library.asarray(x) for x in (T @ A @ T.T, T @ B, C @ T.T))
+    g = balred.ss(A, B, C, dt=1)
+    values = np.asarray(balred.hsv(g))
+    assert np.isinf(values[:2]).all()
+    assert_allclose(values[2:], balred.hsv(rest), rtol=1e-6 if xp == "jax" else 1e-12)
+    for several in (g, balred.ss(A[None], B, C, dt=1)):
+        with pytest.raises(balred.UnstableError, match="got a pole at"):
+            balred.gramian_factors(several)
