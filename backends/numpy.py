@@ -154,12 +154,10 @@ def congruent(Z: Array, x: Array) -> Array:
 
 def svd(x: Array) -> tuple[Array, Array, Array]:
     """U, s and V^H, of the smaller shapes; in single precision where `x` is, which NumPy itself computes in double."""
-    if x.ndim == 2 and min(x.shape) > 0 and max(x.shape) <= SMALL:
+    if x.ndim == 2:
         return _lapack_svd(x, 1)
     if x.dtype.char not in "fF":
         return np.linalg.svd(x, full_matrices=False)
-    if x.ndim == 2:
-        return _lapack_svd(x, 1)
     parts = [svd(one) for one in x.reshape(-1, *x.shape[-2:])]
     U, s, Vh = (np.stack(part) for part in zip(*parts, strict=True))
     return tuple(y.reshape(*x.shape[:-2], *y.shape[1:]) for y in (U, s, Vh))  # type: ignore[return-value]
@@ -179,7 +177,7 @@ def _lapack_svd(x: Array, vectors: int) -> tuple[Array, Array, Array]:
 
 def svdvals(x: Array) -> Array:
     """The singular values alone, as :func:`svd`."""
-    if x.ndim == 2 and min(x.shape) > 0 and max(x.shape) <= SMALL:
+    if x.ndim == 2:
         return _lapack_svd(x, 0)[1]
     if x.dtype.char not in "fF":
         return np.asarray(np.linalg.svd(x, compute_uv=False))
