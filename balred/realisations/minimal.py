@@ -86,11 +86,13 @@ def _smaller(system: System, tol: float | None) -> System:
             f"minimal takes a single system, got a batch of shape {tuple(system.B.shape[:-2])}: loop over it"
         )
     be = backend_of(system.B)
-    if tol is None:
-        eps = arrays.eps(arrays.real(system.B))
-        tol = 10 * system.order * eps if isinstance(system, DiagonalSystem) else eps**0.5
+    eps = arrays.eps(arrays.real(system.B))
     host = arrays.mapped(system, lambda x: _wide(to_numpy(be.stop_gradient(x))))
-    small = minimal_diagonal(host, tol) if isinstance(host, DiagonalSystem) else minimal_realisation(host, tol)
+    small: System
+    if isinstance(host, DiagonalSystem):
+        small = minimal_diagonal(host, 10 * system.order * eps if tol is None else tol)
+    else:
+        small = minimal_realisation(host, tol, eps)
     if small is host:
         return system
     made: System = arrays.mapped(small, lambda x: be.from_numpy(x, like=system.B))
@@ -103,25 +105,29 @@ def _wide(x: Matrix) -> Matrix:
 
 _FINER = (1.0, 1e-3, 1e-6)
 """Shares of the tolerance that are tried, where time scales lie so far apart that a state of the slow ones seems to be nothing."""
-_SEEN = 1e-5
-"""What a minimal realisation may differ by from what it stands for, beside what its states pass on."""
+_SEEN, _NOISE, _ASKED = 1e-5, 3.0, 100.0
+"""By which part of a response a minimal realisation may differ, or by how many times its rounding errors; or by how many times the
+tolerance that was asked for, beside what the states pass on."""
 _KNOWN = 1e3
 """Rates are looked at that are larger than what is unknown of them by so much."""
 _PLACES = 12
 """At most so many time scales are looked at."""
 
 
-def minimal_realisation(g: DenseSystem, tol: float = 1.5e-8) -> DenseSystem:
-    """A minimal realisation of one dense system of NumPy arrays; `g` itself if it is one, or none of the same response is found."""
+def minimal_realisation(
+    g: DenseSystem, tol: float | None = None, eps: float = float(np.finfo(np.float64).eps)
+) -> DenseSystem:
+    """A minimal realisation of one dense system of NumPy arrays, whose entries are known to `eps`; `g` itself if it is one, or if none
+    of the same response is found."""
     even, ports = moderate(g)
     A, B, C, _ = rescaled(*even.leaves)
     inputs, outputs = _channels(B, C)
     whole = DenseSystem(A, B / inputs, C / outputs, g.D, g.dt)
     for share in _FINER:
-        small = _without_unreached_and_unseen(whole, tol * share)
+        small = _without_unreached_and_unseen(whole, share * (eps**0.5 if tol is None else tol))
         if small is whole:
             return g
-        if _responds_alike(whole, small, max(_SEEN, 100 * tol)):
+        if _responds_alike(whole, small, eps, 0.0 if tol is None else _ASKED * tol):
             small = dataclasses.replace(small, B=small.B * inputs, C=small.C * outputs)
             return small if ports is None else ports.system(small)
     return g
@@ -146,10 +152,12 @@ def _without_unreached_and_unseen(g: DenseSystem, tol: float) -> DenseSystem:
     return DenseSystem(S.conj().T @ A @ S, S.conj().T @ B, C @ S, g.D, g.dt)
 
 
-def _responds_alike(g: DenseSystem, small: DenseSystem, tol: float) -> bool:
-    """Whether two systems pass on the same at every time scale of the first, to `tol` of what its states pass on there.
+def _responds_alike(g: DenseSystem, small: DenseSystem, eps: float, asked: float) -> bool:
+    """Whether two systems respond alike at every time scale of the first.
 
-    The tolerance of a staircase is one of its blocks, in which the fastest states are all there is to see.
+    The tolerance of a staircase is one of its blocks, in which the fastest states are all there is to see; and in companion form the
+    states of a filter are far larger than what outputs see of them.  So the responses decide: they may differ by what `eps` of the
+    entries changes them, and where a tolerance was `asked` for, by this part of what the states pass on.
     """
     poles = known_poles(g)
     rates = np.abs(poles.at - 1 if g.discrete else poles.at)
@@ -163,10 +171,16 @@ def _responds_alike(g: DenseSystem, small: DenseSystem, tol: float) -> bool:
         with np.errstate(all="ignore"):
             try:
                 states, few = (np.linalg.solve(s * np.eye(x.order) - x.A, x.B) for x in (g, small))
+                response = g.C @ states
+                gap = float(np.linalg.norm(response - small.C @ few))
+                much = np.abs(g.C) @ np.abs(states)
+                if gap <= _SEEN * float(np.linalg.norm(response)) + asked * float(np.linalg.norm(much)):
+                    continue
+                seen = np.abs(np.linalg.solve((s * np.eye(g.order) - g.A).T, g.C.T)).T
+                noise = seen @ (np.abs(g.A) @ np.abs(states) + np.abs(g.B)) + much
             except np.linalg.LinAlgError:  # a pole is there, and nothing can be said
                 continue
-            much = float(np.linalg.norm(np.abs(g.C) @ np.abs(states)))
-            if float(np.linalg.norm(g.C @ states - small.C @ few)) > tol * much:
+            if gap > _NOISE * eps * float(np.linalg.norm(noise)):
                 return False
     return True
 

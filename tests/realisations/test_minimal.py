@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.signal
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -94,6 +95,29 @@ def test_a_distillation_column_keeps_both_states_in_any_unit(unit):
     assert minimal(g) is g
     lags = balred.diagonal(np.full(2, -1 / 75), g.B, g.C)
     assert minimal(lags) is lags
+
+
+def slow_filters():
+    """Digital filters far below the sampling rate, in the companion form of SciPy's ``tf2ss``: (name, numerator, denominator)."""
+    design = {"fs": 48e3}
+    yield "band", *scipy.signal.butter(2, (4.8, 19.2), "band", **design)
+    yield "band of six", *scipy.signal.cheby1(3, 1, (48.0, 96.0), "band", **design)
+    yield "stop", *scipy.signal.cheby2(2, 40, (4.8, 19.2), "stop", **design)
+    yield "low", *scipy.signal.ellip(4, 1, 60, 4.8, **design)
+    yield "high", *scipy.signal.cheby1(5, 1, 48.0, "high", **design)
+
+
+@pytest.mark.parametrize(("name", "b", "a"), list(slow_filters()))
+def test_slow_digital_filters_keep_their_states_and_cancel_whole(name, b, a):
+    """Every Hankel singular value counts, so every state does; and a filter less itself is nothing, in rotated coordinates too."""
+    g = balred.ss(*scipy.signal.tf2ss(b, a), dt=1)
+    sigma = balred.hsv(g)
+    assert sigma[-1] > 1e-2 * sigma[0]
+    assert minimal(g) is g
+    d = [scipy.linalg.block_diag(g.A, g.A), np.vstack([g.B, g.B]), np.hstack([g.C, -g.C])]
+    T = np.linalg.qr(np.random.default_rng(0).standard_normal(d[0].shape))[0]
+    assert minimal(balred.ss(*d, dt=1)).order == 0
+    assert minimal(balred.ss(T @ d[0] @ T.T, T @ d[1], d[2] @ T.T, dt=1)).order == 0
 
 
 def test_tolerance_is_relative_and_decides():
