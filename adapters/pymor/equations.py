@@ -112,7 +112,8 @@ class BalredRiccatiSolver(RiccatiSolver):  # type: ignore[misc]
     .. math::
         A^HXE + E^HXA - (E^HXB + S)R^{-1}(E^HXB + S)^H + C^HC = 0
 
-    for ``trans=True``, the dual equation otherwise.  One without such a solution is a ValueError.
+    for ``trans=True``, the dual equation otherwise.  The vectors of ``equation.C`` are the columns of :math:`C^H`, as pyMOR's models
+    have it; pyMOR's own solver, and its ``from_matrices``, take no conjugates.  One without such a solution is a ValueError.
 
     Examples
     --------
@@ -199,7 +200,7 @@ class BalredPositiveRiccatiSolverLR(PositiveRiccatiSolverLR):  # type: ignore[mi
             return DefaultPositiveRiccatiSolverLR().solve(equation)
         X, A, B, C, R, S = _riccati(equation, -1)
         F = np.linalg.solve(R, (X @ B + S).conj().T)
-        check_stable(ss(A, B, C))
+        check_stable(ss(A, B, np.zeros((1, len(A)))))
         Z = observability_factor(A, np.vstack([C, np.linalg.cholesky(R).conj().T @ F]), 0)
         return equation.A.source.from_numpy(Z)
 
@@ -242,6 +243,8 @@ def _riccati(equation: Any, sign: int) -> tuple[Matrix, Matrix, Matrix, Matrix, 
         A, C = (np.linalg.solve(E.conj().T, x.conj().T).conj().T for x in (A, C))
         S = np.linalg.solve(E.conj().T, S)
     R = np.eye(B.shape[1]) if equation.R is None else equation.R
+    if not B.shape[1]:  # a Lyapunov equation
+        B, S, R = _some(B), _some(S), np.eye(1)
     rule = "the Riccati equation must have a stabilising solution"
     X = stabilising(Equation(A, B, C.conj().T @ C, sign * R, S, False), rule)
     return X, A, B, C, R, S
@@ -263,7 +266,12 @@ def _matrices(equation: Any, sparse_from: int | None) -> tuple[Any, Any, Matrix]
         A, E = full(A), None if E is None else full(E)
     if equation.trans:
         A, E = A.conj().T, None if E is None else E.conj().T
-    return A, E, equation.B.to_numpy()
+    return A, E, _some(equation.B.to_numpy())
+
+
+def _some(V: Matrix) -> Matrix:
+    """V, or one column of zeros in the place of none: nothing drives the equation, and its solution is zero."""
+    return V if V.shape[1] else np.zeros((len(V), 1), V.dtype)
 
 
 def _state_space(A: Matrix, E: Matrix | None, V: Matrix, equation: Any) -> DenseSystem:

@@ -116,6 +116,28 @@ def test_dense_solutions(n: int, m: int, with_E: bool, trans: bool, cont_time: b
     assert_allclose(X, X.T, rtol=1e-9, atol=1e-12 * np.abs(X).max())
 
 
+@pytest.mark.parametrize("trans", [False, True])
+def test_equations_that_nothing_drives(trans: bool) -> None:
+    """Without a column on the right, or without an input, X = 0 solves them, and with outputs alone a Lyapunov equation is left."""
+    A, none, some = np.array([[-1.0, 2.0], [0.0, -3.0]]), np.zeros((2, 0)), np.ones((2, 1))
+    equation = LyapunovEquation.from_matrices(A, None, none.T if trans else none, trans=trans)
+    assert not np.any(equation.solve(BalredLyapunovSolver()))
+    assert not np.any(equation.solve_lr(BalredLyapunovSolverLR()).to_numpy())
+    drive, rest = (none, some.T) if trans else (some, none.T)
+    lyapunov = LyapunovEquation.from_matrices(A, None, some.T if trans else some, trans=trans)
+    for kind, full, lr in (
+        (RiccatiEquation, BalredRiccatiSolver, BalredRiccatiSolverLR),
+        (PositiveRiccatiEquation, BalredPositiveRiccatiSolver, BalredPositiveRiccatiSolverLR),
+    ):
+        riccati = kind.from_matrices(A, None, drive, rest, trans=trans)
+        assert_allclose(riccati.solve(full()), lyapunov.solve(BalredLyapunovSolver()), rtol=1e-12)
+        Z = riccati.solve_lr(lr()).to_numpy()
+        assert_allclose(Z @ Z.T, lyapunov.solve(BalredLyapunovSolver()), rtol=1e-12)
+        still = kind.from_matrices(A, None, *((some, none.T) if trans else (none, some.T)), trans=trans)
+        assert not np.any(still.solve(full()))
+        assert not np.any(still.solve_lr(lr()).to_numpy())
+
+
 def test_an_unstable_equation_has_no_factor() -> None:
     equation = LyapunovEquation.from_matrices(np.diag([1.0, -2.0]), None, np.ones((2, 1)))
     with pytest.raises(balred.UnstableError, match="got a pole at 1"):
