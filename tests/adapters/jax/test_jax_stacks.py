@@ -177,13 +177,13 @@ def agree(stack: Any, values: Any, how: Any) -> None:
     assert max(row.after or 0 for row in balred.plan(apart, RULE, calibration=DATA, vmapped=True).rows) <= rank < 8
     want = balred.reduce(apart, rank, calibration=DATA, vmapped=True)
     for i, one in enumerate(want.layers):
-        for got, value in zip(modes({k: x[i] for k, x in stack.items()}), modes(vars(one)), strict=True):
+        for got, value in zip(modes(stack, i), modes(vars(one), ...), strict=True):
             np.testing.assert_allclose(got, value, rtol=0, atol=1e-4 * np.abs(value).max())
 
 
-def modes(tree: Any) -> tuple[Any, Any]:
+def modes(tree: Any, member: Any) -> tuple[Any, Any]:
     """Poles, and what each adds to the operator: a state may have either sign."""
-    values = {k: np.asarray(tree[k]) for k in lru_copies.parameters(1)}
+    values = {k: np.asarray(tree[k])[member] for k in lru_copies.parameters(1)}
     B, C = (values[f"{k}_re"] + 1j * values[f"{k}_im"] for k in "BC")
     poles = np.exp(-np.exp(values["nu_log"]) + 1j * np.exp(values["theta_log"]))
     return poles, np.exp(values["gamma_log"])[:, None, None] * C.T[:, :, None] * B[:, None, :]

@@ -14,6 +14,7 @@ mambapy = pytest.importorskip("mambapy.mamba")
 
 import balred  # noqa: E402
 from balred.adapters.torch import LRU, ConfigurationWarning, InTrainingReducer  # noqa: E402
+from balred.intraining import Guard  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::balred.reduction.SkippedWarning")
 X = torch.randn(4, 12, 16, generator=torch.Generator().manual_seed(1))
@@ -114,6 +115,28 @@ def test_a_number_does_not_follow_where_another_has_come_to_be_it(
         model = balred.reduce(model, {"lru": now[0], "ssm": now[1]}, calibration=X)
     assert model.config == Both(*now)
     Two(model.config, order).load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("sizes", [(16, 8), (8, 16)], ids=str)
+def test_every_change_of_sizes_is_followed(sizes: tuple[int, int]) -> None:
+    """A rollback, a resumed training, a checkpoint of another size."""
+    made = [Two(Both(*sizes), ("ssm", "lru")) for _ in range(3)]
+    worse = iter([1.0, 0.0])
+    guards = (Guard(lambda model: next(worse), tolerance=0.0, delay=0), None)
+    trainings = [
+        InTrainingReducer(
+            model, torch.optim.SGD(model.parameters(), lr=0.0), HalfOf(), (0, 1), 1, calibration=X, guard=guard
+        )
+        for model, guard in zip(made, (*guards, None), strict=True)
+    ]
+    assert trainings[0].step().restored
+    assert made[0].config == Both(*sizes)
+    trainings[1].step()
+    assert made[1].config.mamba_d_state == sizes[1] // 2
+    trainings[2].load_state_dict(trainings[1].state_dict())
+    assert made[2].config == made[1].config
+    made[2].load_state_dict(made[0].state_dict())  # a reducer lets its model take any size
+    assert made[2].config == Both(*sizes)
 
 
 class HalfOf:

@@ -121,3 +121,22 @@ def test_a_training_is_loaded_in_any_order(order: list[str]) -> None:
         step(parts)
     assert second["reducer"].state_dict() == first["reducer"].state_dict()
     assert same(second["model"], first["model"])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_optimizer_forgets_what_it_has_of_another_shape(fused: bool) -> None:
+    """Its next step would stop, or, fused, go on with moments of other parameters."""
+    model, small = (torch.nn.Sequential(LRU(2, states), torch.nn.Linear(2, 1)) for states in (16, 4))
+    optimizer = torch.optim.Adam(model.parameters(), fused=fused)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(torch.ones(1, 5, 2)).sum().backward()
+        optimizer.step()
+
+    step()
+    resize_on_load(model)
+    model.load_state_dict(small.state_dict())
+    step()
+    assert {int(optimizer.state[p]["step"]) for p in model[1].parameters()} == {2}
+    assert optimizer.state[model[0].B_re]["exp_avg"].shape == (4, 2)
