@@ -158,7 +158,8 @@ def _layers(model: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
-        if name and not inside and entry_of(module) is not None and not _passes_on(module):
+        fixed_code = isinstance(module, torch.jit.ScriptModule)
+        if name and not (inside or fixed_code) and entry_of(module) is not None and not _passes_on(module):
             found[name] = module
     return found
 

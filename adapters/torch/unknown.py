@@ -28,15 +28,19 @@ _DYNAMICS = {"A_log", "A", "log_A_real", "A_real", "A_imag", "Lambda", "Lambda_r
 
 def seen(model: nn.Module) -> list[str]:
     """Of modules with tensors called as in state-space layers, what they lack to be layers that an adapter knows."""
-    if isinstance(model, torch.jit.ScriptModule):
-        return [
-            f"itself ({type(model).__name__}) is traced or scripted, so its code is fixed: cut the module that it was made of"
-        ]
     told: dict[str, str] = {}
     inside = {id(part) for _, module, _ in _fixed(model) for part in module.modules()}
     for name, module in model.named_modules():
+        if id(module) in inside:
+            continue
+        if isinstance(module, torch.jit.ScriptModule):
+            told[f"{name} is code"] = (
+                f"{name or 'itself'} ({type(module).__name__}) is traced or scripted, so its code is fixed: cut the module that it was made of"
+            )
+            inside |= {id(part) for part in module.modules()}
+            continue
         held = {*module._parameters, *module._buffers, *vars(module)}
-        if not (held & _DYNAMICS) or id(module) in inside or entry_of(module) is not None:
+        if not (held & _DYNAMICS) or entry_of(module) is not None:
             continue
         lacks = {kind: [n for n in names if not _has(module, n)] for kind, names in _LAYOUTS.items()}
         kind = min(lacks, key=lambda k: len(lacks[k]) / len(_LAYOUTS[k]))
@@ -76,8 +80,10 @@ def fixed(model: nn.Module) -> list[str]:
 def _fixed(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """The outermost ones, with their names."""
     last: str | None = None
-    for name, module in () if isinstance(model, torch.jit.ScriptModule) else model.named_modules():
-        if last is not None and (not last or name.startswith(f"{last}.")):
+    for name, module in model.named_modules():
+        if (last is not None and (not last or name.startswith(f"{last}."))) or isinstance(
+            module, torch.jit.ScriptModule
+        ):
             continue
         why = next((why for kind in _KINDS if (why := kind(module)) is not None), None)
         if why is not None and entry_of(module) is None:

@@ -413,6 +413,23 @@ def test_a_traced_model_is_told_to_be_none_that_is_known() -> None:
         balred.reduce(torch.jit.trace(model, torch.randn(2, 9, 3)), 4)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_layers_that_are_known_by_their_parameters_are_told_too() -> None:
+    """Of their own, within a traced module, and beside others, which are cut."""
+    mixer = build("Mamba").backbone.layers[0].mixer.eval()
+    x = torch.randn(2, 9, 32)
+    traced = torch.jit.trace(mixer, (x,))
+    for model, name in (
+        (torch.nn.Sequential(traced), "0"),
+        (torch.jit.trace(torch.nn.Sequential(mixer), (x,)), "itself"),
+    ):
+        with pytest.raises(AdapterNotFound, match=rf"{name} \(.*\) is traced or scripted, so its code is fixed"):
+            balred.reduce(model, 4, calibration=x)
+    small = balred.reduce(torch.nn.Sequential(traced, LRU(32, 8)), 4)
+    assert small[1].states == 4
+    assert small[0].A_log.shape == mixer.A_log.shape
+
+
 def test_a_loss_that_is_none_to_be_called_is_refused_at_once() -> None:
     model = lru()
     with pytest.raises(TypeError, match="loss must be a function that returns the loss of the last batch, got float"):
