@@ -59,18 +59,24 @@ def _obstacles(roots: Mapping[str, Any], layers: Mapping[str, Any], *, copied: b
 
 def _held(roots: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str, str]:
     """Layers that something else in a model has too: a function by its closure, a static field, what ``filter_jit`` returned."""
-    found: dict[str, str] = {}
-    for name, layer in layers.items():
-        mine = {id(x) for x in (layer, *jax.tree.leaves(layer)) if x is layer or _is_tensor(x)}
-        reaches = Reach(mine, (jax.Array,), (eqx.Module, jax.Array), lambda x: False)
-        for path, root in roots.items():
-            where = next((place for place, x in _beside_layers(root) if reaches(x, shared=True)), None)
-            if where is not None:
-                found[name] = (
-                    f"{'.'.join(filter(None, (path, where)))} is or has a function that holds it, or arrays of it, and would go on running "
-                    "the layer that it was: make the layer a field of a module, and call it by that"
-                )
-    return found
+    mine = {name: {id(x) for x in (y, *jax.tree.leaves(y)) if x is y or _is_tensor(x)} for name, y in layers.items()}
+    beside = [
+        (".".join(filter(None, (path, where))), x) for path, root in roots.items() for where, x in _beside_layers(root)
+    ]
+    if _first_that_holds(beside, set().union(*mine.values())) is None:
+        return {}
+    found = {name: _first_that_holds(beside, one) for name, one in mine.items()}
+    return {
+        name: f"{where} is or has a function that holds it, or arrays of it, and would go on running the layer that it was: make the layer "
+        "a field of a module, and call it by that"
+        for name, where in found.items()
+        if where is not None
+    }
+
+
+def _first_that_holds(beside: list[tuple[str, Any]], inside: set[int]) -> str | None:
+    reaches = Reach(inside, (jax.Array,), (eqx.Module, jax.Array), lambda x: False)
+    return next((where for where, x in beside if reaches(x, shared=True)), None)
 
 
 def _beside_layers(root: Any) -> Iterator[tuple[str, Any]]:

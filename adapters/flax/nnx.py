@@ -87,19 +87,28 @@ def _obstacles(roots: Mapping[str, Any], layers: Mapping[str, Any], *, copied: b
 
 def _held(roots: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str, str]:
     """Layers that functions in a model hold, which a clone has in common with it."""
-    found: dict[str, str] = {}
-    for name, layer in layers.items():
-        inside = {id(x) for x in (layer, *_parameters(layer).values())}
-        reaches = Reach(inside, (jax.Array,), (nnx.Module, nnx.Variable), lambda x: isinstance(x, (list, tuple, dict)))
-        for root in roots.values():
-            for place, module in [("", root), *_named(root)]:
-                held = [k for k, x in vars(module).items() if not k.startswith("_") and callable(x) and reaches(x)]
-                if held and not isinstance(vars(module)[held[0]], nnx.Module):
-                    found[name] = (
-                        f"{'.'.join(filter(None, (place, held[0])))} is or has a function that holds it, so a smaller copy would go on "
-                        "running the original: make the layer an attribute of a module, and call it by that"
-                    )
-    return found
+    mine = {name: {id(x) for x in (layer, *_parameters(layer).values())} for name, layer in layers.items()}
+    functions = [
+        (".".join(filter(None, (path, place, key))), value)
+        for path, root in roots.items()
+        for place, module in [("", root), *_named(root)]
+        for key, value in vars(module).items()
+        if not key.startswith("_") and callable(value) and not isinstance(value, nnx.Module)
+    ]
+    if _first_that_holds(functions, set().union(*mine.values())) is None:
+        return {}
+    found = {name: _first_that_holds(functions, one) for name, one in mine.items()}
+    return {
+        name: f"{where} is or has a function that holds it, so a smaller copy would go on running the original: make the layer an attribute "
+        "of a module, and call it by that"
+        for name, where in found.items()
+        if where is not None
+    }
+
+
+def _first_that_holds(functions: list[tuple[str, Any]], inside: set[int]) -> str | None:
+    reaches = Reach(inside, (jax.Array,), (nnx.Module, nnx.Variable), lambda x: isinstance(x, (list, tuple, dict)))
+    return next((where for where, x in functions if reaches(x)), None)
 
 
 def _opened(model: Any, names: Mapping[str, str]) -> Opened:
