@@ -44,18 +44,17 @@ class Reach:
         self, inside: set[int], ends: tuple[type, ...], parts: tuple[type, ...], copies: Callable[[Any], bool]
     ) -> None:
         self._inside, self._ends, self._parts, self._copies = inside, (*_ENDS, *ends), parts, copies
-        self._met: set[tuple[int, bool]] = set()
+        self._met: dict[tuple[int, bool], Any] = {}
+        """What was met, which must live as long, or its id may be another's."""
 
     def __call__(self, value: Any, shared: bool = False) -> bool:
         """Whether `value` leads there by way of a function; with `shared` in any way, since it is held as it is itself."""
         todo = [(value, shared)]
-        kept = []  # what was met must live, or its id may be another's
         while todo:
             x, shared = todo.pop()
             if (id(x), shared) in self._met:
                 continue
-            self._met.add((id(x), shared))
-            kept.append(x)
+            self._met[id(x), shared] = x
             if id(x) in self._inside:
                 if shared:
                     return True

@@ -7,6 +7,7 @@ identity: each gets smaller data.
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -185,6 +186,11 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
             entry.resize_model(result, layer, states_of(model.get_submodule(name)))
     if held:
         follow_cuts(held, result, before, before | {name: states_of(layer) for name, layer in new.items()})
+    inside = [x for module in result.modules() for x in vars(module).values() if isinstance(x, torch.optim.Optimizer)]
+    if inside:  # as agents have one; late, since what trains a model stands on this file
+        from balred.adapters.torch.training.followers import forget_old_shapes
+
+        forget_old_shapes([weakref.ref(one) for one in inside], result)
     return result
 
 

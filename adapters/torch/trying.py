@@ -56,7 +56,7 @@ def follows(one: nn.Module, same: nn.Module, other: nn.Module) -> str | None:
     Examples
     --------
     >>> layers = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
-    >>> follows(layers[0], layers[0], layers[2]), follows(*layers).partition(",")[0]
+    >>> follows(layers[0], layers[0], layers[2]), follows(*layers)[:30]
     (None, 'other outputs with more states')
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -157,6 +157,26 @@ class Both(torch.nn.Module):
             setattr(self.b, name, getattr(self.f, name))
 
 
+def test_an_optimizer_in_a_model_goes_on_with_the_smaller_copy() -> None:
+    """Of parameters that were cut it starts anew; in the model it stays what it was."""
+    model = torch.nn.Sequential(lru(), torch.nn.Linear(3, 1))
+    model.optimizer = torch.optim.Adam(model.parameters())
+
+    def step(model: Any) -> None:
+        model.optimizer.zero_grad()
+        model(torch.ones(2, 5, 3)).sum().backward()
+        model.optimizer.step()
+
+    step(model)
+    small = balred.reduce(model, 4)
+    for _ in range(2):
+        step(small)
+    assert {int(small.optimizer.state[p]["step"]) for p in small[1].parameters()} == {3}
+    assert small.optimizer.state[small[0].B_re]["exp_avg"].shape == (4, 3)
+    assert model.optimizer.state[model[0].B_re]["exp_avg"].shape == (16, 3)
+    step(model)
+
+
 def test_layers_that_share_states_are_refused_and_those_that_share_others_stay_tied() -> None:
     """D has no states: a cut leaves it, and it stays one parameter."""
     tied = Both("nu_log")
