@@ -60,9 +60,13 @@ def cut_averages(layers: Sequence[nn.Module], live: nn.Module, cut: Smaller) -> 
 def forget(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> None:
     """Start the optimizer's state of `p` afresh, step count and bias correction included."""
     optimizer.state.pop(p, None)
-    if isinstance(optimizer, torch.optim.Adagrad):  # the only one that does not start it lazily
+    if isinstance(optimizer, torch.optim.Adagrad):  # which does not start it lazily
         start = optimizer.defaults["initial_accumulator_value"]
         optimizer.state[p] = {"step": torch.tensor(0.0), "sum": torch.full_like(p.data, start)}
+    elif isinstance(optimizer, torch.optim.SGD):  # fused, all parameters of a group must have a buffer, or none
+        group = next(g for g in optimizer.param_groups if any(q is p for q in g["params"]))
+        if group.get("fused") and group["momentum"] != 0:
+            optimizer.state[p] = {"momentum_buffer": torch.zeros_like(p.data)}
 
 
 def check_holds(optimizer: torch.optim.Optimizer, layers: Mapping[str, nn.Module]) -> None:
@@ -74,6 +78,23 @@ def check_holds(optimizer: torch.optim.Optimizer, layers: Mapping[str, nn.Module
             raise ValueError(
                 f"the optimizer must hold every parameter of a layer to be cut, got {name or 'layer'} without {', '.join(stray)}"
             )
+
+
+def check_keeps_nothing(optimizer: Any, layers: Mapping[str, nn.Module]) -> None:
+    """Raise if what is around an optimizer keeps tensors of its own for parameters of the layers, as averages of weights are kept."""
+    shapes = {tuple(p.shape) for layer in layers.values() for p in layer.parameters()}
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        for key, value in vars(optimizer).items():
+            several = (
+                value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+            )
+            kept = [x for x in several if isinstance(x, torch.Tensor) and not isinstance(x, nn.Parameter)]
+            if any(x.ndim > 0 and tuple(x.shape) in shapes for x in kept):
+                raise ValueError(
+                    f"what is around an optimizer must keep nothing of the parameters' shapes, got a {type(optimizer).__name__} with tensors in "
+                    f"{key}: give the optimizer inside it, and start the {type(optimizer).__name__} after the window"
+                )
+        optimizer = inner
 
 
 def check_shapes(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

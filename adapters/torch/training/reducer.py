@@ -21,6 +21,7 @@ from balred.adapters.torch.training.followers import (
     averaged,
     bare,
     check_holds,
+    check_keeps_nothing,
     check_shapes,
     cut_averages,
     forget,
@@ -115,7 +116,7 @@ class InTrainingReducer:
         **options: Any,
     ) -> None:
         self.policy = TrainingSettings(rule, window, attempts, **options)
-        optimizer = bare(optimizer)
+        given, optimizer = optimizer, bare(optimizer)
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError("the optimizer must keep its state by parameter, got LBFGS, which keeps one flat history")
         for other in restore:
@@ -148,6 +149,7 @@ class InTrainingReducer:
             check_cuttable(self.model, layers, whole)
             with unseen():
                 check_data(*self._place.opened(), self.calibration)
+        check_keeps_nothing(given, layers)
         check_holds(optimizer, layers)
         check_shapes(self.model, optimizer)
 

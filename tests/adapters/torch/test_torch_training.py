@@ -520,3 +520,51 @@ def test_optimizers_inside_and_beside_the_one_that_is_known_follow(fused: bool) 
         }
         assert int(one.state[layer.nu_log]["step"]) == 2  # begun afresh after the cut
         assert int(one.state[layer.D]["step"]) == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"foreach": True}, {"fused": True}, {"fused": True, "nesterov": True}], ids=str
+)
+def test_momentum_starts_afresh_however_steps_are_computed(options: Any) -> None:
+    """As in a model with these weights whose other parameters have their momentum; a fused step stopped with an error."""
+    layer = LRU(2, 16, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-2, momentum=0.9, **options)
+    reducer = InTrainingReducer(layer, optimizer, balred.Order(4), (0, 2), 1)
+
+    def step(layer: Any, optimizer: Any) -> None:
+        optimizer.zero_grad()
+        layer(torch.ones(2, 9, 2)).square().mean().backward()
+        optimizer.step()
+
+    for _ in range(2):
+        step(layer, optimizer)
+        reducer.step()
+    again = LRU(2, 4)
+    again.load_state_dict(layer.state_dict())
+    other = torch.optim.SGD(again.parameters(), lr=1e-2, momentum=0.9, nesterov=options.get("nesterov", False))
+    other.state[again.D]["momentum_buffer"] = optimizer.state[layer.D]["momentum_buffer"].clone()
+    for _ in range(3):
+        step(layer, optimizer)
+        step(again, other)
+    for p, q in zip(layer.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+class Lookahead:
+    """Slow weights beside those that an optimizer changes."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+        self.slow = {p: p.detach().clone() for group in self.param_groups for p in group["params"]}
+
+
+def test_weights_that_are_kept_around_an_optimizer_are_refused_at_once() -> None:
+    """After a cut they would have the old shapes."""
+    layer = LRU(2, 16)
+    around = Lookahead(torch.optim.SGD(layer.parameters(), lr=1e-2))
+    with pytest.raises(
+        ValueError, match="must keep nothing of the parameters' shapes, got a Lookahead with tensors in slow"
+    ):
+        InTrainingReducer(layer, around, balred.Order(4), (0, 2), 1)
+    around.slow.clear()
+    assert InTrainingReducer(layer, around, balred.Order(4), (0, 2), 1).optimizer is around.optimizer
