@@ -125,7 +125,7 @@ def misfit(tree: Mapping[str, Any], settings: Any) -> str:
         return ""
     if more := sorted(names - {"LRU": NAMES, "S5": _s5_names(tree), "LinOSS": LINOSS_NAMES | {"G_diag"}}[kind]):
         return (
-            f"every parameter of a layer must be known to its adapter, got {', '.join(more)} beside those of an {kind} layer, which a cut "
+            f"every parameter of a layer must be known to its adapter, got {', '.join(more)} beside those of {'a' if kind == 'LinOSS' else 'an'} {kind} layer, which a cut "
             "would leave as they are: register an adapter of its own for this class"
         )
     vector, other, axes, needs = _KINDS[kind]

@@ -195,16 +195,20 @@ def test_messages() -> None:
         balred.reduce(stiff, 3)
 
 
-@pytest.mark.parametrize("change", ["scheme", "width", "extra"])
+@pytest.mark.parametrize("change", ["scheme", "width"])
 def test_other_modules_are_not_recognised(change: str) -> None:
     layer = linoss("damped")
     if change == "scheme":
         layer = LinOSS(**{k: v for k, v in vars(layer).items() if k != "discretization"}, discretization="RK4")
-    elif change == "width":
-        layer = eqx.tree_at(lambda m: m.D, layer, jnp.ones(4))
     else:
-        layer = eqx.tree_at(lambda m: m.state_dim, layer, jnp.ones(4))
+        layer = eqx.tree_at(lambda m: m.D, layer, jnp.ones(4))
     with pytest.raises(AdapterNotFound):
+        balred.reduce(layer, 3)
+
+
+def test_a_parameter_that_is_not_known_is_refused_by_name() -> None:
+    layer = eqx.tree_at(lambda m: m.state_dim, linoss("damped"), jnp.ones(4))
+    with pytest.raises(ValueError, match="got state_dim beside those of a LinOSS layer"):
         balred.reduce(layer, 3)
 
 

@@ -96,12 +96,17 @@ def test_layers_inside_models_are_found() -> None:
     assert balred.reduce(model, 4)[1]["ssm"].P == 4
 
 
-@pytest.mark.parametrize("change", ["extra", "width", "setting"])
+def test_a_parameter_that_is_not_known_is_refused_by_name() -> None:
+    full = nnx_layer()
+    full.scale = nnx.Param(jnp.ones(3))
+    with pytest.raises(ValueError, match="got scale beside those of an S5 layer"):
+        balred.reduce(full, 4)
+
+
+@pytest.mark.parametrize("change", ["width", "setting"])
 def test_other_modules_are_not_recognised(change: str) -> None:
     full = nnx_layer()
-    if change == "extra":
-        full.scale = nnx.Param(jnp.ones(3))
-    elif change == "width":
+    if change == "width":
         full.D = nnx.Param(jnp.ones(4))
     else:
         del full.conj_sym
