@@ -132,7 +132,7 @@ def cut(model: Trained, rank: int, data: Any, **options: Any) -> tuple[Any, bool
 
 
 def cut_along(directions: int, model: Trained, rank: int, data: Any) -> Any:
-    """The same with so many directions of the outputs for each batch."""
+    """The same with so many directions of the outputs for each sequence."""
     places = ("balred.layers.passages.DRAWS", "balred.adapters.torch.running.DRAWS")
     with contextlib.ExitStack() as stack:
         for place in places:
@@ -246,7 +246,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
     drawn = sorted({str(row["costs"].get("drawn", row.get("drawn", 4))) for row in rows if row["costs"]})
     texts.append(
         "Time of one `balred.reduce` in training steps, and the memory that it adds in MB (the first seed, "
-        f"{' or '.join(drawn)} directions a batch).\n"
+        f"{' or '.join(drawn)} directions a sequence).\n"
     )
     texts.append(
         markdown(["model", "noise", "64 sequences", f"{SEQUENCES} sequences"], [_costs(n, rows) for n in over])
@@ -273,7 +273,7 @@ def _of_model(name: str, found: list[dict[str, Any]]) -> list[str]:
     loss = np.mean([x["full"]["loss"] for x in found])
     head = ["states a layer", *(f"divergence, {b}" for b in bases), "noise / data", *(f"loss, {b}" for b in bases)]
     told = (
-        f"{name}: {' + '.join(map(str, states))} states, {found[0]['steps']} steps, {seeds} seed{'s' * (seeds > 1)}, {found[0].get('drawn', 4)} directions a batch; loss of the full "
+        f"{name}: {' + '.join(map(str, states))} states, {found[0]['steps']} steps, {seeds} seed{'s' * (seeds > 1)}, {found[0].get('drawn', 4)} directions a sequence; loss of the full "
         f"model {loss:.3f}.{LEFT if any(_left(b, row['ways']) for row in found for b in bases) else ''}\n"
     )
     return [told, markdown(head, body)]

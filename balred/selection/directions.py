@@ -24,7 +24,7 @@ Host = NDArray[Any]
 SCALARS = ("outputs", "tempered", "fisher")
 TEMPERATURE = 3.0
 DRAWS = 2
-"""Directions for each batch: one pass forward serves them all, and each costs a pass backward.  More tell no more of the states
+"""Directions for each sequence: one pass forward serves them all, and each costs a pass backward.  More tell no more of the states
 (``benchmarks/calibration.py``): what differs from sequence to sequence is more than what differs from direction to direction."""
 
 
