@@ -19,8 +19,8 @@ from balred.adapters.stacks import leading_axes
 from balred.backends.jax import double_scope
 from balred.registry.entries import register, register_selective
 from balred.registry.kinds import Selective
-from balred.selection.calibration import batches
-from balred.selection.moments import Moments, Selection, first
+from balred.selection.calibration import batches, ran
+from balred.selection.moments import Moments, Selection, finite, first
 from balred.systems.arrays import to_numpy
 
 _OUTPUTS = 256  # beyond these a random sketch of the outputs, whose squared norms are unbiased, is as good
@@ -172,7 +172,7 @@ class _Seen(nnx.Module):
 
 def _gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
     if calibration is None:
-        return {name: _surrogate(layer) for name, layer in layers.items()}
+        return finite({name: _surrogate(layer) for name, layer in layers.items()})
     sums = {name: _Accumulator() for name in layers}
 
     def seeing(name: str) -> Callable[[Any], None]:
@@ -193,13 +193,13 @@ def _gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str
                 setattr(parent, key, seen[id(value)])
     watched = seen.get(id(watched), watched)
     for args, kwargs in batches(calibration, (jax.Array, np.ndarray)):
-        watched(*args, **kwargs)
+        ran(watched, args, kwargs)
     missed = [name for name, found in sums.items() if found.tokens == 0]
     if missed:
         raise ValueError(
             f"the calibration data must run through every selective layer, got none in {', '.join(missed)}"
         )
-    return {name: found.moments() for name, found in sums.items()}
+    return finite({name: found.moments() for name, found in sums.items()})
 
 
 # ------------------------------------------------------------------------------------------------ writing back

@@ -111,6 +111,32 @@ Batch: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 """Positional and keyword arguments of a model."""
 
 
+def ran(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a model makes of a batch, or an error that says what it was called with.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from balred.selection.calibration import ran
+    >>> ran(lambda x: 1 // len(x), (np.ones((0, 3)),), {})
+    Traceback (most recent call last):
+        ...
+    ValueError: the model must run on the calibration data, got ZeroDivisionError: integer division or modulo by zero, called with float64 of (0, 3)
+    """
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:
+        given = ", ".join([*(_described(x) for x in args), *(f"{k}={_described(x)}" for k, x in kwargs.items())])
+        raise ValueError(
+            f"the model must run on the calibration data, got {type(error).__name__}: {error}, called with {given}"
+        ) from error
+
+
+def _described(x: Any) -> str:
+    known = hasattr(x, "dtype") and hasattr(x, "shape")
+    return f"{str(x.dtype).removeprefix('torch.')} of {tuple(x.shape)}" if known else type(x).__name__
+
+
 def kept_out(given: Iterable[Batch], share: int = 4) -> tuple[list[Batch], list[Batch]]:
     """Batches in two: to choose on, and to measure on, which is one sequence of `share`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,24 @@ class Moments:
     def states(self) -> int:
         """Number of states in each group."""
         return len(self.contributions) // self.groups
+
+
+def finite(moments: Mapping[str, Moments]) -> dict[str, Moments]:
+    """The moments of layers by name, or an error that names those that are no numbers: they rank nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from balred.selection.moments import finite
+    >>> finite({"mixer": Moments(np.full((1, 1), np.nan), groups=1, B=np.ones((1, 1)), C=np.ones((1, 1)))})
+    Traceback (most recent call last):
+        ...
+    ValueError: the layers' signals must be finite, got NaN or infinity in mixer
+    """
+    bad = [name or "itself" for name, m in moments.items() if not np.isfinite(m.contributions).all()]
+    if bad:
+        raise ValueError(f"the layers' signals must be finite, got NaN or infinity in {', '.join(bad)}")
+    return dict(moments)
 
 
 @dataclass(frozen=True, eq=False)

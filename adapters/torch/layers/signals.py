@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from balred.adapters.torch.running import evaluating
-from balred.selection.calibration import batches
-from balred.selection.moments import Moments
+from balred.selection.calibration import batches, ran
+from balred.selection.moments import Moments, finite
 
 _CHUNK = 1 << 23  # numbers held at a time: tokens times channels times states
 _OUTPUTS = 256  # beyond these a random sketch of the outputs, whose squared norms are unbiased, is as good
@@ -164,7 +164,7 @@ def gatherer(read: Callable[[Any], Read], width: Callable[[Any], int]) -> Callab
     def gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
         with torch.no_grad():
             if calibration is None:
-                return {name: _without_data(name, x, read(x), width(x)) for name, x in layers.items()}
+                return finite({name: _without_data(name, x, read(x), width(x)) for name, x in layers.items()})
             return _along_data(model, layers, calibration, read)
 
     return gather
@@ -204,7 +204,7 @@ def _along_data(
     try:
         with evaluating(model):
             for args, kwargs in batches(calibration, (torch.Tensor,), inspect.signature(model.forward)):
-                _called(model, tuple(_to(x, device) for x in args), {k: _to(x, device) for k, x in kwargs.items()})
+                ran(model, tuple(_to(x, device) for x in args), {k: _to(x, device) for k, x in kwargs.items()})
                 if faults:
                     raise ValueError(faults[0])
     finally:
@@ -215,23 +215,7 @@ def _along_data(
         raise ValueError(
             f"the calibration data must run through every selective layer, got none in {', '.join(missed)} (masked tokens do not count)"
         )
-    moments = {name: sums[id(layer)].moments() for name, layer in layers.items()}
-    bad = [name for name, m in moments.items() if not np.isfinite(m.contributions).all()]
-    if bad:
-        raise ValueError(
-            f"the layers' signals on the calibration data must be finite, got NaN or infinity in {', '.join(bad)}"
-        )
-    return moments
-
-
-def _called(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    try:
-        model(*args, **kwargs)
-    except Exception as error:
-        given = ", ".join([*(_described(x) for x in args), *(f"{k}={_described(x)}" for k, x in kwargs.items())])
-        raise ValueError(
-            f"the model must run on the calibration data, got {type(error).__name__}: {error}, called with {given}"
-        ) from error
+    return finite({name: sums[id(layer)].moments() for name, layer in layers.items()})
 
 
 def _without_data(name: str, layer: Any, read: Read, width: int) -> Moments:
@@ -291,14 +275,6 @@ def _away(layer: nn.Module, output: Any, own: torch.Tensor, mask: Any) -> str | 
     if miss <= limit or not torch.isfinite(own).all():  # moments that are not finite are refused for that
         return None
     return f"an output that is {miss:.2g} of itself away"
-
-
-def _described(x: Any) -> str:
-    return (
-        f"{str(x.dtype).removeprefix('torch.')} of {tuple(x.shape)}"
-        if isinstance(x, torch.Tensor)
-        else type(x).__name__
-    )
 
 
 def _noise(layer: nn.Module, width: int, sequences: int = 4, tokens: int = 256) -> torch.Tensor:

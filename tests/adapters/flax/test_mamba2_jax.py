@@ -150,6 +150,20 @@ def test_calibration_that_is_none(data: Any) -> None:
         balred.reduce(build(), 3, calibration=data)
 
 
+@pytest.mark.full  # its programs compile for long
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_damaged_weights_and_data_are_refused_and_nothing_changes(calibrated: bool) -> None:
+    model = build()
+    inner = next(m for _, m in nnx.iter_graph(model) if type(m) is type(mixer(model)))
+    inner.D[...] = inner.D[...].at[0].set(jnp.nan)
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model)))
+    with pytest.raises(ValueError, match="the layers' signals must be finite, got NaN or infinity in backbone"):
+        balred.reduce(model, 3, calibration=tokens() if calibrated else None)
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(model)))
+    with pytest.raises(ValueError, match=r"must run on the calibration data, got .*, called with int32 of \(0, 20\)"):
+        balred.reduce(build(), 3, calibration=tokens()[:0])
+
+
 def test_a_model_that_is_traced_says_so() -> None:
     class Jitted(nnx.Module):
         def __init__(self) -> None:
