@@ -152,6 +152,7 @@ def test_calibration_that_is_none(data: Any) -> None:
 
 @pytest.mark.full  # its programs compile for long
 @pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.filterwarnings("ignore:without calibration data")
 def test_damaged_weights_and_data_are_refused_and_nothing_changes(calibrated: bool) -> None:
     model = build()
     inner = next(m for _, m in nnx.iter_graph(model) if type(m) is type(mixer(model)))
