@@ -1,8 +1,8 @@
 """Where in the traced program of a JAX model the operators of its layers sit, and the program with zeros added there.
 
 The program is gone through equation by equation, into what is jitted or has a derivative of its own.  Between the marks of a
-layer (:mod:`balred.adapters.jax.marking`) every array is a candidate; which one is the operator's output its values tell, on
-one sequence (:mod:`balred.layers.operator_place`).  Then the same program runs with zeros added to it, whose gradient is the one
+layer (``marking.py``) every array is a candidate; which one is the operator's output its values tell, on
+one sequence (``operator_place.py``).  Then the same program runs with zeros added to it, whose gradient is the one
 at the output.  Looking is a program too, compiled once and run for every new set of values, so that what is kept from one attempt of
 a training to the next is what compilation costs, never where something was found.
 

@@ -122,7 +122,7 @@ class Forms:
 
         Each member gets the largest order, also returned, whose poles fit, lie further than the margin inside the stable
         region where there is one, and whose eigenvectors are well enough conditioned for the dtype of the original, and for that
-        of the computation.  The last value tells if that cost more states than real poles do, which fill a stored state each.
+        of the computation.  The last value tells if that, or real poles, which fill a stored state each, left fewer states.
         """
         template, be, asked = self._template, backend_of(*self._template.leaves), order
         order = self._fitting(order, states)
@@ -147,11 +147,11 @@ class Forms:
         log_poles, b, c, *maps = (np.stack(x).reshape(*batch, *x[0].shape) for x in several)
         log_poles, b, c = (be.from_numpy(x, like=template.B) for x in (log_poles, b, c))
         small_one = DiagonalSystem(log_poles, b, c, D, template.dt, template.conjugate)
-        note = (
-            f"order {int(orders.min())} instead of {asked}, which has unstable poles or nearly parallel eigenvectors"
-            if unfit
-            else ""
-        )
+        note = ""
+        if unfit:
+            note = f"order {int(orders.min())} instead of {asked}, which has unstable poles or nearly parallel eigenvectors"
+        elif count < states and int(orders.min()) < asked:
+            note = f"{count} states instead of {states}: real poles fill one each, and the next order needs more than {states}"
         return small_one, orders.reshape(batch), None if reduced[1] is None else Change(*maps), note
 
     @cached_property

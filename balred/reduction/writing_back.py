@@ -109,7 +109,7 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
         return Reduction(system, np.zeros(batch, np.int64), np.zeros(batch))
     if rank == fixed:
         raise ValueError(
-            f"rank must be at least {fixed + 1}: {fixed} unstable modes and a state for the stable part, got {rank}"
+            f"rank must be at least {fixed + 1}: all unstable modes ({fixed}) and a state for the stable part, got {rank}"
         )
     if rank == system.states and isinstance(system, DiagonalSystem):
         return Reduction(system, np.full(batch, stable.order), np.zeros(batch))  # already diagonal, nothing to cut

@@ -60,7 +60,7 @@ def split(system: System, offset: float | None, eps: float = 0.0) -> tuple[Syste
     if unstable.ndim > 1:
         raise ValueError(
             f"the unstable part can be split off a single system only, got a batch of shape {unstable.shape[:-1]} "
-            f"with {int(unstable.sum())} unstable poles"
+            f"with unstable poles, {int(unstable.sum())} in all"
         )
     if isinstance(system, DiagonalSystem):
         return _take(system, unstable), _take(system, ~unstable)

@@ -141,7 +141,7 @@ def test_unstable_and_marginal_poles_name_the_worst(case, function):
 def test_a_batch_with_unstable_members(function):
     g = balred.ss(np.stack([-np.eye(2), np.diag([-1.0, 3.0])]), B2, C2)
     with pytest.raises(
-        ValueError, match=r"split off a single system only, got a batch of shape \(2,\) with 1 unstable poles"
+        ValueError, match=r"split off a single system only, got a batch of shape \(2,\) with unstable poles, 1 in all"
     ):
         function(g)
 

@@ -123,3 +123,18 @@ def test_a_plan_may_be_applied_twice(model: dict[str, Any]) -> None:
 def test_ranks_without_the_only_layer_are_an_error() -> None:
     with pytest.raises(ValueError, match="rank must be an integer or a rule, got None"):
         balred.plan({"only": random_system(4, seed=1)}, {})
+
+
+def test_fewer_states_than_asked_for_are_told():
+    """Of an order one pole may be real and fill a state of its own: whether there are as many states as asked for is counted here."""
+    fewer = 0
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        poles = np.sqrt(rng.uniform(0.25, 0.98, 32)) * np.exp(1j * rng.uniform(0, 0.4, 32))
+        B, C = (rng.standard_normal((2, *shape)) for shape in ((32, 4), (4, 32)))
+        g = balred.diagonal(poles, B[0] + 1j * B[1], C[0] + 1j * C[1], dt=True, conjugate=True)
+        for rank in range(2, 12):
+            found, told = balred.reduce(g, rank).states, str(balred.plan(g, rank))
+            assert (f"{found} states instead of {rank}: real poles fill one each" in told) == (found < rank)
+            fewer += found < rank
+    assert fewer

@@ -271,7 +271,7 @@ def test_offset_moves_the_boundary():
     small = balred.reduce(g, 2, offset=0.5)
     assert np.min(np.abs(poles_of(small) + 0.1)) < 1e-14
     with pytest.raises(
-        ValueError, match="rank must be at least 2: 1 unstable modes and a state for the stable part, got 1"
+        ValueError, match=r"rank must be at least 2: all unstable modes \(1\) and a state for the stable part, got 1"
     ):
         balred.reduce(g, 1, offset=0.5)
 
