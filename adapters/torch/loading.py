@@ -15,7 +15,7 @@ from torch import nn
 from balred.adapters.torch.configurations import followed
 from balred.adapters.torch.modules import put_layer
 from balred.adapters.torch.obstacles import obstacles
-from balred.adapters.torch.training.followers import forget_old_shapes, others_beside
+from balred.adapters.torch.optimizers import forget_old_shapes, others_beside
 from balred.registry.reading import layers_of
 from balred.registry.sizes import fitting, ranks_known
 

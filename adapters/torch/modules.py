@@ -17,6 +17,7 @@ from torch import nn
 from balred.adapters.torch.attributes import take_data
 from balred.adapters.torch.configurations import follow_cuts, sizes_held
 from balred.adapters.torch.obstacles import obstacles, references, tie, unfit
+from balred.adapters.torch.optimizers import forget_old_shapes
 from balred.adapters.torch.running import RUNNING
 from balred.adapters.torch.trying import broken, follows
 from balred.adapters.torch.unknown import fixed, seen
@@ -187,9 +188,7 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
     if held:
         follow_cuts(held, result, before, before | {name: states_of(layer) for name, layer in new.items()})
     inside = [x for module in result.modules() for x in vars(module).values() if isinstance(x, torch.optim.Optimizer)]
-    if inside:  # as agents have one; late, since what trains a model stands on this file
-        from balred.adapters.torch.training.followers import forget_old_shapes
-
+    if inside:  # as agents have one
         forget_old_shapes([weakref.ref(one) for one in inside], result)
     return result
 

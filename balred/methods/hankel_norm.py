@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import Spectrum, spectrum
 from balred.measures.promises import Gap
-from balred.methods.method import Reduced, check_same_time, dense_on_host
-from balred.methods.weights import UnderWeights, of_gain_one
+from balred.methods.method import Reduced, UnderWeights, check_same_time, dense_on_host, of_gain_one
 from balred.ranks.bounds import a_priori_bound
 from balred.solvers.riccati import dual
 from balred.systems.arrays import backend, ct

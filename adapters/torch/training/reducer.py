@@ -16,21 +16,18 @@ from torch import nn
 
 from balred.adapters.torch.configurations import followed
 from balred.adapters.torch.loading import resize_on_load
-from balred.adapters.torch.training.followers import (
+from balred.adapters.torch.optimizers import (
     Others,
-    averaged,
     bare,
     check_holds,
     check_keeps_nothing,
     check_shapes,
-    cut_averages,
     forget,
     forget_old_shapes,
     misfits,
     others_beside,
-    refuse_graphs,
-    unseen,
 )
+from balred.adapters.torch.training.followers import averaged, cut_averages, refuse_graphs, unseen
 from balred.adapters.torch.training.moments import carried
 from balred.adapters.torch.training.placing import placed, refuse_engines
 from balred.adapters.torch.training.snapshot import Parts, Snapshot, loaded, put_back, put_layer, taken

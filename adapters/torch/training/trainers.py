@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from balred.adapters.torch.training.followers import bare
+from balred.adapters.torch.optimizers import bare
 from balred.adapters.torch.training.reducer import InTrainingReducer
 from balred.intraining.settings import TrainingSettings
 from balred.ranks.budget import Budget
