@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from benchmarks_common import markdown
@@ -147,7 +148,8 @@ def when_picture(out: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [task for task in TASKS if when(task)]
-    figure = Figure(figsize=(7.6 * len(shown), 3.6), layout="constrained")
+    figure = Figure(figsize=(2.8 + 4.2 * len(shown), 4.0), layout="constrained")
+    marks: dict[str, Any] = {}
     for ax, task in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         main = runs(f"{task}-long")
         full = of(main, "full")
@@ -162,7 +164,7 @@ def when_picture(out: Path) -> None:
             if not points:
                 continue
             colour = COLOURS[label.split()[0].rstrip(",")]
-            ax.scatter(
+            marks[label] = ax.scatter(
                 *zip(*points, strict=True),
                 s=38,
                 marker=mark,
@@ -179,7 +181,12 @@ def when_picture(out: Path) -> None:
         )
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    figure.legend(
+        *([f(label) for label in WAYS if label in marks] for f in (marks.get, str)),
+        frameon=False,
+        fontsize="small",
+        loc="outside right upper",
+    )
     figure.savefig(out, dpi=110, metadata={"Software": None})
 
 

@@ -210,7 +210,9 @@ def test_what_the_recordings_do_not_tell_is_told() -> None:
     g, u = system(), low_pass(100)
     with pytest.warns(RecordingWarning, match="tell only 1 of 2 inputs apart"):
         balred.reduce(g, 3, inputs=np.stack([u[0], 0 * u[0]]))
-    with pytest.warns(balred.RankWarning, match="the order of the reduced system is 3, because the recordings excite no more"):
+    with pytest.warns(
+        balred.RankWarning, match="the order of the reduced system is 3, because the recordings excite no more"
+    ):
         balred.reduce(g, 5, inputs=u[:, :4])  # after rest, of which states there are three
     with pytest.raises(ValueError, match="must move the states"):
         balred.reduce(g, 3, inputs=np.zeros((2, 10)))
