@@ -10,7 +10,7 @@ import functools
 import gc
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 _ENDS = (type, types.ModuleType, types.CodeType, types.FrameType, str, bytes, int, float, complex)
@@ -92,6 +92,39 @@ class Reach:
         yield from vars(function).values()
         named = (function.__globals__.get(name) for name in function.__code__.co_names)
         yield from (x for x in named if isinstance(x, (*self._parts, list, tuple, dict)))
+
+
+def holders(
+    inside: Mapping[str, set[int]],
+    several: Sequence[tuple[str, Any]],
+    reaching: Callable[[set[int]], Callable[[Any], bool]],
+) -> dict[str, str]:
+    """By name of what something of `several` leads to, the first that does.
+
+    Parameters
+    ----------
+    inside : mapping of str to set of int
+        The ids of what is looked for, by name.
+    several : sequence of (str, object)
+        Where something stands, and what it is.
+    reaching : callable
+        Makes of ids the function that says whether an object leads to one of them.
+
+    Examples
+    --------
+    >>> weights, bias = [1.0], [2.0]
+    >>> several = [("run", lambda x: x * weights[0]), ("again", lambda x: weights)]
+    >>> holders({"weights": {id(weights)}, "bias": {id(bias)}}, several, lambda ids: Reach(ids, (), (), lambda x: True))
+    {'weights': 'run'}
+    """
+
+    def first(ids: set[int]) -> str | None:
+        leads = reaching(ids)
+        return next((where for where, x in several if leads(x)), None)
+
+    if first(set().union(*inside.values())) is None:  # as a rule: one search for all
+        return {}
+    return {name: where for name, ids in inside.items() if (where := first(ids)) is not None}
 
 
 def _behind(proxy: Any) -> Any:

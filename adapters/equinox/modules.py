@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from balred.adapters.equinox.lru import LRU
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import NAMES, carry_lru, lru_of
-from balred.adapters.reaching import Reach
+from balred.adapters.reaching import Reach, holders
 from balred.registry.entries import entry_of, register, register_container
 from balred.registry.kinds import Container
 from balred.registry.reading import layers_of
@@ -63,20 +64,15 @@ def _held(roots: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str, str]
     beside = [
         (".".join(filter(None, (path, where))), x) for path, root in roots.items() for where, x in _beside_layers(root)
     ]
-    if _first_that_holds(beside, set().union(*mine.values())) is None:
-        return {}
-    found = {name: _first_that_holds(beside, one) for name, one in mine.items()}
     return {
         name: f"{where} is or has a function that holds it, or arrays of it, and would go on running the layer that it was: make the layer "
         "a field of a module, and call it by that"
-        for name, where in found.items()
-        if where is not None
+        for name, where in holders(mine, beside, _reaching).items()
     }
 
 
-def _first_that_holds(beside: list[tuple[str, Any]], inside: set[int]) -> str | None:
-    reaches = Reach(inside, (jax.Array,), (eqx.Module, jax.Array), lambda x: False)
-    return next((where for where, x in beside if reaches(x, shared=True)), None)
+def _reaching(inside: set[int]) -> Callable[[Any], bool]:
+    return partial(Reach(inside, (jax.Array,), (eqx.Module, jax.Array), lambda x: False), shared=True)
 
 
 def _beside_layers(root: Any) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ nnx modules are references: a reduction works on a clone, in which shared module
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from balred.adapters.flax.nnx_training import InTrainingReducer
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import carry_lru, is_lru, is_s5, lru_of, misfit, refused, resized, s5_of
-from balred.adapters.reaching import Reach
+from balred.adapters.reaching import Reach, holders
 from balred.registry.entries import entry_of, register, register_container
 from balred.registry.kinds import Container, Rebuild
 from balred.registry.sizes import states_of
@@ -95,20 +95,15 @@ def _held(roots: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str, str]
         for key, value in vars(module).items()
         if not key.startswith("_") and callable(value) and not isinstance(value, nnx.Module)
     ]
-    if _first_that_holds(functions, set().union(*mine.values())) is None:
-        return {}
-    found = {name: _first_that_holds(functions, one) for name, one in mine.items()}
     return {
         name: f"{where} is or has a function that holds it, so a smaller copy would go on running the original: make the layer an attribute "
         "of a module, and call it by that"
-        for name, where in found.items()
-        if where is not None
+        for name, where in holders(mine, functions, _reaching).items()
     }
 
 
-def _first_that_holds(functions: list[tuple[str, Any]], inside: set[int]) -> str | None:
-    reaches = Reach(inside, (jax.Array,), (nnx.Module, nnx.Variable), lambda x: isinstance(x, (list, tuple, dict)))
-    return next((where for where, x in functions if reaches(x)), None)
+def _reaching(inside: set[int]) -> Callable[[Any], bool]:
+    return Reach(inside, (jax.Array,), (nnx.Module, nnx.Variable), lambda x: isinstance(x, (list, tuple, dict)))
 
 
 def _opened(model: Any, names: Mapping[str, str]) -> Opened:
