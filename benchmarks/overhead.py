@@ -144,7 +144,7 @@ def measured(
         times = []
         for _ in range(6):
             spent, report = best_of(attempt(quarter, 0.05, True), 1, clock)
-            assert [cut.note for cut in report.cuts] == ["balanced on data"], report
+            assert all(cut.note.startswith("balanced on data") for cut in report.cuts), report
             times.append(spent)
             seconds["step"] = min(seconds["step"], best_of(step, 3, clock)[0])
         seconds |= {"first on data": times[0], "on data": min(times[1:])}
