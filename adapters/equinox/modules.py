@@ -16,9 +16,9 @@ from balred.adapters.equinox.lru import LRU
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import NAMES, carry_lru, lru_of
-from balred.adapters.reaching import Reach, holders
 from balred.registry.entries import entry_of, register, register_container
 from balred.registry.kinds import Container
+from balred.registry.reaching import Reach, holders
 from balred.registry.reading import layers_of
 from balred.systems.leaves import System
 

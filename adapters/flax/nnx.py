@@ -17,9 +17,9 @@ from balred.adapters.flax.nnx_training import InTrainingReducer
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
 from balred.adapters.parameters import carry_lru, is_lru, is_s5, lru_of, misfit, refused, resized, s5_of
-from balred.adapters.reaching import Reach, holders
 from balred.registry.entries import entry_of, register, register_container
 from balred.registry.kinds import Container, Rebuild
+from balred.registry.reaching import Reach, holders
 from balred.registry.sizes import states_of
 from balred.registry.tensors import tensors_of, with_tensors
 from balred.systems.leaves import System

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from balred.adapters.reaching import Reach
+from balred.registry.reaching import Reach
 
 
 def held_by_functions(root: nn.Module, path: str = "") -> str | None:

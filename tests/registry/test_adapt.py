@@ -256,7 +256,7 @@ def test_a_torch_layer_loads_the_torch_adapter_only() -> None:
         "balred.adapters.torch",
         "balred.adapters.torch.layers.s4",
         "balred.adapters.parameters",
-        "balred.adapters.reaching",
+        "balred.registry.reaching",
         "balred.adapters.stacks",
     )
     assert [m for m in loaded if not m.startswith(mine)] == []
