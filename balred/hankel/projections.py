@@ -179,7 +179,7 @@ def projected_by(g: DenseSystem, L: Array, R: Array) -> tuple[DenseSystem, Array
 
 def signed(L: Array, R: Array, B: Array) -> tuple[Array, Array]:
     """The projections with signs (phases) that make the largest entry of each row of ``L @ B`` positive."""
-    sign = _signs(L @ B)
+    sign = _signs(L.dot(B) if is_one(L) else L @ B)
     conj = namespace(sign).conj(sign) if arrays.is_complex(sign) else sign
     return conj[..., :, None] * L, R * sign[..., None, :]
 
@@ -191,7 +191,7 @@ def _signs(B: Array) -> Array:
     if is_one(B):
         value = B[np.arange(len(B)), size.argmax(-1)]
         if value.dtype.kind == "f":
-            return np.where(value < 0, -1.0, 1.0).astype(B.dtype)
+            return np.where(value < 0, -1.0, 1.0).astype(B.dtype, copy=False)
         norm = np.abs(value)
         return np.where(norm > 0, value / np.where(norm > 0, norm, 1.0), 1.0).astype(B.dtype)
     at = xp.argmax(size, axis=-1, keepdims=True)

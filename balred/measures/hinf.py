@@ -75,7 +75,11 @@ def hinf_peak(
         return np.array([top]), np.array([w])
 
     first, at = (np.array([x]) for x in largest(alone, starts))
-    values, places = raised(forms, gains, first, at, climbed, tol)
+
+    def crossed(at: Matrix, level: Matrix) -> list[Matrix]:
+        return [crossings(members(form, at), level, real) for form in forms]
+
+    values, places = raised(gain_of(forms[0][3]), gains, crossed, first, at, climbed, tol)
     best, where = float(values[0]), float(places[0])
     if turn is not None:
         starts, where = on_circle(starts, turn[0]), float(on_circle(where, turn[0]))
@@ -101,21 +105,21 @@ def stack_of(g: DenseSystem) -> DenseSystem:
 
 
 def raised(
-    forms: Sequence[Form],
+    through: Matrix,
     gains: Gains,
+    crossed: Callable[[Matrix, Matrix], Sequence[Matrix]],
     best: Matrix,
     where: Matrix,
     climbed: Callable[[Matrix, Matrix, Matrix], tuple[Matrix, Matrix]],
     tol: float,
 ) -> tuple[Matrix, Matrix]:
-    """The largest gains of k systems and where they are, from a gain and its frequency each, shape (k,), by what the Hamiltonians
-    of several forms say is above.
+    """The largest gains of k systems and where they are, from a gain and its frequency each, shape (k,), by what is above.
 
+    ``crossed(members, levels)`` are frequencies at which their gains equal the levels, sorted, then NaN, of one form or of several.
     ``climbed(members, gains, frequencies)`` are the tops of the peaks there: the levels above them need be looked at only once
-    then.  They may be estimates to less than `tol`; `gains` has the last word.
+    then.  They may be estimates to less than `tol`; `gains` has the last word.  `through` are the gains of D.
     """
     best, where, still = best.copy(), where.copy(), np.zeros(len(best))
-    through, real = gain_of(forms[0][3]), not any(x.dtype.kind == "c" for x in forms[0])
     at = np.flatnonzero(best > 0)
     for _ in range(50):
         if not len(at):
@@ -126,7 +130,7 @@ def raised(
         # at the gain of D itself the Hamiltonian is singular: look a little above it too
         near = bool((level <= through[at] * (1 + 1e-6)).any())
         above = (tol, 1e-8, 1e-6, 1e-4) if near else (tol,)
-        found = [crossings(members(form, at), level * (1 + t), real) for form in forms for t in above]
+        found = [f for t in above for f in crossed(at, level * (1 + t))]
         points = np.concatenate([part for f in found for part in (*middles(f), f)], axis=-1)
         some = ~np.isnan(points).all(axis=-1)
         if not some.any():
@@ -299,16 +303,16 @@ def crossings(form: Form, level: Matrix, real: bool) -> NDArray[np.float64]:
     """Frequencies at which a singular value of each transfer function equals its `level`, sorted (with some false ones), then NaN."""
     H = hamiltonian(form, level[:, None, None])
     w = np.linalg.eigvals(H)
-    on_axis = _on_axis(w, real)
-    if not on_axis.any():
+    crossed = on_axis(w, real)
+    if not crossed.any():
         return np.empty((len(H), 0))
-    return np.sort(np.where(on_axis, w.imag, np.nan), axis=-1)[:, : on_axis.sum(axis=-1).max()]
+    return np.sort(np.where(crossed, w.imag, np.nan), axis=-1)[:, : crossed.sum(axis=-1).max()]
 
 
 def crossings_of_one(form: Form, level: float, real: bool) -> NDArray[np.float64]:
     """The same of one system, matrices of shape (., .)."""
     w = eigenvalues(hamiltonian(form, level))
-    return np.sort(w.imag[_on_axis(w, real)])
+    return np.sort(w.imag[on_axis(w, real)])
 
 
 def hamiltonian(form: Form, level: Any) -> Matrix:
@@ -322,12 +326,13 @@ def hamiltonian(form: Form, level: Any) -> Matrix:
         top = A + B @ RB[..., :n]
         right, low = level * B @ RB[..., n:], (CH @ C + CH @ D @ RB[..., :n]) / level
     else:
-        top, right, low = A, B @ BH / level, CH @ C / level
+        times = np.dot if A.ndim == 2 else np.matmul  # of small matrices a product by dot takes half as long
+        top, right, low = A, times(B, BH) / level, times(CH, C) / level
     H[..., :n, :n], H[..., :n, n:], H[..., n:, :n], H[..., n:, n:] = top, right, -low, -ct(top)
     return H
 
 
-def _on_axis(w: Matrix, real: bool) -> NDArray[np.bool_]:
+def on_axis(w: Matrix, real: bool) -> NDArray[np.bool_]:
     """Which eigenvalues may be imaginary: such a one comes out with a rounding error of its real part, larger where it is double."""
     size = np.abs(w)
     found: NDArray[np.bool_] = np.abs(w.real) <= 1e-5 * (size + 1e-3 * np.maximum.reduce(size, -1, keepdims=True))

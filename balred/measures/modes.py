@@ -1,10 +1,10 @@
-r"""The peak gain of systems that rounding leaves alone: found among their modes, and proved by one Hamiltonian matrix each.
+r"""The peak gain of systems that rounding leaves alone: found among their modes, and proved by one matrix each.
 
 With :math:`A = V\Lambda V^{-1}` the gain at a frequency is a sum over modes, which costs next to nothing, and so are those beside it.
 A thousand systems are looked at together, and one is a batch of one.
-Such sums only propose a frequency.  The gain there comes from the system itself, and the proof that no gain is larger from the Hamiltonian
-(:mod:`balred.measures.hinf`).  Its eigenvalues are those of a matrix that is rounding away from it, so what is said here
-holds where rounding changes no gain by more than the search looks for.  Where it may, nothing is said.
+Such sums propose a frequency, and tell that no gain is larger (:mod:`balred.measures.level`), or the Hamiltonian tells it
+(:mod:`balred.measures.hinf`).  The gain itself comes from the system.  The modes are those of a matrix that is rounding away from it, so
+what is said here holds where rounding changes no gain by more than the search looks for.  Where it may, nothing is said.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from balred.measures.hinf import (
     continuous,
+    crossings,
     crossings_of_one,
     each_largest,
     gain_of,
     gains_of,
     largest_singular_values,
+    members,
     middles,
     on_circle,
     per_time,
@@ -30,6 +32,7 @@ from balred.measures.hinf import (
     stack_of,
     turns_of,
 )
+from balred.measures.level import crossings_of_modes
 from balred.systems.arrays import are_numpy, backend, fro, is_one, size_of
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System, are_ordinary, each_ordinary
@@ -41,8 +44,9 @@ _TOLERANCE = 1e-10
 _THROUGH, _FIRST_ORDER = 0.9, 1e-5
 """Of the largest gain: a D above this part makes the Hamiltonian nearly singular.  Of the poles' distances from the boundary: by
 less than this part rounding must move them, so that what it does to gains is told to first order."""
-_MOST = 256
-"""Beyond so many states a look in vain costs more than it is likely to save."""
+_LEAST, _MOST = 16, 256
+"""From so many states on modes tell sooner than the Hamiltonian of one system which frequencies have a gain; beyond so many a look in
+vain costs more than it is likely to save."""
 _LITTLE = 1e-8
 """The part of a gain that a last step to the top may add."""
 _GRID, _STEPS = np.linspace(0, 1, 24), 12
@@ -68,30 +72,37 @@ class Modes(NamedTuple):
 
     def gains(self, w: Matrix) -> Matrix:
         """The largest singular values at several frequencies of each system, shape (..., number)."""
-        return largest_singular_values(self.responses(w).reshape(-1, *self.D.shape[-2:])).reshape(w.shape)
+        return _largest(self.responses(w))
 
     def responses(self, w: Matrix) -> Matrix:
-        """The responses there, shape (..., number, p m)."""
+        """The responses there, shape (..., number, p, m)."""
         G = (1 / (1j * w[..., None] - self.poles[..., None, :])) @ self.residues
-        return G + self.D.reshape(*self.D.shape[:-2], 1, -1)
+        return (G + self.D.reshape(*self.D.shape[:-2], 1, -1)).reshape(*w.shape, *self.D.shape[-2:])
 
-    def top(self, w: float) -> tuple[float, float]:
-        """The gain and the frequency of the peak near w of one system, by the vertices of parabolas through three points.
+    def crossings(self, level: Matrix, w: Matrix, G: Matrix) -> tuple[Matrix, Matrix]:
+        """As :func:`balred.measures.level.crossings_of_modes`."""
+        return crossings_of_modes(
+            self.poles, self.residues.reshape(*self.poles.shape, *self.D.shape[-2:]), self.D, level, w, G
+        )
+
+    def top(self, w: float) -> tuple[float, float, float]:
+        """The gain and the frequency of the peak near w of one system, by the vertices of parabolas through three points, and how
+        far around it the last of these told of all gains.
 
         Those at w itself where that finds none that is higher.
         """
-        scale, start = float(np.abs(self.poles).min()), (0.0, w)
+        scale, start = float(np.abs(self.poles).min()), (0.0, w, 0.0)
         for count in range(_STEPS):
             h = _BESIDE * float(np.abs(1j * w - self.poles).min())
-            low, gain, high = each_largest(self.responses(w + h * _THREE).reshape(3, *self.D.shape))
-            start = start if count else (gain, w)
+            low, gain, high = each_largest(self.responses(w + h * _THREE))
+            start = start if count else (gain, w, 0.0)
             slope, bend = 0.5 * (high - low), high - 2 * gain + low
             if not (bend < 0 and abs(h * slope) < -0.5 * bend * (abs(w) + scale)):
                 break
             w -= h * slope / bend
             more = -0.5 * slope * slope / bend
             if more <= _LITTLE * gain:  # what is left after the step is a square of that
-                return max((gain + more, w), start)
+                return max((gain + more, w, 0.5 * h), start)
         return start
 
     def tops(self, w: Matrix) -> tuple[Matrix, Matrix]:
@@ -145,7 +156,7 @@ def told_of_modes(system: System) -> tuple[Matrix, Matrix] | None:
         return np.stack(peaks_of_modes(DenseSystem(A, B, C, D, system.dt)), axis=-1)
 
     n, (p, m), told = system.order, system.D.shape[-2:], np.full((*batch, 2), np.nan)
-    held = 2 * (2 * n + len(_GRID)) * (n + p * m) + 4 * n * n
+    held = 4 * (2 * n + len(_GRID)) * (n + p * m) + 8 * n * n
     told[ordinary] = backend("numpy").over_batch(piece, leaves[0].shape[:1], *leaves, held=held).reshape(-1, 2)
     return per_time(system, told[..., 0], told[..., 1])
 
@@ -180,7 +191,8 @@ def _first_peak(system: DenseSystem) -> tuple[float, float] | None:
         return _NOTHING
     b, c, real = inverse.dot(B), C.dot(V), not any(x.dtype.kind == "c" for x in form)
     modes, w = Modes(poles, (c.T[:, :, None] * b[:, None]).reshape(len(A), -1), D), _frequencies(poles, real)
-    proposed = modes.gains(w)
+    responses = modes.responses(w)
+    proposed = _largest(responses)
     first = int(proposed.argmax())
     best = float(proposed[first])
     if not (best > 0 and (not D.any() or float(gain_of(D[None])[0]) < _THROUGH * best)):
@@ -192,9 +204,14 @@ def _first_peak(system: DenseSystem) -> tuple[float, float] | None:
     clear = away * size_of(b) * size_of(c) < _TOLERANCE * best * damping**2
     if not (clear or (unit * (change + np.abs(w)) * _most(poles, b, c, w)).max() < _TOLERANCE * best):
         return _NOTHING
-    level, where = modes.top(float(w[first]))
-    found = crossings_of_one(form, level * (1 + _TOLERANCE), real)
-    if found.size:  # most often the double ones of this peak itself
+    level, where, near = modes.top(float(w[first]))
+    found, known = np.empty(0), np.asarray(False)
+    if real and len(A) >= _LEAST and min(D.shape) <= 2:
+        found, known = modes.crossings(np.asarray(level * (1 + _TOLERANCE)), w, responses)
+        found = np.sort(found[~np.isnan(found)])
+    if not known:
+        found = crossings_of_one(form, level * (1 + _TOLERANCE), real)
+    if found.size and (np.abs(found - where) > near).any():  # most often they are the double ones of this peak itself
         points = np.concatenate([*middles(found), found])
         if modes.gains(points).max() > level * (1 + _TOLERANCE):
             return None
@@ -226,7 +243,8 @@ def peaks_of_modes(system: DenseSystem) -> tuple[Matrix, Matrix]:
     b, c, real = inverse @ B, C @ V, not any(x.dtype.kind == "c" for x in (A, B, C, D))
     residues = (c.swapaxes(1, 2)[..., None] * b[:, :, None]).reshape(len(at), n, -1)
     modes, w = Modes(poles, residues, D), _frequencies(poles, real)
-    proposed = modes.gains(w)
+    responses = modes.responses(w)
+    proposed = _largest(responses)
     first, rows = proposed.argmax(axis=1), np.arange(len(at))
     best, where = proposed[rows, first], w[rows, first]
     # the eigenvalues of the Hamiltonian are those of one that is rounding away from it: first what that does to poles, then to gains
@@ -243,8 +261,8 @@ def peaks_of_modes(system: DenseSystem) -> tuple[Matrix, Matrix]:
     kept = np.flatnonzero(sure)
     if not len(kept):
         return told[0], told[1]
-    at, A, B, C, D, best, where = _of(kept, at, A, B, C, D, best, where)
-    modes = modes.of(kept)
+    at, A, B, C, D, best, where, w, responses = _of(kept, at, A, B, C, D, best, where, w, responses)
+    modes, told_by_modes = modes.of(kept), real and min(D.shape[1:]) <= 2
 
     def climbed(at: Matrix, best: Matrix, where: Matrix) -> tuple[Matrix, Matrix]:
         return modes.of(at).tops(where)
@@ -252,10 +270,27 @@ def peaks_of_modes(system: DenseSystem) -> tuple[Matrix, Matrix]:
     def gains(at: Matrix, w: Matrix) -> Matrix:
         return modes.of(at).gains(w)
 
-    where = raised([(A, B, C, D)], gains, best, where, climbed, _TOLERANCE)[1]
+    def crossed(at: Matrix, level: Matrix) -> list[Matrix]:
+        if not told_by_modes:
+            return [crossings(members((A, B, C, D), at), level, real)]
+        found, known = modes.of(at).crossings(level, *_of(at, w, responses))
+        if not known.all():
+            rest = np.flatnonzero(~known)
+            others = crossings(members((A, B, C, D), at[rest]), level[rest], real)
+            wide = np.full((len(at), max(found.shape[1], others.shape[1])), np.nan)
+            wide[known, : found.shape[1]], wide[rest, : others.shape[1]] = found[known], others
+            found = wide
+        return [np.sort(found, axis=-1)[:, : (~np.isnan(found)).sum(axis=-1).max()]]
+
+    where = raised(gain_of(D), gains, crossed, best, where, climbed, _TOLERANCE)[1]
     best = gains_of(A, B, C, D)(np.arange(len(at)), where[:, None])[:, 0]
     told[:, at] = best, where if turn is None else on_circle(where, turn[kept])
     return told[0], told[1]
+
+
+def _largest(G: Matrix) -> Matrix:
+    """The largest singular values of matrices, shape (...)."""
+    return largest_singular_values(G.reshape(-1, *G.shape[-2:])).reshape(G.shape[:-2])
 
 
 def _frequencies(poles: Matrix, real: bool) -> Matrix:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import numpy as np
+
 from balred.solvers.cauchy import cauchy_factor, half_plane, siso_hankel
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, namespace, to_numpy
@@ -183,6 +185,14 @@ def _realified(P: Array) -> Array:
     """Gramian of (x, conj x), given by its upper half, in the coordinates sqrt(2) (Re x, Im x)."""
     xp = namespace(P)
     n = int(P.shape[-2])
+    if isinstance(P, np.ndarray):  # the same without copies
+        own, other = P[..., :n], P[..., n:]
+        real = np.empty((*P.shape[:-2], 2 * n, 2 * n), P.real.dtype)
+        np.add(own.real, other.real, out=real[..., :n, :n])
+        np.subtract(other.imag, own.imag, out=real[..., :n, n:])
+        np.add(own.imag, other.imag, out=real[..., n:, :n])
+        np.subtract(own.real, other.real, out=real[..., n:, n:])
+        return real
     both, between = P[..., :, :n] + P[..., :, n:], P[..., :, :n] - P[..., :, n:]
     return xp.concat(
         [

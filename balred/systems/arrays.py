@@ -250,8 +250,8 @@ def is_one(x: Array) -> bool:
 
 def size_of(x: np.ndarray[Any, Any]) -> float:
     """The Frobenius norm of one array of NumPy, as an ordinary number; of any numbers whose norm is one."""
-    x = x if x.flags.c_contiguous else x.T  # a copy is made of what does not lie in rows
-    square = float(np.vdot(x, x).real)
+    entries = x.ravel("K")  # a copy is made of what does not lie in rows or columns
+    square = float(np.vdot(entries, entries).real)  # which, unlike dot, does not warn of an overflow
     if _SQUARES[0] < square < _SQUARES[1]:
         return math.sqrt(square)
     largest = float(np.abs(x).max(initial=0.0))  # whose square is no number, or has few digits

@@ -19,6 +19,7 @@ from balred.systems.arrays import (
     is_known,
     library_of,
     namespace,
+    size_of,
     to_numpy,
     zeros,
 )
@@ -248,7 +249,7 @@ def check_finite(name: str, x: Array) -> None:
 def check_representable(name: str, x: Array) -> None:
     """Raise if a concrete result is not finite, because it is larger than the largest number there is."""
     x = np.asarray(x) if isinstance(x, np.generic) else x
-    if type(x) is np.ndarray and np.isfinite(x).all():
+    if type(x) is np.ndarray and (size_of(x) < math.inf or np.isfinite(x).all()):
         return
     be = backend_of(x)
     if be.is_concrete(x) and not be.all_finite(x):
