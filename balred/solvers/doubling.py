@@ -147,7 +147,7 @@ class _Stack:
 
     def __init__(self, be: Backend, F: Array) -> None:
         self.be, self.n, self.shed = be, F.shape[1], F.shape[1] >= _FEWEST_SHED
-        self.most = max(4 * self.n, 64)
+        self.most = max(4 * self.n, 128) if self.n > _FEW else 512
         self.rows = np.empty((2 * self.most, self.n), F.dtype)
 
     def start(self, F: Array) -> int:
