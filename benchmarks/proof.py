@@ -1,6 +1,6 @@
 """What the page "Does it work?" begins with, from committed results: cuts of trained models (``recovery.py``), and when to cut in a training.
 
-The latter are long trainings (``studies.py``, NAME-long...) that end with the same states, by when and how they got there.
+The latter are trainings (``studies.py``, NAME-long... and NAME-when...) that end with the same states, by when and how they got there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from benchmarks_common import markdown
 from study_tables import BASES as NOISE_OR_DATA
 from study_tables import CUT_MODELS, RESULTS, TITLES, Row, as_typed, hardware, over_states, sizes, spread
 
-TASKS = ("text", "listops")
+TASKS = {"text": "text-long", "listops": "listops-long", "digits": "digits-when", "smnist": "smnist-when"}
+"""Tasks, and what the names of their studies begin with."""
 BASES = {"": "", "-data": ", on data"}
 WAYS: dict[str, tuple[str, str]] = {
     "full": ("", "full"),
@@ -32,7 +33,7 @@ WAYS: dict[str, tuple[str, str]] = {
         for basis, said in BASES.items()
     },
 }  # fmt: skip
-"""By what it is called: the study, after NAME-long, and the run in it; all of them end with the same states."""
+"""By what it is called: the rest of the study's name, and the run in it; all of them end with the same states."""
 PAPER: dict[str, tuple[str, str]] = {
     "full": ("", "full"),
     "cut after training, on data": ("", "full-cut"),
@@ -97,14 +98,14 @@ def paper(task: str) -> list[list[str]]:
 
 def when(task: str) -> list[list[str]]:
     """The lines of a task."""
-    main = runs(f"{task}-long")
+    main = runs(TASKS[task])
     full, small = of(main, "full"), of(main, "small")
     out = []
     for label, (study, run) in WAYS.items():
-        if found := of(runs(f"{task}-long{study}"), run):
+        if found := of(runs(f"{TASKS[task]}{study}"), run):
             out.append([TITLES[task], *cells(label, found, full, small)])
     for rule, label in RULES.items():
-        rows = runs(f"{task}-long-{rule}")
+        rows = runs(f"{TASKS[task]}-{rule}")
         cut, beside = of(rows, "truncated"), of(rows, "small")
         if cut:
             out.append([TITLES[task], *cells(label, cut, full, beside)])
@@ -116,7 +117,7 @@ def when(task: str) -> list[list[str]]:
 def commands() -> list[list[str]]:
     """How the studies are made."""
     names = [
-        f"{task}-long{study}"
+        f"{TASKS[task]}{study}"
         for task in TASKS
         for study in [*dict.fromkeys(s for s, _ in WAYS.values()), *(f"-{r}" for r in RULES)]
     ]
@@ -148,14 +149,19 @@ def when_picture(out: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [task for task in TASKS if when(task)]
-    figure = Figure(figsize=(2.8 + 4.2 * len(shown), 4.0), layout="constrained")
+    columns = min(2, len(shown))
+    lines = -(-len(shown) // columns)
+    figure = Figure(figsize=(2.8 + 4.2 * columns, 3.8 * lines), layout="constrained")
     marks: dict[str, Any] = {}
-    for ax, task in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
-        main = runs(f"{task}-long")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in axes[len(shown) :]:
+        ax.set_axis_off()
+    for ax, task in zip(axes, shown, strict=False):
+        main = runs(TASKS[task])
         full = of(main, "full")
         line = []
         for (label, (study, run)), mark in zip(WAYS.items(), "os^vD<>PpXdh*8", strict=True):
-            found = of(runs(f"{task}-long{study}"), run)
+            found = of(runs(f"{TASKS[task]}{study}"), run)
             points = [
                 (100 * (r.get("flops") or full[s]["flops"]) / full[s]["flops"], r["test_loss"])
                 for s, r in found.items()
