@@ -35,7 +35,7 @@ KINDS = {
     "nuclear": "regularised",
     "nuclear-cut": "regularised, then cut",
 }
-TIMED_ALONE = ("smnist", "sfashion", "scifar", "digits", "listops", "text")
+TIMED_ALONE = ("smnist", "sfashion", "scifar", "digits", "listops", "text", "mamba", "mamba-text")
 """Their other runs shared the machine with all sorts of work; they are timed in studies of their own, NAME-speed."""
 MORE = ("squeezed", "published")
 """Studies of their own that belong beside another's runs."""

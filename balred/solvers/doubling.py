@@ -23,7 +23,7 @@ from balred.systems.dense_system import DenseSystem
 MAX_DOUBLINGS = 60
 _FEW = 8
 """Up to so many states a batch is computed by operations on all its members at once."""
-_STACKED = 40
+_STACKED = 64
 """Up to so many states the factors of one matrix are stacks of rows."""
 _LATE = 1e-2
 """From such a norm of a power on, what follows may be too little to count: before, a slow pole that no input reaches and no output
@@ -147,7 +147,7 @@ class _Stack:
 
     def __init__(self, be: Backend, F: Array) -> None:
         self.be, self.n, self.shed = be, F.shape[1], F.shape[1] >= _FEWEST_SHED
-        self.most = max(4 * self.n, 128) if self.n > _FEW else 512
+        self.most = max(2 * self.n, 128) if self.n > _FEW else 512
         self.rows = np.empty((2 * self.most, self.n), F.dtype)
 
     def start(self, F: Array) -> int:
