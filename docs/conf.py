@@ -15,6 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.images import get_image_size
 
 import balred
 from balred.methods import METHODS
@@ -297,9 +298,18 @@ def unbroken_numbers(app: Sphinx, doctree: nodes.document) -> None:
             text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d) ([±+→]) (?=\d)", "\u00a0\\1\u00a0", text)))
 
 
+def with_widths(app: Sphinx, doctree: nodes.document) -> None:
+    """Give pictures their width: Sphinx makes links to the files of those that have one."""
+    for image in doctree.findall(nodes.image):
+        if "width" not in image and "sd-card-img-top" not in image["classes"] and "://" not in image["uri"]:
+            size = get_image_size(app.srcdir / image["uri"])
+            image["width"] = f"{size[0]}px" if size else "100%"
+
+
 def setup(app: Sphinx) -> None:
     """Register the directives, what is looked up elsewhere, and what is checked at the end."""
     app.connect("doctree-read", unbroken_numbers)
+    app.connect("doctree-read", with_widths)
     app.connect("missing-reference", of_the_library)
     app.connect("autodoc-skip-member", left_out)
     app.connect("autodoc-process-docstring", no_alias)

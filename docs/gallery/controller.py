@@ -6,7 +6,8 @@ from scipy.linalg import solve_continuous_are
 
 import balred
 
-# a chain of masses, pushed at one end, watched in its middle, and an LQG controller with as many states
+# a chain of masses, pushed at one end, watched in its middle,
+# and an LQG controller with as many states
 n = 15
 K = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
 A = np.block([[np.zeros((n, n)), np.eye(n)], [-K, -0.1 * np.eye(n) - 0.2 * K]])
@@ -26,12 +27,18 @@ orders, whole = range(2, 11), closed(controller)
 size = balred.norm(whole, "hinf")
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for label, small in (
-    ("for the loop", [balred.controller_reduction(plant, controller, r) for r in orders]),
+    (
+        "for the loop",
+        [balred.controller_reduction(plant, controller, r) for r in orders],
+    ),
     ("by itself", [balred.reduce(controller, r) for r in orders]),
 ):
     errors = [balred.error(whole, closed(k)) / size for k in small]
     print(f"{label}: {errors[orders.index(8)]:.1e} with 8 states")
     ax.semilogy(orders, errors, "o-", label=f"reduced {label}")
-ax.set(xlabel="states of the controller", ylabel="change of the closed loop (relative)")
+ax.set(
+    xlabel="states of the controller",
+    ylabel="change of the closed loop (relative)",
+)
 ax.legend()
 plt.show()

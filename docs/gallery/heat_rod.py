@@ -15,9 +15,14 @@ analysis = balred.analyze(rod)
 rank = analysis.rank(balred.ErrorBound(1e-3, relative=True))
 small = analysis.reduce(rank)
 print(f"{rod.states} -> {small.states} states")
-print(f"bound {analysis.bound(rank):.1e}, measured error {balred.error(rod, small):.1e}")
+print(
+    f"bound {analysis.bound(rank):.1e}, "
+    f"measured error {balred.error(rod, small):.1e}"
+)
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(10, 4), layout="constrained"
+)
 plot_hsv(analysis, rank, ax=left)
 left.set_xlim(0, 20)
 left.set_ylim(1e-12, 1)

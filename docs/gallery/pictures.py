@@ -1,4 +1,4 @@
-"""Run every script of the gallery, keep its picture in ``docs/_static/gallery`` and print what it prints."""
+"""Run every script of the gallery and keep its picture in ``docs/_static``."""
 
 import runpy
 import sys

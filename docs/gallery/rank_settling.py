@@ -1,4 +1,4 @@
-"""A figure from the literature: the states a layer needs settle early in training."""
+"""A figure from the literature: the states a layer needs settle early."""
 
 import matplotlib.pyplot as plt
 import torch
@@ -15,15 +15,21 @@ labels = torch.tensor(digits.target)
 torch.manual_seed(0)
 layer = LRU(features=16, states=64)
 encoder, head = torch.nn.Linear(1, 16), torch.nn.Linear(16, 10)
-parameters = [p for module in (encoder, layer, head) for p in module.parameters()]
+parameters = [
+    p for module in (encoder, layer, head) for p in module.parameters()
+]
 optimizer = torch.optim.AdamW(parameters, lr=2e-2)
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-2, total_steps=401)
+schedule = torch.optim.lr_scheduler.OneCycleLR(
+    optimizer, 2e-2, total_steps=401
+)
 
 steps, ranks, losses = [], [], []
 for step in range(401):
     chosen = torch.randint(len(labels), (32,))
     features = torch.nn.functional.gelu(layer(encoder(pixels[chosen])))
-    loss = torch.nn.functional.cross_entropy(head(features.mean(1)), labels[chosen])
+    loss = torch.nn.functional.cross_entropy(
+        head(features.mean(1)), labels[chosen]
+    )
     if step % 10 == 0:
         steps.append(step)
         losses.append(loss.item())
@@ -33,9 +39,19 @@ for step in range(401):
     optimizer.step()
     schedule.step()
 
-print("loss", f"{losses[0]:.1f} -> {losses[-1]:.1f}", "states", f"{ranks[0]} -> {ranks[-1]}")
+print(
+    "loss",
+    f"{losses[0]:.1f} -> {losses[-1]:.1f}",
+    "states",
+    f"{ranks[0]} -> {ranks[-1]}",
+)
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
-ax.plot(steps, ranks, "o-", label="states for 99 % of the sum of Hankel singular values")
+ax.plot(
+    steps,
+    ranks,
+    "o-",
+    label="states for 99 % of the sum of Hankel singular values",
+)
 ax.set(xlabel="step", ylabel="states of 64", ylim=(0, 65))
 other = ax.twinx()
 other.plot(steps, losses, "C1--", label="loss")

@@ -22,7 +22,15 @@ for weight in (0.0, 1e-2):
         optimizer.step()
     rank = balred.Energy(0.99).order(sigma.detach().numpy())
     print(f"weight {weight}: loss {loss.item():.4f}, {rank} states for 99 %")
-    ax.semilogy(np.arange(1, 33), sigma.detach()[:32], "o-", markersize=4, label=f"weight {weight:g}")
-ax.set(xlabel="number", ylabel="Hankel singular value", title="After 100 steps")
+    ax.semilogy(
+        np.arange(1, 33),
+        sigma.detach()[:32],
+        "o-",
+        markersize=4,
+        label=f"weight {weight:g}",
+    )
+ax.set(
+    xlabel="number", ylabel="Hankel singular value", title="After 100 steps"
+)
 ax.legend()
 plt.show()

@@ -26,6 +26,10 @@ for method, style in (("truncate", "C1--"), ("singular_perturbation", "C0-.")):
     gain = (small(0) / tanks(0)).real.item()
     print(f"{method}: {gain:.4f} of the steady state")
     draw(small, f'1 state, "{method}"', style)
-ax.set(xlabel="time", ylabel="water in all tanks", title="Response to a step of the inflow")
+ax.set(
+    xlabel="time",
+    ylabel="water in all tanks",
+    title="Response to a step of the inflow",
+)
 ax.legend()
 plt.show()

@@ -44,6 +44,36 @@ def test_pages_have_none_of_these_faults() -> None:
     assert {page.name: found for page in PAGES if (found := faults(page.read_text(encoding="utf-8")))} == {}
 
 
+SHOWN = ("{testcode}", "{code-block}", "{written-file}", "{session}", "python", "sh")
+"""How fences open that hold what readers copy; others hold what is printed, and drawings."""
+
+
+def wide(text: str) -> list[str]:
+    """Lines of code, and commands, that a window of 79 columns does not show whole."""
+    found, fence = [], ""
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            fence = "" if fence else line.strip()[3:] or "text"
+        elif fence.startswith(SHOWN) and len(line) > 79 and (line.lstrip().startswith("$") or "session" not in fence):
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("fence", ["```{testcode}", "```python", "  ```sh", "```{code-block} matlab", "```{session}"])
+def test_a_wide_line_of_code_is_seen(fence: str) -> None:
+    line = "$ a" + 77 * "b"
+    page = [fence, line, line[:79], "```", line, "```{testoutput}", line, "```", "```", line, "```"]
+    assert wide("\n".join(page)) == [line]
+
+
+def test_code_fits_a_narrow_window() -> None:
+    found = {page.name: wide(page.read_text(encoding="utf-8")) for page in PAGES}
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "gallery").glob("*.py")}
+    found |= {name: [line for line in text.splitlines() if len(line) > 79] for name, text in scripts.items()}
+    assert len(scripts) > 10
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
 def test_what_is_read_as_plain_markdown_has_no_roles() -> None:
     for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"):
         assert re.findall(r"(?<!`)\{\w+\}`[^`]*`", (ROOT / name).read_text(encoding="utf-8")) == []
