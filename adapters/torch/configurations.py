@@ -27,7 +27,7 @@ _ARGUMENTS = ("ssm_cfg", "ssm_config", "mamba_kwargs", "ssm_kwargs")
 
 
 class ConfigurationWarning(UserWarning):
-    """A configuration holds one number of states for layers that now have several: a model made anew from it takes no more their weights.
+    """A configuration holds one number of states for layers that no longer have one number: a model made from it cannot load their weights.
 
     Examples
     --------
@@ -149,8 +149,7 @@ def follow_cuts(held: list[Number], model: nn.Module, before: Mapping[str, int],
         told += [f"{number.name} {why}"] if why else []
     if told:
         warn_caller(
-            f"{told[0]}: a model made from it does not take their weights if they follow it; give all of them one rank, or load with "
-            "balred.load",
+            f"{told[0]}: a model made from it cannot load these weights. Give all these layers one rank, or load with balred.load",
             ConfigurationWarning,
         )
 
@@ -165,7 +164,7 @@ def _follow_one(number: Number, model: nn.Module, mine: Mapping[str, int], held:
         return ""
     got = dict(_found(model)).get(number.places[0], number.size)
     other = ", ".join(f"{n or 'the layer'} with {states}" for n, states in mine.items() if states != got)
-    return f"holds one number of states, {number.size} before and {got} now, and of the layers that had as many it leaves out {other}"
+    return f"holds one number of states, {number.size} before and {got} now, but these layers have another: {other}"
 
 
 def _has_others_beside(number: Number, held: list[Number]) -> bool:
@@ -186,7 +185,7 @@ def _follow_list(number: Number, sizes: tuple[int, ...], model: nn.Module, befor
         left = iter(after)
         _write(number, model, [next(left) if x else x for x in sizes])
     elif {a for a, b in zip(before, after, strict=True) if a != b} & set(sizes):
-        return f"holds the numbers of states {list(sizes)}, which are not one for each layer of {before} that now have {after}"
+        return f"holds the list {list(sizes)} of numbers of states, but the model has layers of {before} states, now {after}"
     return ""
 
 

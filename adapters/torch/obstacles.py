@@ -158,8 +158,8 @@ def _uneven(where: _Paths, layers: Mapping[str, nn.Module]) -> dict[str, str]:
     for module, paths in where.values():
         if type(module) in classes and entry_of(module) is None:
             reason = (
-                f"the model's configuration holds one state dimension, and {paths[0]}, a {type(module).__name__} too, is no layer "
-                f"that can be cut: {'; '.join(seen(module)) or 'it was changed'}"
+                f"the model's configuration holds one number of states for all of them, and {paths[0]}, a {type(module).__name__} "
+                f"too, cannot be cut: {'; '.join(seen(module)) or 'it was changed'}"
             )
             return {name: reason for name, layer in tied.items() if type(layer) is type(module)}
     return {}

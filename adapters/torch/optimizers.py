@@ -58,8 +58,8 @@ def check_keeps_nothing(optimizer: Any, layers: Mapping[str, nn.Module]) -> None
             kept = [x for x in several if isinstance(x, torch.Tensor) and not isinstance(x, nn.Parameter)]
             if any(x.ndim > 0 and tuple(x.shape) in shapes for x in kept):
                 raise ValueError(
-                    f"what is around an optimizer must keep nothing of the parameters' shapes, got a {type(optimizer).__name__} with tensors in "
-                    f"{key}: give the optimizer inside it, and start the {type(optimizer).__name__} after the window"
+                    f"an object around an optimizer must hold no tensors of the parameters' shapes, got a {type(optimizer).__name__} with "
+                    f"some in {key}: pass the optimizer inside it, and make the {type(optimizer).__name__} after the window"
                 )
         optimizer = inner
 

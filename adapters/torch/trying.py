@@ -57,7 +57,7 @@ def follows(one: nn.Module, same: nn.Module, other: nn.Module) -> str | None:
     --------
     >>> layers = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
     >>> follows(layers[0], layers[0], layers[2]), follows(*layers)[:30]
-    (None, 'other outputs with more states')
+    (None, 'other outputs with added state')
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for x in _inputs(one):
@@ -70,13 +70,13 @@ def follows(one: nn.Module, same: nn.Module, other: nn.Module) -> str | None:
                 return None
             if float((second - first).norm()) > far:
                 return (
-                    "other outputs with more states that make the same operator: a factor that depends on their number would make a cut "
-                    "another function"
+                    "other outputs with added states that do nothing: a factor that depends on the number of states would change the "
+                    "outputs at every cut"
                 )
             if float((third - first).norm()) <= far:
                 return (
-                    "the same outputs with other arrays: it has kept what it had computed from its old ones, so clear its caches first "
-                    "(many layers do so in train())"
+                    "the same outputs with other arrays: it keeps what it computed from the old ones, so clear its caches first (many "
+                    "layers do so in train())"
                 )
             return None
     return None

@@ -102,11 +102,11 @@ def _fault(module: Any, change: Change) -> str | None:
             x = torch.randn(16, inputs, generator=random).to(full.weight.device, _input_dtype(full))
             want, got = change(_run(full, x).mT), _run(small, x).mT
         except Exception as error:  # whatever a module makes of tensors of other sizes
-            return f"which fails with fewer of them by {type(error).__name__}: {error}"
+            return f"which fails with fewer outputs: {type(error).__name__}: {error}"
     eps = max(torch.finfo(y.dtype).eps for y in (x, want))
     if want.shape == got.shape and float((want - got).norm()) <= eps**0.5 * float(want.norm()):
         return None
-    return "which makes other outputs with fewer of them"
+    return "which changes the outputs that stay"
 
 
 def _run(module: Any, x: Tensor) -> Tensor:

@@ -86,8 +86,8 @@ def inspect(
     if not layers:
         some = ", ".join(list(checkpoint.tensors)[:3]) or "none"
         raise ValueError(
-            f"{path}: a checkpoint must have a layer with a tensor called {', '.join(FAMILIES)}, and those that belong to it, "
-            f"got {len(checkpoint.tensors)} tensors without ({some})"
+            f"{path}: a checkpoint must hold all tensors of a layer that balred knows (one of them is called {', '.join(FAMILIES)}), "
+            f"got {len(checkpoint.tensors)} tensors ({some}) that are none"
         )
     found = []
     for i, layer in enumerate(layers):

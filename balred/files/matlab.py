@@ -183,7 +183,7 @@ def _unpacked(reader: _Reader, data: memoryview, wanted: Wanted) -> tuple[int, m
     body = head + packed.decompress(packed.unconsumed_tail, count - len(head)) if count > len(head) else head
     rest = b"" if packed.eof else packed.decompress(packed.unconsumed_tail, 1)
     if len(body) != count or rest or not packed.eof:  # at its end is a checksum
-        raise ValueError(f"{count} bytes are announced in a compressed variable of others")
+        raise ValueError(f"a compressed variable announces {count} bytes, and holds more or fewer")
     return kind, memoryview(body)
 
 

@@ -101,7 +101,7 @@ def hankel_nuclear_norm(obj: Any, *, weights: Any = None, precision: str = "floa
 
 
 def hankel_weights(obj: Any, *, precision: str = "float64") -> Any:
-    r"""Weights with which :func:`hankel_nuclear_norm` is cheap for the steps that follow.
+    r"""Weights that make :func:`hankel_nuclear_norm` cheap in the training steps that follow.
 
     For every positive definite W, :math:`N \le \frac12(\mathrm{tr}\,WP + \mathrm{tr}\,W^{-1}Q)`, with equality for the
     W of `obj` itself.  With W held fixed the right-hand side and its gradient need no factorisation, agree with N and

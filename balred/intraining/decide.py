@@ -141,7 +141,8 @@ def _decided(
     cut = {name for name in chosen if name in made}
     if left := even & (read.keys() - cut) if even & cut else set():
         skipped |= dict.fromkeys(
-            even & cut, f"the configuration holds one size, and {', '.join(sorted(left))} would keep another"
+            even & cut,
+            f"the configuration holds one number of states, and {', '.join(sorted(left))} would keep another",
         )
         cut -= even
     done = {

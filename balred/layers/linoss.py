@@ -83,7 +83,7 @@ def linoss_system(tree: Mapping[str, Any], scheme: str) -> DenseSystem:
 def refuse(_: Any) -> Any:
     """In place of the way back from a system."""
     raise ValueError(
-        "a LinOSS layer holds whole oscillators, so no other system can be written into it: select some with balred.reduce(model, rank)"
+        "a LinOSS layer holds whole oscillators, so a balanced system cannot be written into it: balred.reduce(model, rank) keeps some of its own oscillators"
     )
 
 

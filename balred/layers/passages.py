@@ -25,8 +25,8 @@ from balred.systems.leaves import System
 
 Host = NDArray[Any]
 
-NOT_FOUND = "no tensor in it is what its operator answers to its input"
-NO_INPUT = "no tensor enters it that can be looked at"
+NOT_FOUND = "no tensor in it is the output of its linear operator"
+NO_INPUT = "it is not called with a tensor"
 _NOT_REACHED = "the data do not run through it"
 
 
@@ -86,7 +86,7 @@ class Passages:
         if name in self.unseen:
             return
         if missing := [run for run in several if self._wanted and run.gradients is None]:
-            self.unseen[name] = f"the model's output does not depend on it ({len(missing)} of {len(several)} runs)"
+            self.unseen[name] = f"the model's output does not depend on it in {len(missing)} of {len(several)} runs"
             return
         system = self._layers[name][1]
         members = range(system.B.shape[0]) if any(run.member is not None for run in several) else (None,)

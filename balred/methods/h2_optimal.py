@@ -229,7 +229,7 @@ def _optimal(state: H2Spectrum, k: int, modes: Modes, name: str) -> Reduced:
     told = []
     if not change <= state.tol:
         told.append(f"come within {state.tol:.3g} of a fixed point, got {change:.3g} after {count} iterations")
-    kept = "the best stable system found, not a local optimum,"
+    kept = "the best stable system that was found, which is no local optimum,"
     plain = evaluated(state.target, truncated[0], modes)
     # differences of squares do not tell which of two is better where they are this near
     if plain is None or runs[0].error > plain.error - 10 * NOISE * state.target.square:

@@ -372,4 +372,6 @@ def on_recordings(name: str, row: Method) -> Method:
 
 
 def _along_inputs(reduce: Callable[[Any, int], Reduced], state: Spectrum, k: int) -> Reduced:
-    return _stable(reduce(state, k), k, "a left weight without states promises it")
+    return _stable(
+        reduce(state, k), k, "keep more states, or use a left weight without states, with which every result is stable"
+    )

@@ -98,8 +98,8 @@ class Outcome:
             else f"; the values predict a squared change of the scalar of {self.foretold:.3g}"
         )
         return (
-            f"divergence {value:.3g} +- {error:.2g} {self.rule.unit} on {count} sequences kept out, asked "
-            f"{self.rule.tolerance:g}, {self.tries} tries{foretold}"
+            f"divergence {value:.3g} +- {error:.2g} {self.rule.unit} (tolerance {self.rule.tolerance:g}), measured on {count} "
+            f"sequences that chose no states, {self.tries} tries{foretold}"
         )
 
 
@@ -177,7 +177,7 @@ def within_divergence(
     states = least(holds, len(layers), most)
     if states is None:
         tried = f"{min(one.value for _, one in found.values()):.3g} at best" if found else "no states that can be tried"
-        raise ValueError(f"some number of states must keep the divergence within {rule}, got {tried}")
+        raise ValueError(f"some number of states must keep the divergence within the tolerance of {rule}, got {tried}")
     ranks, reached = found[states]
     one_unit = {one.unit for one in layers.values()} == {"change of the output"}
     foretold = sum(float(layers[name].tail[rank]) for name, rank in ranks.items()) if one_unit else None

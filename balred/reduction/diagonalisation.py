@@ -196,7 +196,8 @@ class Forms:
                 k = (low + high) // 2
         if low == 0:
             raise ValueError(
-                f"the reduced system must be diagonalisable to {states} or fewer states, got ill-conditioned eigenvectors or unstable poles at every order"
+                "the reduced system must have a diagonal form, which is what a layer holds, got nearly parallel eigenvectors or "
+                f"unstable poles with {states} states and with fewer"
             )
         return low, unfit
 

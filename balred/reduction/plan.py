@@ -270,7 +270,7 @@ def _told(one: Smaller | Failure, candidate: Candidate | Failure, wanted: Any, *
     asked = candidate.rank(wanted) if candidate.tied else one.rank
     if asked == one.rank:
         return one
-    note = f"{asked} rounded up to {one.rank}: the model's configuration holds one state dimension"
+    note = f"{asked} rounded up to {one.rank}: the model's configuration holds one number of states"
     return replace(one, note="; ".join(filter(None, [note, one.note])))
 
 

@@ -38,7 +38,7 @@ from balred.systems.poles import UnstableError, known_poles, pole_margin, warn_i
 
 _FEW = 64
 """Beyond so many states the solution takes longer than all that goes with it."""
-_PARTS_EQUALS = "try another rank, one that does not part Hankel singular values that are equal"
+_PARTS_EQUALS = "try another rank, because this one separates Hankel singular values that are equal"
 
 
 @dataclass(frozen=True, repr=False)
@@ -279,7 +279,7 @@ def reduced_or_mended(solved: Solved, settings: Settings, rank: int) -> Reductio
         except ValueError:
             continue
         if _fits(other, rank * solved.unit):
-            note = f"with a share of {share:g} of white noise: on data alone, poles would grow too fast or eigenvectors be nearly parallel"
+            note = f"a share of {share:g} of white noise was added to the data, without which poles would grow too fast or eigenvectors be nearly parallel"
             return replace(other, note="; ".join(filter(None, [note, other.note])))
     if isinstance(made, ValueError):
         raise made

@@ -63,7 +63,7 @@ def _matrices(names: Any, write: Callable[[str], str]) -> str:
         return f"write balred.reduce(scipy.signal.TransferFunction({write('num')}, {write('den')}), rank)"
     if isinstance(names, list) and "__header__" in names:
         inside = [name for name in names if not name.startswith("__")]
-        return f"of a MATLAB file take what holds the system, it has {', '.join(inside) or 'nothing'}"
+        return f"pass the variable of the MATLAB file that holds the system, one of {', '.join(inside) or 'none'}"
     return ""
 
 
@@ -71,7 +71,7 @@ def _of_tuple(obj: tuple[Any, ...]) -> str:
     sizes = [getattr(x, "ndim", None) for x in obj]
     if len(obj) >= 4 and isinstance(obj[0], int) and sizes[1:4] == [2, 2, 2]:  # (nr, A, B, C, ...) of SLICOT's routines
         last = 5 if sizes[4:5] == [2] else 4
-        return f"of what slycot returns take the matrices, balred.ss(*t[1:{last}]), those of the order t[0]"
+        return f"slycot returns the order and then the matrices: write balred.ss(*t[1:{last}])"
     if len(obj) == 2 and all(_is_vector(x) for x in obj):
         return "numerator and denominator go through balred.reduce(scipy.signal.TransferFunction(*t), rank)"
     if len(obj) == 3 and all(_is_vector(x) for x in obj[:2]) and not _is_vector(obj[2]):

@@ -38,7 +38,7 @@ def tensors_of(obj: Any, path: str = "") -> dict[str, Any]:
     if plain or hasattr(obj, "__wrapped__") or str(getattr(obj, "dtype", "")).startswith("key<"):
         return {}
     raise TypeError(
-        f"a checkpoint must be of models of a framework whose container has tensors, of arrays, and of lists and dicts of both, "
+        "a checkpoint must hold models of PyTorch, equinox or flax (or of a registered container), arrays, or lists and dicts of these, "
         f"got {type(obj).__name__}{f' at {path}' if path else ''}"
     )
 

@@ -185,8 +185,8 @@ def check_held(layer: Any, new: Any) -> None:
         if _held(x) or (name in old and not _held(old[name])):
             continue
         raise OverflowError(
-            f"entries of a reduced layer must be numbers in its precision, got others in {name} of {type(layer).__name__}: its parameters "
-            f"are too large or too small for {dtype_of(x)}"
+            f"parameters of a reduced layer must be finite in its precision, got NaN or infinity in {name} of "
+            f"{type(layer).__name__}: they are too large or too small for {dtype_of(x)}"
         )
 
 

@@ -167,8 +167,8 @@ def kept_out(given: Iterable[Batch], share: int = 4) -> tuple[list[Batch], list[
             (choose if whole % share else measure).append((args, kwargs))
     if not choose or not measure:
         raise ValueError(
-            f"a divergence is measured on calibration data that are kept apart from the rest, so there must be {share} sequences at "
-            "least, got fewer"
+            f"there must be at least {share} calibration sequences, because a divergence is measured on some that choose no states, "
+            "got fewer"
         )
     return choose, measure
 

@@ -89,7 +89,7 @@ def response_gram(M: FloatArray, f: FloatArray, length: int | None = None) -> Fl
                 X, power = first + ahead(M, X), M @ power
     if not np.isfinite(X).all():
         raise ValueError(
-            f"the responses must stay finite over the {length} steps that count, got an oscillator with a pole of modulus {radius:.3g}"
+            f"every oscillator must stay finite over the {length} steps of a sequence, got one with a pole of modulus {radius:.3g}"
         )
     return np.asarray(X[..., 1, 1])
 

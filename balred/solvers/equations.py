@@ -233,9 +233,7 @@ def _solver(A: Matrix, B: Matrix, discrete: bool, names: tuple[str, str]) -> Cal
         probe = np.random.default_rng(0).standard_normal((len(S), len(T)))
         gain = float(np.linalg.norm(_triangular(S, T, probe.astype(complex), discrete)) / np.linalg.norm(probe))
         if not gain * _EPS * _sizes(A, B, discrete) < 0.1:
-            raise ValueError(
-                _blame(np.diag(S), np.diag(T), discrete, names, " as far as rounding errors allow to tell")
-            )
+            raise ValueError(_blame(np.diag(S), np.diag(T), discrete, names, " within rounding errors"))
     return solve
 
 

@@ -25,7 +25,7 @@ _LEAST, _MOST = 1e-100, 1e100
 
 
 class BoundaryWarning(UserWarning):
-    """Rounding of the entries of the state matrix could decide whether a pole is stable; taken as exact, the entries tell.
+    """A pole is so close to the stability boundary that rounding of the state matrix could decide its side; the entries, taken as exact, do.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def warn_if_faint(poles: Poles, offset: float = 0.0) -> None:
     inside = poles.inside(offset)
     for some, rest in (
         (poles.faint & inside, "stable because the entries are taken as exact: if it stands for an integrator, set the smallest entries to zero, or choose an offset above {:.2g}"),
-        (poles.torn & ~inside & (poles.margin > offset), "unstable, though {:.2g} inside in the mean of those that it cannot be told from: a filter has its digits in zeros, poles and gain or in sections of second order, which polynomials lose"),
+        (poles.torn & ~inside & (poles.margin > offset), "unstable, although the mean of the poles around it is stable by {:.2g}: give a filter as zeros, poles and gain or in sections of second order, because polynomials lose digits"),
     ):  # fmt: skip
         if some.any():
             first = np.argmin(poles.margin[some])
@@ -221,7 +221,7 @@ def check_stable(system: System, eps: float = 0.0) -> None:
     >>> check_stable(balred.ss([[2.0]], [[1.0]], [[1.0]]))
     Traceback (most recent call last):
         ...
-    balred.systems.poles.UnstableError: every pole must have a negative real part, got a pole at 2 (real part 2); hsv and reduce split off the unstable part of a single system, Gramians do not exist for it
+    balred.systems.poles.UnstableError: every pole must have a negative real part, got a pole at 2 (real part 2); hsv and reduce split off the unstable part of a single system, which has no Gramians
     """
     if not is_concrete(*system.leaves):
         return
@@ -241,7 +241,7 @@ def check_stable(system: System, eps: float = 0.0) -> None:
     if margin > 0:  # a number inside alone would contradict the rule
         size += f", known to {doubt:.2g} from entries that are rounded"
     raise UnstableError(
-        f"{rule}, got a pole at {at} ({size}); hsv and reduce split off the unstable part of a single system, Gramians do not exist for it"
+        f"{rule}, got a pole at {at} ({size}); hsv and reduce split off the unstable part of a single system, which has no Gramians"
     )
 
 

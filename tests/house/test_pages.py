@@ -44,7 +44,7 @@ def test_pages_have_none_of_these_faults() -> None:
     assert {page.name: found for page in PAGES if (found := faults(page.read_text(encoding="utf-8")))} == {}
 
 
-SHOWN = ("{testcode}", "{code-block}", "{written-file}", "{session}", "python", "sh")
+SHOWN = ("{testcode}", "{code-block}", "{written-file}", "{session}", "python", "sh", "matlab", "toml", "json")
 """How fences open that hold what readers copy; others hold what is printed, and drawings."""
 
 
@@ -68,7 +68,8 @@ def test_a_wide_line_of_code_is_seen(fence: str) -> None:
 
 def test_code_fits_a_narrow_window() -> None:
     found = {page.name: wide(page.read_text(encoding="utf-8")) for page in PAGES}
-    scripts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "gallery").glob("*.py")}
+    shown = [*(ROOT / "docs" / "gallery").glob("*.py"), ROOT / "docs" / "distributed_example.py"]
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in shown}
     found |= {name: [line for line in text.splitlines() if len(line) > 79] for name, text in scripts.items()}
     assert len(scripts) > 10
     assert {name: lines for name, lines in found.items() if lines} == {}

@@ -155,8 +155,8 @@ def test_a_divergence_that_cannot_be_measured_leaves_the_layers_and_says_why() -
         made(rule=balred.Divergence(0.02), calibration=None)
     far = balred.Divergence(0.02, of=lambda full, small: np.ones(len(full)))
     for rule, given, why in (
-        (balred.Divergence(0.02), [data(7, 3)], "there must be 4 sequences at least"),
-        (far, data(7), "must keep the divergence within"),
+        (balred.Divergence(0.02), [data(7, 3)], "there must be at least 4 calibration sequences"),
+        (far, data(7), "must keep the divergence within the tolerance"),
     ):
         model, optimizer, reducer = made(rule=rule, window=(0, 1), calibration=given)
         one_step(model, optimizer, 1)

@@ -41,7 +41,7 @@ KNOWN = [
     (struct(), "balred.ss(s[0, 0]['A'], s[0, 0]['B'], s[0, 0]['C'], s[0, 0]['D'])"),
     (mat_struct(), "balred.ss(sys.A, sys.B, sys.C, sys.D)"),
     ({"A": G.A, "B": G.B, "C": G.C}, "balred.ss(d['A'], d['B'], d['C'])"),
-    ({"__header__": b"", "plant": struct()}, "it has plant"),
+    ({"__header__": b"", "plant": struct()}, "one of plant"),
     (([1.0], [1.0, 2.0]), "scipy.signal.TransferFunction(*t)"),
     (([], np.array([-1.0]), 2.0), "scipy.signal.ZerosPolesGain(*t)"),
     ((3, G.A, G.B, G.C, np.ones(3)), "balred.ss(*t[1:4])"),

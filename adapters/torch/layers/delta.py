@@ -40,7 +40,7 @@ _MIXED = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "norm", "out_pro
 _SEPARATE = ("q_proj", "k_proj", "v_proj", "g_proj", "b_proj", "a_proj", "o_norm", "o_proj")
 _LAYOUTS = (_FUSED, _MIXED, _SEPARATE)
 _NUMBERS = ("num_k_heads", "num_v_heads", "head_k_dim", "head_v_dim")
-_NOTE = "norms of fewer keys and other corrections change it further, which this does not count"
+_NOTE = "the norm over fewer keys changes it further, and that is not counted here"
 _EPS = 1e-6
 """Below the norms of keys and queries."""
 

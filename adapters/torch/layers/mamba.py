@@ -69,7 +69,7 @@ def _ways(layer: Any) -> list[tuple[str, ...]]:
         )
     if len({id(getattr(layer, names[3])) for names in ways}) < len(ways):
         raise ValueError(
-            f"each way of a two-way layer must have projections of its own, got one {_WAY[3]} in {type(layer).__name__}: untie them first"
+            f"each way of a two-way layer must have projections of its own, got one {_WAY[3]} for both in {type(layer).__name__}: untie them first"
         )
     return ways
 

@@ -255,8 +255,8 @@ def _differs(name: str, layer: nn.Module, output: Any, own: torch.Tensor, mask: 
         []
         if away is None
         else [
-            f"layer {name} ({type(layer).__name__}) must compute what its weights stand for in a layer of its kind, got {away}: "
-            "something else in it or around it takes part, such as another norm, a hook, a replaced forward, or a state carried over"
+            f"the output of layer {name} ({type(layer).__name__}) must follow from its weights, as in other layers of its kind, got "
+            f"{away}: something else takes part, such as another norm, a hook, a replaced forward, or a state carried over"
         ]
     )
 
@@ -266,7 +266,7 @@ def _away(layer: nn.Module, output: Any, own: torch.Tensor, mask: Any) -> str | 
     parts = output if isinstance(output, (tuple, list)) else [output]
     found = next((x for x in parts if isinstance(x, torch.Tensor) and x.shape == own.shape), None)
     if found is None:
-        return f"no output of shape {tuple(own.shape)}, as its weights have it"
+        return f"no output of the shape that follows, {tuple(own.shape)}"
     counted = torch.ones_like(own[..., :1]) if mask is None else mask[:, -own.shape[1] :, None].to(own.dtype)
     want, got = (x.to(own.dtype) * counted for x in (found, own))
     miss = float((got - want).norm() / want.norm().clamp_min(torch.finfo(want.dtype).tiny))
@@ -274,7 +274,7 @@ def _away(layer: nn.Module, output: Any, own: torch.Tensor, mask: Any) -> str | 
     limit = max(max(torch.finfo(d).eps for d in kinds) ** 0.5, 1e-3 if found.device.type == "cpu" else 2e-2)
     if miss <= limit or not torch.isfinite(own).all():  # moments that are not finite are refused for that
         return None
-    return f"an output that is {miss:.2g} of itself away"
+    return f"an output with a relative difference of {miss:.2g}"
 
 
 def _noise(layer: nn.Module, width: int, sequences: int = 4, tokens: int = 256) -> torch.Tensor:

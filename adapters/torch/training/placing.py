@@ -51,7 +51,7 @@ def refuse_engines(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     for cls in (*around, *map(type, model.modules()), type(optimizer)):
         if _is_engine(cls):
             raise ValueError(
-                f"what trains a model must take parameters of other shapes, got {cls.__name__} of "
+                f"the engine that trains a model must let its parameters change their shapes, got {cls.__name__} of "
                 f"{cls.__module__.partition('.')[0]}, which keeps those that it has seen: cut before the model is given to it"
             )
 

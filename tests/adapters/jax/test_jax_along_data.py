@@ -197,7 +197,7 @@ class Aside(Model):
     [
         (
             lambda: Model(Scaled(WIDTH, 6, key=jax.random.key(1))),
-            "no tensor in it is what its operator answers to its input",
+            "no tensor in it is the output of its linear operator",
         ),
         (lambda: Looped(lru()), "it runs inside a loop or a branch of JAX"),
         (lambda: Aside(lru()), "the model's output does not depend on it"),

@@ -198,7 +198,7 @@ def test_what_cannot_be_seen_is_balanced_on_noise_and_told() -> None:
     model = Model(Scaled(WIDTH, 6))
     with pytest.warns(balred.reduction.CalibrationWarning, match="layer .no tensor in it"):
         plan = balred.plan(model, {"layer": 3}, data())
-    assert plan.rows[0].note == "balanced on white noise: no tensor in it is what its operator answers to its input"
+    assert plan.rows[0].note == "balanced on white noise: no tensor in it is the output of its linear operator"
     with pytest.raises(ValueError, match="balanced_on='data' needs layers whose operators are found"):
         balred.plan(model, {"layer": 3}, data(), balanced_on="data")
     with pytest.raises(ValueError, match="needs calibration data, got none"):
@@ -294,7 +294,7 @@ def test_a_divergence_is_measured_on_what_was_kept_out_and_holds(scalar: str) ->
     assert plan.divergence.error == pytest.approx(float(kl.std() / 32**0.5), rel=1e-4, abs=1e-9)
     assert plan.divergence.value + plan.divergence.error <= 1e-4
     assert small.layer.states < 6
-    assert "on 32 sequences kept out, asked 0.0001" in repr(plan)
+    assert "(tolerance 0.0001), measured on 32 sequences" in repr(plan)
     relative = balred.plan(model, balred.Divergence(0.01, of="values"), x)
     with torch.no_grad():
         want = (relative.apply()(kept) - model(kept)).square().sum() / model(kept).square().sum()
@@ -364,5 +364,5 @@ def test_a_divergence_needs_data_and_is_of_the_whole_model() -> None:
         balred.reduce(model, balred.Divergence(0.1))
     with pytest.raises(ValueError, match="shared by all layers of a model"):
         balred.plan(nn.ModuleList([model]), {"0.layer": balred.Divergence(0.1)}, data())
-    with pytest.raises(ValueError, match="there must be 4 sequences"):
+    with pytest.raises(ValueError, match="there must be at least 4 calibration sequences"):
         balred.reduce(model, balred.Divergence(0.1), calibration=data(3))

@@ -211,7 +211,7 @@ def test_in_training_none_is_cut_where_one_cannot_be(monkeypatch: pytest.MonkeyP
     report = reducer.step()
     assert not report.cuts
     assert report.skipped == {
-        NAMES[0]: f"the configuration holds one size, and {NAMES[1]} would keep another",
+        NAMES[0]: f"the configuration holds one number of states, and {NAMES[1]} would keep another",
         NAMES[1]: "injected",
     }
     assert net.config.qk_dim == 128

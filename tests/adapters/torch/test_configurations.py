@@ -149,7 +149,9 @@ class HalfOf:
 
 
 def test_equal_numbers_of_two_kinds_are_told_where_they_part() -> None:
-    with pytest.warns(ConfigurationWarning, match=r"^config.d_state holds one number .* leaves out lru with 4"):
+    with pytest.warns(
+        ConfigurationWarning, match=r"^config.d_state holds one number .* but these layers have another: lru with 4"
+    ):
         balred.reduce(Two(Both(8, 8), ("ssm", "lru")), {"ssm": 2, "lru": 4}, calibration=X)
 
 
@@ -169,7 +171,7 @@ def test_a_list_that_is_another_is_told() -> None:
     model = torch.nn.Sequential(mambapy.MambaBlock(mambapy.MambaConfig(d_model=16, n_layers=1, d_state=8)))
     model.config = types.SimpleNamespace(d_states=[8, 8, 16])
     with pytest.warns(
-        ConfigurationWarning, match=r"^config.d_states holds the numbers of states \[8, 8, 16\], which are not one"
+        ConfigurationWarning, match=r"^config.d_states holds the list \[8, 8, 16\] of numbers of states, but"
     ):
         balred.reduce(model, 4, calibration=X)
 

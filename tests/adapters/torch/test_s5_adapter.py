@@ -176,6 +176,6 @@ def test_parameters_that_single_precision_cannot_hold_are_refused() -> None:
         large.seq.B[0, 0, 0] = 3e38
         large.seq.C[:, 0] *= 1e10
     with pytest.raises(
-        OverflowError, match="entries of a reduced layer must be numbers in its precision, got others in"
+        OverflowError, match="parameters of a reduced layer must be finite in its precision, got NaN or infinity in"
     ):
         balred.reduce(large, large.seq.Lambda.shape[0])

@@ -194,4 +194,4 @@ def test_keys_of_gated_delta_nets_that_say_nothing_are_given_up(name: str) -> No
         want = layer(x)
         torch.testing.assert_close(small(x), want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
     assert small.head_k_dim == 4
-    assert "which this does not count" in balred.plan(layer, 4, calibration=x).rows[0].note
+    assert "that is not counted here" in balred.plan(layer, 4, calibration=x).rows[0].note

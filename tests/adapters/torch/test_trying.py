@@ -100,7 +100,7 @@ def own_scale(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("forward", "why"),
-    [(own_split, "RuntimeError: split_with_sizes"), (own_scale, "an output that is 0.5 of itself away")],
+    [(own_split, "RuntimeError: split_with_sizes"), (own_scale, "an output with a relative difference of 0.5")],
 )
 def test_a_selective_layer_that_would_break_or_compute_otherwise_is_refused(forward: Any, why: str) -> None:
     model = build("Mamba")
