@@ -1,4 +1,6 @@
-"""Train a model in several processes and truncate it meanwhile; started again, it goes on from its last checkpoint.
+"""Train a model in several processes, and truncate it meanwhile.
+
+Started again, it goes on from its last checkpoint:
 
 torchrun --nproc-per-node 2 distributed_example.py RUN_DIR
 """
@@ -30,19 +32,31 @@ def save(path, state):
 
 
 def main(folder):
-    dist.init_process_group("gloo")  # "nccl" on GPUs, after torch.cuda.set_device(LOCAL_RANK)
+    # on GPUs "nccl", after torch.cuda.set_device(LOCAL_RANK)
+    dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
-    net = torch.nn.Sequential(LRU(1, 64), torch.nn.Tanh(), LRU(1, 64), torch.nn.Linear(1, 1))
+    net = torch.nn.Sequential(
+        LRU(1, 64),
+        torch.nn.Tanh(),
+        LRU(1, 64),
+        torch.nn.Linear(1, 1),
+    )
     model = DistributedDataParallel(net)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     reducer = InTrainingReducer(
-        model, optimizer, rule=balred.Energy(0.95), window=(0, 20), attempts=2, log=folder / "cuts.jsonl"
+        model,
+        optimizer,
+        rule=balred.Energy(0.95),
+        window=(0, 20),
+        attempts=2,
+        log=folder / "cuts.jsonl",
     )
     checkpoint, done = folder / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
-        reducer.load_state_dict(saved["reducer"])  # first: it shrinks the layers to the sizes saved
+        # first the reducer: it shrinks the layers to the sizes saved
+        reducer.load_state_dict(saved["reducer"])
         net.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         done = saved["step"]
@@ -68,7 +82,9 @@ def main(folder):
                         "step": step,
                     },
                 )
-    dist.barrier()  # nobody leaves while threads of torch still finish the last exchange: Python's end would abort them
+    # nobody leaves while threads of torch still finish the last exchange:
+    # Python's end would abort them
+    dist.barrier()
     dist.destroy_process_group()
 
 
