@@ -306,10 +306,18 @@ def with_widths(app: Sphinx, doctree: nodes.document) -> None:
             image["width"] = f"{size[0]}px" if size else "100%"
 
 
+def with_long_words(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Mark code with a word that is longer than a line of a phone: the style sheet lets no other word break."""
+    for literal in doctree.findall(nodes.literal):
+        if max(map(len, literal.astext().split()), default=0) > 32:
+            literal["classes"].append("long")
+
+
 def setup(app: Sphinx) -> None:
     """Register the directives, what is looked up elsewhere, and what is checked at the end."""
     app.connect("doctree-read", unbroken_numbers)
     app.connect("doctree-read", with_widths)
+    app.connect("doctree-resolved", with_long_words)
     app.connect("missing-reference", of_the_library)
     app.connect("autodoc-skip-member", left_out)
     app.connect("autodoc-process-docstring", no_alias)
