@@ -44,7 +44,7 @@ def inspect(
     ]
     print_table(("layer", "type", "states", *(f"{tau:.0e}".replace("e-0", "e-") for tau in TAUS)), rows, left=2)
     if any(layer.ranks for layer in layers):
-        tell("states that keep all but this share of the sum of the values (bound of the H-infinity error)")
+        tell("each column: the states that keep all but this share of the sum of the values (H-infinity error bound)")
     remarks: dict[str, list[str]] = {}
     for layer in layers:
         remarks.setdefault(layer.note, []).append(layer.name or layer.type)
