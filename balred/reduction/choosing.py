@@ -99,7 +99,7 @@ class Outcome:
         )
         return (
             f"divergence {value:.3g} +- {error:.2g} {self.rule.unit} (tolerance {self.rule.tolerance:g}), measured on {count} "
-            f"sequences that chose no states, {self.tries} tries{foretold}"
+            f"sequences that were kept apart, {self.tries} tries{foretold}"
         )
 
 

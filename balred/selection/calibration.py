@@ -167,7 +167,7 @@ def kept_out(given: Iterable[Batch], share: int = 4) -> tuple[list[Batch], list[
             (choose if whole % share else measure).append((args, kwargs))
     if not choose or not measure:
         raise ValueError(
-            f"there must be at least {share} calibration sequences, because a divergence is measured on some that choose no states, "
+            f"there must be at least {share} calibration sequences, because a divergence is measured on a part that is kept apart, "
             "got fewer"
         )
     return choose, measure
