@@ -7,6 +7,7 @@ With :math:`Z_q^H Z_p = U \Sigma V^H`, :math:`\Sigma` holds the Hankel singular 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +54,27 @@ class Spectrum(NamedTuple):
     def closed(self, k: int) -> int:
         """The least order of at least `k` that keeps together what belongs together: any one does."""
         return k
+
+
+@dataclass(frozen=True)
+class OfSpectrum:
+    """What a state that holds a spectrum and more has of it: what rules read, and the numerical rank."""
+
+    spectrum: Spectrum
+
+    @property
+    def sigma(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The values of the spectrum."""
+        return self.spectrum.sigma
+
+    @property
+    def cap(self) -> int:
+        """Their numerical rank."""
+        return self.spectrum.cap
+
+    def closed(self, k: int) -> int:
+        """`k` itself: no values belong together."""
+        return self.spectrum.closed(k)
 
 
 def pad(s: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:

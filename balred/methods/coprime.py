@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from balred.hankel.spectrum import spectrum
-from balred.methods.method import OfSpectrum, Reduced
+from balred.hankel.spectrum import OfSpectrum, spectrum
+from balred.methods.method import Reduced
 from balred.methods.truncation import truncate_or_match
 from balred.solvers.riccati import Equation, Matrix, dual, inverse_root, reached_first, seen_from, stabilising
 from balred.systems.arrays import ct

@@ -17,8 +17,8 @@ from balred.hankel.projections import projected
 from balred.hankel.spectrum import spectrum
 from balred.methods.h2_runs import H2Spectrum, distance, runs_of
 from balred.methods.h2_step import NOISE, Modes, Target, evaluated
-from balred.methods.method import Reduced, dense_on_host
-from balred.registry.reading import system_of
+from balred.methods.method import Reduced
+from balred.registry.reading import dense_on_host, system_of
 from balred.solvers.resolvents import Matrix, resolvent
 from balred.systems import arrays
 from balred.systems.arrays import backend, ct, warn_caller

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from balred.hankel.projections import projected
-from balred.hankel.spectrum import Spectrum, spectrum
+from balred.hankel.spectrum import OfSpectrum, Spectrum, spectrum
 from balred.methods.h2_step import (
     NOISE,
     Iterate,
@@ -27,7 +27,7 @@ from balred.methods.h2_step import (
     projection,
     seen,
 )
-from balred.methods.method import OfSpectrum, Reduced
+from balred.methods.method import Reduced
 from balred.methods.modal import modal, modes
 from balred.methods.riccati_balancing import bounded_real
 from balred.methods.truncation import singular_perturbation, truncate

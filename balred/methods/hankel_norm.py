@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import Spectrum, spectrum
 from balred.measures.promises import Gap
-from balred.methods.method import Reduced, UnderWeights, check_same_time, dense_on_host, of_gain_one
+from balred.measures.weights import UnderWeights, of_gain_one
+from balred.methods.method import Reduced
 from balred.ranks.bounds import a_priori_bound
+from balred.registry.reading import dense_on_host
 from balred.solvers.riccati import dual
 from balred.systems.arrays import backend, ct
 from balred.systems.dense_system import DenseSystem
-from balred.systems.parts import difference
+from balred.systems.parts import check_same_time, difference
 from balred.systems.poles import check_stable, known_poles
 
 Matrix = NDArray[Any]

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.hankel.spectrum import spectrum_of
-from balred.methods.method import Reduced, dense_on_host
+from balred.methods.method import Reduced
 from balred.methods.truncation import truncate_or_match
 from balred.methods.weighted import Weighted, definite_factor
-from balred.registry.reading import system_of
+from balred.registry.reading import dense_on_host, system_of
 from balred.solvers.riccati import controllability_factor, observability_factor
 from balred.solvers.windows import Band, band_factors, propagator, time_factors
 from balred.systems.arrays import Array, backend_of, ct

@@ -2,10 +2,6 @@
 
 A method is two functions.  ``prepare`` analyses a system once (for example, it solves for its Gramians) and returns a state;
 ``reduce`` makes a system of any order from that state.  Methods with the same ``prepare`` share an analysis.
-
-A weight says how much an error counts at one frequency beside another, so a multiple of it asks for the same reduced system.  Weights of
-1e-200 or 1e200 have products and squares that are no numbers, though: they are divided by a power of two, and the values and the bound of
-the weighted error are multiplied by it again.
 """
 
 from __future__ import annotations
@@ -19,16 +15,15 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.hankel.spectrum import Spectrum, spectrum
+from balred.hankel.spectrum import spectrum
 from balred.measures.promises import Gap, Promise, error_gap
+from balred.measures.weights import UnderWeights
 from balred.ranks.bounds import a_priori_bound
-from balred.registry.reading import system_of
 from balred.systems import arrays
-from balred.systems.arrays import Array, backend_of, double_precision, namespace, to_numpy
+from balred.systems.arrays import Array, namespace
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
-from balred.systems.leaves import Ports, System, are_ordinary, shifted, unit_of, with_leaves
-from balred.systems.poles import known_poles
+from balred.systems.leaves import Ports, System, are_ordinary, unit_of, with_leaves
 
 Reduced: TypeAlias = tuple[System, Array | None, Array | None]
 """A reduced system, with the projections L and R of the state (L x = reduced x) or None where it is no projection."""
@@ -72,27 +67,6 @@ class Of(Enum):
 
     def __str__(self) -> str:
         return self.value
-
-
-@dataclass(frozen=True)
-class OfSpectrum:
-    """What a state that holds a spectrum and more has of it: what rules read, and the numerical rank."""
-
-    spectrum: Spectrum
-
-    @property
-    def sigma(self) -> NDArray[np.float64]:
-        """The values of the spectrum."""
-        return self.spectrum.sigma
-
-    @property
-    def cap(self) -> int:
-        """Their numerical rank."""
-        return self.spectrum.cap
-
-    def closed(self, k: int) -> int:
-        """`k` itself: no values belong together."""
-        return self.spectrum.closed(k)
 
 
 def tail_bound(state: State, k: int) -> NDArray[np.float64]:
@@ -272,7 +246,7 @@ class Method:
         """
         g, ports = _moderate(system, self.linear)
         state = self.prepare(g, solver, **options)
-        power = float(getattr(state, "power", 0.0))
+        power = state.power if isinstance(state, UnderWeights) else 0.0
         if ports is None and not power:
             return state
         one = np.ones((1, 1))
@@ -312,78 +286,3 @@ class Method:
             raise TypeError(
                 f"the options of method {name!r} are {', '.join(known) or 'none'}, got {', '.join(map(repr, unknown))}"
             )
-
-
-def dense_on_host(name: str, obj: Any) -> DenseSystem:
-    """The one system in `obj`, dense, of NumPy arrays in double precision."""
-    system = system_of(obj)
-    if system.B.ndim > 2:
-        raise ValueError(f"the {name} must be a single system, got a batch of shape {tuple(system.B.shape[:-2])}")
-    be = backend_of(*system.leaves)
-    work = arrays.mapped(system, lambda x: to_numpy(be.stop_gradient(x)))
-    with double_precision(*work.leaves) as wide:
-        return with_leaves(work, wide).to_dense()
-
-
-def check_same_time(name: str, a: DenseSystem, other: str, b: DenseSystem) -> None:
-    """Raise unless the two have the same time step (``True`` stands for any)."""
-    if a.discrete != b.discrete or (True not in (a.dt, b.dt) and a.dt != b.dt):
-        raise ValueError(f"the {name} must have the dt of the {other}, {b.dt}, got {a.dt}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnderWeights(OfSpectrum):
-    """The spectrum of a system under weights of gains near one, if there are weights.
-
-    Attributes
-    ----------
-    left, right : DenseSystem or None
-        The weights, divided by their gains.
-    power : float
-        The two gains together, as a power of two.
-    """
-
-    left: DenseSystem | None = None
-    right: DenseSystem | None = None
-    power: float = 0.0
-
-
-def stable_weight(
-    name: str, obj: Any, system: DenseSystem, *, inputs: int | None = None, outputs: int | None = None
-) -> tuple[DenseSystem, float]:
-    """A stable weight of gain near one, and what it was divided by, as a power of two; an error if it does not fit the system.
-
-    Examples
-    --------
-    >>> import balred
-    >>> from balred.methods.method import stable_weight
-    >>> g = balred.testing.random_system(4, 1, 1, seed=0)
-    >>> low_pass, power = stable_weight("left weight", balred.ss([[-1.0]], [[1e-150]], [[1e-150]]), g, inputs=1)
-    >>> bool(0.5 < abs(low_pass.B) < 2), power
-    (True, -996.0)
-    """
-    w = dense_on_host(name, obj)
-    for side, wanted, given, of in (
-        ("inputs", inputs, w.B.shape[1], "outputs"),
-        ("outputs", outputs, len(w.C), "inputs"),
-    ):
-        if wanted not in (None, given):
-            raise ValueError(f"the {name} must have as many {side} as the system has {of}, {wanted}, got {given}")
-    check_same_time(name, w, "system", system)
-    poles = known_poles(w)
-    if not poles.inside().all():
-        raise ValueError(f"the {name} must be stable, got a pole at {complex(poles.at[np.argmin(poles.margin)]):.6g}")
-    return of_gain_one(name, w)
-
-
-def of_gain_one(name: str, w: DenseSystem) -> tuple[DenseSystem, float]:
-    """A weight divided by a power of two near its gain, with an input matrix near one, and this power."""
-    for part, x in (("B", w.B), ("C", w.C), ("D", w.D)):
-        check_finite(f"{part} of the {name}", x)
-    b, c, d = (float(np.log2(unit_of(x).item())) for x in (w.B, w.C, w.D))
-    rate = 0.0 if w.discrete or not w.order else float(np.log2(unit_of(w.A).item()))
-    gains = [d] if w.D.any() else []
-    if w.B.any() and w.C.any():
-        gains.append(b + c - rate)
-    power = max(gains, default=0.0)
-    return replace(w, B=shifted(w.B, -b), C=shifted(w.C, b - power), D=shifted(w.D, -power)), power

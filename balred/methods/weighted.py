@@ -21,7 +21,8 @@ from balred.hankel.spectrum import Spectrum, spectrum, spectrum_of
 from balred.measures.norms import norm
 from balred.measures.promises import Gap, error_gap
 from balred.measures.recordings import RecordingWarning, independent_inputs, recordings_of, signals_factor
-from balred.methods.method import Method, Reduced, UnderWeights, no_bound, stable_weight
+from balred.measures.weights import UnderWeights, stable_weight
+from balred.methods.method import Method, Reduced, no_bound
 from balred.methods.truncation import truncate_or_match
 from balred.ranks.bounds import a_priori_bound
 from balred.solvers.gramians import factors, solved

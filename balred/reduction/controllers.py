@@ -12,15 +12,16 @@ import numpy as np
 
 from balred.hankel.spectrum import spectrum, spectrum_of
 from balred.methods.coprime import Factors, coprime
-from balred.methods.method import Reduced, check_same_time, dense_on_host
+from balred.methods.method import Reduced
 from balred.methods.truncation import truncate
 from balred.methods.weighted import Technique
 from balred.ranks.choosing import check_rank
 from balred.reduction.plan import reduce
+from balred.registry.reading import dense_on_host
 from balred.solvers.riccati import controllability_factor, dual, observability_factor
 from balred.systems.checks import host_array
 from balred.systems.dense_system import DenseSystem
-from balred.systems.parts import block_diagonal
+from balred.systems.parts import block_diagonal, check_same_time
 from balred.systems.poles import UnstableError, check_stable, known_poles
 
 Weight: TypeAlias = Literal["output", "input", "performance"]

@@ -13,9 +13,11 @@ from balred.registry.entries import AdapterNotFound, T, container_of, entry_of, 
 from balred.registry.hints import hint_for
 from balred.registry.kinds import Container, Entry, Rebuild, Selective
 from balred.registry.whole import check_follows, check_held, check_runs, check_whole
+from balred.systems import arrays
+from balred.systems.arrays import backend_of, double_precision, to_numpy
 from balred.systems.dense_system import DenseSystem, ss
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System
+from balred.systems.leaves import System, with_leaves
 
 
 def adapt(obj: Any) -> tuple[System, Rebuild]:
@@ -159,6 +161,17 @@ def system_of(obj: Any) -> System:
     if len(found) > 1:
         raise ValueError(f"one system is needed, got a model with {len(found)} layers: {', '.join(found)}")
     return adapt(next(iter(found.values())))[0]
+
+
+def dense_on_host(name: str, obj: Any) -> DenseSystem:
+    """The one system in `obj`, dense, of NumPy arrays in double precision."""
+    system = system_of(obj)
+    if system.B.ndim > 2:
+        raise ValueError(f"the {name} must be a single system, got a batch of shape {tuple(system.B.shape[:-2])}")
+    be = backend_of(*system.leaves)
+    work = arrays.mapped(system, lambda x: to_numpy(be.stop_gradient(x)))
+    with double_precision(*work.leaves) as wide:
+        return with_leaves(work, wide).to_dense()
 
 
 def layers_of(obj: Any) -> dict[str, Any]:

@@ -248,9 +248,7 @@ def _repeated(system: System, batch: tuple[int, ...]) -> System:
 
 def difference(a: System, b: System) -> System:
     """The system ``a - b``: states beside each other, outputs subtracted."""
-    if (a.discrete, b.discrete) != (a.discrete, a.discrete) or (
-        a.discrete and a.dt != b.dt and a.dt is not True and b.dt is not True
-    ):
+    if not _same_time(a, b):
         raise ValueError(f"both systems must have the same dt, got {a.dt} and {b.dt}")
     shapes = [(int(s.C.shape[-2]), int(s.B.shape[-1])) for s in (a, b)]
     if shapes[0] != shapes[1]:
@@ -282,3 +280,15 @@ def difference(a: System, b: System) -> System:
     return DenseSystem(
         block_diagonal(a.A, b.A), xp.concat([a.B, b.B], axis=-2), xp.concat([a.C, -b.C], axis=-1), a.D - b.D, a.dt
     )
+
+
+def check_same_time(name: str, a: DenseSystem, other: str, b: DenseSystem) -> None:
+    """Raise unless the two have the same time step (``True`` stands for any)."""
+    if not _same_time(a, b):
+        raise ValueError(f"the {name} must have the dt of the {other}, {b.dt}, got {a.dt}")
+
+
+def _same_time(a: System, b: System) -> bool:
+    """Whether two systems can stand in one: True is any step, 1.0 is not."""
+    any_step = a.dt is True or b.dt is True
+    return a.discrete == b.discrete and (any_step or a.dt == b.dt)

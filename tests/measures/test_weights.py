@@ -71,3 +71,12 @@ def test_a_weight_with_an_entry_that_is_no_number_is_named(method, part):
     parts[part][0, 0] = np.nan
     with pytest.raises(ValueError, match=f"{part} of the left weight must"):
         balred.reduce(g, 3, method=method, left=balred.DenseSystem(*parts.values(), 0))
+
+
+def test_a_step_of_one_second_is_not_any_step():
+    """Of Python, ``1.0 == True``: a weight sampled each second is none for a system sampled each half."""
+    g = balred.testing.random_system(4, 1, 1, dt=0.5, seed=0)
+    each_second, any_step = (balred.ss([[0.5]], [[1.0]], [[1.0]], 1.0, dt) for dt in (1.0, True))
+    with pytest.raises(ValueError, match=r"the left weight must have the dt of the system, 0\.5, got 1\.0"):
+        balred.reduce(g, 2, method="frequency_weighted", left=each_second)
+    assert balred.reduce(g, 2, method="frequency_weighted", left=any_step).dt == 0.5
