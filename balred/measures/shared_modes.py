@@ -8,9 +8,9 @@ two systems say.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,11 @@ from balred.systems.arrays import is_concrete, mapped, to_numpy
 from balred.systems.clusters import rounding
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System, unit_of
-from balred.systems.parts import difference, split_by
+from balred.systems.parts import difference, separation, split_by
 from balred.systems.poles import pole_margin
 from balred.systems.units import rescaled
 
+Poles: TypeAlias = NDArray[Any]
 _ROOTS = (2, 3, 4)
 """Rounding errors move a k-fold pole by the k-th root of what they move a simple one; of these multiplicities it is thought."""
 
@@ -64,17 +65,15 @@ def without_shared_modes(a: System, b: System, *, boundary_only: bool = False) -
         return None
     eps = max(arrays.eps(arrays.real(g.B)) for g in (a, b))
     both, (inputs, outputs) = _moderate([_scaled(g) for g in (a, b)])
-    for limit, size in _limits(both, eps):
-        for band in (False, True) if boundary_only else (False,):
-            second = partial(_beyond, limit=limit, discrete=a.discrete, band=band)
-            try:
-                parts = [split_by(g, second, "modes in common and others", "system") for g in both]
-            except ValueError:
-                continue  # too close to be told apart here: with some more poles they may be
-            kept, others = ([_or_gain(p[i], g) for g, p in zip(both, parts, strict=True)] for i in (0, 1))
-            if any(g.order for g in kept) and _same(both, kept, eps, size):
-                gap = difference(*others).to_dense()
-                return dataclasses.replace(gap, B=gap.B * inputs, C=gap.C * outputs)
+    for parted, size in _ways(both, eps, boundary_only):
+        try:
+            parts = [parted(g) for g in both]
+        except ValueError:
+            continue  # too close to be told apart here: with some more poles they may be
+        kept, others = ([_or_gain(p[i], g) for g, p in zip(both, parts, strict=True)] for i in (0, 1))
+        if any(g.order for g in kept) and _same(both, kept, others, eps, size):
+            gap = difference(*others).to_dense()
+            return dataclasses.replace(gap, B=gap.B * inputs, C=gap.C * outputs)
     return None
 
 
@@ -95,13 +94,21 @@ def _moderate(both: list[DenseSystem]) -> tuple[list[DenseSystem], tuple[float, 
     return [dataclasses.replace(g, B=g.B / b, C=g.C / c) for g in both], (b, c)
 
 
-def _limits(both: list[DenseSystem], eps: float) -> Iterator[tuple[float, float]]:
-    """Distances from the stability boundary up to which poles may be marginal, from the surest on, and the size of A."""
+def _ways(
+    both: list[DenseSystem], eps: float, boundary_only: bool
+) -> Iterator[tuple[Callable[[DenseSystem], Any], float]]:
+    """Ways to part modes in common from others, from the surest on, and the size of A."""
     size = max(float(np.abs(g.A).max(initial=1.0 if g.discrete else 0.0)) for g in both)
+    yield (
+        lambda g: separation(g, eps=eps)[:2],
+        size,
+    )  # as a reduction does, which puts what may be on the boundary there
     nearest = min(float(pole_margin(g)[1].min(initial=np.inf)) for g in both)
     for limit in (max(rounding(g.order, eps) * size for g in both), *(10 * size * eps ** (1 / k) for k in _ROOTS)):
-        if nearest <= limit:
-            yield limit, size
+        for band in (False, True) if boundary_only else (False,):
+            if nearest <= limit:
+                second = partial(_beyond, limit=limit, discrete=both[0].discrete, band=band)
+                yield partial(split_by, second=second, names="modes in common and others", boundary="system"), size
 
 
 def _beyond(poles: NDArray[Any], limit: float, discrete: bool, band: bool) -> NDArray[np.bool_]:
@@ -118,7 +125,9 @@ def _or_gain(part: System | None, g: DenseSystem) -> DenseSystem:
     return DenseSystem(np.zeros((0, 0)), np.zeros((0, m)), np.zeros((p, 0)), g.D, g.dt)
 
 
-def _same(both: list[DenseSystem], parts: list[DenseSystem], eps: float, size: float) -> bool:
+def _same(
+    both: list[DenseSystem], parts: list[DenseSystem], others: list[DenseSystem], eps: float, size: float
+) -> bool:
     """Whether the `parts` of two systems have the same transfer function, D aside, as far as the entries are known."""
     strict = [dataclasses.replace(g, D=0 * g.D) for g in parts]
     poles = np.concatenate([np.linalg.eigvals(g.A) for g in parts])
@@ -126,11 +135,13 @@ def _same(both: list[DenseSystem], parts: list[DenseSystem], eps: float, size: f
     # a difference of N states is zero if it is at more than N points
     turns = np.exp(2j * np.pi * (np.arange(4 * len(poles)) + 0.25) / (4 * len(poles)))
     radius = max(2 * float(np.abs(poles - centre).max()), 10 * eps * size) or 1.0
+    discs = _discs(both, poles, np.concatenate([np.linalg.eigvals(g.A) for g in others]), eps)
     told = False
     while not told or radius <= 4 * (size + abs(centre)):
         circle = [complex(centre + radius * t) for t in turns]
         values = [np.array([g(s) for s in circle]) for g in strict]
         known = sum(min(_uncertainty(g, s, eps) for s in circle[:: len(circle) // 2]) for g in both)
+        known = max(known, min(discs(s) for s in circle))
         gap = float(np.linalg.norm(values[0] - values[1], axis=(1, 2)).max())
         reach = max(float(np.linalg.norm(v, axis=(1, 2)).max()) for v in values)
         if known <= 1e-3 * reach or radius > 4 * (size + abs(centre)):
@@ -139,6 +150,29 @@ def _same(both: list[DenseSystem], parts: list[DenseSystem], eps: float, size: f
                 return False
         radius *= 32
     return True
+
+
+def _discs(both: list[DenseSystem], poles: Poles, others: Poles, eps: float) -> Callable[[complex], float]:
+    r"""What rounding errors may change of a part at a point outside of discs around its `poles` that hold no others.
+
+    Beside the whole, which changes by less, the other part takes up what this one changes.  But
+    :math:`\delta G_1(s) = \frac{1}{2\pi i}\oint \delta G(z)/(s-z)\,dz` around the discs.
+    """
+    if not len(others):
+        return lambda s: 0.0
+    radii = np.array([float(np.abs(others - p).min()) / 2 for p in poles])
+    if not radii.all():
+        return lambda s: 0.0
+    changed = [
+        max(sum(_uncertainty(g, complex(p + r * t), eps) for g in both) for t in (1, 1j, -1, -1j))
+        for p, r in zip(poles, radii, strict=True)
+    ]
+
+    def at(s: complex) -> float:
+        far = np.abs(s - poles)
+        return float(np.sum(2 * radii * changed / far)) if (far >= 2 * radii).all() else 0.0
+
+    return at
 
 
 def _uncertainty(g: DenseSystem, s: complex, eps: float) -> float:
