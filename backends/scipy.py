@@ -323,6 +323,12 @@ def complex_schur(A: Array) -> tuple[Array, Array]:
     return T, Q
 
 
+def schur(A: Array) -> tuple[Array, Array]:
+    """T and Q with ``A = Q T Q^H``, of a real A real: a conjugate pair is then a block of two whose diagonal is its real part."""
+    T, Q = scipy.linalg.schur(A, output="complex" if np.iscomplexobj(A) else "real")
+    return T, Q
+
+
 def triangular_solve(T: Array, x: Array, adjoint: bool = False) -> Array:
     """``T^-1 x`` or ``T^-H x`` for an upper triangular complex T and a vector x."""
     return np.asarray(scipy.linalg.blas.ztrsv(T, x, trans=2 if adjoint else 0))

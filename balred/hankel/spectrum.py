@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from balred.ranks.bounds import numerical_rank
+from balred.ranks.bounds import EQUAL, numerical_rank
 from balred.solvers.gramians import solved
-from balred.systems.arrays import Array, backend_of, ct, to_numpy
+from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, to_numpy
 from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System
@@ -111,7 +111,7 @@ def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, product: Array | N
     array([0.731, 0.019])
     """
     U, s, Vh = decomposed(backend_of(Zp, Zq).svd, Zp, Zq, product)
-    return Spectrum(system, Zp, Zq, U, s, ct(Vh), **known)
+    return _parted(Spectrum(system, Zp, Zq, U, s, ct(Vh), **known))
 
 
 def decomposed(function: Callable[[Array], Any], Zp: Array, Zq: Array, product: Array | None) -> Any:
@@ -120,3 +120,37 @@ def decomposed(function: Callable[[Array], Any], Zp: Array, Zq: Array, product: 
     if product is None:
         return be.over_batch(lambda Zq, Zp: function(hankel_matrix(Zp, Zq)), batch, Zq, Zp)
     return be.over_batch(lambda product: function(hankel_matrix(Zp, Zq, product)), batch, product)
+
+
+def _parted(sp: Spectrum) -> Spectrum:
+    r"""`sp` with such coordinates among equal values that every order which parts them leaves stable poles on both sides.
+
+    Any orthonormal ones are singular vectors.  In those of a Schur form of their part :math:`A_{gg}` of the balanced system, the
+    states kept of it and those cut have its poles, or the real part of a pair.  In others a lossless system (a delay by Padé, a
+    notch, a mode seen as a velocity) is truncated to integrators, or has no steady state.
+
+    References
+    ----------
+    L. Pernebo and L. M. Silverman, Model reduction via balanced state space representations, IEEE Trans. Automat. Control 27
+    (1982), theorem 3.2: only modes within a group of equal values that is parted can come out on the boundary of stability.
+    """
+    be = backend_of(sp.s)
+    if not is_concrete(sp.s) or sp.s.shape[-1] < 2:
+        return sp
+    s = to_numpy(be.stop_gradient(sp.s))
+    alive = s[..., 1:] > sp.system.order * np.finfo(s.dtype).eps * s[..., :1]
+    equal = alive & (s[..., 1:] >= s[..., :-1] * (1 - max(EQUAL, 4 * float(np.finfo(s.dtype).eps))))
+    if not equal.any():
+        return sp
+    A, Zp, Zq, U, V = (to_numpy(be.stop_gradient(x)) for x in (sp.system.A, sp.Zp, sp.Zq, sp.U, sp.V))
+    A, Zp, Zq, U, V = (np.broadcast_to(x, (*s.shape[:-1], *x.shape[-2:])) for x in (A, Zp, Zq, U, V))
+    Q = np.zeros((*s.shape, s.shape[-1]), U.dtype) + np.eye(s.shape[-1], dtype=U.dtype)
+    for i in map(tuple, np.argwhere(equal.any(axis=-1))):
+        ends = np.flatnonzero(~np.concatenate([equal[i], [False]])) + 1
+        for first, end in zip([0, *ends[:-1]], ends, strict=True):
+            if end > first + 1:
+                here = slice(first, end)
+                own = (ct(Zq[i] @ U[i][:, here]) @ A[i] @ (Zp[i] @ V[i][:, here])) / s[i][first]
+                Q[i][here, here] = backend("scipy").schur(own)[1]
+    Q = be.from_numpy(Q, like=sp.U, real=not np.iscomplexobj(Q))
+    return sp._replace(U=sp.U[..., :, : s.shape[-1]] @ Q, V=sp.V[..., :, : s.shape[-1]] @ Q)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+EQUAL = 1e-9
+"""Values count as equal within this part of themselves."""
 
 
 def numerical_rank(hsv: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
@@ -61,12 +63,12 @@ def a_priori_bound(hsv: FloatArray, order: int) -> FloatArray:
     tail = s[..., order:]
     if tail.shape[-1] == 0:
         return np.zeros(s.shape[:-1])
-    equal = tail[..., 1:] >= tail[..., :-1] * (1 - 1e-9)
+    equal = tail[..., 1:] >= tail[..., :-1] * (1 - EQUAL)
     if not equal.any():
         return np.asarray(2 * tail.sum(axis=-1))
     same = np.zeros(tail.shape, dtype=bool)
     same[..., 1:] = equal
     if order > 0:
-        split = np.cumprod(tail >= s[..., order - 1 : order] * (1 - 1e-9), axis=-1).astype(bool)
+        split = np.cumprod(tail >= s[..., order - 1 : order] * (1 - EQUAL), axis=-1).astype(bool)
         same &= ~split
     return np.asarray(2 * np.sum(np.where(same, 0.0, tail), axis=-1))
