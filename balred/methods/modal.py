@@ -231,7 +231,7 @@ def modal(state: Modes, k: int) -> Reduced:
     system, Control 10 (1966).
     """
     kept = _kept(state, k)
-    if kept == 0:
+    if kept == 0 < k:
         size = int(state.sizes[0])
         what = "a conjugate pair" if size == 2 and _is_pair(state.modal.A[:2, :2]) else (
             f"a group of {size}, which only coordinates with a condition number beyond {_WORST:.3g} can separate"

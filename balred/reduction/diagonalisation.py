@@ -6,6 +6,7 @@ of the reduced real system becomes one stored state, and so does a real pole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -208,7 +209,7 @@ def _forms(reduced: Reduced, template: DiagonalSystem, limit: float, least: floa
     A, B, C = (to_numpy(x) for x in g.leaves)
     poles, vectors = np.linalg.eig(A)
     vectors = vectors.astype(np.complex128)
-    condition = np.linalg.cond(vectors)
+    condition = np.linalg.cond(vectors) if poles.size else np.ones(poles.shape[:-1])
     usable = np.isfinite(condition)[..., None]
     vectors = np.where(usable[..., None], vectors, np.eye(vectors.shape[-1]))
     paired = np.where(usable, poles, 0.0)
@@ -225,8 +226,8 @@ def _forms(reduced: Reduced, template: DiagonalSystem, limit: float, least: floa
         )
     else:
         V, W = to_numpy(R) @ vectors, coefficients(paired, vectors, to_numpy(L))
-    flat = [x.reshape(-1, *x.shape[-2:]) for x in (b, c, V, W)]
-    members = zip(poles.reshape(-1, poles.shape[-1]), picked, good.reshape(-1), *flat, strict=True)
+    flat = [x.reshape(good.size, *x.shape[-2:]) for x in (b, c, V, W)]
+    members = zip(poles.reshape(good.size, poles.shape[-1]), picked, good.reshape(-1), *flat, strict=True)
     return [(len(at), _one_mode_set(template, lam, at, *four) if fine else None) for lam, at, fine, *four in members]
 
 
@@ -236,8 +237,8 @@ def _picked(poles: NDArray[Any], b: NDArray[Any], c: NDArray[Any], conjugate: bo
     All, or one of each conjugate pair and the real ones; but not those that stand for states a member does not have.
     """
     alive = (np.abs(b).max(axis=-1) > 0) | (np.abs(c).max(axis=-2) > 0)
-    chosen = []
-    for lam, living in zip(poles.reshape(-1, poles.shape[-1]), alive.reshape(-1, poles.shape[-1]), strict=True):
+    chosen, rows = [], (math.prod(poles.shape[:-1]), poles.shape[-1])
+    for lam, living in zip(poles.reshape(rows), alive.reshape(rows), strict=True):
         index = np.flatnonzero(living & (lam.imag >= 0)) if conjugate else np.flatnonzero(living)
         chosen.append(index[np.lexsort((lam[index].imag, -np.abs(lam[index])))])
     return chosen

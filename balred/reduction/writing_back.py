@@ -81,7 +81,7 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
     Raises
     ------
     ValueError
-        `rank` is out of range, or leaves no state beside the unstable modes; no input reaches an output; the reduced
+        `rank` is out of range; no input reaches an output; the reduced
         system cannot be diagonalised accurately.
 
     Warns
@@ -109,15 +109,11 @@ def reduced(solved: Solved, settings: Settings, rank: int) -> Reduction:
         )
     if state is None or stable is None:
         return Reduction(system, np.zeros(batch, np.int64), np.zeros(batch))
-    if rank == fixed:
-        raise ValueError(
-            f"rank must be at least {fixed + 1}: all unstable modes ({fixed}) and a state for the stable part, got {rank}"
-        )
     if rank == system.states and isinstance(system, DiagonalSystem):
         return Reduction(system, np.full(batch, stable.order), np.zeros(batch))  # already diagonal, nothing to cut
     unit = stable.order // stable.states
     cap = state.cap
-    if cap == 0:
+    if cap == 0 and not fixed:
         raise ValueError(
             "a system must have a nonzero Hankel singular value to be reduced, got none: inputs do not reach outputs"
         )

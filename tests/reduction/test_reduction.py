@@ -270,10 +270,37 @@ def test_offset_moves_the_boundary():
     assert_allclose(s[1:], balred.hsv(balred.ss(np.diag([-1.0, -5.0]), np.ones((2, 1)), np.ones((1, 2)))), rtol=1e-12)
     small = balred.reduce(g, 2, offset=0.5)
     assert np.min(np.abs(poles_of(small) + 0.1)) < 1e-14
-    with pytest.raises(
-        ValueError, match=r"rank must be at least 2: all unstable modes \(1\) and a state for the stable part, got 1"
-    ):
-        balred.reduce(g, 1, offset=0.5)
+    # no state for the stable part: what is left of it is its response at infinity, or the steady state 1/1 + 1/5
+    for method, D in (("truncate", 0.0), ("singular_perturbation", 1.2), ("modal", 0.0)):
+        alone = balred.reduce(g, 1, offset=0.5, method=method)
+        assert_allclose([*alone.A.ravel(), *(alone.B * alone.C).ravel(), *alone.D.ravel()], [-0.1, 1.0, D], rtol=1e-12)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_motor_becomes_an_integrator(turned):
+    """1/s - 1/(s + 50) = 50/(s (s + 50)): with one state 1/s, and the error is at most the gain 1/50, twice the value 1/100."""
+    g = balred.ss([[0.0, 1.0], [0.0, -50.0]], [[0.0], [50.0]], [[1.0, 0.0]])
+    if turned:
+        Q = np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]
+        g = balred.ss(Q @ g.A @ Q.T, Q @ g.B, g.C @ Q.T)
+    a = balred.analyze(g)
+    small = a.reduce(1)
+    assert_allclose(small(1j), [[-1j]], rtol=1e-12)
+    assert_allclose([a.bound(1), balred.error(g, small)], 1 / 50, rtol=1e-9)
+    # stable modes that no input reaches leave the integrator, at every rank
+    hidden = balred.ss(np.diag([0.0, -1.0, -2.0]), [[1.0], [0.0], [0.0]], [[1.0, 1.0, 1.0]])
+    assert balred.reduce(hidden, 1).order == 1
+    with pytest.warns(balred.RankWarning, match="the order of the reduced system is 1"):
+        assert balred.reduce(hidden, 2).order == 1
+
+
+def test_unstable_modes_of_a_layer_alone():
+    """Stored poles 1.5 and 0.5 + 0.3i: of the pair its response at infinity is left, or at 1: 2 Re 1/(1 - (0.5 + 0.3i)) = 1/0.34."""
+    d = balred.diagonal([1.5, 0.5 + 0.3j], [[1.0], [1.0]], [[1.0, 1.0]], dt=1, conjugate=True)
+    for method, D in (("truncate", 0.0), ("singular_perturbation", 1 / 0.34)):
+        small = balred.reduce(d, 1, method=method)
+        assert_allclose(small.poles, [1.5])
+        assert_allclose(small.D, [[D]], rtol=1e-12)
 
 
 def test_rank_counts_unstable_modes():
