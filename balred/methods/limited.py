@@ -18,6 +18,7 @@ from balred.methods.method import Reduced
 from balred.methods.truncation import truncate_or_match
 from balred.methods.weighted import Weighted, definite_factor
 from balred.registry.reading import dense_on_host, system_of
+from balred.solvers.gramians import of_good_digits
 from balred.solvers.riccati import controllability_factor, observability_factor
 from balred.solvers.windows import Band, band_factors, propagator, time_factors
 from balred.systems.arrays import Array, backend_of, ct
@@ -202,13 +203,15 @@ def limited_gramians(
             "exactly one of horizon and band must be given, got " + ("neither" if horizon is None else "both")
         )
     like = system_of(obj).B
-    system = dense_on_host("system", obj)
+    system, at = of_good_digits(dense_on_host("system", obj))
+    assert isinstance(system, DenseSystem)
     if band is not None:
         Zp, Zq, *_ = band_factors(system, _checked_bands(band, system))
     else:
         assert horizon is not None
         _check_window(start, horizon, system.discrete)
         Zp, Zq = time_factors(system, start, horizon)
+    Zp, Zq = at.factors(Zp, Zq)
     be = backend_of(like)
     return be.from_numpy(Zp @ ct(Zp), like=like), be.from_numpy(Zq @ ct(Zq), like=like)
 

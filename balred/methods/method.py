@@ -19,11 +19,13 @@ from balred.hankel.spectrum import spectrum
 from balred.measures.promises import Gap, Promise, error_gap
 from balred.measures.weights import UnderWeights
 from balred.ranks.bounds import a_priori_bound
+from balred.solvers.gramians import of_good_digits
 from balred.systems import arrays
 from balred.systems.arrays import Array, namespace
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import Ports, System, are_ordinary, unit_of, with_leaves
+from balred.systems.units import Coordinates
 
 Reduced: TypeAlias = tuple[System, Array | None, Array | None]
 """A reduced system, with the projections L and R of the state (L x = reduced x) or None where it is no projection."""
@@ -81,7 +83,7 @@ def no_bound(state: State, k: int) -> NDArray[np.float64]:
 
 
 class AtPorts(NamedTuple):
-    """The state of a system in other units of inputs and outputs, seen from those that were given."""
+    """The state of a system in other units of inputs and outputs, and of states, seen from those that were given."""
 
     state: Any
     ports: Ports
@@ -89,6 +91,8 @@ class AtPorts(NamedTuple):
     """What was kept aside: it may be of a size that has no number in these units."""
     power: float = 0.0
     """Of two, which the gain of weights was divided by."""
+    at: Coordinates = Coordinates(None)
+    """How the states that were analysed stand for those that were given."""
 
     @property
     def system(self) -> DenseSystem:
@@ -123,7 +127,7 @@ class AtPorts(NamedTuple):
         xp = namespace(g.B)
         if L is not None and R is not None:
             size = xp.astype(d, L.dtype)
-            L, R = L / size, R * size
+            L, R = self.at.after(L / size), self.at.before(R * size)
         return self._given(g), L, R
 
     def within(self, g: DenseSystem) -> DenseSystem:
@@ -245,12 +249,13 @@ class Method:
             There are none for a method that depends on the size of the system.
         """
         g, ports = _moderate(system, self.linear)
+        g, at = (g, Coordinates(None)) if self.prepare is spectrum else of_good_digits(g)
         state = self.prepare(g, solver, **options)
         power = state.power if isinstance(state, UnderWeights) else 0.0
-        if ports is None and not power:
+        if ports is None and not power and at.right is None:
             return state
         one = np.ones((1, 1))
-        return AtPorts(state, ports or Ports(one, one, one), system.D if self.linear and ports else None, power)
+        return AtPorts(state, ports or Ports(one, one, one), system.D if self.linear and ports else None, power, at)
 
     def reduced(self, state: Any, k: int) -> Reduced:
         """``reduce(state, k)`` in the units that were given."""

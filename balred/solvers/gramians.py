@@ -201,6 +201,31 @@ def solved(system: System, solver: str | None) -> Solved:
     return _on_host(host, system.to_dense(), solver)
 
 
+def of_good_digits(system: System) -> tuple[System, Coordinates]:
+    """`system` as given; or a dense one in the coordinates in which its Gramians have their digits, where those given are far from that.
+
+    In them so have Riccati equations, cascades with weights, and powers over a horizon, of which nobody looks at the digits.
+
+    Examples
+    --------
+    >>> import balred, numpy as np
+    >>> A = np.diag(np.ones(5), 1)  # a six-fold pole at 0.99, as a polynomial
+    >>> A[-1] = -np.poly(np.full(6, 0.99))[:0:-1]
+    >>> g = balred.ss(A, np.eye(6)[:, 5:], np.eye(6)[:1], dt=1)
+    >>> seen, at = of_good_digits(g)
+    >>> bool(np.linalg.norm(g.A) > 10 * np.linalg.norm(seen.A)), np.allclose(at.left @ at.right, np.eye(6))
+    (True, True)
+    """
+    nothing = Coordinates(None)
+    if not isinstance(system, DenseSystem):
+        return system, nothing
+    try:
+        found = solved(system, None)
+    except (ValueError, ArithmeticError):  # it is unstable, for example, and has none
+        return system, nothing
+    return (system, nothing) if found.coordinates.right is None else (found.system, found.coordinates)
+
+
 def _product(system: DiagonalSystem, Zp: Array, Zq: Array) -> tuple[Array | None, bool]:
     """The product of the factors, and whether so much cancels in it that errors of Gramians, not of factors, would be seen.
 
