@@ -209,8 +209,8 @@ def of_good_digits(system: System) -> tuple[System, Coordinates]:
     Examples
     --------
     >>> import balred, numpy as np
-    >>> A = np.diag(np.ones(5), 1)  # a six-fold pole at 0.99, as a polynomial
-    >>> A[-1] = -np.poly(np.full(6, 0.99))[:0:-1]
+    >>> A = np.diag(np.ones(5), 1)
+    >>> A[-1] = -np.poly(np.full(6, 0.9))[:0:-1]  # a pole at 0.9, six times, as a polynomial
     >>> g = balred.ss(A, np.eye(6)[:, 5:], np.eye(6)[:1], dt=1)
     >>> seen, at = of_good_digits(g)
     >>> bool(np.linalg.norm(g.A) > 10 * np.linalg.norm(seen.A)), np.allclose(at.left @ at.right, np.eye(6))
