@@ -67,8 +67,10 @@ def error_gap(full: DenseSystem, small: DenseSystem) -> Gap:
     return gap
 
 
-def check_promises(promises: Iterable[Promise], order: int, of: str = "error") -> None:
+def check_promises(promises: Iterable[Promise], order: int, of: str = "error", near: str = "poles") -> None:
     """Compare what was made with what is promised of it, and tell of the worst where there are several (the members of a batch).
+
+    What is `near` the boundary of the stable region is the reason that is given.
 
     Raises
     ------
@@ -85,16 +87,18 @@ def check_promises(promises: Iterable[Promise], order: int, of: str = "error") -
         for error in map(float, np.ravel(np.linalg.norm(gap(_points(small)), 2, axis=(-2, -1)))):
             beyond = (error - bound) / first if first else 0.0
             if beyond > _DIGITS:
+                steps = "; use a longer time step" if small.discrete else ""
+                advice = steps if near == "poles" else "; with beta > 0 they count less"
                 raise ArithmeticError(
                     f"the {of} may exceed its bound by at most {_DIGITS:g} of the first Hankel singular value, got "
-                    f"{error:.3g} with a bound of {bound:.3g}: its poles are close to the boundary of the stable region, "
-                    f"and rounding errors in double precision count for more there{'; use a longer time step' if small.discrete else ''}"
+                    f"{error:.3g} with a bound of {bound:.3g}: its {near} are close to the boundary of the stable region, "
+                    f"and rounding errors in double precision count for more there{advice}"
                 )
             if error > bound * (1 + _SLACK) + _FLOOR * first and beyond > worst:
                 worst, told = beyond, f"the {of} of order {order}, {error:.3g}, is larger than the bound, {bound:.3g}"
     if told:
         warn_caller(
-            f"{told}: the entries of the reduced system are rounded, and its poles are so close to the boundary of the stable "
+            f"{told}: the entries of the reduced system are rounded, and its {near} are so close to the boundary of the stable "
             "region that this counts",
             RoundingWarning,
         )

@@ -7,12 +7,13 @@ though: they are divided by a power of two, and the values and the bound of the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from balred.hankel.spectrum import OfSpectrum
 from balred.registry.reading import dense_on_host
+from balred.solvers.gramians import of_good_digits
 from balred.systems.checks import check_finite
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import shifted, unit_of
@@ -62,7 +63,7 @@ def stable_weight(
     poles = known_poles(w)
     if not poles.inside().all():
         raise ValueError(f"the {name} must be stable, got a pole at {complex(poles.at[np.argmin(poles.margin)]):.6g}")
-    return of_gain_one(name, w)
+    return of_gain_one(name, cast(DenseSystem, of_good_digits(w)[0]))
 
 
 def of_gain_one(name: str, w: DenseSystem) -> tuple[DenseSystem, float]:

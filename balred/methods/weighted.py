@@ -173,11 +173,9 @@ def _responses(w: DenseSystem, at: Any) -> Matrix:
 
 def weighted_truncation(state: Weighted, k: int) -> Reduced:
     """Truncation or singular perturbation; an error where two weights cost the system its stability."""
-    return _stable(
-        truncate_or_match(state.spectrum, k),
-        k,
-        "with two weights try technique='lin_chiu', 'wang' or 'varga_anderson', or another rank",
-    )
+    two = state.left is not None and state.right is not None
+    more = "technique='lin_chiu', 'wang' or 'varga_anderson', or " if two else ""
+    return _stable(truncate_or_match(state.spectrum, k), k, f"try {more}another rank")
 
 
 def _stable(made: Reduced, k: int, advice: str) -> Reduced:

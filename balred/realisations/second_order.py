@@ -19,7 +19,7 @@ from balred.registry.entries import register_entry
 from balred.registry.kinds import Entry
 from balred.solvers.adi import check_nonsingular
 from balred.systems.arrays import backend
-from balred.systems.checks import check_finite, host_array
+from balred.systems.checks import as_matrix, check_finite, host_array
 from balred.systems.dense_system import DenseSystem, ss
 
 Matrix = NDArray[Any]
@@ -207,15 +207,15 @@ def second_order(M: Any, D: Any, K: Any, B: Any, Cp: Any = None, Cv: Any = None)
         raise ValueError("Cp or Cv must be given, got neither: outputs see positions, velocities or both")
     sparse = any(hasattr(x, "toarray") for x in (M, D, K))
     square = [
-        backend("scipy").sparse_matrix(x) if sparse else host_array(name, x)
+        backend("scipy").sparse_matrix(x) if sparse else np.asarray(as_matrix(name, host_array(name, x)))
         for name, x in (("M", M), ("D", D), ("K", K))
     ]
     n = square[0].shape[0] if len(square[0].shape) == 2 else 0
     for name, x in zip("MDK", square, strict=True):
         if tuple(x.shape) != (n, n) or n == 0:
             raise ValueError(f"{name} must have shape (n, n) with n of at least 1, that of M, got {tuple(x.shape)}")
-    B = host_array("B", B)
-    Cp, Cv = (None if x is None else host_array(name, x) for name, x in (("Cp", Cp), ("Cv", Cv)))
+    B = as_matrix("B", host_array("B", B))
+    Cp, Cv = (None if x is None else as_matrix(name, host_array(name, x)) for name, x in (("Cp", Cp), ("Cv", Cv)))
     Cp = np.zeros_like(Cv) if Cp is None else Cp
     Cv = np.zeros_like(Cp) if Cv is None else Cv
     if B.ndim != 2 or len(B) != n or B.shape[1] == 0:

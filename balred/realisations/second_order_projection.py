@@ -105,7 +105,7 @@ def balanced(
     Parameters
     ----------
     g : SecondOrderSystem
-        Stable, dense or sparse.
+        Stable, dense or sparse; :func:`modal` keeps rigid bodies and undamped modes.
     solver : str, optional
         Solver of the Gramians, such as "scipy" or "slycot"; for dense systems only.
     balancing : {"position", "velocity", "position_velocity"}, default "position"
@@ -141,8 +141,12 @@ def balanced(
         def divided(X: Matrix) -> Matrix:
             return np.asarray(lu.solve(X, "H"))
     else:
-        with backend("numpy").double_scope():
-            R, L = factors(first, solver)
+        try:
+            with backend("numpy").double_scope():
+                R, L = factors(first, solver)
+        except UnstableError as error:
+            reason = str(error).partition(";")[0]
+            raise UnstableError(f"{reason}: method='modal' keeps rigid bodies and undamped modes") from None
 
         def divided(X: Matrix) -> Matrix:
             return solved_evenly(g.M.conj().T, X)

@@ -220,7 +220,9 @@ def _told_of_promise(settings: Settings, state: State, small: System, order: int
     method, dense = settings.row, small.to_dense()
     promise = method.promise(state, dense, settings.options, order)
     if promise is not None:
-        check_promises([promise], dense.order, "error" if method.bounds is Of.ERROR else str(method.bounds))
+        of = "error" if method.bounds is Of.ERROR else str(method.bounds)
+        near = "zeros" if method.bounds is Of.RELATIVE else "poles"
+        check_promises([promise], dense.order, of, near)
 
 
 def _told_of_unstable(small: System, solved: Solved, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, fro, is_one, namespace, size_of, to_numpy
-from balred.systems.checks import as_array, check_finite, check_representable
+from balred.systems.checks import as_array, as_matrix, check_finite, check_representable
 from balred.systems.leaves import are_ordinary, shifted, unit_of
 from balred.systems.units import rescaled
 
@@ -75,6 +75,8 @@ def lyap(A: Any, Q: Any, C: Any = None, E: Any = None) -> Any:
     >>> balred.lyap([[-1.0, 0.0], [0.0, 3.0]], [[2.0, 4.0], [4.0, 6.0]])  # unstable, but no two poles add up to zero
     array([[ 1., -2.],
            [-2., -1.]])
+    >>> balred.lyap(-2, 4)  # numbers are matrices of one entry
+    array([[1.]])
     >>> balred.lyap([[1.0]], [[-1.0]], [[5.0]])
     Traceback (most recent call last):
     ValueError: the equation must have a single solution, but eigenvalue 1 of A and -1 of Q add up to 0
@@ -165,7 +167,7 @@ def _in_units(A: Matrix, B: Matrix | None, F: Matrix, E: Matrix | None, discrete
 
 
 def _matrix(name: str, x: Any) -> Matrix:
-    x = as_array(name, x)
+    x = as_matrix(name, x)
     host = to_numpy(backend_of(x).stop_gradient(x))
     if host.ndim != 2:
         raise ValueError(f"{name} must be one matrix, got shape {host.shape}")

@@ -73,6 +73,12 @@ def as_array(name: str, value: Any) -> Array:
     return _of_numpy(name, array)
 
 
+def as_matrix(name: str, value: Any) -> Array:
+    """The same, and of a number a matrix of one entry."""
+    array = as_array(name, value)
+    return array if getattr(array, "ndim", 2) else namespace(array).reshape(array, (1, 1))
+
+
 def host_array(name: str, value: Any) -> np.ndarray[Any, Any]:
     """The same as an array of NumPy in double precision, from any library; sparse matrices become full ones."""
     array = as_array(name, value.toarray() if hasattr(value, "toarray") else value)

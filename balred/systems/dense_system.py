@@ -11,7 +11,7 @@ from typing import Any
 
 from balred.ranks.shown import facts_html
 from balred.systems.arrays import Array, eye, namespace, to_complex
-from balred.systems.checks import as_array, checked, checked_dt
+from balred.systems.checks import as_matrix, checked, checked_dt
 
 
 def is_discrete(dt: float | bool) -> bool:
@@ -131,8 +131,10 @@ def ss(A: Any, B: Any, C: Any, D: Any = None, dt: float | bool = 0) -> DenseSyst
     >>> import balred
     >>> balred.ss([[-1.0, 1.0], [0.0, -2.0]], [[0.0], [1.0]], [[1.0, 0.0]])
     DenseSystem(states=2, inputs=1, outputs=1, continuous, float64, numpy)
+    >>> balred.ss(-1, 1, 1).states  # a number is a matrix of one entry
+    1
     """
-    A, B, C = (as_array(*named) for named in (("A", A), ("B", B), ("C", C)))
+    A, B, C = (as_matrix(*named) for named in (("A", A), ("B", B), ("C", C)))
     if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
         raise ValueError(f"A must have shape (..., n, n), got {tuple(A.shape)}")
     return DenseSystem(*checked(("A", "B", "C", "D"), A, B, C, D, int(A.shape[-1])), dt=checked_dt(dt))

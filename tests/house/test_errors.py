@@ -66,6 +66,17 @@ def test_bad_dtypes(make, message):
         make()
 
 
+def test_numbers_are_matrices_of_one_entry():
+    """1/(s + 1), whose value is 1/2; -2 X - 2 X + 4 = 0; X/4 - X + 3 = 0; a mass on a spring."""
+    assert float(balred.hsv(balred.ss(-1, 1, 1, 0))[0]) == pytest.approx(0.5, rel=1e-14)
+    assert balred.ss(-1, [[1, 2]], 3).D.shape == (1, 2)
+    assert balred.lyap(-2, 4) == pytest.approx(np.ones((1, 1)))
+    assert balred.stein(0.5, 3) == pytest.approx(4 * np.ones((1, 1)))
+    assert balred.second_order(1, 0.1, 1, 1, Cv=2).Cv.tolist() == [[2.0]]
+    with pytest.raises(ValueError, match=r"B must have shape \(..., n, m\) with n = 2, got \(1, 1\)"):
+        ss(B=1)
+
+
 def test_lists_of_integers_are_fine():
     assert float(balred.hsv(balred.ss([[-1]], [[1]], [[1]], [[0]]))[0]) == pytest.approx(0.5, rel=1e-14)
 

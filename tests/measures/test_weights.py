@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.signal
 
 import balred
 from balred.methods.weighted import TECHNIQUES
@@ -80,3 +81,15 @@ def test_a_step_of_one_second_is_not_any_step():
     with pytest.raises(ValueError, match=r"the left weight must have the dt of the system, 0\.5, got 1\.0"):
         balred.reduce(g, 2, method="frequency_weighted", left=each_second)
     assert balred.reduce(g, 2, method="frequency_weighted", left=any_step).dt == 0.5
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_a_weight_may_be_a_polynomial(technique):
+    """A low-pass filter of order 5 at 0.02 of the Nyquist frequency, as a companion matrix and balanced: one weight."""
+    g = balred.testing.random_system(5, 1, 1, dt=1, seed=1)
+    w = balred.ss(*scipy.signal.tf2ss(*scipy.signal.butter(5, 0.02)), dt=1)
+    found, want = (
+        balred.analyze(g, method="frequency_weighted", left=one, technique=technique).hsv
+        for one in (w, balred.balance(w).system)
+    )
+    assert np.allclose(found, want, rtol=0, atol=1e-9 * want[0])

@@ -101,3 +101,18 @@ def test_what_it_needs_is_said():
     assert balred.reduce(g, 2, method="stochastic", beta=0.1).order == 2
     with pytest.raises(ValueError, match="beta must be nonnegative, got -1"):
         balred.reduce(g, 2, method="stochastic", beta=-1)
+
+
+def test_zeros_on_the_boundary_are_named_as_the_reason():
+    """(s + 2)/(s^2 + 101 s + 100) by Tustin's rule has a zero at -1, where the relative error has no bound."""
+    s = 20 * np.array([1.0, -1.0]), np.array([1.0, 1.0])  # s = 20 (z - 1)/(z + 1) for steps of 0.1 s
+    den = np.polymul(s[0], s[0]) + 101 * np.polymul(s[0], s[1]) + 100 * np.polymul(s[1], s[1])
+    num = np.polymul(s[0] + 2 * s[1], s[1])
+    d, a, b = num[0] / den[0], den[1:] / den[0], num[1:] / den[0]
+    g = balred.ss([-a, [1.0, 0.0]], [[1.0], [0.0]], [b - d * a], [[d]], dt=0.1)
+    with pytest.raises(
+        (ArithmeticError, ValueError),
+        match="zeros .* the (stability )?boundary|zeros are close to the boundary .* beta > 0",
+    ):
+        balred.reduce(g, 1, method="stochastic")
+    assert balred.reduce(g, 1, method="stochastic", beta=1e-3).order == 1
