@@ -112,7 +112,7 @@ def test_zeros_on_the_boundary_are_named_as_the_reason():
     g = balred.ss([-a, [1.0, 0.0]], [[1.0], [0.0]], [b - d * a], [[d]], dt=0.1)
     with pytest.raises(
         (ArithmeticError, ValueError),
-        match="zeros .* the (stability )?boundary|zeros are close to the boundary .* beta > 0",
+        match=r"zeros .* the (stability )?boundary|zeros are close to the boundary .* beta > 0",
     ):
         balred.reduce(g, 1, method="stochastic")
     assert balred.reduce(g, 1, method="stochastic", beta=1e-3).order == 1
