@@ -156,7 +156,7 @@ def _discs(both: list[DenseSystem], poles: Poles, others: Poles, eps: float) -> 
     r"""What rounding errors may change of a part at a point outside of discs around its `poles` that hold no others.
 
     Beside the whole, which changes by less, the other part takes up what this one changes.  But
-    :math:`\delta G_1(s) = \frac{1}{2\pi i}\oint \delta G(z)/(s-z)\,dz` around the discs.
+    :math:`\delta G_1(s) = \frac{1}{2\pi i}\int \delta G(z)/(s-z)\,dz` around the discs.
     """
     if not len(others):
         return lambda s: 0.0

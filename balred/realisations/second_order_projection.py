@@ -21,6 +21,8 @@ from balred.realisations.second_order import SecondOrderSystem, solved_evenly
 from balred.realisations.sparse import TRUSTED, SparseSystem, gramian_factors_lr
 from balred.solvers.gramians import factors
 from balred.systems.arrays import backend, warn_caller
+from balred.systems.dense_system import DenseSystem
+from balred.systems.parts import block_diagonal
 from balred.systems.poles import InstabilityWarning, UnstableError, check_stable
 
 Matrix = NDArray[Any]
@@ -36,14 +38,17 @@ class Projected:
     Attributes
     ----------
     system : SecondOrderSystem
+        What is projected: without rigid bodies, if there are any.
     sigma : array
         What rules read, descending.
     cap : int
-        The largest number of positions that can be had.
+        The largest number of positions that can be had, rigid bodies included.
     bases : callable
         ``bases(k) -> (W, T)``; W is None where it is T, which keeps symmetry and definiteness.
     strict : bool
         Whether an unstable result is an error, since the given system is known to be stable.
+    rigid : SecondOrderSystem or None
+        Rigid bodies, which stand beside the result.
     """
 
     system: SecondOrderSystem
@@ -51,15 +56,30 @@ class Projected:
     cap: int
     bases: Callable[[int], tuple[Matrix | None, Matrix]]
     strict: bool
+    rigid: SecondOrderSystem | None = None
+
+    @property
+    def fixed(self) -> int:
+        """How many positions are those of rigid bodies."""
+        return 0 if self.rigid is None else self.rigid.states
 
     def reduced(self, k: int) -> SecondOrderSystem:
         """The system with `k` positions.
 
         Raises
         ------
+        ValueError
+            There are more rigid bodies than that.
         UnstableError
             It is unstable, though the given system is stable: balancing of second-order systems does not keep stability.
         """
+        if k < self.fixed:
+            raise ValueError(f"rank must be at least the number of rigid bodies, {self.fixed}, which are kept, got {k}")
+        if self.rigid is None:
+            return self._projected(k)
+        return self.rigid if k == self.fixed else _beside(self.rigid, self._projected(k - self.fixed))
+
+    def _projected(self, k: int) -> SecondOrderSystem:
         g = self.system
         W, T = self.bases(k)
         left = (T if W is None else W).conj().T
@@ -105,7 +125,8 @@ def balanced(
     Parameters
     ----------
     g : SecondOrderSystem
-        Stable, dense or sparse; :func:`modal` keeps rigid bodies and undamped modes.
+        Stable, dense or sparse.  Rigid bodies, positions without stiffness and damping, of a dense system with Hermitian
+        M, D and K are kept beside what is balanced; :func:`modal` keeps undamped modes too.
     solver : str, optional
         Solver of the Gramians, such as "scipy" or "slycot"; for dense systems only.
     balancing : {"position", "velocity", "position_velocity"}, default "position"
@@ -130,27 +151,24 @@ def balanced(
         raise ValueError(
             "galerkin must go with Hermitian M, D and K, whose symmetry it keeps, got matrices that are not Hermitian"
         )
+    if (parts := _rigid_and_flexible(g)) is not None:
+        rigid, flexible = parts
+        looked = balanced(flexible, solver, balancing=balancing, galerkin=galerkin)
+        return replace(looked, cap=rigid.states + looked.cap, rigid=rigid)
     given, (g, d), n = g, g.evened(), g.states
     first = g.first_order
-    if isinstance(first, SparseSystem):
-        if solver is not None:
-            raise ValueError(f"solver must keep its default for a sparse system, got {solver!r}")
-        R, L, _ = gramian_factors_lr(first)
+    try:
+        R, L = _gramian_factors(first, solver)
+    except UnstableError as error:
+        reason = str(error).partition(";")[0]
+        raise UnstableError(f"{reason}: method='modal' keeps rigid bodies and undamped modes") from None
+    if g.sparse:
         lu = backend("scipy").sparse_lu(g.M)
 
-        def divided(X: Matrix) -> Matrix:
-            return np.asarray(lu.solve(X, "H"))
-    else:
-        try:
-            with backend("numpy").double_scope():
-                R, L = factors(first, solver)
-        except UnstableError as error:
-            reason = str(error).partition(";")[0]
-            raise UnstableError(f"{reason}: method='modal' keeps rigid bodies and undamped modes") from None
+    def divided(X: Matrix) -> Matrix:
+        return np.asarray(lu.solve(X, "H")) if g.sparse else solved_evenly(g.M.conj().T, X)
 
-        def divided(X: Matrix) -> Matrix:
-            return solved_evenly(g.M.conj().T, X)
-
+    if not g.sparse:
         L = np.concatenate([L[:n], divided(L[n:])])
     right = R[n:] if balancing == "velocity" else R[:n]
     left = divided(L[:n]) if balancing == "position" else L[n:]
@@ -169,6 +187,52 @@ def balanced(
         return (None, d[:, None] * np.linalg.qr(T)[0]) if galerkin else (d[:, None] * W * sign, d[:, None] * T * sign)
 
     return Projected(given, s, cap, bases, strict=True)
+
+
+def _gramian_factors(first: DenseSystem | SparseSystem, solver: str | None) -> tuple[Matrix, Matrix]:
+    """Factors of the Gramians of a first-order form; of a sparse one with E, that is of (A, E, B) and (A^H, E^H, C^H)."""
+    if not isinstance(first, SparseSystem):
+        with backend("numpy").double_scope():
+            return factors(first, solver)
+    if solver is not None:
+        raise ValueError(f"solver must keep its default for a sparse system, got {solver!r}")
+    return gramian_factors_lr(first)[:2]
+
+
+def _rigid_and_flexible(g: SecondOrderSystem) -> tuple[SecondOrderSystem, SecondOrderSystem] | None:
+    r"""Rigid bodies of unit mass and what is left beside them, of a dense system with Hermitian matrices; None without them.
+
+    Where :math:`K\Phi = D\Phi = 0`, positions :math:`q = \Phi q_1+\Psi q_2` with :math:`\Phi^HM\Psi = 0` do not drive each other.
+    """
+    if g.sparse or not g.hermitian:
+        return None
+    even = g.evened()[0]
+    sizes = [float(np.linalg.norm(X)) or 1.0 for X in (even.K, even.D)]
+    _, s, Vh = np.linalg.svd(np.concatenate([even.K / sizes[0], even.D / sizes[1]]))
+    rank = int(np.sum(s > 16 * g.states * np.finfo(np.float64).eps))
+    Phi = Vh[rank:].conj().T
+    if not 0 < rank < g.states or not np.linalg.eigvalsh(Phi.conj().T @ even.M @ Phi)[0] > 0:
+        return None
+    Psi = np.linalg.qr(even.M @ Phi, mode="complete")[0][:, g.states - rank :]
+    Phi = Phi @ np.linalg.inv(np.linalg.cholesky(Phi.conj().T @ even.M @ Phi)).conj().T
+    Phi = Phi * _signs(Phi.conj().T @ even.B)
+    rigid, flexible = (_seen_in(even, T) for T in (Phi, Psi))
+    nothing = np.zeros_like(rigid.M)
+    return replace(rigid, M=nothing + np.eye(len(nothing)), D=nothing, K=nothing), flexible
+
+
+def _seen_in(g: SecondOrderSystem, T: Matrix) -> SecondOrderSystem:
+    """`g` for positions q = T q', tested with T: Hermitian as it is."""
+    M, D, K = (T.conj().T @ X @ T for X in (g.M, g.D, g.K))
+    M, D, K = ((X + X.conj().T) / 2 for X in (M, D, K))
+    return replace(g, M=M, D=D, K=K, B=T.conj().T @ g.B, Cp=g.Cp @ T, Cv=g.Cv @ T)
+
+
+def _beside(a: SecondOrderSystem, b: SecondOrderSystem) -> SecondOrderSystem:
+    """Two systems with inputs and outputs in common: the sum of their responses."""
+    M, D, K = (block_diagonal(X, Y) for X, Y in ((a.M, b.M), (a.D, b.D), (a.K, b.K)))
+    Cp, Cv = (np.concatenate(pair, axis=1) for pair in ((a.Cp, b.Cp), (a.Cv, b.Cv)))
+    return replace(b, M=M, D=D, K=K, B=np.concatenate([a.B, b.B]), Cp=Cp, Cv=Cv)
 
 
 def _signs(B: Matrix) -> Matrix:

@@ -144,11 +144,12 @@ class SecondOrderCandidate:
     @property
     def states(self) -> int:
         """Positions."""
-        return self.looked.system.states
+        return self.looked.fixed + self.looked.system.states
 
     def tail(self) -> NDArray[np.float64] | None:
         """Squares of sums of the values cut; None where there are none, or values that are no singular values."""
-        return tail(pad(self.looked.sigma, self.states), 1, 0) if self.looked.strict else None
+        fixed = self.looked.fixed
+        return tail(pad(self.looked.sigma, self.states - fixed), 1, fixed) if self.looked.strict else None
 
     def rank(self, wanted: Any) -> int:
         """By the values; there is no error bound to choose by."""
@@ -164,13 +165,14 @@ class SecondOrderCandidate:
             raise ValueError(
                 f"rank must be a number for modal truncation of a sparse system, which computes that many modes, got {wanted!r}"
             )
-        values = self.looked.sigma if self.looked.sigma.size else np.ones(self.states)
-        return min(choose_order(wanted, pad(values, self.states)), self.looked.cap)
+        values, fixed = self.looked.sigma if self.looked.sigma.size else np.ones(self.states), self.looked.fixed
+        chosen = choose_order(wanted, pad(values, self.states - fixed))  # of an Order, rigid bodies included
+        return min(chosen if isinstance(wanted, Order) else chosen + fixed, self.looked.cap)
 
     def cut(self, rank: int) -> Smaller:
         """By projection of positions."""
         k, sigma = min(rank, self.looked.cap), self.looked.sigma
-        energy = float(sigma[:k].sum() / sigma.sum()) if sigma.size else np.nan
+        energy = float(sigma[: max(k - self.looked.fixed, 0)].sum() / sigma.sum()) if sigma.size else np.nan
         small = self.rebuild(self.looked.reduced(k))
         return Smaller(small, self.states, k, energy=energy, capped=k == self.looked.cap)
 

@@ -279,3 +279,64 @@ def test_what_is_no_second_order_system(change: dict[str, Any], message: str) ->
     given_ = {"M": np.eye(2), "D": np.eye(2), "K": np.eye(2), "B": np.ones((2, 1)), "Cp": np.ones((1, 2))} | change
     with pytest.raises(ValueError, match=message):
         balred.second_order(**given_)
+
+
+def free_chain(n, mass=1.0, stiffness=1.0, damping=0.01):
+    """Masses from one to three times `mass` in a row, free at both ends: a force on the first, the position of the last."""
+    K = 2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    K[0, 0] = K[-1, -1] = 1.0
+    return balred.second_order(
+        np.diag(mass * np.linspace(1, 3, n)), damping * K, stiffness * K, np.eye(n)[:, :1], np.eye(n)[-1:]
+    )
+
+
+@pytest.mark.parametrize("units", [(1.0, 1.0, 0.01), (1e-12, 0.1, 1e-10), (1e5, 1e7, 1e3)])
+def test_rigid_bodies_are_kept(units):
+    """Of masses m and 3 m on a spring: 1/(4 m s^2) - 1/(4 m (s^2 + a d s + a k)) with a = 4/(3 m).  With one position the rigid body
+    is left, and the error is the peak of the other mode, 1/(4 m) over 2 z w^2 (1 - z^2)^(1/2) with w^2 = a k and 2 z w = a d."""
+    m, k, d = units
+    g = free_chain(2, *units)
+    small = balred.reduce(g, 1)
+    w, a = np.sqrt(4 * k / (3 * m)), 4 / (3 * m)
+    z = a * d / (2 * w)
+    assert complex(small(1j * w).item()) == pytest.approx(-1 / (4 * m * w**2), rel=1e-12)
+    assert float(balred.error(g, small)) == pytest.approx(1 / (8 * m * z * w**2 * np.sqrt(1 - z**2)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"balancing": "velocity"}, {"balancing": "position_velocity"}, {"galerkin": True}]
+)
+def test_what_is_balanced_beside_rigid_bodies_is_the_rest(options):
+    """In other coordinates of position too; the rest by hand: the modes of K and M but the first, which are all there is."""
+    g = free_chain(6)
+    squares, V = scipy.linalg.eigh(g.K, g.M)
+    V = V[:, 1:]
+    rest = balred.second_order(np.eye(5), V.T @ g.D @ V, np.diag(squares[1:]), V.T @ g.B, g.Cp @ V)
+    T = np.random.default_rng(0).standard_normal((6, 6))
+    turned = balred.second_order(*(T.T @ X @ T for X in (g.M, g.D, g.K)), T.T @ g.B, g.Cp @ T)
+    want = balred.reduce(rest, 3, **options)
+    for one in (g, turned):
+        small = balred.reduce(one, 4, **options)
+        assert small.hermitian == want.hermitian
+        for s in (0.1j, 0.5j, 1 + 1j):
+            assert small(s) == pytest.approx(want(s) + 1 / (12 * s**2), rel=1e-6)  # the masses add up to 12
+    assert balred.reduce(g, balred.Order(3), **options).states == 3
+    assert (
+        balred.reduce(g, balred.Energy(0.5), **options).states
+        == 1 + balred.reduce(rest, balred.Energy(0.5), **options).states
+    )
+
+
+def test_what_rigid_bodies_ask_for():
+    K = np.zeros((4, 4))
+    K[:2, :2] = [[1.0, -1.0], [-1.0, 1.0]]
+    g = balred.second_order(np.diag([1.0, 2, 3, 4]), 0.1 * K, K, np.ones((4, 2)), np.ones((2, 4)))
+    assert balred.reduce(g, 3).states == 3
+    with pytest.raises(ValueError, match="rank must be at least the number of rigid bodies, 3, which are kept, got 2"):
+        balred.reduce(g, 2)
+    undamped = balred.second_order(np.eye(2), np.zeros((2, 2)), np.diag([1.0, 4.0]), np.ones((2, 1)), np.ones((1, 2)))
+    loose = free_chain(4)
+    sparse = balred.second_order(*(scipy.sparse.csr_array(X) for X in (loose.M, loose.D, loose.K)), loose.B, loose.Cp)
+    for one in (undamped, sparse):
+        with pytest.raises(balred.UnstableError, match="method='modal' keeps rigid bodies and undamped modes"):
+            balred.reduce(one, 1)
