@@ -85,7 +85,7 @@ def obstacles(roots: Mapping[str, nn.Module], layers: Mapping[str, nn.Module], *
     With `copied` the cut ones get into a copy of the model, else into the model itself.
     """
     where = _module_paths(roots)
-    places = _places(where, _memory)
+    places = _places(where, memory)
     found = _uneven(where, layers)
     found |= {
         n: why
@@ -122,7 +122,7 @@ def _places(where: _Paths, same: Callable[[torch.Tensor], int]) -> dict[int, lis
     return found
 
 
-def _memory(x: torch.Tensor) -> int:
+def memory(x: torch.Tensor) -> int:
     """What two tensors that lie in one place have in common."""
     try:
         return x.data_ptr() or id(x)
@@ -137,11 +137,11 @@ def _shared(places: Mapping[int, list[str]], paths: list[str], layer: nn.Module)
         for key, x in (*module._parameters.items(), *module._buffers.items()):
             mine = {f"{name}.{key}" if name else key for name in names}
             own = {f"{path}.{name}" if path else name for path in paths for name in mine}
-            others = [] if x is None else [path for path in places.get(_memory(x), ()) if path not in own]
+            others = [] if x is None else [path for path in places.get(memory(x), ()) if path not in own]
             several |= {name: others[0] for name in mine if others}
-    changing = _changing(layer) if several else set()
+    resized = changing(layer) if several else set()
     for name, other in several.items():
-        if name in changing:
+        if name in resized:
             return (
                 f"its {name} is shared with {other}, which a cut would change as well: untie them first, or leave both"
             )
@@ -165,7 +165,7 @@ def _uneven(where: _Paths, layers: Mapping[str, nn.Module]) -> dict[str, str]:
     return {}
 
 
-def _changing(layer: nn.Module) -> set[str]:
+def changing(layer: nn.Module) -> set[str]:
     """The names of the tensors that depend on the number of states."""
     new = of_size(layer, 2 * states_of(layer))
     own, other = (_shapes(x) for x in (layer, new))

@@ -5,14 +5,14 @@ Fused optimizers compute wrong updates with such a state, without a word.
 
 from __future__ import annotations
 
-import gc
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from balred.adapters.torch.living import living
 from balred.registry.reading import layers_of
 
 Others = list[weakref.ref[torch.optim.Optimizer]]
@@ -86,10 +86,10 @@ def misfits(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, tupl
     }
 
 
-def others_beside(optimizer: torch.optim.Optimizer | None) -> Others:
-    """All other optimizers there are: one inside the one that is known (SAM), one that takes turns with it, one for each parameter."""
-    found = [o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer)]
-    return [weakref.ref(one) for one in found if one is not optimizer]
+def others_beside(optimizer: torch.optim.Optimizer | None, alive: Iterable[Any] | None = None) -> Others:
+    """All other optimizers there are, or among what is `alive`: one inside the one that is known (SAM), one for each parameter."""
+    found = living(torch.optim.Optimizer) if alive is None else alive
+    return [weakref.ref(o) for o in found if isinstance(o, torch.optim.Optimizer) and o is not optimizer]
 
 
 def forget_old_shapes(others: Others, model: nn.Module) -> None:

@@ -28,10 +28,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def averaged(average: nn.Module, model: nn.Module) -> nn.Module:
     """The averaged copy of `model` inside `average`: ``AveragedModel``, ema-pytorch's ``EMA``, or the copy itself."""
-    found = next((m for m in average.modules() if type(m) is type(model) and m is not model), None)
+    inside = average.modules() if isinstance(average, nn.Module) else ()
+    found = next((m for m in inside if type(m) is type(model) and m is not model), None)
     if found is None:
         raise ValueError(
-            f"an average must hold a copy of the model, a {type(model).__name__}, got {type(average).__name__}"
+            f"an average must be a module that holds a copy of the model, a {type(model).__name__}, got {type(average).__name__}: start it "
+            "after the window, or use torch.optim.swa_utils.AveragedModel"
         )
     mine, theirs = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, found))
     if mine != theirs:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from balred.adapters.torch.configurations import followed
+from balred.adapters.torch.living import living
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.optimizers import (
     Others,
@@ -27,6 +28,7 @@ from balred.adapters.torch.optimizers import (
     misfits,
     others_beside,
 )
+from balred.adapters.torch.training.copies import Copies
 from balred.adapters.torch.training.followers import averaged, cut_averages, refuse_graphs, unseen
 from balred.adapters.torch.training.moments import carried
 from balred.adapters.torch.training.placing import placed, refuse_engines
@@ -144,6 +146,7 @@ class InTrainingReducer:
             whole = self._place.layers()
             self._ranks = ranks_of(whole)
             check_cuttable(self.model, layers, whole)
+            self._copies = Copies(whole, [*averages, *self.averages])
             with unseen():
                 check_data(*self._place.opened(), self.calibration)
         check_keeps_nothing(given, layers)
@@ -177,7 +180,9 @@ class InTrainingReducer:
             )
         if self.steps == 0:
             check_shapes(self.model, self.optimizer)  # of a state that was loaded meanwhile
-            self._others = others_beside(self.optimizer)
+            self._look_around()
+        elif self.steps == 1 and self._held is None and self._copies.moved():
+            self._copies.check(self._reached())
         self.steps += 1
         report = self._judge() or self._attempt(loss)
         if report is not None:
@@ -187,6 +192,15 @@ class InTrainingReducer:
             for sink in self._sinks if self._place.exchange.rank == 0 else ():
                 sink(report)
         return report
+
+    def _look_around(self) -> None:
+        """See what else has to do with the weights: all that is alive, which takes a while."""
+        alive = living(torch.Tensor, torch.optim.Optimizer)
+        self._others = others_beside(self.optimizer, alive)
+        self._copies.look(self._reached(), alive)
+
+    def _reached(self) -> dict[str, nn.Module]:
+        return layers_in_training(self.model, self.calibration)
 
     def _attempt(self, loss: Callable[[], Any] | None) -> Report | None:
         if self._held is not None or not self.policy.due(self.state, self.steps):
@@ -203,6 +217,7 @@ class InTrainingReducer:
             )
             if not cuts:
                 return report
+            self._copies.check({name: self.model.get_submodule(name) for name in cuts})
             before = None if loss is None else self._place.mean(float(loss()))
             guard = self.policy.guard
             if guard is not None:
@@ -291,7 +306,7 @@ class InTrainingReducer:
         self.steps, self.state, self._held = int(state["steps"]), saved.policy, saved.held
         self._ranks = dict(saved.ranks)
         self._place.finish()
-        self._others = others_beside(self.optimizer)
+        self._look_around()
         forget_old_shapes(self._others, self.model)
 
     def _judge(self) -> Report | None:
