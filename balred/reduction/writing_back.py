@@ -38,9 +38,7 @@ from balred.systems.poles import UnstableError, known_poles, pole_margin, warn_i
 
 _FEW = 64
 """Beyond so many states the solution takes longer than all that goes with it."""
-_PARTS_EQUALS = (
-    "try another rank, because this one separates Hankel singular values that are equal, or that are rounding errors of the first"
-)
+_PARTS_EQUALS = "try another rank, because this one separates Hankel singular values that are equal, or that are rounding errors of the first"
 
 
 @dataclass(frozen=True, repr=False)
