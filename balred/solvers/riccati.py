@@ -249,9 +249,11 @@ def reached_first(A: Matrix, B: Matrix) -> Matrix:
         for _ in range(2):  # once leaves rounding errors in the directions taken off
             new = new - W @ (ct(W) @ new)
         Q, s, _ = np.linalg.svd(new, full_matrices=False)
-        Q = Q[:, s > len(A) * np.finfo(np.float64).eps * size]
+        Q = Q[:, s > len(A) * np.finfo(np.float64).eps * size][:, : len(A) - W.shape[1]]  # there are no more
         if Q.shape[1] == 0:  # no input reaches the others
             return np.concatenate([W, np.linalg.qr(W, mode="complete")[0][:, W.shape[1] :]], axis=1)
+        for _ in range(2):  # what is left of large directions is nearly within those before
+            Q = np.linalg.qr(Q - W @ (ct(W) @ Q))[0]
         W, new = np.concatenate([W, Q], axis=1), A @ Q
     return W
 
