@@ -16,7 +16,7 @@ from balred.systems.arrays import backend, ct, size_of
 from balred.systems.dense_system import DenseSystem
 
 Matrix = NDArray[Any]
-_ROUNDING = float(np.finfo(np.float64).eps) ** 0.5
+_ROUNDING, _ORTHONORMAL = float(np.finfo(np.float64).eps) ** 0.5, 1e-14
 _MODERATE = 1e3
 """Gains up to this, and down to its inverse, make no solutions with entries of very different sizes."""
 _MAX_DOUBLINGS = 30
@@ -252,8 +252,10 @@ def reached_first(A: Matrix, B: Matrix) -> Matrix:
         Q = Q[:, s > len(A) * np.finfo(np.float64).eps * size][:, : len(A) - W.shape[1]]  # there are no more
         if Q.shape[1] == 0:  # no input reaches the others
             return np.concatenate([W, np.linalg.qr(W, mode="complete")[0][:, W.shape[1] :]], axis=1)
-        for _ in range(2):  # what is left of large directions is nearly within those before
-            Q = np.linalg.qr(Q - W @ (ct(W) @ Q))[0]
+        for _ in range(4):  # what is left of large directions may lie within those before
+            if np.abs(within := ct(W) @ Q).max(initial=0.0) <= _ORTHONORMAL:
+                break
+            Q = np.linalg.qr(Q - W @ within)[0]
         W, new = np.concatenate([W, Q], axis=1), A @ Q
     return W
 
