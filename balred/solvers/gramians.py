@@ -22,7 +22,7 @@ import numpy as np
 from balred.registry.reading import system_of
 from balred.solvers.closed_form import closed_form_factors, is_siso
 from balred.solvers.equations import residual
-from balred.solvers.smith import Solved, smith_solved
+from balred.solvers.smith import Solved, smith_solved, surely_has_digits
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
 from balred.systems.checks import check_representable
@@ -217,7 +217,7 @@ def of_good_digits(system: System) -> tuple[System, Coordinates]:
     (True, True)
     """
     nothing = Coordinates(None)
-    if not isinstance(system, DenseSystem):
+    if not isinstance(system, DenseSystem) or surely_has_digits(system):
         return system, nothing
     try:
         found = solved(system, None)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.solvers.doubling import MAX_DOUBLINGS, Run, iterated, limit
+from balred.solvers.doubling import MAX_DOUBLINGS, Run, cayley, iterated, limit
 from balred.solvers.rebalanced import continuous_image, exactly_balanced, rebalanced
 from balred.systems import arrays
 from balred.systems.arrays import Array, backend, backend_of, ct, fro, is_concrete, is_one, namespace, size_of, to_numpy
@@ -74,6 +74,33 @@ def smith_solved(system: DenseSystem) -> Solved:
     if ports is not None:
         small, (Zp, Zq), product = ports.system(small), ports.factors(Zp, Zq), None
     return Solved(small, Zp, Zq, at.within(d), product)
+
+
+def surely_has_digits(system: DenseSystem) -> bool:
+    """Whether powers of the state matrix of one system of NumPy end, and never grow: its Gramians have their digits then.
+
+    Those of a normal matrix with stable poles have a norm of at most the root of the order.  A third of the time of the iteration.
+    """
+    if not (is_one(system.A) and system.order):
+        return False
+    small = moderate(evened(system)[0])[0]
+    try:
+        M = small.A if system.discrete else cayley(*small.leaves)[0]
+    except np.linalg.LinAlgError:
+        return False
+    size, most = size_of(M), _NEARLY_NORMAL * system.order**0.5
+    for _ in range(_SUSPECT_DOUBLINGS):
+        if not size <= most:
+            return False
+        if size < _ENDED:
+            return True
+        M = M.dot(M)
+        size = size_of(M)
+    return False
+
+
+_NEARLY_NORMAL, _ENDED = 3.0, 1e-2
+"""Powers of no more than so many times the norm of a normal matrix leave all digits there are; a norm from which on powers only fall."""
 
 
 def output_energy(system: DenseSystem) -> Array | None:
