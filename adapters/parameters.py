@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from balred.adapters.stacks import carried_in_stacks, leading_axes, read_stack
-from balred.layers.linoss import LINOSS_NAMES
+from balred.layers.linoss import LINOSS_NAMES, is_linoss
 from balred.layers.lru import keep_feedthrough, lru_parameters, lru_split, lru_system, scale_ratio
 from balred.layers.lru_carry import lru_carry_split
 from balred.layers.s5 import s5_parameters, s5_system
@@ -139,12 +139,8 @@ def misfit(tree: Mapping[str, Any], settings: Any) -> str:
         )
     if extra == 0 or any(not hasattr(settings, name) for name in needs):
         return ""
-    if kind == "LinOSS":
-        return (
-            f"oscillators are selected in one LinOSS layer at a time, got a stack of them along axes of {tree[vector].shape[:-1]}: "
-            "reduce each, jax.tree.map(lambda x: x[i], layer), to one rank, and stack them again"
-        )
-    if is_lru(tree) if kind == "LRU" else _s5_axes(tree) is not None:
+    known = {"LRU": _is_one_lru, "S5": _is_one_s5, "LinOSS": lambda one: is_linoss(one, settings)}[kind]
+    if leading_axes(tree, known) is not None:
         return ""
     shapes = ", ".join(f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in sorted(tree.items()))
     return f"layers in a stack must lie along the first axes of all their parameters, got {kind} layers with {shapes}"

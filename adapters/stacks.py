@@ -7,7 +7,7 @@ the largest that a member needs, and each member is cut as it would be by itself
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
@@ -83,14 +83,37 @@ def read_stack(tree: Tree, axes: tuple[int, ...], read: Callable[[Tree], tuple[S
     """
     if not axes:
         return read(tree)
-    flat = {name: _flat(value, len(axes)) for name, value in tree.items()}
-    members = [read({name: value[i] for name, value in flat.items()}) for i in range(math.prod(axes))]
+    several = [read(one) for one in members(tree, axes)]
 
     def write(reduced: Any) -> dict[str, Any]:
-        done = [one(member(reduced, i)) for i, (_, one) in enumerate(members)]
-        return {name: _stacked([values[name] for values in done], axes) for name in done[0]}
+        return behind([one(member(reduced, i)) for i, (_, one) in enumerate(several)], axes)
 
-    return stacked([system for system, _ in members]), write
+    return stacked([system for system, _ in several]), write
+
+
+def members(tree: Tree, axes: tuple[int, ...]) -> list[dict[str, Any]]:
+    """The arrays of each layer in a stack with these leading axes, in the order of the flattened ones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [one["gain"].tolist() for one in members({"gain": np.array([[1.0], [2.0]])}, (2,))]
+    [[1.0], [2.0]]
+    """
+    flat = {name: _flat(value, len(axes)) for name, value in tree.items()}
+    return [{name: value[i] for name, value in flat.items()} for i in range(math.prod(axes))]
+
+
+def behind(several: Sequence[Tree], axes: tuple[int, ...]) -> dict[str, Any]:
+    """The arrays of layers in a stack with these leading axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> behind([{"gain": np.array([1.0])}, {"gain": np.array([2.0])}], (1, 2))["gain"].tolist()
+    [[[1.0], [2.0]]]
+    """
+    return {name: _stacked([one[name] for one in several], axes) for name in several[0]}
 
 
 Carry: TypeAlias = Callable[..., dict[str, Any]]
@@ -111,12 +134,10 @@ def carried_in_stacks(carry: Carry, name: str) -> Carry:
         axes = tuple(old[name].shape[:-1])
         if not axes:
             return carry(old, new, moments, change, power)
-        parts = [{key: _flat(to_numpy(x), len(axes)) for key, x in one.items()} for one in (old, new, moments)]
-        done = [
-            carry(*({key: x[i] for key, x in part.items()} for part in parts), member(change, i), power)
-            for i in range(math.prod(axes))
-        ]
-        return {key: _stacked([values[key] for values in done], axes) for key in done[0]}
+        parts = (members({key: to_numpy(x) for key, x in one.items()}, axes) for one in (old, new, moments))
+        return behind(
+            [carry(*of_one, member(change, i), power) for i, of_one in enumerate(zip(*parts, strict=True))], axes
+        )
 
     return carried
 
@@ -125,6 +146,6 @@ def _flat(x: Array, axes: int) -> Array:
     return namespace(x).reshape(x, (math.prod(x.shape[:axes]), *x.shape[axes:]))
 
 
-def _stacked(members: list[Array], axes: tuple[int, ...]) -> Array:
-    xp = namespace(members[0])
-    return xp.reshape(xp.stack(members), (*axes, *members[0].shape))
+def _stacked(several: list[Array], axes: tuple[int, ...]) -> Array:
+    xp = namespace(several[0])
+    return xp.reshape(xp.stack(several), (*axes, *several[0].shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,14 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from balred.adapters.parameters import carry_lru, is_lru, is_s5, lru_of, misfit, refused, resized, s5_of
+from balred.adapters.stacks import behind, leading_axes, members, read_stack
 from balred.backends.jax import from_numpy
 from balred.layers import linoss
 from balred.registry.entries import register, register_selective
 from balred.registry.kinds import Rebuild, Selective
-from balred.selection.moments import Moments, Selection, first
+from balred.selection.moments import Moments, Selection, first, members_of, stack_of
 from balred.selection.oscillators import selected
+from balred.systems.arrays import to_numpy
 from balred.systems.leaves import System
 
 
@@ -62,13 +65,18 @@ def written(layer: Any, values: dict[str, Any], before: int, after: int) -> Any:
     return new
 
 
-def _is_linoss(layer: Any) -> bool:
-    return linoss.is_linoss(_arrays(layer), layer)
+def _linoss_axes(layer: Any) -> tuple[int, ...] | None:
+    """The leading axes of a stack of LinOSS layers, () for one by itself; None for others."""
+    return leading_axes(_arrays(layer), lambda tree: linoss.is_linoss(tree, layer))
 
 
 def adapt_linoss(layer: Any) -> tuple[System, Rebuild]:
-    """The real system of a LinOSS layer, to look at: nothing but selected oscillators can be written back."""
-    return linoss.linoss_system(_arrays(layer), layer.discretization), linoss.refuse
+    """The real system of a LinOSS layer, of a stack a batch, to look at: nothing but selected oscillators can be written back."""
+
+    def read(tree: Mapping[str, Any]) -> tuple[System, Any]:
+        return linoss.linoss_system(tree, layer.discretization), linoss.refuse
+
+    return read_stack(_arrays(layer), _linoss_axes(layer) or (), read)[0], linoss.refuse
 
 
 def gather_linoss(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
@@ -78,23 +86,34 @@ def gather_linoss(model: Any, layers: Mapping[str, Any], calibration: Any) -> di
         raise ValueError(
             f"calibration of LinOSS layers must be the length of the sequences, a positive integer, got {calibration!r}"
         )
-    return {n: linoss.linoss_moments(_arrays(x), x.discretization, calibration) for n, x in layers.items()}
+    found = {n: [linoss.linoss_moments(one, x.discretization, calibration) for one in _members(x)] for n, x in layers.items()}
+    return {n: stack_of(several) if len(several) > 1 else several[0] for n, several in found.items()}
+
+
+def _members(layer: Any) -> list[dict[str, Any]]:
+    """The arrays of each layer in a stack, on the host; of one layer its own."""
+    return members({k: to_numpy(x) for k, x in _arrays(layer).items()}, _linoss_axes(layer) or ())
 
 
 def _size(layer: Any) -> int:
-    return int(layer.A_diag.shape[0])
+    return int(layer.A_diag.shape[-1])
 
 
 def cut_linoss(layer: Any, selection: Selection, moments: Moments | None) -> Any:
     """The layer with the selected oscillators; their values as they are where there are no moments."""
-    values = linoss.smaller(_arrays(layer), selection, moments)
-    arrays = {k: from_numpy(v, like=layer.D) for k, v in values.items()}
+    trees = _members(layer)
+    known = (None,) * len(trees) if moments is None else members_of(moments)
+    done = [
+        linoss.smaller(tree, selection.of_member(i, len(trees)), m)
+        for i, (tree, m) in enumerate(zip(trees, known, strict=True))
+    ]
+    arrays = {k: from_numpy(v, like=layer.D) for k, v in behind(done, _linoss_axes(layer) or ()).items()}
     return written(layer, arrays, _size(layer), selection.kept.shape[1])
 
 
 def blank_linoss(layer: Any, states: int) -> Any:
     """The layer with the first oscillators."""
-    return cut_linoss(layer, first(states, _size(layer)), None)
+    return cut_linoss(layer, first(states, _size(layer), math.prod(_linoss_axes(layer) or ())), None)
 
 
 register_selective(
@@ -108,7 +127,7 @@ register_selective(
         needs_data=False,
         select=selected,
     ),
-    recognises=_is_linoss,
+    recognises=lambda layer: _linoss_axes(layer) is not None,
     adapter=adapt_linoss,
 )
 register(

@@ -7,28 +7,30 @@ copy of the model, what enters the layers is seen by modules put in their places
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.errors import TraceContextError
 
 from balred.adapters.stacks import leading_axes
 from balred.backends.jax import double_scope
-from balred.registry.entries import register, register_selective
+from balred.registry.entries import register_selective
 from balred.registry.kinds import Selective
 from balred.selection.calibration import batches, ran
-from balred.selection.moments import Moments, Selection, finite, first
+from balred.selection.moments import Moments, Selection, finite, first, stack_of
 from balred.systems.arrays import to_numpy
 
 _OUTPUTS = 256  # beyond these a random sketch of the outputs, whose squared norms are unbiased, is as good
 
 
 def is_mamba2(module: Any) -> bool:
-    """Whether a module has the parameters of the layout, whatever its class."""
-    return _axes(module) == ()
+    """Whether a module has the parameters of the layout, or of a stack of such modules, whatever its class."""
+    return _axes(module) is not None
 
 
 def _axes(module: Any) -> tuple[int, ...] | None:
@@ -52,12 +54,37 @@ def _kernel(module: Any) -> Any:
 
 def _sizes(layer: Any) -> tuple[int, int]:
     """Channels and states."""
-    channels = int(layer.out_proj.kernel.shape[0])
+    channels = int(layer.out_proj.kernel.shape[-2])
     return channels, (int(layer.conv1d.conv.kernel.shape[-1]) - channels) // 2
 
 
 def _states(layer: Any) -> int:
     return _sizes(layer)[1]
+
+
+def _members(layer: Any) -> list[Any]:
+    """The layers in a stack; of one layer itself."""
+    axes = _axes(layer) or ()
+    if not axes:
+        return [layer]
+    definition, state = nnx.split(layer)
+    for path, x in nnx.to_flat_state(state):
+        if tuple(x.shape[: len(axes)]) != axes:
+            raise ValueError(
+                f"everything in a stack of layers must lie along its leading axes of {axes}, got {'.'.join(map(str, path))} of {x.shape}"
+            )
+    return [
+        nnx.merge(definition, jax.tree.map(lambda x, i=i: x[i], state)) for i in np.ndindex(axes)  # type: ignore[misc]
+    ]
+
+
+def _behind(layers: list[Any], axes: tuple[int, ...]) -> Any:
+    """A stack of layers with these leading axes."""
+    if not axes:
+        return layers[0]
+    definition = nnx.graphdef(layers[0])
+    states = [nnx.state(layer) for layer in layers]
+    return nnx.merge(definition, jax.tree.map(lambda *x: jnp.stack(x).reshape(*axes, *x[0].shape), *states))
 
 
 # ------------------------------------------------------------------------------------------------ moments
@@ -160,56 +187,82 @@ def _surrogate(layer: Any) -> Moments:
 
 
 class _Seen(nnx.Module):
-    """A layer that tells what enters it."""
+    """A layer that notes what enters it; ``nnx.vmap`` and ``nnx.scan`` give the notes of a stack its leading axes."""
 
-    def __init__(self, layer: Any, see: Callable[[Any], None]) -> None:
-        self.layer, self.see = layer, see
+    def __init__(self, layer: Any) -> None:
+        self.layer, self.seen = layer, nnx.Intermediate(())
 
     def __call__(self, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
-        self.see(hidden_states)
+        self.seen = nnx.Intermediate((*self.seen.get_value(), hidden_states))
         return self.layer(hidden_states, *args, **kwargs)
+
+    def taken(self) -> tuple[Any, ...]:
+        """What entered since this was asked for, each with the axes of the stack first."""
+        found, self.seen = self.seen.get_value(), nnx.Intermediate(())
+        return tuple(found)
 
 
 def _gather(model: Any, layers: Mapping[str, Any], calibration: Any) -> dict[str, Moments]:
+    members = {name: _members(layer) for name, layer in layers.items()}
     if calibration is None:
-        return finite({name: _surrogate(layer) for name, layer in layers.items()})
-    sums = {name: _Accumulator() for name in layers}
-
-    def seeing(name: str) -> Callable[[Any], None]:
-        def see(hidden: Any) -> None:
-            if isinstance(hidden, jax.core.Tracer):
-                raise ValueError(f"calibration data must run through the model outside of jit, got a traced {name}")
-            sums[name].add(_signals(layers[name], hidden))
-
-        return see
-
+        return finite({name: _together([_surrogate(one) for one in several]) for name, several in members.items()})
+    sums = {name: [_Accumulator() for _ in several] for name, several in members.items()}
     watched = nnx.clone(model)
     watched.eval()
     nodes = {".".join(map(str, path)): node for path, node in nnx.iter_graph(watched) if isinstance(node, nnx.Module)}
-    seen = {id(nodes[name]): _Seen(nodes[name], seeing(name)) for name in layers}
+    seen = {name: _Seen(nodes[name]) for name in layers}
+    by_id = {id(one.layer): one for one in seen.values()}
     for parent in nodes.values():
         for key, value in list(vars(parent).items()):
-            if id(value) in seen:
-                setattr(parent, key, seen[id(value)])
-    watched = seen.get(id(watched), watched)
+            if id(value) in by_id:
+                setattr(parent, key, by_id[id(value)])
+    watched = by_id.get(id(watched), watched)
     for args, kwargs in batches(calibration, (jax.Array, np.ndarray)):
-        ran(watched, args, kwargs)
-    missed = [name for name, found in sums.items() if found.tokens == 0]
+        try:
+            ran(watched, args, kwargs)
+        except ValueError as error:
+            if isinstance(error.__cause__, TraceContextError):
+                raise ValueError(
+                    f"calibration data must run through the model outside of jit, got a traced {' or '.join(layers)}"
+                ) from error
+            raise
+        for name, one in seen.items():
+            for hidden in one.taken():
+                _add(sums[name], members[name], hidden)
+    missed = [name for name, found in sums.items() if found[0].tokens == 0]
     if missed:
         raise ValueError(
-            f"the calibration data must run through every selective layer, got none in {', '.join(missed)}"
+            f"the calibration data must run through every selective layer, got none in {', '.join(missed)}; layers in a stack are "
+            "seen in nnx.vmap and nnx.scan"
         )
-    return finite({name: found.moments() for name, found in sums.items()})
+    return finite({name: _together([one.moments() for one in found]) for name, found in sums.items()})
+
+
+def _add(sums: list[_Accumulator], members: list[Any], hidden: Any) -> None:
+    apart = hidden.reshape(len(members), *hidden.shape[-3:])
+    for one, member, entered in zip(sums, members, apart, strict=True):
+        one.add(_signals(member, entered))
+
+
+def _together(moments: list[Moments]) -> Moments:
+    return stack_of(moments) if len(moments) > 1 else moments[0]
 
 
 # ------------------------------------------------------------------------------------------------ writing back
 
 
 def _blank(layer: Any, states: int) -> Any:
-    return _cut(layer, first(states, _states(layer)))
+    return _cut(layer, first(states, _states(layer), groups=math.prod(_axes(layer) or ())))
 
 
 def _cut(layer: Any, selection: Selection, moments: Moments | None = None) -> Any:
+    """A stack member by member."""
+    several = _members(layer)
+    done = [_cut_one(one, selection.of_member(i, len(several))) for i, one in enumerate(several)]
+    return _behind(done, _axes(layer) or ())
+
+
+def _cut_one(layer: Any, selection: Selection) -> Any:
     channels, states = _sizes(layer)
     kept = selection.kept[0]
     conv = np.concatenate([np.arange(channels), channels + kept, channels + states + kept])
@@ -241,12 +294,3 @@ def _resize_model(model: Any, layer: Any, before: int) -> None:
 
 _selective = Selective(_states, _gather, _cut, _blank)
 register_selective("flax.nnx.module.Module", _selective, recognises=is_mamba2, resize_model=_resize_model)
-
-
-@register("flax.nnx.module.Module", recognises=lambda module: bool(_axes(module)))
-def adapt_stacked(module: Any) -> Any:
-    """Refused: the signals of layers in a scan or under ``vmap`` are not seen."""
-    raise ValueError(
-        "states of Mamba-2 layers are selected in one layer at a time, got several along leading axes of "
-        f"{_axes(module)}, as nnx.vmap and nnx.scan stack them: reduce a model whose layers are apart"
-    )

@@ -23,8 +23,8 @@ from balred.registry.kinds import Selective
 from balred.registry.reading import check_fit
 from balred.selection.calibration import Calibration
 from balred.selection.elimination import spectrum
-from balred.selection.moments import Moments, Selection
-from balred.selection.selecting import select
+from balred.selection.moments import Moments, Selection, Stack, members_of, stack_of
+from balred.selection.selecting import select, select_each
 from balred.systems.arrays import warn_caller
 
 SelectiveLayers = Mapping[str, tuple[Any, Selective]]
@@ -67,12 +67,13 @@ class SelectiveCandidate:
         return self.entry.one_size
 
     @cached_property
-    def _values(self) -> NDArray[np.float64]:
-        return spectrum(self.moments)
+    def _values(self) -> list[NDArray[np.float64]]:
+        """Of a stack those of each member."""
+        return [spectrum(m) for m in members_of(self.moments)]
 
     def tail(self) -> NDArray[np.float64]:
         """Squares of what the states cut contribute."""
-        return np.append(np.cumsum(self._values[::-1] ** 2)[::-1], 0.0)
+        return np.append(np.cumsum(sum(values[::-1] ** 2 for values in self._values))[::-1], 0.0)
 
     def rank(self, wanted: Any) -> int:
         """By the spectrum of what the states contribute."""
@@ -82,12 +83,13 @@ class SelectiveCandidate:
         if isinstance(wanted, Order):
             return min(-(-wanted.rank // wanted.multiple_of) * wanted.multiple_of, most)
         if is_rule(wanted):
-            return min(max(choose_order(wanted, self._values), 1), most)
+            return min(max(1, *(choose_order(wanted, values) for values in self._values)), most)
         return min(int(wanted), most)
 
     def cut(self, rank: int) -> Smaller:
         """By a selection of states."""
-        chosen = (self.entry.select or select)(self.moments, rank, self.how.selection, seed=self.how.seed)
+        pick = self.entry.select or select
+        chosen = select_each(self.moments, lambda m: pick(m, rank, self.how.selection, seed=self.how.seed))
         data = "surrogate" if self.how.data is None else "calibration data"
         source = f"on the {data}" if self.entry.needs_data else "under white noise"
         again = _cutter(self.entry, chosen, self.moments)
@@ -144,6 +146,8 @@ def moments_of(model: Any, layers: SelectiveLayers, how: Calibration) -> dict[st
 
 
 def _selection_only(moments: Moments) -> Moments:
+    if isinstance(moments, Stack):
+        return stack_of([_selection_only(m) for m in moments.members])
     # of whatever kind: what a kind knows beside these is for the compensation
     return Moments(moments.contributions, moments.groups, moments.B, moments.C, tokens=moments.tokens)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,36 @@ class Moments:
         return len(self.contributions) // self.groups
 
 
+@dataclass(frozen=True, eq=False)
+class Stack(Moments):
+    """Those of layers behind each other, which keep equally many states, each its own; `contributions` are theirs, one below the other."""
+
+    members: tuple[Moments, ...] = ()
+
+    def __add__(self, other: Moments) -> Stack:
+        """Those of the data of both, member by member."""
+        return stack_of([a + b for a, b in zip(self.members, members_of(other), strict=True)])
+
+
+def stack_of(members: Sequence[Moments]) -> Stack:
+    """The moments of a stack of layers with these.
+
+    Examples
+    --------
+    >>> one = Moments(np.diag([3.0, 0.5]), groups=1, B=np.ones((1, 2)), C=np.ones((1, 2)))
+    >>> two = stack_of([one, one])
+    >>> two.states, two.groups, (two + two).members[1].contributions.tolist()
+    (2, 2, [[6.0, 0.0], [0.0, 1.0]])
+    """
+    contributions, B, C = (np.concatenate([getattr(m, k) for m in members]) for k in ("contributions", "B", "C"))
+    return Stack(contributions, sum(m.groups for m in members), B, C, members=tuple(members))
+
+
+def members_of(moments: Moments) -> tuple[Moments, ...]:
+    """The moments of each layer in a stack; of one layer its own."""
+    return moments.members if isinstance(moments, Stack) else (moments,)
+
+
 def finite(moments: Mapping[str, Moments]) -> dict[str, Moments]:
     """The moments of layers by name, or an error that names those that are no numbers: they rank nothing.
 
@@ -91,6 +121,11 @@ class Selection:
     kept: NDArray[np.intp]
     mix: FloatArray | None
     error: float
+
+    def of_member(self, i: int, of: int) -> Selection:
+        """Of a stack of so many layers what the i-th keeps."""
+        groups = len(self.kept) // of
+        return Selection(self.kept[i * groups : (i + 1) * groups], self.mix, self.error)
 
 
 def first(states: int, of: int, groups: int = 1) -> Selection:

@@ -14,11 +14,13 @@ stand in for dropped ones through :math:`C' = K C`, and the best K is a linear r
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from balred.selection.elimination import elimination, refitted
-from balred.selection.moments import FloatArray, Moments, Selection
+from balred.selection.moments import FloatArray, Moments, Selection, members_of
 
 SELECTIONS = ("joint", "separate", "random")
 """How states are chosen: as a set, each by its own energy, or at random (baselines to compare with)."""
@@ -75,6 +77,25 @@ def select(moments: Moments, rank: int, how: str = "joint", *, seed: int = 0) ->
         return Selection(kept, None, _share(moments, _dropped_energy(moments, kept)))
     mix, error = refitted(moments.products, kept[0])
     return Selection(kept, mix, _share(moments, error))
+
+
+def select_each(moments: Moments, pick: Callable[[Moments], Selection]) -> Selection:
+    """What `pick` keeps of a layer, or of each layer in a stack.
+
+    Examples
+    --------
+    >>> from balred.selection.moments import stack_of
+    >>> one, other = (Moments(np.diag(d), 1, np.ones((1, 2)), np.ones((1, 2))) for d in ([3.0, 1.0], [0.0, 4.0]))
+    >>> best = select_each(stack_of([one, other]), lambda m: select(m, 1))
+    >>> best.kept.tolist(), best.error  # 1 of 8 is lost
+    ([[0], [1]], 0.125)
+    """
+    members = members_of(moments)
+    chosen = [pick(m) for m in members]
+    if len(chosen) == 1:
+        return chosen[0]
+    lost = sum(one.error * float(np.sum(m.contributions)) for one, m in zip(chosen, members, strict=True))
+    return Selection(np.concatenate([one.kept for one in chosen]), None, _share(moments, lost))
 
 
 def _share(moments: Moments, energy: float) -> float:

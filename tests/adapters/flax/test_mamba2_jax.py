@@ -165,16 +165,97 @@ def test_damaged_weights_and_data_are_refused_and_nothing_changes(calibrated: bo
         balred.reduce(build(), 3, calibration=tokens()[:0])
 
 
-def test_a_model_that_is_traced_says_so() -> None:
-    class Jitted(nnx.Module):
-        def __init__(self) -> None:
-            self.mixer = mixer(build())
+class Run(nnx.Module):
+    """A layer, or a stack of layers, and how it is run."""
 
-        def __call__(self, x: Any) -> Any:
-            return nnx.jit(lambda layer, x: layer(x)[0])(self.mixer, x)
+    def __init__(self, mixer: Any, how: Any) -> None:
+        self.mixer, self.how = mixer, how
 
+    def __call__(self, x: Any) -> Any:
+        return self.how(self.mixer, x)
+
+
+class Apart(nnx.Module):
+    """The layers of a stack one by one."""
+
+    def __init__(self, layers: Any, how: Any) -> None:
+        self.layers, self.how = nnx.List(layers), how
+
+    def __call__(self, x: Any) -> Any:
+        return self.how(self.layers, x)
+
+
+def behind(layers: Any) -> Any:
+    """A stack of layers, as nnx.vmap makes it."""
+    definition = nnx.graphdef(layers[0])
+    return nnx.merge(definition, jax.tree.map(lambda *x: jnp.stack(x), *(nnx.state(layer) for layer in layers)))
+
+
+def scanned(layers: Any, x: Any) -> Any:
+    return nnx.scan(lambda x, layer: x + layer(x)[0], in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, layers)
+
+
+def mapped(layers: Any, x: Any) -> Any:
+    return nnx.vmap(lambda layer, x: layer(x)[0], in_axes=(0, None))(layers, x)
+
+
+def one_after_the_other(layers: Any, x: Any) -> Any:
+    for layer in layers:
+        x = x + layer(x)[0]
+    return x
+
+
+def beside(layers: Any, x: Any) -> Any:
+    return jnp.stack([layer(x)[0] for layer in layers])
+
+
+def hidden() -> Any:
+    return jax.random.normal(jax.random.key(3), (2, 9, 32))
+
+
+@pytest.mark.full  # its programs compile for long
+@pytest.mark.parametrize(("how", "apart"), [(scanned, one_after_the_other), (mapped, beside)])
+def test_a_stack_is_cut_as_its_members_are(how: Any, apart: Any) -> None:
+    model, x = build(), hidden()
+    layers = [mixer(model), mixer(model, 1)]
+    p = balred.plan(Run(behind(layers), how), balred.Energy(0.9, squared=True), calibration=x)
+    rank = p.rows[0].after
+    alone = [row.after for row in balred.plan(Apart(layers, apart), balred.Energy(0.9, squared=True), calibration=x).rows]
+    assert rank == max(alone)  # of a model with one configuration all have the largest
+    small, want = p.apply(), balred.reduce(Apart(layers, apart), rank, calibration=x)
+    assert (small.mixer.ssm_state_size, small.mixer.cfg.state_size) == (rank, rank)
+    cut = behind(list(want.layers))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(small.mixer), nnx.state(cut))
+    np.testing.assert_allclose(small(x), want(x), rtol=0, atol=1e-5 * np.abs(np.asarray(want(x))).max())
+
+
+def test_a_stack_without_data_is_cut_as_its_members_are() -> None:
+    model = build()
+    layers = [mixer(model), mixer(model, 1)]
+    with pytest.warns(CalibrationWarning):
+        small = balred.reduce(behind(layers), 3)
+    with pytest.warns(CalibrationWarning):
+        want = behind([balred.reduce(layer, 3) for layer in layers])
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(small), nnx.state(want))
+
+
+def test_a_stack_that_is_split_by_hand_is_not_seen() -> None:
+    def by_hand(layers: Any, x: Any) -> Any:
+        definition, state = nnx.split(layers)
+        return jax.vmap(lambda one: nnx.merge(definition, one)(x)[0])(state)
+
+    stack = behind([mixer(build(layers=1))] * 2)
+    with pytest.raises(ValueError, match=r"got none in mixer; layers in a stack are seen in nnx\.vmap and nnx\.scan"):
+        balred.reduce(Run(stack, by_hand), 3, calibration=hidden())
+
+
+def test_a_layer_in_a_jit_of_nnx_is_seen_and_in_one_of_jax_it_is_told() -> None:
+    layer, x = mixer(build(layers=1)), hidden()
+    small = balred.reduce(Run(layer, nnx.jit(lambda layer, x: layer(x)[0])), 3, calibration=x)
+    want = balred.reduce(layer, 3, calibration=x)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(small.mixer), nnx.state(want))
     with pytest.raises(ValueError, match=r"outside of jit.*mixer"):
-        balred.reduce(Jitted(), 3, calibration=jnp.ones((1, 4, 32)))
+        balred.reduce(Run(layer, lambda layer, x: jax.jit(lambda x: layer(x)[0])(x)), 3, calibration=x)
 
 
 # ------------------------------------------------------------------------------------------------ against PyTorch

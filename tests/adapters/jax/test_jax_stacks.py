@@ -126,11 +126,34 @@ def test_a_stack_of_s5_layers_in_a_mixed_model_is_cut_as_its_members_are(make: A
         np.testing.assert_allclose(got[i], want, rtol=0, atol=1e-4 * np.abs(want).max())
 
 
-def test_a_stack_of_oscillators_is_named() -> None:
-    stack = behind([linoss("damped", seed=s) for s in range(2)])
-    row = balred.plan([stack, LRU(3, 12, key=jax.random.key(0))], 4).rows[0]
-    assert row.after is None
-    assert "one LinOSS layer at a time" in row.note
+@pytest.mark.parametrize("axes", [(3,), (3, 1)])
+def test_a_stack_of_oscillators_is_cut_as_its_members_are(axes: tuple[int, ...]) -> None:
+    members, rule = [linoss("damped", seed=s) for s in range(3)], balred.Energy(0.9, squared=True)
+    stack = jax.tree.map(lambda x: x.reshape(*axes, *x.shape[1:]), behind(members))
+    needed = [balred.plan(one, rule).rows[0].after for one in members]
+    small = balred.reduce(stack, rule)
+    rank = max(needed)
+    assert min(needed) < rank == small.A_diag.shape[-1]
+    assert np.all(np.asarray(small.state_dim) == rank)  # equinox stacks numbers too
+    for i, one in enumerate(members):
+        want = balred.reduce(one, rank)
+        for name in ("A_diag", "G_diag", "steps", "B", "C", "D"):
+            mine, his = getattr(small, name), getattr(want, name)
+            np.testing.assert_allclose(mine.reshape(3, *his.shape)[i], his, rtol=1e-5, atol=1e-6)
+    assert balred.adapt(stack)[0].A.shape == (3, 32, 32)  # to look at
+
+
+def test_a_stack_of_oscillators_is_cut_in_training() -> None:
+    members = [linoss("damped", seed=s) for s in range(2)]
+    model = behind(members)
+    tx = optax.adam(1e-3)
+    reducer = InTrainingReducer(rule=balred.Order(3), window=(0, 1), attempts=1)
+    opt_state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+    model, opt_state, _, report = reducer.update(model, opt_state, reducer.init(model), step=1)
+    assert [(cut.before, cut.after) for cut in report.cuts] == [(8, 3)]
+    assert opt_state[0].mu.B.shape == model.B.shape == (2, 3, 3, 2)
+    for i, one in enumerate(members):
+        np.testing.assert_allclose(model.C[i], balred.reduce(one, 3).C, rtol=1e-5, atol=1e-6)
 
 
 DATA = jax.random.normal(jax.random.key(5), (6, 20, 3))
