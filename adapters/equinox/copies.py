@@ -86,7 +86,9 @@ def gather_linoss(model: Any, layers: Mapping[str, Any], calibration: Any) -> di
         raise ValueError(
             f"calibration of LinOSS layers must be the length of the sequences, a positive integer, got {calibration!r}"
         )
-    found = {n: [linoss.linoss_moments(one, x.discretization, calibration) for one in _members(x)] for n, x in layers.items()}
+    found = {
+        n: [linoss.linoss_moments(one, x.discretization, calibration) for one in _members(x)] for n, x in layers.items()
+    }
     return {n: stack_of(several) if len(several) > 1 else several[0] for n, several in found.items()}
 
 

@@ -73,9 +73,11 @@ def _members(layer: Any) -> list[Any]:
             raise ValueError(
                 f"everything in a stack of layers must lie along its leading axes of {axes}, got {'.'.join(map(str, path))} of {x.shape}"
             )
-    return [
-        nnx.merge(definition, jax.tree.map(lambda x, i=i: x[i], state)) for i in np.ndindex(axes)  # type: ignore[misc]
-    ]
+
+    def one(i: tuple[int, ...]) -> Any:
+        return nnx.merge(definition, jax.tree.map(lambda x: x[i], state))
+
+    return [one(i) for i in np.ndindex(axes)]
 
 
 def _behind(layers: list[Any], axes: tuple[int, ...]) -> Any:
@@ -190,7 +192,8 @@ class _Seen(nnx.Module):
     """A layer that notes what enters it; ``nnx.vmap`` and ``nnx.scan`` give the notes of a stack its leading axes."""
 
     def __init__(self, layer: Any) -> None:
-        self.layer, self.seen = layer, nnx.Intermediate(())
+        self.layer = layer
+        self.seen: Any = nnx.Intermediate(())
 
     def __call__(self, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
         self.seen = nnx.Intermediate((*self.seen.get_value(), hidden_states))

@@ -12,4 +12,12 @@ from balred.adapters.torch.modules import blank_copy, set_layer
 from balred.adapters.torch.training.copies import AverageWarning
 from balred.adapters.torch.training.reducer import InTrainingReducer
 
-__all__ = ["LRU", "AverageWarning", "ConfigurationWarning", "InTrainingReducer", "blank_copy", "resize_on_load", "set_layer"]
+__all__ = [
+    "LRU",
+    "AverageWarning",
+    "ConfigurationWarning",
+    "InTrainingReducer",
+    "blank_copy",
+    "resize_on_load",
+    "set_layer",
+]

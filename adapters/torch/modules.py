@@ -47,12 +47,18 @@ def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
     (torch.Size([1, 1]), torch.Size([3, 2]))
     """
     new, given = _copied(layer), dict[int, tuple[str, torch.Tensor]]()
+    old = {id(x) for x in _tensors(layer).values()}
     for name, value in tensors.items():
         owner = new.get_submodule(name.rpartition(".")[0])
         last = name.rpartition(".")[2]
         if last in owner._parameters:
             parameter = owner._parameters[last]
             assert parameter is not None
+            if id(parameter) in old:
+                raise ValueError(
+                    f"a copy of a parameter must be another one, got {name} of {type(layer).__name__}, a {type(parameter).__name__} whose "
+                    "__deepcopy__ returns itself: make it a plain parameter first"
+                )
             first, other = given.setdefault(id(parameter), (name, value))
             if other is not value and (other.shape != value.shape or not torch.equal(other, value)):
                 raise ValueError(
@@ -75,6 +81,7 @@ def _copied(module: nn.Module, others: Mapping[int, Any] | None = None) -> Any:
     """
     copies = _computed_ones(module) | dict(others or {})
     new = copy.deepcopy(module, copies)
+    _check_other(module, new)
     for parameter in module.parameters():
         if id(parameter) in copies and id(parameter) not in (others or {}):
             vars(copies[id(parameter)]).update(copy.deepcopy(vars(parameter), copies))
@@ -208,7 +215,16 @@ def _with_tensors(model: nn.Module, new: Mapping[str, torch.Tensor]) -> Any:
             value = copies.get(id(old), nn.Parameter(value, requires_grad=old.requires_grad))
             vars(value).update(copy.deepcopy(vars(old)))
         copies[id(old)] = value
-    return copy.deepcopy(model, copies)  # takes these for what it has copied already, so that no old value is
+    result = copy.deepcopy(model, copies)  # takes these for what it has copied already, so that no old value is
+    _check_other(model, result)
+    return result
+
+
+def _check_other(module: nn.Module, new: nn.Module) -> None:
+    if new is module:
+        raise ValueError(
+            f"a copy of a module must be another one, got a {type(module).__name__} whose __deepcopy__ returns itself"
+        )
 
 
 def _broken(layer: nn.Module, new: nn.Module) -> str | None:

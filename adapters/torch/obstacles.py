@@ -92,6 +92,7 @@ def obstacles(roots: Mapping[str, nn.Module], layers: Mapping[str, nn.Module], *
         for n, layer in layers.items()
         if (why := _shared(places, where.get(id(layer), (layer, [n]))[1], layer)) is not None
     }
+    found |= {n: why for n, layer in layers.items() if (why := _adapted(where, layer)) is not None}
     for path, root in roots.items() if copied else ():
         held = held_by_functions(root, path)
         inside = {id(m) for m in root.modules()}
@@ -145,6 +146,17 @@ def _shared(places: Mapping[int, list[str]], paths: list[str], layer: nn.Module)
             return (
                 f"its {name} is shared with {other}, which a cut would change as well: untie them first, or leave both"
             )
+    return None
+
+
+def _adapted(where: _Paths, layer: nn.Module) -> str | None:
+    """Which parameter of a layer a module around it computes at each call, as LoRA on single parameters does."""
+    around = {id(m._modules["base_layer"]): m for m, _ in where.values() if "base_layer" in m._modules}
+    outer = around.get(id(layer))
+    while outer is not None:
+        if (name := getattr(outer, "parameter_name", None)) in layer._parameters:
+            return f"its {name} is computed by the {type(outer).__name__} around it: {_PLAIN_FIRST}"
+        outer = around.get(id(outer))
     return None
 
 

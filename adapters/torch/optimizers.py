@@ -48,20 +48,20 @@ def check_holds(optimizer: torch.optim.Optimizer, layers: Mapping[str, nn.Module
 
 
 def check_keeps_nothing(optimizer: Any, layers: Mapping[str, nn.Module]) -> None:
-    """Raise if what is around an optimizer keeps tensors of its own for parameters of the layers, as averages of weights are kept."""
-    shapes = {tuple(p.shape) for layer in layers.values() for p in layer.parameters()}
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+    """Raise if an optimizer, or what is around it, keeps tensors for all parameters of a layer beside ``state``, as averages are kept."""
+    shapes = [{tuple(p.shape) for p in layer.parameters()} for layer in layers.values()]
+    while isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
         for key, value in vars(optimizer).items():
             several = (
                 value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
             )
-            kept = [x for x in several if isinstance(x, torch.Tensor) and not isinstance(x, nn.Parameter)]
-            if any(x.ndim > 0 and tuple(x.shape) in shapes for x in kept):
+            kept = {tuple(x.shape) for x in several if isinstance(x, torch.Tensor) and not isinstance(x, nn.Parameter)}
+            if any(one and one <= kept for one in shapes):
                 raise ValueError(
-                    f"an object around an optimizer must hold no tensors of the parameters' shapes, got a {type(optimizer).__name__} with "
-                    f"some in {key}: pass the optimizer inside it, and make the {type(optimizer).__name__} after the window"
+                    f"an optimizer must hold no tensors of the parameters' shapes outside its state, got a {type(optimizer).__name__} with "
+                    f"some in {key}: if it is around another one, pass that, and make the {type(optimizer).__name__} after the window"
                 )
-        optimizer = inner
+        optimizer = getattr(optimizer, "optimizer", None)
 
 
 def check_shapes(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -33,8 +33,8 @@ def held_by_functions(root: nn.Module, path: str = "") -> str | None:
             if reaches(value):
                 where = ".".join(filter(None, [path, name, key]))
                 return (
-                    f"{where} is or has a function that holds a module or a tensor of the model, so a copy would go on running "
-                    "the original: bind it to the module instead, with types.MethodType or functools.partial"
+                    f"{where} is or has a function that holds a module or a tensor of the model (or another object that copies share), so a copy "
+                    "would go on running the original: bind it to the module instead, with types.MethodType or functools.partial"
                 )
     return None
 

@@ -1,11 +1,13 @@
 """What functions hold: a copy of a model, or a model with other layers, has the same functions, and they run what they held before.
 
-Neither ``copy.deepcopy`` nor a walk over a pytree goes into functions and weak references.  What they refer to (by their closures,
+Neither ``copy.deepcopy`` nor a walk over a pytree goes into functions, weak references, and objects that say that their copy is they
+themselves.  What they refer to (by their closures,
 defaults and globals) would be of the original, so a forward or a hook in the smaller model would run weights that nobody trains.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import types
@@ -74,9 +76,12 @@ class Reach:
         if isinstance(x, _METHODS):
             builtin = isinstance(x, types.BuiltinMethodType)
             return [(y, shared or builtin) for y in (x.__self__, getattr(x, "__func__", None))]
-        if isinstance(x, self._ends) or not (shared or self._copies(x)):
+        if isinstance(x, self._ends):
             return []
-        return [(y, shared) for y in (*gc.get_referents(x), *self._wrapped(x))]
+        held = (*gc.get_referents(x), *self._wrapped(x))
+        if shared or self._copies(x):
+            return [(y, shared) for y in held]
+        return [(y, True) for y in held] if held and _stays_itself(x) else []
 
     def _wrapped(self, x: Any) -> Iterator[Any]:
         """What a compiled function was made of."""
@@ -125,6 +130,16 @@ def holders(
     if first(set().union(*inside.values())) is None:  # as a rule: one search for all
         return {}
     return {name: where for name, ids in inside.items() if (where := first(ids)) is not None}
+
+
+def _stays_itself(x: Any) -> bool:
+    """Whether a copy of an object is the object, as it is of those that are shared on purpose."""
+    if not hasattr(type(x), "__deepcopy__"):
+        return False
+    try:
+        return copy.deepcopy(x) is x
+    except Exception:  # then copying the model will say so
+        return False
 
 
 def _behind(proxy: Any) -> Any:

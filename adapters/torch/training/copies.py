@@ -134,10 +134,13 @@ def _is_plain(x: torch.Tensor) -> bool:
 
 
 def _is_near(x: torch.Tensor, p: torch.Tensor) -> bool:
+    """Whether they are alike, or one is a multiple of the other, as an average of what began as zeros is at first."""
     if not (x.is_floating_point() or x.is_complex()) or x.is_complex() != p.is_complex():
         return False
-    size = torch.linalg.vector_norm(p)
-    return bool(size > 0) and bool(torch.linalg.vector_norm(x.detach().to(p) - p) <= _NEAR * size)
+    x = x.detach().to(p)
+    size, own = torch.linalg.vector_norm(p), torch.linalg.vector_norm(x)
+    along = torch.linalg.vector_norm(x * size - p * own) <= _NEAR * size * own
+    return bool(own > 0) and bool(size > 0) and bool(along | (torch.linalg.vector_norm(x - p) <= _NEAR * size))
 
 
 def _mark(x: torch.Tensor) -> tuple[float, float]:

@@ -180,6 +180,7 @@ class InTrainingReducer:
             )
         if self.steps == 0:
             check_shapes(self.model, self.optimizer)  # of a state that was loaded meanwhile
+            check_keeps_nothing(self.optimizer, self._reached())
             self._look_around()
         elif self.steps == 1 and self._held is None and self._copies.moved():
             self._copies.check(self._reached())

@@ -220,7 +220,9 @@ def test_a_stack_is_cut_as_its_members_are(how: Any, apart: Any) -> None:
     layers = [mixer(model), mixer(model, 1)]
     p = balred.plan(Run(behind(layers), how), balred.Energy(0.9, squared=True), calibration=x)
     rank = p.rows[0].after
-    alone = [row.after for row in balred.plan(Apart(layers, apart), balred.Energy(0.9, squared=True), calibration=x).rows]
+    alone = [
+        row.after for row in balred.plan(Apart(layers, apart), balred.Energy(0.9, squared=True), calibration=x).rows
+    ]
     assert rank == max(alone)  # of a model with one configuration all have the largest
     small, want = p.apply(), balred.reduce(Apart(layers, apart), rank, calibration=x)
     assert (small.mixer.ssm_state_size, small.mixer.cfg.state_size) == (rank, rank)

@@ -15,8 +15,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import balred
-from balred.adapters.torch import LRU, AverageWarning, InTrainingReducer
+import balred  # noqa: E402
+from balred.adapters.torch import LRU, AverageWarning, InTrainingReducer  # noqa: E402
 
 
 def model_of(seed: int = 0) -> Any:
@@ -129,7 +129,8 @@ def train(model: Any, update: Callable[[], None], steps: int = 3, **options: Any
             optimizer.step()
             update()
             report = reducer.step()
-    assert report is not None and report.cuts[0].after == 4
+    assert report is not None
+    assert report.cuts[0].after == 4
     return [str(w.message) for w in told if w.category is AverageWarning]
 
 
@@ -147,7 +148,17 @@ def test_an_average_is_named_once_before_it_breaks(made: Any, where: str) -> Non
     model = model_of()
     average = made(model)
     (told,) = train(model, lambda: average.update(model))
-    assert f"averages of the weights must be passed as averages= to follow a cut, got copies of the weights of 1 in {where}" in told
+    assert (
+        f"averages of the weights must be passed as averages= to follow a cut, got copies of the weights of 1 in {where}"
+        in told
+    )
+
+
+def test_an_average_of_what_began_as_zeros_is_named() -> None:
+    model = model_of()
+    model[1].C_im.data.zero_()
+    average = Wrapped(model)
+    assert "1 in a Wrapped, as module.1." in train(model, lambda: average.update(model))[0]
 
 
 @pytest.mark.parametrize("made", [Kept, Twin, Other])

@@ -62,6 +62,84 @@ def test_functions_bound_to_a_live_layer_stay_bound_to_it(make: Any) -> None:
     torch.testing.assert_close(layer(u), plain(u))
 
 
+class AroundParameter(torch.nn.Module):
+    """As LoRA on a parameter that is no weight of a projection (``target_parameters`` of peft)."""
+
+    def __init__(self, base_layer: Any, name: str) -> None:
+        super().__init__()
+        self.base_layer, self.parameter_name = base_layer, name
+        self.added = torch.nn.Parameter(torch.zeros(16))
+
+    def forward(self, u: Any) -> Any:
+        return self.base_layer(u)
+
+
+def test_a_layer_one_of_whose_parameters_is_adapted_from_around_is_refused() -> None:
+    """The added part would keep its shape, and the model would fail in its next forward pass."""
+    one = torch.nn.Sequential(AroundParameter(lru(), "nu_log"))
+    two = torch.nn.Sequential(AroundParameter(AroundParameter(lru(), "other"), "B_re"))
+    for model, name in ((one, "nu_log"), (two, "B_re")):
+        for make in (lambda m: balred.reduce(m, 4), reducer):
+            with pytest.raises(
+                ValueError, match=f"its {name} is computed by the AroundParameter around it: make it a plain"
+            ):
+                make(model)
+
+
+class Itself:
+    """What a copy of a model shares with it, on purpose."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class ByShared(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lru = lru()
+        self.shared = Itself([self.lru])
+
+    def forward(self, u: Any) -> Any:
+        return self.shared.held[0](u)
+
+
+def test_a_layer_in_an_object_that_copies_share_is_refused_and_cut_in_place() -> None:
+    """The smaller model would run the original; in training the object holds the layer that is cut."""
+    model = ByShared()
+    with pytest.raises(ValueError, match=r"got lru: shared is or has .*\(or another object that copies share\)"):
+        balred.reduce(model, 4)
+    reducer(model).step()
+    assert (model.lru.states, model.shared.held[0]) == (4, model.lru)
+    model.shared = Itself(torch.ones(3))  # nothing of the model
+    assert balred.reduce(model.lru, 2).states == 2
+
+
+class SharedParameter(torch.nn.Parameter):
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class SharedLayer(LRU):
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+def test_layers_and_parameters_that_are_their_own_copies_are_refused_and_stay() -> None:
+    layer, kept = lru(), SharedLayer(3, 16)
+    layer.B_re = SharedParameter(layer.B_re.data)
+    before = layer.B_re.detach().clone()
+    for make in (lambda x: balred.reduce(x, 4), reducer):
+        with pytest.raises(ValueError, match="got B_re of LRU, a SharedParameter whose __deepcopy__ returns itself"):
+            make(layer)
+        with pytest.raises(ValueError, match="got a SharedLayer whose __deepcopy__ returns itself"):
+            make(kept)
+    assert torch.equal(layer.B_re, before)
+    assert kept.B_re.shape == (16, 3)
+
+
 def by_closure(layer: Any) -> Any:
     own = layer.forward
     return lambda u: own(u)

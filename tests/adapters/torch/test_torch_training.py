@@ -14,7 +14,7 @@ import balred
 from balred.intraining import EventLog, Guard, Policy
 
 torch = pytest.importorskip("torch")
-from balred.adapters.torch import AverageWarning, LRU, InTrainingReducer  # noqa: E402
+from balred.adapters.torch import LRU, AverageWarning, InTrainingReducer  # noqa: E402
 
 RULE = balred.Energy(0.9)
 
@@ -181,6 +181,33 @@ def test_a_rollback_brings_everything_back(delay: int) -> None:
     for step in range(7, 12):  # no more cuts
         one_step(model, optimizer, step, [average])
         assert reducer.step() is None
+
+
+class Listed(torch.optim.SGD):
+    """Keeps its momentum in a list of its own, made at once or at the first step."""
+
+    def __init__(self, params: Any, at_once: bool) -> None:
+        super().__init__(params, lr=1e-2)
+        self.kept = [torch.zeros_like(p) for p in self.param_groups[0]["params"]] if at_once else []
+
+    def step(self, closure: Any = None) -> Any:
+        self.kept = [torch.zeros_like(p) for p in self.param_groups[0]["params"]]
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_optimizer_with_a_history_beside_its_state_is_refused(at_once: bool) -> None:
+    """After a cut its next step would meet the old shapes."""
+    model = Net()
+    optimizer = Listed(model.parameters(), at_once)
+
+    def start() -> None:
+        reducer = InTrainingReducer(model, optimizer, RULE, (0, 6), 1)
+        one_step(model, optimizer, 1, [])
+        reducer.step()
+
+    with pytest.raises(ValueError, match="but its state, got a Listed with tensors in kept"):
+        start()
 
 
 def test_what_a_guard_restores_must_have_a_state() -> None:
@@ -564,7 +591,7 @@ def test_weights_that_are_kept_around_an_optimizer_are_refused_at_once() -> None
     layer = LRU(2, 16)
     around = Lookahead(torch.optim.SGD(layer.parameters(), lr=1e-2))
     with pytest.raises(
-        ValueError, match="must hold no tensors of the parameters' shapes, got a Lookahead with some in slow"
+        ValueError, match="must hold no tensors of the parameters' shapes outside its state, got a Lookahead with some in slow"
     ):
         InTrainingReducer(layer, around, balred.Order(4), (0, 2), 1)
     around.slow.clear()
