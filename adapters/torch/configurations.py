@@ -200,28 +200,12 @@ def _write(number: Number, model: nn.Module, size: Any) -> None:
         if key in SIZES:
             vars(module)[key] = size
             continue
-        for name, value in _attributes(module):
-            new = _with_number(name, value, name, {key: size}, set())
-            if new is not value:
-                setattr(module, name, new)
 
+        def change(_: str, path: str, value: Any, key: str = key) -> dict[str, Any]:
+            own = {k: old for k, old in _members(value).items() if f"{path}.{k}" == key and old != size}
+            return {k: type(old)(size) if isinstance(old, (list, tuple)) else size for k, old in own.items()}
 
-def _with_number(name: str, value: Any, path: str, wanted: Mapping[str, Any], met: set[int]) -> Any:
-    """A configuration with numbers by their paths: the same object, or another one where it cannot be changed."""
-    several = isinstance(value, list) and bool(_NAMED.search(name))
-    if id(value) in met or not (several or _is_configuration(name, value)):
-        return value
-    met.add(id(value))
-    if several:
-        value[:] = [_with_number(name, one, f"{path}[{i}]", wanted, met) for i, one in enumerate(value)]
-        return value
-    own = _members(value)
-    new = {k: wanted[f"{path}.{k}"] for k, old in own.items() if wanted.get(f"{path}.{k}", old) != old}
-    new = {k: type(own[k])(x) if isinstance(own[k], (list, tuple)) else x for k, x in new.items()}
-    for key, old in own.items():
-        if key not in new and (x := _with_number(str(key), old, f"{path}.{key}", wanted, met)) is not old:
-            new[key] = x
-    return _changed(value, new)
+        _edit(module, change)
 
 
 def resize_configurations(module: nn.Module, states: int, before: int) -> None:
@@ -229,28 +213,41 @@ def resize_configurations(module: nn.Module, states: int, before: int) -> None:
 
     Others are those of layers of another kind.
     """
-    met: set[int] = set()
+
+    def change(name: str, _: str, value: Any) -> dict[str, Any]:
+        own = _members(value)
+        sizes = {key: own[key] for key in SIZES if type(own.get(key)) is int}
+        missing = name in _ARGUMENTS and isinstance(value, dict) and not sizes
+        return {"d_state": states} if missing else {key: states for key, size in sizes.items() if size == before}
+
+    _edit(module, change)
+
+
+Change = Callable[[str, str, Any], dict[str, Any]]
+"""New members of a configuration, from its name, its path and itself."""
+
+
+def _edit(module: nn.Module, change: Change) -> None:
+    """Change all configurations that a module, itself, holds."""
     for name, value in _attributes(module):
-        new = _resized(name, value, states, before, met)
+        new = _edited(name, value, name, change, set())
         if new is not value:
             setattr(module, name, new)
 
 
-def _resized(name: str, value: Any, states: int, before: int, met: set[int]) -> Any:
-    """A configuration with the number of states in it: the same object, or another one where it cannot be changed."""
+def _edited(name: str, value: Any, path: str, change: Change, met: set[int]) -> Any:
+    """A configuration that was changed: the same object, or another one where it cannot be."""
     several = isinstance(value, list) and bool(_NAMED.search(name))
     if id(value) in met or not (several or _is_configuration(name, value)):
         return value
     met.add(id(value))
     if several:
-        value[:] = [_resized(name, one, states, before, met) for one in value]
+        value[:] = [_edited(name, one, f"{path}[{i}]", change, met) for i, one in enumerate(value)]
         return value
-    own = _members(value)
-    sizes = {key: own[key] for key in SIZES if type(own.get(key)) is int}
-    new = {key: states for key, size in sizes.items() if size == before}
-    if name in _ARGUMENTS and isinstance(value, dict) and not sizes:
-        new["d_state"] = states
-    new |= {k: x for k, old in own.items() if (x := _resized(str(k), old, states, before, met)) is not old}
+    new = change(name, path, value)
+    for key, old in _members(value).items():
+        if key not in new and (x := _edited(str(key), old, f"{path}.{key}", change, met)) is not old:
+            new[key] = x
     return _changed(value, new)
 
 
