@@ -5,6 +5,7 @@ Fused optimizers compute wrong updates with such a state, without a word.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from balred.adapters.torch.living import living
 from balred.registry.reading import layers_of
 
 Others = list[weakref.ref[torch.optim.Optimizer]]
@@ -84,6 +84,25 @@ def misfits(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, tupl
         for kind, shape in state.items()
         if len(shape) == p.ndim and any(mine not in (1, size) for mine, size in zip(shape, p.shape, strict=True))
     }
+
+
+def living(*kinds: type) -> list[Any]:
+    """All objects of these classes and of those made from them that are alive, whoever holds them.
+
+    Their types are compared, since ``isinstance`` asks an object's ``__class__``, which may run somebody's code.
+
+    Examples
+    --------
+    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    >>> any(one is optimizer for one in living(torch.optim.Optimizer))
+    True
+    """
+    wanted, todo = set[type](), list(kinds)
+    while todo:
+        if (kind := todo.pop()) not in wanted:
+            wanted.add(kind)
+            todo += type.__subclasses__(kind)
+    return [one for one in gc.get_objects() if type(one) in wanted]
 
 
 def others_beside(optimizer: torch.optim.Optimizer | None, alive: Iterable[Any] | None = None) -> Others:

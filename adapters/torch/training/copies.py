@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from balred.adapters.torch.living import living
 from balred.adapters.torch.obstacles import changing, memory
+from balred.adapters.torch.optimizers import living
 from balred.systems.arrays import warn_caller
 
 _NEAR = 0.5
@@ -38,8 +38,8 @@ class AverageWarning(UserWarning):
 class Copies:
     """What looks like an average of weights, and is none that is known.
 
-    A copy that stays as it is (a teacher, a model to compare with) is none.  One is if its values have changed since the first look, or it
-    is new since then, and no optimizer trains it.
+    A copy that stays as it is (a teacher, a model to compare with) is none, nor is one that was just made.  One is if its values have changed
+    since the first look, or it is new since then, and no optimizer trains it.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Copies:
 
     def look(self, layers: Mapping[str, nn.Module], alive: Sequence[Any]) -> None:
         """Note which copies of the layers' weights there are among what is alive."""
-        found = (x for several in self._found(layers, alive).values() for x in several)
+        found = (x for several in self._found(layers, alive).values() for x, _ in several)
         self._first = {id(x): (weakref.ref(x), _mark(x)) for x in found}
 
     def moved(self) -> bool:
@@ -84,31 +84,39 @@ class Copies:
         alive = living(torch.Tensor, torch.optim.Optimizer)
         found = self._found({name: layer for name, layer in layers.items() if name not in self._told}, alive)
         started = {id(x) for one in (living(AveragedModel) if found else ()) for x in _tensors(one)}
-        moving = {name: [x for x in copies if id(x) in started or self._is_other(x)] for name, copies in found.items()}
+        moving = {
+            name: [x for x, same in copies if id(x) in started or (not same and self._is_other(x))]
+            for name, copies in found.items()
+        }
         return {name: copies for name, copies in moving.items() if copies}
 
     def _is_other(self, x: torch.Tensor) -> bool:
         ref, mark = (self._first or {}).get(id(x), (None, None))
         return ref is None or ref() is not x or _mark(x) != mark
 
-    def _found(self, layers: Mapping[str, nn.Module], alive: Sequence[Any]) -> dict[str, list[torch.Tensor]]:
-        """Of each layer the tensors that are near to its weights, if all that have states as an axis have such a one."""
+    def _found(
+        self, layers: Mapping[str, nn.Module], alive: Sequence[Any]
+    ) -> dict[str, list[tuple[torch.Tensor, bool]]]:
+        """Of each layer the tensors near to its weights, if all that have states as an axis have such a one, and whether they equal any."""
         wanted = {name: _weights(layer, self._names[name]) for name, layer in layers.items()}
         shapes = {tuple(p.shape) for several in wanted.values() for p in several}
         trained = [x for o in alive if isinstance(o, torch.optim.Optimizer) for x in _held(o)]
-        taken = {memory(x) for x in (*trained, *(x for one in self._known for x in _tensors(one)))}
+        following = [x for one in self._known for x in _tensors(one)]
+        taken = {memory(x) for x in (*trained, *following)}
         others: dict[tuple[int, ...], list[torch.Tensor]] = {}
         for x in alive:
             if isinstance(x, torch.Tensor) and _is_plain(x) and tuple(x.shape) in shapes and memory(x) not in taken:
                 others.setdefault(tuple(x.shape), []).append(x)
-        found: dict[str, list[torch.Tensor]] = {}
+        found: dict[str, list[tuple[torch.Tensor, bool]]] = {}
+        every = [p for several in (*wanted.values(), following) for p in several]
         for name, weights in wanted.items():
             own = {memory(p) for p in layers[name].parameters()}
             near = [
                 [x for x in others.get(tuple(p.shape), ()) if memory(x) not in own and _is_near(x, p)] for p in weights
             ]
             if near and all(near):
-                found[name] = [x for several in near for x in several]
+                copies = {id(x): x for several in near for x in several}.values()
+                found[name] = [(x, any(_is_equal(x, p) for p in every)) for x in copies]
         return found
 
 
@@ -118,8 +126,10 @@ def _weights(layer: nn.Module, names: set[str]) -> list[torch.Tensor]:
 
 
 def _held(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    yield from (p for group in optimizer.param_groups for p in group["params"])
-    yield from (x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor))
+    """Parameters and state; of an optimizer that was not made to its end, what there is."""
+    yield from (p for group in getattr(optimizer, "param_groups", ()) for p in group["params"])
+    states = (state for state in getattr(optimizer, "state", {}).values() if isinstance(state, Mapping))
+    yield from (x for state in states for x in state.values() if isinstance(x, torch.Tensor))
 
 
 def _tensors(module: nn.Module) -> tuple[torch.Tensor, ...]:
@@ -141,6 +151,10 @@ def _is_near(x: torch.Tensor, p: torch.Tensor) -> bool:
     size, own = torch.linalg.vector_norm(p), torch.linalg.vector_norm(x)
     along = torch.linalg.vector_norm(x * size - p * own) <= _NEAR * size * own
     return bool(own > 0) and bool(size > 0) and bool(along | (torch.linalg.vector_norm(x - p) <= _NEAR * size))
+
+
+def _is_equal(x: torch.Tensor, p: torch.Tensor) -> bool:
+    return x.shape == p.shape and torch.equal(x.detach().to(p), p)
 
 
 def _mark(x: torch.Tensor) -> tuple[float, float]:

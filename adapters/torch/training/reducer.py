@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from balred.adapters.torch.configurations import followed
-from balred.adapters.torch.living import living
 from balred.adapters.torch.loading import resize_on_load
 from balred.adapters.torch.optimizers import (
     Others,
@@ -25,6 +24,7 @@ from balred.adapters.torch.optimizers import (
     check_shapes,
     forget,
     forget_old_shapes,
+    living,
     misfits,
     others_beside,
 )

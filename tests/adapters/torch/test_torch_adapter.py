@@ -373,7 +373,6 @@ def test_a_later_attempt_starts_from_the_cut_layer() -> None:
         assert cut.before == middle[int(cut.layer[-1])]
 
 
-@pytest.mark.filterwarnings("ignore::balred.adapters.torch.AverageWarning")  # it keeps what was before the cut
 def test_the_cut_at_a_step_is_the_reduction_of_the_layer() -> None:
     model, optimizer, reducer = setup()
     train(model, optimizer, reducer, 2)
@@ -657,7 +656,6 @@ def check_whole(model: Any, optimizer: Any, want: tuple[Any, Any]) -> None:
             assert torch.equal(got["state"][i][k], v), (i, k)
 
 
-@pytest.mark.filterwarnings("ignore::balred.adapters.torch.AverageWarning")  # it keeps what was before the cut
 @pytest.mark.alike
 @pytest.mark.parametrize("moments", ["reset", "carry"])
 @pytest.mark.parametrize("after", [0.4, math.nan])
@@ -688,7 +686,6 @@ def test_a_guard_restores_at_once_and_for_good(after: float, moments: str) -> No
     assert states(model) == [12, 8]
 
 
-@pytest.mark.filterwarnings("ignore::balred.adapters.torch.AverageWarning")  # it keeps what was before the cut
 def test_a_delayed_guard_restores_the_state_before_the_cut_buffers_included() -> None:
     model, optimizer, reducer = setup(
         guard=Guard(lambda m: float(sum(states(m))), tolerance=1.0, delay=3), window=(0, 6), attempts=3
