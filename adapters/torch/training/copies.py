@@ -55,12 +55,12 @@ class Copies:
         self._first: dict[int, tuple[weakref.ref[torch.Tensor], tuple[float, float]]] | None = None
 
     def look(self, layers: Mapping[str, nn.Module], alive: Sequence[Any]) -> None:
-        """Note which copies of the layers' weights there are among what is alive."""
-        found = (x for several in self._found(layers, alive).values() for x, _ in several)
+        """Note which tensors there are among what is alive that could be copies of the layers' weights, then or later."""
+        found = (x for several in self._beside(layers, alive).values() for x in several)
         self._first = {id(x): (weakref.ref(x), _mark(x)) for x in found}
 
     def moved(self) -> bool:
-        """Whether a copy of the first look has changed."""
+        """Whether a tensor of the first look has changed."""
         return any(_mark(x) != mark for ref, mark in (self._first or {}).values() if (x := ref()) is not None)
 
     def check(self, layers: Mapping[str, nn.Module]) -> None:
@@ -94,25 +94,34 @@ class Copies:
         ref, mark = (self._first or {}).get(id(x), (None, None))
         return ref is None or ref() is not x or _mark(x) != mark
 
+    def _beside(
+        self, layers: Mapping[str, nn.Module], alive: Sequence[Any]
+    ) -> dict[tuple[int, ...], list[torch.Tensor]]:
+        """The tensors of the shapes of the layers' weights, by these, that no optimizer trains and no average has."""
+        shapes = {tuple(p.shape) for name, layer in layers.items() for p in _weights(layer, self._names[name])}
+        trained = (x for o in alive if isinstance(o, torch.optim.Optimizer) for x in _held(o))
+        taken = {memory(x) for x in (*trained, *self._following())}
+        found: dict[tuple[int, ...], list[torch.Tensor]] = {}
+        for x in alive:
+            if isinstance(x, torch.Tensor) and _is_plain(x) and tuple(x.shape) in shapes and memory(x) not in taken:
+                found.setdefault(tuple(x.shape), []).append(x)
+        return found
+
+    def _following(self) -> list[torch.Tensor]:
+        return [x for one in self._known for x in _tensors(one)]
+
     def _found(
         self, layers: Mapping[str, nn.Module], alive: Sequence[Any]
     ) -> dict[str, list[tuple[torch.Tensor, bool]]]:
         """Of each layer the tensors near to its weights, if all that have states as an axis have such a one, and whether they equal any."""
+        beside = self._beside(layers, alive)
         wanted = {name: _weights(layer, self._names[name]) for name, layer in layers.items()}
-        shapes = {tuple(p.shape) for several in wanted.values() for p in several}
-        trained = [x for o in alive if isinstance(o, torch.optim.Optimizer) for x in _held(o)]
-        following = [x for one in self._known for x in _tensors(one)]
-        taken = {memory(x) for x in (*trained, *following)}
-        others: dict[tuple[int, ...], list[torch.Tensor]] = {}
-        for x in alive:
-            if isinstance(x, torch.Tensor) and _is_plain(x) and tuple(x.shape) in shapes and memory(x) not in taken:
-                others.setdefault(tuple(x.shape), []).append(x)
+        every = [p for several in (*wanted.values(), self._following()) for p in several]
         found: dict[str, list[tuple[torch.Tensor, bool]]] = {}
-        every = [p for several in (*wanted.values(), following) for p in several]
         for name, weights in wanted.items():
             own = {memory(p) for p in layers[name].parameters()}
             near = [
-                [x for x in others.get(tuple(p.shape), ()) if memory(x) not in own and _is_near(x, p)] for p in weights
+                [x for x in beside.get(tuple(p.shape), ()) if memory(x) not in own and _is_near(x, p)] for p in weights
             ]
             if near and all(near):
                 copies = {id(x): x for several in near for x in several}.values()
@@ -126,8 +135,10 @@ def _weights(layer: nn.Module, names: set[str]) -> list[torch.Tensor]:
 
 
 def _held(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    """Parameters and state; of an optimizer that was not made to its end, what there is."""
-    yield from (p for group in getattr(optimizer, "param_groups", ()) for p in group["params"])
+    """Parameters, gradients and state; of an optimizer that was not made to its end, what there is."""
+    parameters = [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
+    yield from parameters
+    yield from (p.grad for p in parameters if p.grad is not None)
     states = (state for state in getattr(optimizer, "state", {}).values() if isinstance(state, Mapping))
     yield from (x for state in states for x in state.values() if isinstance(x, torch.Tensor))
 
