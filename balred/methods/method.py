@@ -249,7 +249,8 @@ class Method:
             There are none for a method that depends on the size of the system.
         """
         g, ports = _moderate(system, self.linear)
-        g, at = (g, Coordinates(None)) if self.prepare is spectrum else of_good_digits(g)
+        spectrum_alone = self.prepare is spectrum or self.takes == "arrays"  # which looks after its digits
+        g, at = (g, Coordinates(None)) if spectrum_alone else of_good_digits(g)
         state = self.prepare(g, solver, **options)
         power = state.power if isinstance(state, UnderWeights) else 0.0
         if ports is None and not power and at.right is None:
