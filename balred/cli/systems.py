@@ -80,9 +80,9 @@ def hsv(
         analysis: Analysis = balred.analyze(stored, method=method, solver=solver, offset=offset, **options)
         fixed = len(analysis.hsv) - len(analysis.sigma)
         energy = [None] * fixed + list(shares(analysis.sigma))
-        bound = [None] * fixed + [
-            float(analysis.method.bounded(analysis.state, k + 1)) for k in range(len(analysis.sigma))
-        ]
+        orders = range(0 if fixed else 1, len(analysis.sigma) + 1) if analysis.state is not None else ()
+        known = [float(analysis.method.bounded(analysis.state, k)) for k in orders]
+        bound = [None] * (len(analysis.hsv) - len(known)) + known
         if plot is not None:
             from balred.adapters.matplotlib import plot_hsv
 
