@@ -19,7 +19,12 @@ from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import UnstableError
 
-_RULE = "a coprime factorisation needs a detectable (or stabilisable) system without poles on the stability boundary"
+_RULES = {
+    False: "a coprime factorisation needs a detectable (or stabilisable) system without poles on the stability boundary "
+    "(factorization='normalized' takes such poles)",
+    True: "a normalised coprime factorisation needs a detectable (or stabilisable) system",
+}
+"""What inner ones need, and normalised ones."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ def _analysed(system: DenseSystem, solver: str | None, factorization: str, match
     try:
         sp = spectrum(left_factors(seen_from(g, W), normalized=factorization == "normalized"), solver)
     except UnstableError as error:
-        raise ValueError(f"{_RULE}, got factors that are not stable ({error})") from None
+        rule = _RULES[factorization == "normalized"]
+        raise ValueError(f"{rule}, got factors that are not stable ({error})") from None
     return Factors(sp._replace(match_dc=match_dc), system, g.B.shape[1], right, W)
 
 
@@ -118,7 +124,7 @@ def left_factors(g: DenseSystem, *, normalized: bool, near: Matrix | None = None
         if normalized
         else (I, np.zeros((g.order, p), g.A.dtype), np.zeros_like(g.A))
     )
-    return _of_solution(g, stabilising(Equation(ct(g.A), ct(g.C), Q, R, S, g.discrete), _RULE, near), R, S)
+    return _of_solution(g, stabilising(Equation(ct(g.A), ct(g.C), Q, R, S, g.discrete), _RULES[normalized], near), R, S)
 
 
 def normalised_factors(g: DenseSystem, Y: Matrix) -> DenseSystem:
@@ -131,7 +137,7 @@ def _of_solution(g: DenseSystem, Y: Matrix, R: Matrix, S: Matrix) -> DenseSystem
         R, S = R + g.C @ Y @ ct(g.C), S + g.A @ Y @ ct(g.C)
     else:
         S = S + Y @ ct(g.C)
-    V = inverse_root(R, _RULE)
+    V = inverse_root(R, _RULES[True])
     L = -S @ np.linalg.inv(R)
     return DenseSystem(
         g.A + L @ g.C,

@@ -36,7 +36,7 @@ from balred.solvers.smith import smith_factors
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import ten_digits
-from balred.systems.poles import check_stable
+from balred.systems.poles import UnstableError, check_stable
 
 _LQG = "LQG balancing needs a stabilisable and detectable system"
 _CONTRACTIVE = "bounded-real balancing needs a norm strictly below gamma"
@@ -149,7 +149,7 @@ def bounded_real(
     """
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
-    check_stable(system)
+    _check_stable(system, "bounded-real")
     root = gamma**-0.5
     g = DenseSystem(system.A, root * system.B, root * system.C, system.D / gamma, system.dt)
     try:  # solutions prove that the norm is below gamma, which costs less than the norm
@@ -164,6 +164,16 @@ def bounded_real(
     sp = spectrum_of(system, Zp, Zq, match_dc=match_dc)
     # in the units of the error
     return sp._replace(s=gamma * sp.s, Zp=sp.Zp * gamma**0.5, Zq=sp.Zq * gamma**0.5)
+
+
+def _check_stable(system: DenseSystem, which: str) -> None:
+    try:
+        check_stable(system)
+    except UnstableError as error:
+        reason = str(error).partition(";")[0]
+        raise UnstableError(
+            f"{which} balancing needs a stable system, of which it keeps no part as it is: {reason}"
+        ) from None
 
 
 def _contraction_equation(g: DenseSystem) -> Equation:
@@ -197,7 +207,7 @@ def positive_real(system: DenseSystem, solver: str | None = None, *, match_dc: b
         raise ValueError(
             f"a passive system has as many inputs as outputs, got {system.B.shape[1]} inputs and {len(system.C)} outputs"
         )
-    check_stable(system)
+    _check_stable(system, "positive-real")
     T = _even_units(system.D + ct(system.D))
     g = DenseSystem(system.A, system.B * T, T[:, None] * system.C, T[:, None] * system.D * T, system.dt)
     return spectrum_of(system, *_factors(g, _passive_equation, _passive_observed, _PASSIVE), match_dc=match_dc)

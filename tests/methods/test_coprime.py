@@ -111,7 +111,7 @@ def test_stable_systems_with_inner_denominators_are_balanced_truncation():
 
 def test_a_marginal_pole_is_refused():
     g = balred.ss(np.diag([0.0, -1.0]), np.ones((2, 1)), np.ones((1, 2)))
-    with pytest.raises(ValueError, match="without poles on the stability boundary"):
+    with pytest.raises(ValueError, match=r"without poles on the stability boundary"):
         balred.reduce(g, 1, method="left_coprime")
 
 
@@ -136,3 +136,14 @@ def test_units_less_than_a_thousand_apart_change_nothing(seed, method):
     uneven = balred.ss(A * t / t[:, None], B * gain / t[:, None], C * t, D * gain, 1)
     want = balred.analyze(even, method=method).hsv
     assert_allclose(balred.analyze(uneven, method=method).hsv, want, rtol=0, atol=1e-9 * want[0])
+
+
+@pytest.mark.parametrize("method", ["left_coprime", "right_coprime"])
+def test_an_integrator_has_normalised_factors_alone(method):
+    """1/s + 1/(s + 10): what refuses the inner ones names the others."""
+    g = balred.ss(np.diag([0.0, -10.0]), np.ones((2, 1)), np.ones((1, 2)))
+    with pytest.raises(
+        ValueError, match=r"without poles on the stability boundary .factorization='normalized' takes such poles"
+    ):
+        balred.reduce(g, 1, method=method)
+    assert balred.reduce(g, 1, method=method, factorization="normalized").order == 1

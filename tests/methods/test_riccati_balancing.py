@@ -245,3 +245,7 @@ def test_systems_that_are_not_passive_are_refused():
         balred.reduce(g, 2, method="positive_real")
     with pytest.raises(balred.UnstableError, match="every pole must have a negative real part"):
         balred.reduce(balred.ss([[1.0]], [[1.0]], [[1.0]]), 1, method="bounded_real")
+    for method in ("bounded_real", "positive_real"):
+        rule = f"{method.replace('_', '-')} balancing needs a stable system, .* got a pole at 0 .real part 0.$"
+        with pytest.raises(balred.UnstableError, match=rule):
+            balred.reduce(balred.ss([[0.0]], [[1.0]], [[1.0]], [[1.0]]), 1, method=method)
