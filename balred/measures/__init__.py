@@ -1,1 +1,1 @@
-"""What is known of a system: norms, responses, comparisons, stability of rankings."""
+"""What is known of a system: norms, responses, comparisons, weights, stability of rankings."""
