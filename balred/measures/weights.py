@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from balred.hankel.spectrum import OfSpectrum
+from balred.hankel.spectrum import OfSpectrum, spectrum
 from balred.registry.reading import dense_on_host
 from balred.solvers.gramians import of_good_digits
 from balred.systems.checks import check_finite
@@ -19,6 +19,9 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import shifted, unit_of
 from balred.systems.parts import check_same_time
 from balred.systems.poles import known_poles
+
+_ROUNDING = 1e-10
+"""Hankel singular values of a weight below this part of the first are taken for rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,17 @@ def stable_weight(
     poles = known_poles(w)
     if not poles.inside().all():
         raise ValueError(f"the {name} must be stable, got a pole at {complex(poles.at[np.argmin(poles.margin)]):.6g}")
-    return of_gain_one(name, cast(DenseSystem, of_good_digits(w)[0]))
+    return of_gain_one(name, _of_good_digits(w))
+
+
+def _of_good_digits(w: DenseSystem) -> DenseSystem:
+    """A weight in coordinates where its Gramians have their digits; in those given where it has states that it does not need, which
+    balancing would make as large as the others."""
+    seen, at = of_good_digits(w)
+    if at.right is None:
+        return w
+    s = spectrum(w, None).sigma
+    return cast(DenseSystem, seen) if s[-1] > _ROUNDING * s[0] else w
 
 
 def of_gain_one(name: str, w: DenseSystem) -> tuple[DenseSystem, float]:
