@@ -190,4 +190,5 @@ def test_what_is_kept_cancels_whatever_the_coordinates(g: DenseSystem, seed: int
     for one in (g, turned):
         a = balred.analyze(one)
         small = a.reduce(3)
-        assert balred.error(one, small) <= a.bound(3) * (1 + 1e-6)
+        first = a.sigma[0]  # of which the coordinates round away 1e-12: the bound of one state is attained
+        assert balred.error(one, small) <= a.bound(3) + 1e-11 * first
