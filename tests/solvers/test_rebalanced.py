@@ -68,7 +68,9 @@ def test_poles_torn_by_rounding_that_lie_outside_are_told(make: Any, how: Any) -
     A, B, C, D = scipy.signal.tf2ss(*make(*how))
     with mpmath.workdps(60):
         assert max(abs(x) for x in mpmath.eig(mpmath.matrix(A.tolist()), left=False, right=False)) > 1
-    with pytest.warns(balred.BoundaryWarning, match="counts as unstable, although the mean .* give a filter as zeros, poles and gain"):
+    with pytest.warns(
+        balred.BoundaryWarning, match="counts as unstable, although the mean .* give a filter as zeros, poles and gain"
+    ):
         assert np.isinf(balred.hsv(balred.ss(A, B, C, D, dt=1))).all()
 
 

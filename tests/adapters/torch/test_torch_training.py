@@ -590,7 +590,8 @@ def test_weights_that_are_kept_around_an_optimizer_are_refused_at_once() -> None
     layer = LRU(2, 16)
     around = Lookahead(torch.optim.SGD(layer.parameters(), lr=1e-2))
     with pytest.raises(
-        ValueError, match="must hold no tensors of the parameters' shapes outside its state, got a Lookahead with some in slow"
+        ValueError,
+        match="must hold no tensors of the parameters' shapes outside its state, got a Lookahead with some in slow",
     ):
         InTrainingReducer(layer, around, balred.Order(4), (0, 2), 1)
     around.slow.clear()
