@@ -189,6 +189,8 @@ class InTrainingReducer:
         if report is not None:
             self._ranks = {**self._ranks, **report.ranks}
             forget_old_shapes(self._others, self.model)
+            if report.cuts:  # to other shapes
+                self._look_around()
             self.reports.append(report)
             for sink in self._sinks if self._place.exchange.rank == 0 else ():
                 sink(report)
