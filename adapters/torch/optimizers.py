@@ -6,6 +6,7 @@ Fused optimizers compute wrong updates with such a state, without a word.
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -102,7 +103,8 @@ def living(*kinds: type) -> list[Any]:
         if (kind := todo.pop()) not in wanted:
             wanted.add(kind)
             todo += type.__subclasses__(kind)
-    return [one for one in gc.get_objects() if type(one) in wanted]
+    everything = gc.get_objects()
+    return list(itertools.compress(everything, map(wanted.__contains__, map(type, everything))))
 
 
 def others_beside(optimizer: torch.optim.Optimizer | None, alive: Iterable[Any] | None = None) -> Others:

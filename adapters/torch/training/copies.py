@@ -52,16 +52,25 @@ class Copies:
     def __init__(self, layers: Mapping[str, nn.Module], known: Sequence[nn.Module]) -> None:
         self._names = {name: changing(layer) for name, layer in layers.items()}
         self._known, self._told = known, set[str]()
-        self._first: dict[int, tuple[weakref.ref[torch.Tensor], tuple[float, float]]] | None = None
+        self._first, self._started = dict[int, tuple[weakref.ref[torch.Tensor], tuple[float, float]]](), False
 
     def look(self, layers: Mapping[str, nn.Module], alive: Sequence[Any]) -> None:
         """Note which tensors there are among what is alive that could be copies of the layers' weights, then or later."""
-        found = (x for several in self._beside(layers, alive).values() for x in several)
+        found = [x for several in self._beside(layers, alive).values() for x in several]
         self._first = {id(x): (weakref.ref(x), _mark(x)) for x in found}
+        self._started = any(isinstance(one, AveragedModel) for one in alive)
+
+    def suspicious(self) -> bool:
+        """Whether a tensor of the first look has changed or is gone, or there are averages that begin later: a closer look takes a while."""
+        return self._started or any(ref() is None for ref, _ in self._first.values()) or self.moved()
 
     def moved(self) -> bool:
         """Whether a tensor of the first look has changed."""
-        return any(_mark(x) != mark for ref, mark in (self._first or {}).values() if (x := ref()) is not None)
+        return any(_mark(x) != mark for ref, mark in self._first.values() if (x := ref()) is not None)
+
+    def forget(self) -> None:
+        """Look no more: after a cut weights have other shapes."""
+        self._first, self._started = {}, False
 
     def check(self, layers: Mapping[str, nn.Module]) -> None:
         """Warn of the copies of `layers` that have changed since the first look, of each layer once."""
@@ -91,7 +100,7 @@ class Copies:
         return {name: copies for name, copies in moving.items() if copies}
 
     def _is_other(self, x: torch.Tensor) -> bool:
-        ref, mark = (self._first or {}).get(id(x), (None, None))
+        ref, mark = self._first.get(id(x), (None, None))
         return ref is None or ref() is not x or _mark(x) != mark
 
     def _beside(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from balred.adapters.torch.configurations import followed
 from balred.adapters.torch.loading import resize_on_load
@@ -182,23 +183,21 @@ class InTrainingReducer:
             check_shapes(self.model, self.optimizer)  # of a state that was loaded meanwhile
             check_keeps_nothing(self.optimizer, self._reached())
             self._look_around()
-        elif self.steps == 1 and self._held is None and self._copies.moved():
+        elif self.steps == 1 and self._held is None and self._copies.suspicious():
             self._copies.check(self._reached())
         self.steps += 1
         report = self._judge() or self._attempt(loss)
         if report is not None:
             self._ranks = {**self._ranks, **report.ranks}
             forget_old_shapes(self._others, self.model)
-            if report.cuts:  # to other shapes
-                self._look_around()
             self.reports.append(report)
             for sink in self._sinks if self._place.exchange.rank == 0 else ():
                 sink(report)
         return report
 
     def _look_around(self) -> None:
-        """See what else has to do with the weights: all that is alive, which takes a while."""
-        alive = living(torch.Tensor, torch.optim.Optimizer)
+        """See what else has to do with the weights: all that is alive, which takes a while, so once a training."""
+        alive = living(torch.Tensor, torch.optim.Optimizer, AveragedModel)
         self._others = others_beside(self.optimizer, alive)
         self._copies.look(self._reached(), alive)
 
@@ -220,7 +219,9 @@ class InTrainingReducer:
             )
             if not cuts:
                 return report
-            self._copies.check({name: self.model.get_submodule(name) for name in cuts})
+            if self._copies.moved():
+                self._copies.check({name: self.model.get_submodule(name) for name in cuts})
+            self._copies.forget()
             before = None if loss is None else self._place.mean(float(loss()))
             guard = self.policy.guard
             if guard is not None:

@@ -205,7 +205,7 @@ def test_an_optimizer_with_a_history_beside_its_state_is_refused(at_once: bool) 
         one_step(model, optimizer, 1, [])
         reducer.step()
 
-    with pytest.raises(ValueError, match="but its state, got a Listed with tensors in kept"):
+    with pytest.raises(ValueError, match="outside its state, got a Listed with some in kept"):
         start()
 
 
