@@ -213,12 +213,21 @@ def _rigid_and_flexible(g: SecondOrderSystem) -> tuple[SecondOrderSystem, Second
     Phi = Vh[rank:].conj().T
     if not 0 < rank < g.states or not np.linalg.eigvalsh(Phi.conj().T @ even.M @ Phi)[0] > 0:
         return None
+    if not all(_is_rounding(X, Phi) for X in (even.K, even.D)):
+        return None  # springs that are soft beside others, but springs
     Psi = np.linalg.qr(even.M @ Phi, mode="complete")[0][:, g.states - rank :]
     Phi = Phi @ np.linalg.inv(np.linalg.cholesky(Phi.conj().T @ even.M @ Phi)).conj().T
     Phi = Phi * _signs(Phi.conj().T @ even.B)
     rigid, flexible = (_seen_in(even, T) for T in (Phi, Psi))
     nothing = np.zeros_like(rigid.M)
     return replace(rigid, M=nothing + np.eye(len(nothing)), D=nothing, K=nothing), flexible
+
+
+def _is_rounding(X: Matrix, Phi: Matrix) -> bool:
+    """Whether the energies of displacements are no more than rounding errors of the terms that they are sums of."""
+    energy = np.abs(np.einsum("ij,ij->j", Phi.conj(), X @ Phi))
+    terms = np.einsum("ij,ij->j", np.abs(Phi), np.abs(X) @ np.abs(Phi))
+    return bool((energy <= 16 * len(X) * np.finfo(np.float64).eps * terms).all())
 
 
 def _seen_in(g: SecondOrderSystem, T: Matrix) -> SecondOrderSystem:

@@ -327,6 +327,17 @@ def test_what_is_balanced_beside_rigid_bodies_is_the_rest(options):
     )
 
 
+def test_a_soft_spring_beside_a_stiff_one_is_no_rigid_body():
+    """k = 1e-16 beside 1: the entries give the steady state 1/k, not infinity, or it is said that digits do not suffice.
+    A free chain of springs that differ as much as 1e8 and 1 has a rigid body: by Newton's law 1/(3 s^2) of three unit masses."""
+    soft = balred.second_order(np.eye(2), np.diag([0.1, 1e-16]), np.diag([1, 1e-16]), np.eye(2), np.eye(2))
+    with pytest.raises(ArithmeticError, match="poles spread too far"):
+        balred.reduce(soft, 1)
+    stiff = np.array([[1e8, -1e8, 0], [-1e8, 1e8 + 1, -1], [0, -1, 1]])
+    small = balred.reduce(balred.second_order(np.eye(3), 0.1 * stiff, stiff, np.eye(3)[:, :1], np.eye(3)[:1]), 1)
+    assert small(0.1).item() == pytest.approx(1 / 0.03, rel=1e-6)
+
+
 def test_what_rigid_bodies_ask_for():
     K = np.zeros((4, 4))
     K[:2, :2] = [[1.0, -1.0], [-1.0, 1.0]]
