@@ -261,7 +261,7 @@ def peaks_of_modes(system: DenseSystem) -> tuple[Matrix, Matrix]:
     if not len(kept):
         return told[0], told[1]
     at, A, B, C, D, best, where, w, responses = _of(kept, at, A, B, C, D, best, where, w, responses)
-    modes, told_by_modes = modes.of(kept), real and min(D.shape[1:]) <= 2
+    modes, told_by_modes = modes.of(kept), real and min(D.shape[1:]) <= 2 and (len(at) > 1 or n >= _LEAST)
 
     def climbed(at: Matrix, best: Matrix, where: Matrix) -> tuple[Matrix, Matrix]:
         return modes.of(at).tops(where)
