@@ -63,6 +63,7 @@ def stable_weight(
         if wanted not in (None, given):
             raise ValueError(f"the {name} must have as many {side} as the system has {of}, {wanted}, got {given}")
     check_same_time(name, w, "system", system)
+    _check_finite(name, w)  # before other coordinates, which would tell of them without the name
     poles = known_poles(w)
     if not poles.inside().all():
         raise ValueError(f"the {name} must be stable, got a pole at {complex(poles.at[np.argmin(poles.margin)]):.6g}")
@@ -81,8 +82,7 @@ def _of_good_digits(w: DenseSystem) -> DenseSystem:
 
 def of_gain_one(name: str, w: DenseSystem) -> tuple[DenseSystem, float]:
     """A weight divided by a power of two near its gain, with an input matrix near one, and this power."""
-    for part, x in (("B", w.B), ("C", w.C), ("D", w.D)):
-        check_finite(f"{part} of the {name}", x)
+    _check_finite(name, w)
     b, c, d = (float(np.log2(unit_of(x).item())) for x in (w.B, w.C, w.D))
     rate = 0.0 if w.discrete or not w.order else float(np.log2(unit_of(w.A).item()))
     gains = [d] if w.D.any() else []
@@ -90,3 +90,8 @@ def of_gain_one(name: str, w: DenseSystem) -> tuple[DenseSystem, float]:
         gains.append(b + c - rate)
     power = max(gains, default=0.0)
     return replace(w, B=shifted(w.B, -b), C=shifted(w.C, b - power), D=shifted(w.D, -power)), power
+
+
+def _check_finite(name: str, w: DenseSystem) -> None:
+    for part, x in (("B", w.B), ("C", w.C), ("D", w.D)):
+        check_finite(f"{part} of the {name}", x)
