@@ -16,17 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.systems import arrays
-from balred.systems.arrays import is_concrete, mapped, to_numpy
+from balred.systems.arrays import is_concrete, mapped, to_numpy, warn_caller
 from balred.systems.clusters import rounding
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System, unit_of
 from balred.systems.parts import difference, separation, split_by
-from balred.systems.poles import pole_margin
+from balred.systems.poles import BoundaryWarning, pole_margin
 from balred.systems.units import rescaled
 
 Poles: TypeAlias = NDArray[Any]
 _ROOTS = (2, 3, 4)
 """Rounding errors move a k-fold pole by the k-th root of what they move a simple one; of these multiplicities it is thought."""
+_ALIKE, _DIGITS = 1e-3, 0.5
+"""Parts that differ by more of their size are not the same, whatever rounding may do; those that agree to less than this share of the
+digits count as the same only with a word."""
 
 
 def without_shared_modes(a: System, b: System, *, boundary_only: bool = False) -> DenseSystem | None:
@@ -136,7 +139,7 @@ def _same(
     turns = np.exp(2j * np.pi * (np.arange(4 * len(poles)) + 0.25) / (4 * len(poles)))
     radius = max(2 * float(np.abs(poles - centre).max()), 10 * eps * size) or 1.0
     discs = _discs(both, poles, np.concatenate([np.linalg.eigvals(g.A) for g in others]), eps)
-    told = False
+    told, apart = False, 0.0
     while not told or radius <= 4 * (size + abs(centre)):
         circle = [complex(centre + radius * t) for t in turns]
         values = [np.array([g(s) for s in circle]) for g in strict]
@@ -144,11 +147,18 @@ def _same(
         known = max(known, min(discs(s) for s in circle))
         gap = float(np.linalg.norm(values[0] - values[1], axis=(1, 2)).max())
         reach = max(float(np.linalg.norm(v, axis=(1, 2)).max()) for v in values)
-        if known <= 1e-3 * reach or radius > 4 * (size + abs(centre)):
+        if known <= _ALIKE * reach or radius > 4 * (size + abs(centre)):
             told = True
-            if gap > known:
+            if gap > min(known, _ALIKE * reach):
                 return False
+            apart = gap / reach if reach else 0.0  # on the last circle, where a pole that rounding moved does not count
         radius *= 32
+    if apart > eps**_DIGITS:
+        warn_caller(
+            f"modes that two systems share must be the same in both, got modes whose parts differ by {apart:.1g} of their size: they "
+            "count as the same, because rounding of the entries may change them by as much; give both systems in the same coordinates",
+            BoundaryWarning,
+        )
     return True
 
 

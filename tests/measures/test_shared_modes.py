@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import balred
 from balred.measures.shared_modes import without_shared_modes
 from balred.systems import DenseSystem
 from balred.systems.parts import join
+from balred.systems.poles import UnstableError
 
 KINDS = ("hinf", "h2", "hankel", "linf", "l2")
 
@@ -67,6 +69,33 @@ def test_discrete_poles_at_one(turned: bool, double: bool) -> None:
         g, r = rotated(g, 3), rotated(r, 4)
     assert float(balred.error(g, r)) == pytest.approx(2, rel=1e-6)
     assert float(balred.error(g, r, "h2")) == pytest.approx(np.sqrt(4 / 3), rel=1e-6)
+
+
+@pytest.mark.parametrize("apart", 10.0 ** np.arange(-7, 0))
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_gains_of_integrators_that_differ_do_not_cancel_without_a_word(seed: int, apart: float) -> None:
+    """Two integrators with other gains, in coordinates of condition up to 310: the error is infinite or refused, or a word is said.
+
+    Where they count as the same the error is about that of the rest, and never one of 1e13.
+    """
+    rng = np.random.default_rng(seed)
+    rest = [balred.testing.random_system(5, 2, 2, seed=s) for s in (seed, seed + 100)]
+    B, C = rng.standard_normal((2, 2)), rng.standard_normal((2, 2))
+
+    def full(other: Any, gain: float) -> DenseSystem:
+        A, T = scipy.linalg.block_diag(np.zeros((2, 2)), other.A), rng.standard_normal((7, 7)) + 3 * np.eye(7)
+        B_all, C_all = np.vstack([gain * B, other.B]), np.hstack([C, other.C])
+        return balred.ss(np.linalg.solve(T, A @ T), np.linalg.solve(T, B_all), C_all @ T, other.D)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            error = float(balred.error(full(rest[0], 1.0), full(rest[1], 1.0 + apart)))
+        except UnstableError:
+            error = np.inf
+    if np.isfinite(error):
+        assert any("count as the same" in str(w.message) for w in told)
+        assert error == pytest.approx(float(balred.error(*rest)), rel=1e-3)
 
 
 @pytest.mark.parametrize("stiff", [1.0, 1e6])
