@@ -142,7 +142,11 @@ def _same(
     told, apart = False, 0.0
     while not told or radius <= 4 * (size + abs(centre)):
         circle = [complex(centre + radius * t) for t in turns]
-        values = [np.array([g(s) for s in circle]) for g in strict]
+        try:
+            values = [np.array([g(s) for s in circle]) for g in strict]
+        except np.linalg.LinAlgError:  # a pole is on the circle
+            radius *= 32
+            continue
         known = sum(min(_uncertainty(g, s, eps) for s in circle[:: len(circle) // 2]) for g in both)
         known = max(known, min(discs(s) for s in circle))
         gap = float(np.linalg.norm(values[0] - values[1], axis=(1, 2)).max())
@@ -188,7 +192,10 @@ def _discs(both: list[DenseSystem], poles: Poles, others: Poles, eps: float) -> 
 def _uncertainty(g: DenseSystem, s: complex, eps: float) -> float:
     """What rounding errors of its entries, and those of an eigenvalue routine, may change of `g` at the point s."""
     n = g.order
-    resolvent = np.linalg.inv(s * np.eye(n) - g.A)
+    try:
+        resolvent = np.linalg.inv(s * np.eye(n) - g.A)
+    except np.linalg.LinAlgError:  # beside a pole nothing is known
+        return np.inf
     left, right = np.abs(g.C @ resolvent), np.abs(resolvent @ g.B)
     entries = np.linalg.norm(left @ np.abs(g.A) @ right + left @ np.abs(g.B) + np.abs(g.C) @ right)
     routine = np.linalg.norm(g.A, 2) * np.linalg.norm(left) * np.linalg.norm(right) if n else 0.0
