@@ -106,7 +106,7 @@ def _iterated(system: DenseSystem, both: bool = True) -> Run:
     # the factors lie on their sides, P = Fp^H Fp, so that what a QR factorisation leaves is the next factor
     M, *F = (x if x.dtype == dtype else xp.astype(x, dtype) for x in (A, ct(B), C)[: 2 + both])
     if is_one(M):
-        Fp, Fq, growth, count, sizes = (_stacked if len(M) <= _STACKED else _triangles)(be, M, *F)
+        Fp, Fq, growth, count, sizes = _one(be, M, *F)
         Zp, Zq = ct(Fp), ct(Fq)
         rest = residual_of_one(*system.leaves, Zp, Zq, system.discrete, sizes)
         return Run(Zp, Zq, growth, rest, count, nearest, sizes=sizes)
@@ -117,26 +117,23 @@ def _iterated(system: DenseSystem, both: bool = True) -> Run:
     return Run(Z[0], Z[1] if both else None, growth, rest, count, nearest, last)
 
 
-def _stacked(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, float, int, tuple[float, float]]:
-    """Both factors of a matrix of a few states, the growth of its powers, the doublings and the factors' norms, in the fewest calls."""
-    P, Q = _Stack(be, Fp), _Stack(be, Fq)
-    above, below, p, q = P.rows, Q.rows, P.start(Fp), Q.start(Fq)
-    eps, most, size = arrays.eps(M), limit(M), size_of(M)
-    growth, count, last = size, 0, False
+def _one(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, float, int, tuple[float, float]]:
+    """Both factors of one matrix of NumPy, the growth of its powers, the doublings and the norms of the factors."""
+    factor = _Stack if len(M) <= _STACKED else _Triangle
+    eps, most = arrays.eps(M), limit(M)
+    P, Q, size = factor(be, Fp), factor(be, Fq), size_of(M)
+    growth, count = size, 0
     while True:
         if count and not size < most:
             M, size = np.zeros_like(M), 0.0
-        Wp, Wq = above[p : 2 * p], below[q : 2 * q]
-        above[:p].dot(ct(M), Wp)
-        below[:q].dot(M, Wq)
-        if size < _LATE:  # what would follow is less than |M| times what is appended
-            last = size * size_of(Wp) <= eps * size_of(above[:p]) and size * size_of(Wq) <= eps * size_of(below[:q])
-        p, q = 2 * p, 2 * q
+        Wp, Wq = P.moved(ct(M)), Q.moved(M)
+        # what would follow is less than |M| times what is appended
+        last = size < _LATE and size * size_of(Wp) <= eps * size_of(P.F) and size * size_of(Wq) <= eps * size_of(Q.F)
+        P.append(Wp)
+        Q.append(Wq)
         if last or count == MAX_DOUBLINGS:
-            Fp, Fq = P.compressed(p) if p > P.n else above[:p], Q.compressed(q) if q > Q.n else below[:q]
+            Fp, Fq = P.finished(), Q.finished()
             return Fp, Fq, growth, count, (size_of(Fp), size_of(Fq))
-        p = p if p < P.most else P.start(P.compressed(p))
-        q = q if q < Q.most else Q.start(Q.compressed(q))
         M = M.dot(M)
         size = size_of(M)
         growth, count = max(growth, size), count + 1
@@ -149,40 +146,33 @@ class _Stack:
         self.be, self.n, self.shed = be, F.shape[1], F.shape[1] >= _FEWEST_SHED
         self.most = max(2 * self.n, 128) if self.n > _FEW else 512
         self.rows = np.empty((2 * self.most, self.n), F.dtype)
+        self._start(F if len(F) < self.most else be.triangular_factor(F))
 
-    def start(self, F: Array) -> int:
-        """The number of the first rows."""
-        F = F if len(F) < self.most else self.be.triangular_factor(F)
+    def _start(self, F: Array) -> None:
         self.rows[: len(F)] = F
-        return len(F)
+        self.F = self.rows[: len(F)]
 
-    def compressed(self, count: int) -> Array:
-        """So many rows, as a triangle or fewer."""
-        F = self.be.triangular_factor(self.rows[:count])
+    def moved(self, X: Array) -> Array:
+        """F X, in the place of the next rows."""
+        at = len(self.F)
+        return self.F.dot(X, self.rows[at : 2 * at])
+
+    def append(self, W: Array) -> None:
+        """The next rows, which are what was moved last."""
+        self.F = self.rows[: 2 * len(W)]
+        if len(self.F) >= self.most:
+            self._start(self.compressed())
+
+    def compressed(self) -> Array:
+        F = self.be.triangular_factor(self.F)
         if self.shed:
             graded = self.be.graded_rows(F, 4 * self.n // 5)
             self.shed = len(graded) <= 4 * self.n // 5
             F = graded if self.shed else F
         return F
 
-
-def _triangles(be: Backend, M: Array, Fp: Array, Fq: Array) -> tuple[Array, Array, float, int, tuple[float, float]]:
-    """The same for more states."""
-    eps, most = arrays.eps(M), limit(M)
-    P, Q, size = _Triangle(be, Fp), _Triangle(be, Fq), size_of(M)
-    growth, count = size, 0
-    while True:
-        if count and not size < most:
-            M, size = np.zeros_like(M), 0.0
-        Wp, Wq = P.moved(ct(M)), Q.moved(M)
-        last = size < _LATE and size * size_of(Wp) <= eps * size_of(P.F) and size * size_of(Wq) <= eps * size_of(Q.F)
-        P.append(Wp)
-        Q.append(Wq)
-        if last or count == MAX_DOUBLINGS:
-            return P.F, Q.F, growth, count, (size_of(P.F), size_of(Q.F))
-        M = M.dot(M)
-        size = size_of(M)
-        growth, count = max(growth, size), count + 1
+    def finished(self) -> Array:
+        return self.compressed() if len(self.F) > self.n else self.F
 
 
 class _Triangle:
@@ -209,6 +199,9 @@ class _Triangle:
                 most = min(len(self.F) + len(W), self.n)
                 self.F = _joined(self.be, self.F, W, True)
                 self.shed = self.shed or len(self.F) < most
+
+    def finished(self) -> Array:
+        return self.F
 
 
 def _many(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array, int, Array]:
