@@ -302,31 +302,30 @@ def hardware(data: dict[str, Any]) -> str:
     return ", ".join(dict.fromkeys(r["hardware"] for r in data["runs"]))
 
 
-def pictures(folder: Path) -> None:
-    """Accuracy against states, and accuracy against time, a panel for each task."""
+def picture(file: Path) -> None:
+    """Accuracy against states, a panel for each task."""
     from matplotlib.figure import Figure
 
     from balred.studies.reports.plots import _colour
 
     found = {name: data for name in TITLES if (data := study(name)) is not None}
     marks = dict(zip(KINDS, "sohPv^D<>p", strict=True))
-    for picture, draw in (("study-accuracy", _against_states), ("study-time", _against_time)):
-        columns = min(3, len(found))
-        rows = -(-len(found) // columns)
-        figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-        for ax, (name, data) in zip(axes, found.items(), strict=False):
-            draw(ax, data["runs"], _colour, marks)
-            ax.set_title(TITLES[name])
-            ax.grid(alpha=0.25)
-            ax.spines[["top", "right"]].set_visible(False)
-        for ax in axes[len(found) :]:
-            ax.set_visible(False)
-        handles: dict[str, Any] = {}
-        for ax in axes[: len(found)]:
-            handles |= {label: h for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
-        figure.savefig(folder / f"{picture}.png", dpi=100, metadata={"Software": None})
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for ax, (name, data) in zip(axes, found.items(), strict=False):
+        _against_states(ax, data["runs"], _colour, marks)
+        ax.set_title(TITLES[name])
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[len(found) :]:
+        ax.set_visible(False)
+    handles: dict[str, Any] = {}
+    for ax in axes[: len(found)]:
+        handles |= {label: h for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    figure.savefig(file, dpi=100, metadata={"Software": None})
 
 
 def _against_states(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, str]) -> None:
@@ -343,25 +342,6 @@ def _against_states(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, 
     ticks = [t for t in (4, 8, 16, 32, 64, 128, 256) if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]]
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
-
-
-def _against_time(ax: Any, rows: Sequence[Row], colour: Any, marks: dict[str, str]) -> None:
-    taus = sorted({r["tau"] for r in rows if r["tau"] is not None})
-    shown = taus[len(taus) // 2] if taus else None
-    longest = {r["seed"]: r["seconds"] for r in rows if r["run"] == "full"}
-    for what in ("full", "truncated", "random", "small"):
-        runs = [r for r in rows if kind(r) == what and r["tau"] in (None, shown) and r["seed"] in longest]
-        for i, r in enumerate(runs):
-            label = KINDS[what] if i == 0 else None
-            x = [100 * s / longest[r["seed"]] for _, s, _ in r["curve"]]
-            ax.plot(
-                x,
-                [100 * a for *_, a in r["curve"]],
-                color=colour(what),
-                lw=1.2,
-                label=label,
-            )
-    ax.set(xlabel="wall time, % of the full training's", ylabel="test accuracy, %", xlim=(0, None))
 
 
 def over_states(ax: Any, name: str, states: Sequence[int], ranks: Sequence[int]) -> None:
