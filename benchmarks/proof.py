@@ -41,8 +41,13 @@ PAPER: dict[str, tuple[str, str]] = {
     "one cut at 10 %": ("-noise", "truncated"),
     "one cut at 10 %, on data": ("-data", "truncated"),
 }
-"""The same of the studies NAME-paper..."""
-PAPER_TASKS = ("smnist", "sfashion")
+"""The same of the published model."""
+PAPER_STUDIES = {
+    "smnist-whole": "sMNIST, 200,000 steps",
+    "smnist-paper": "sMNIST, 20,000 steps",
+    "sfashion-paper": "sFashion-MNIST, 20,000 steps",
+}
+"""What the names of its studies begin with, and what they are called."""
 RULES = {
     "divergence": "gradual, `Divergence(0.01)` at each of 8 attempts",
     "energy": "gradual, `Energy(0.9)` at each of 8 attempts",
@@ -85,14 +90,14 @@ def cells(label: str, found: dict[int, Row], full: dict[int, Row], small: dict[i
     ]  # fmt: skip
 
 
-def paper(task: str) -> list[list[str]]:
-    """The lines of the published model."""
-    main = runs(f"{task}-paper")
+def paper(begin: str) -> list[list[str]]:
+    """The lines of the published model in the studies that begin so."""
+    main = runs(begin)
     full, small = of(main, "full"), of(main, "small")
     return [
-        [TITLES[task], *cells(label, found, full, small)]
+        [PAPER_STUDIES[begin], *cells(label, found, full, small)]
         for label, (study, run) in PAPER.items()
-        if (found := of(runs(f"{task}-paper{study}"), run))
+        if (found := of(runs(f"{begin}{study}"), run))
     ]
 
 
@@ -121,7 +126,7 @@ def commands() -> list[list[str]]:
         for task in TASKS
         for study in [*dict.fromkeys(s for s, _ in WAYS.values()), *(f"-{r}" for r in RULES)]
     ]
-    names += [f"{task}-paper{study}" for task in PAPER_TASKS for study in dict.fromkeys(s for s, _ in PAPER.values())]
+    names += [f"{begin}{study}" for begin in PAPER_STUDIES for study in dict.fromkeys(s for s, _ in PAPER.values())]
     out = []
     for name in names:
         file = RESULTS / f"{name}.json"
@@ -135,7 +140,7 @@ def tables() -> dict[str, str]:
     """All tables by name."""
     made = {
         "long-when": (HEAD, [row for task in TASKS for row in when(task)]),
-        "long-paper": (HEAD, [row for task in PAPER_TASKS for row in paper(task)]),
+        "long-paper": (HEAD, [row for begin in PAPER_STUDIES for row in paper(begin)]),
         "long-commands": (["study", "command", "hardware"], commands()),
     }
     return {name: markdown(head, rows) for name, (head, rows) in made.items() if rows}
