@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from balred.hankel.equal_values import Entries, turned
 from balred.ranks.bounds import EQUAL, numerical_rank
 from balred.solvers.gramians import solved
-from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, to_numpy
+from balred.systems.arrays import Array, backend_of, ct, is_concrete, to_numpy
 from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System
@@ -38,6 +39,8 @@ class Spectrum(NamedTuple):
     """How the states of `system` stand for those of the system that was given."""
     unit: float = 1.0
     """What Zp, and so s, is measured in: with recorded inputs the size of the signals, which may have no square."""
+    rounding: float = 2.0**-52
+    """The relative error of the entries that were given, to which those of a result will be rounded."""
 
     @property
     def sigma(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -111,7 +114,7 @@ def spectrum_of(system: DenseSystem, Zp: Array, Zq: Array, *, product: Array | N
     array([0.731, 0.019])
     """
     U, s, Vh = decomposed(backend_of(Zp, Zq).svd, Zp, Zq, product)
-    return _parted(Spectrum(system, Zp, Zq, U, s, ct(Vh), **known))
+    return parted(Spectrum(system, Zp, Zq, U, s, ct(Vh), **known))
 
 
 def decomposed(function: Callable[[Array], Any], Zp: Array, Zq: Array, product: Array | None) -> Any:
@@ -122,12 +125,14 @@ def decomposed(function: Callable[[Array], Any], Zp: Array, Zq: Array, product: 
     return be.over_batch(lambda product: function(hankel_matrix(Zp, Zq, product)), batch, product)
 
 
-def _parted(sp: Spectrum) -> Spectrum:
+def parted(sp: Spectrum, rounding: float = 0.0) -> Spectrum:
     r"""`sp` with such coordinates among equal values that every order which parts them leaves stable poles on both sides.
 
     Any orthonormal ones are singular vectors.  In those of a Schur form of their part :math:`A_{gg}` of the balanced system, the
     states kept of it and those cut have its poles, or the real part of a pair.  In others a lossless system (a delay by Padé, a
     notch, a mode seen as a velocity) is truncated to integrators, or has no steady state.
+
+    With a `rounding` of the entries, values are equal that it leaves equal; each is then one only as far as they are.
 
     References
     ----------
@@ -138,19 +143,25 @@ def _parted(sp: Spectrum) -> Spectrum:
     if not is_concrete(sp.s) or sp.s.shape[-1] < 2:
         return sp
     s = to_numpy(be.stop_gradient(sp.s))
-    alive = s[..., 1:] > sp.system.order * np.finfo(s.dtype).eps * s[..., :1]
-    equal = alive & (s[..., 1:] >= s[..., :-1] * (1 - max(EQUAL, 4 * float(np.finfo(s.dtype).eps))))
+    eps, r = float(np.finfo(s.dtype).eps), s.shape[-1]
+    alive = s > sp.system.order * eps * s[..., :1]
+    nearly = max(EQUAL, 4 * eps, rounding**0.5)
+    equal = (alive[..., 1:] & (s[..., 1:] >= s[..., :-1] * (1 - nearly))).any(axis=-1)
     if not equal.any():
         return sp
-    A, Zp, Zq, U, V = (to_numpy(be.stop_gradient(x)) for x in (sp.system.A, sp.Zp, sp.Zq, sp.U, sp.V))
-    A, Zp, Zq, U, V = (np.broadcast_to(x, (*s.shape[:-1], *x.shape[-2:])) for x in (A, Zp, Zq, U, V))
-    Q = np.zeros((*s.shape, s.shape[-1]), U.dtype) + np.eye(s.shape[-1], dtype=U.dtype)
-    for i in map(tuple, np.argwhere(equal.any(axis=-1))):
-        ends = np.flatnonzero(~np.concatenate([equal[i], [False]])) + 1
-        for first, end in zip([0, *ends[:-1]], ends, strict=True):
-            if end > first + 1:
-                here = slice(first, end)
-                own = (ct(Zq[i] @ U[i][:, here]) @ A[i] @ (Zp[i] @ V[i][:, here])) / s[i][first]
-                Q[i][here, here] = backend("scipy").schur(own)[1]
+    left, right, at = ct(sp.Zq @ sp.U[..., :, :r]), sp.Zp @ sp.V[..., :, :r], sp.coordinates
+    A, B, C = sp.system.leaves
+    given = at.after(left), at.before(at.after(A)), at.before(right), at.before(B), at.after(C)
+    host = [to_numpy(be.stop_gradient(x)) for x in (left, A, right, *given)]
+    host = [np.broadcast_to(x, (*s.shape[:-1], *x.shape[-2:])) for x in host]
+    Q = np.zeros((*s.shape, r), np.result_type(*host[:3])) + np.eye(r)
+    for i in map(tuple, np.argwhere(equal)):
+        k = int(alive[i].sum())
+        root = s[i][:k] ** 0.5
+        L, A, R, *entries = (x[i] for x in host)
+        own = (L[:k] / root[:, None]) @ A @ (R[:, :k] / root)
+        L, A, R, B, C = entries
+        known = Entries(A, B, C, L[:k] / root[:, None], R[:, :k] / root, rounding, sp.system.discrete)
+        Q[i][:k, :k] = turned(s[i][:k], own, max(EQUAL, 4 * eps), known)
     Q = be.from_numpy(Q, like=sp.U, real=not np.iscomplexobj(Q))
-    return sp._replace(U=sp.U[..., :, : s.shape[-1]] @ Q, V=sp.V[..., :, : s.shape[-1]] @ Q)
+    return sp._replace(U=sp.U[..., :, :r] @ Q, V=sp.V[..., :, :r] @ Q)

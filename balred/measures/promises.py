@@ -19,9 +19,14 @@ from balred.systems.long_products import ten_digits
 Gap: TypeAlias = Callable[[Any], NDArray[Any]]
 """What a bound is of, at points of the boundary of the stable region, shape (...): matrices (..., p, m), the norms of which are bounded."""
 
+_DOUBLE = float(np.finfo(np.float64).eps)
 _SLACK, _FLOOR, _DIGITS = 1e-6, 1e-8, 1e-6
 """Parts of the bound, and of the first value, by which an error may exceed the bound; beyond the last it is no result."""
+_ROUNDINGS = 16
+"""So many of the entries of a result in single precision may be seen beside its first value."""
 _LOOKED_AT = 6
+_BEYOND = 1e6
+"""Times its fastest pole a system has the response that it has at infinity."""
 _BESIDE = np.array([-(3**0.5), -1.0, 0.0, 1.0, 3**0.5])
 
 
@@ -49,6 +54,14 @@ class Promise(NamedTuple):
     small: DenseSystem
     bound: float
     first: float
+    rounding: float = _DOUBLE
+    """That of the entries, those of the result too."""
+
+    def worst(self) -> tuple[float, float]:
+        """The largest error where rounding would show, and by how much of the first value it is above the bound and what may be."""
+        error = float(np.linalg.norm(self.gap(_points(self.small)), 2, axis=(-2, -1)).max())
+        above = error > self.bound * (1 + _SLACK) + max(_FLOOR, _ROUNDINGS * self.rounding) * self.first
+        return error, (error - self.bound) / self.first if above and self.first else 0.0
 
 
 def visible(error: Any, first: Any) -> Any:
@@ -83,29 +96,30 @@ def check_promises(promises: Iterable[Promise], order: int, of: str = "error", n
         What is bounded is above its bound.
     """
     worst, told = 0.0, ""
-    for gap, small, bound, first in promises:
-        for error in map(float, np.ravel(np.linalg.norm(gap(_points(small)), 2, axis=(-2, -1)))):
-            beyond = (error - bound) / first if first else 0.0
-            if beyond > _DIGITS:
-                steps = "; use a longer time step" if small.discrete else ""
-                advice = steps if near == "poles" else "; with beta > 0 they count less"
-                raise ArithmeticError(
-                    f"the {of} may exceed its bound by at most {_DIGITS:g} of the first Hankel singular value, got "
-                    f"{error:.3g} with a bound of {bound:.3g}: its {near} are close to the boundary of the stable region, "
-                    f"and rounding errors in double precision count for more there{advice}"
-                )
-            if error > bound * (1 + _SLACK) + _FLOOR * first and beyond > worst:
-                worst, told = beyond, f"the {of} of order {order}, {error:.3g}, is larger than the bound, {bound:.3g}"
+    for promise in promises:
+        error, beyond = promise.worst()
+        bound, narrow = promise.bound, promise.rounding > _DOUBLE
+        if beyond > _DIGITS and not narrow:
+            steps = "; use a longer time step" if promise.small.discrete else ""
+            advice = steps if near == "poles" else "; with beta > 0 they count less"
+            raise ArithmeticError(
+                f"the {of} may exceed its bound by at most {_DIGITS:g} of the first Hankel singular value, got "
+                f"{error:.3g} with a bound of {bound:.3g}: its {near} are close to the boundary of the stable region, "
+                f"and rounding errors in double precision count for more there{advice}"
+            )
+        if beyond > worst:
+            digits = " to single precision, give them in double" if narrow else ""
+            worst = beyond
+            told = (
+                f"the {of} of order {order}, {error:.3g}, is larger than the bound, {bound:.3g}, by {error - bound:.1g}: the entries of "
+                f"the reduced system are rounded{digits}, and its {near} are so close to the boundary of the stable region that this counts"
+            )
     if told:
-        warn_caller(
-            f"{told}: the entries of the reduced system are rounded, and its {near} are so close to the boundary of the stable "
-            "region that this counts",
-            RoundingWarning,
-        )
+        warn_caller(told, RoundingWarning)
 
 
 def _points(g: DenseSystem) -> NDArray[np.complex128]:
-    r"""Zero, and the frequencies at which the slowest poles change the response most when they are moved.
+    r"""Zero, what is nearly infinity, and the frequencies at which the slowest poles change the response most when they are moved.
 
     A pole moved by rounding adds :math:`\epsilon/(1+jx)^2`, x its distance from the frequency in units of its distance from the
     boundary.  Beside an error of any phase that counts most between x = 0 and, against the sign, :math:`\sqrt3`.
@@ -113,5 +127,6 @@ def _points(g: DenseSystem) -> NDArray[np.complex128]:
     poles = np.linalg.eigvals(g.A).astype(np.complex128)
     poles = np.log(poles[poles != 0]) if g.discrete else poles
     near = poles[np.argsort(np.abs(poles.real))[:_LOOKED_AT], None]
-    points = np.unique(np.append(np.abs(near.imag + np.abs(near.real) * _BESIDE), 0.0))
+    beyond = np.pi if g.discrete else _BEYOND * np.abs(poles).max(initial=0.0)
+    points = np.unique(np.append(np.abs(near.imag + np.abs(near.real) * _BESIDE), [0.0, beyond]))
     return np.asarray(np.exp(1j * points[points <= np.pi]) if g.discrete else 1j * points)

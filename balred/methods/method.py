@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.hankel.spectrum import spectrum
+from balred.hankel.spectrum import Spectrum, spectrum
 from balred.measures.promises import Gap, Promise, error_gap
 from balred.measures.weights import UnderWeights
 from balred.ranks.bounds import a_priori_bound
@@ -240,8 +240,10 @@ class Method:
     nested: bool = False
     mixes_units: bool = False
 
-    def prepared(self, system: System, solver: str | None, **options: Any) -> Any:
+    def prepared(self, system: System, solver: str | None, rounding: float = 0.0, **options: Any) -> Any:
         """The state of `system`, in units of its inputs and outputs in which its squares are numbers.
+
+        `rounding` is the relative error of its entries where they were of a narrower kind before.
 
         Raises
         ------
@@ -252,6 +254,8 @@ class Method:
         spectrum_alone = self.prepare is spectrum or self.takes == "arrays"  # which looks after its digits
         g, at = (g, Coordinates(None)) if spectrum_alone else of_good_digits(g)
         state = self.prepare(g, solver, **options)
+        if isinstance(state, Spectrum) and rounding > state.rounding:
+            state = state._replace(rounding=rounding)
         power = state.power if isinstance(state, UnderWeights) else 0.0
         if ports is None and not power and at.right is None:
             return state

@@ -2,20 +2,23 @@ r"""Truncation and singular perturbation: what a pair of Gramian factors is used
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balred.hankel.projections import projected, projected_by, signed
-from balred.hankel.spectrum import Spectrum
+from balred.hankel.spectrum import Spectrum, parted
 from balred.measures.promises import Promise, check_promises, error_gap, visible
 from balred.methods.method import Reduced
 from balred.ranks.bounds import a_priori_bound, numerical_rank
 from balred.systems import arrays
 from balred.systems.arrays import backend_of, ct, is_concrete, is_double, is_one, namespace, size_of, to_numpy
 from balred.systems.dense_system import DenseSystem
+from balred.systems.poles import known_poles
+
+_DOUBLE = float(np.finfo(np.float64).eps)
 
 
 def truncate(sp: Spectrum, k: int) -> Reduced:
@@ -37,7 +40,7 @@ def truncate(sp: Spectrum, k: int) -> Reduced:
     >>> small.states, np.allclose(L @ R, np.eye(4)), np.allclose(small.A, L @ g.A @ R)
     (4, True, True)
     """
-    return promised(sp, k, projected(sp, k))
+    return promised(sp, k, projected)
 
 
 def singular_perturbation(sp: Spectrum, k: int) -> Reduced:
@@ -66,6 +69,10 @@ def singular_perturbation(sp: Spectrum, k: int) -> Reduced:
     >>> np.allclose(small(0), g(0))  # the steady state
     True
     """
+    return promised(sp, k, _residualised)
+
+
+def _residualised(sp: Spectrum, k: int) -> Reduced:
     xp = namespace(sp.Zp)
     n = max(k, int(np.max(numerical_rank(sp.sigma))))
     g, L, R = projected(sp, n)
@@ -75,7 +82,7 @@ def singular_perturbation(sp: Spectrum, k: int) -> Reduced:
         E = arrays.eye(A22, n - k) - A22 if g.discrete else -A22
         XA, XB = xp.linalg.solve(E, A21), xp.linalg.solve(E, B2)
         g = DenseSystem(A11 + A12 @ XA, B1 + A12 @ XB, C1 + C2 @ XA, g.D + C2 @ XB, g.dt)
-    return promised(sp, k, (g, L[..., :k, :], R[..., :, :k]))
+    return g, L[..., :k, :], R[..., :, :k]
 
 
 def square_root(sp: Spectrum, k: int) -> Reduced:
@@ -91,34 +98,94 @@ def square_root(sp: Spectrum, k: int) -> Reduced:
     M. S. Tombs and I. Postlethwaite, Truncated balanced realization of a stable non-minimal state-space system,
     Int. J. Control 46 (1987) (SLICOT AB09AD with job 'B').
     """
+    return promised(sp, k, _scaled)
+
+
+def _scaled(sp: Spectrum, k: int) -> Reduced:
     xp = namespace(sp.Zp)
     g, s = sp.system, sp.s[..., :k]
     alive = s > g.order * arrays.eps(s) * sp.s[..., :1]
     scale = xp.astype(xp.where(alive, 1 / xp.sqrt(xp.where(alive, s, xp.ones_like(s))), xp.zeros_like(s)), sp.Zp.dtype)
     L = scale[..., :, None] * ct(sp.Zq @ sp.U[..., :, :k])
     R = sp.Zp @ sp.V[..., :, :k] * scale[..., None, :]
-    return promised(sp, k, projected_by(g, *signed(L, R, g.B)))
+    return projected_by(g, *signed(L, R, g.B))
 
 
-def promised(sp: Spectrum, k: int, made: Reduced) -> Reduced:
-    """What was `made` of order k; where rounding may count, compared with what the bound promises (:mod:`balred.measures.promises`).
+def promised(sp: Spectrum, k: int, make: Callable[[Spectrum, int], Reduced]) -> Reduced:
+    """What `make` makes of order k; where rounding may count, compared with what the bound promises (:mod:`balred.measures.promises`).
 
-    Of a batch the members are looked at that need it; of traced arrays, and in single precision, none is.
+    Of a batch the members are looked at that need it; of traced arrays, and of what was computed in single precision, none is.
+    Where k parts values that are equal but for rounding of the entries given, the better of two is taken: their own coordinates,
+    and those of equal values, in which poles keep their distance from the boundary of the stable region.
     """
+    made = make(sp, k)
     g = made[0]
     if not (sp.bounding and isinstance(g, DenseSystem)):
         return made
-    if (counts := _worth_comparing(sp, g)).any():
-        full, small = (_members(x, counts.shape) for x in (sp.system, g))
-        s, bounds = np.broadcast_to(to_numpy(sp.s), (*counts.shape, sp.s.shape[-1])), a_priori_bound(sp.sigma, k)
-        check_promises(
-            (
-                Promise(error_gap(full(i), small(i)), small(i), float(bounds[i]), float(s[i][0]))
-                for i in map(tuple, np.argwhere(counts))
-            ),
-            k,
-        )
+    if not (counts := _worth_comparing(sp, g)).any():
+        return made
+    promises = _promises(sp, k, g, counts)
+    if (parting := counts & _parting(sp, k)).any():
+        excess = {i: _excess(promise) for i, promise in promises.items() if parting[i]}
+        if any(excess.values()):
+            other = make(parted(sp, sp.rounding), k)
+            assert isinstance(other[0], DenseSystem)
+            mended = {i: p for i, p in _promises(sp, k, other[0], parting).items() if _excess(p) < excess[i]}
+            made, promises = _chosen(made, other, mended, counts.shape), promises | mended
+    check_promises(promises.values(), k)
     return made
+
+
+def _promises(sp: Spectrum, k: int, g: DenseSystem, counts: NDArray[np.bool_]) -> dict[tuple[int, ...], Promise]:
+    """What is promised of those members of a reduced system that count, rounded as they will be."""
+    full, small = (_members(x, counts.shape) for x in (sp.system, g))
+    s, bounds = np.broadcast_to(to_numpy(sp.s), (*counts.shape, sp.s.shape[-1])), a_priori_bound(sp.sigma, k)
+    bounds = np.broadcast_to(bounds, counts.shape)
+
+    def of(i: tuple[int, ...]) -> Promise:
+        one, rounded = full(i), small(i) if sp.rounding <= _DOUBLE else in_single(small(i))
+        return Promise(error_gap(one, rounded), rounded, float(bounds[i]), float(s[i][0]), sp.rounding)
+
+    return {i: of(i) for i in map(tuple, np.argwhere(counts))}
+
+
+def in_single(g: DenseSystem) -> DenseSystem:
+    """One system of NumPy with its entries rounded to single precision, in double."""
+    A, B, C, D = (
+        x.astype(np.complex64 if np.iscomplexobj(x) else np.float32).astype(x.dtype) for x in (*g.leaves, g.D)
+    )
+    return DenseSystem(A, B, C, D, g.dt)
+
+
+def _parting(sp: Spectrum, k: int) -> NDArray[np.bool_]:
+    """Whether k parts values that agree in half of the digits of the entries given, shape (...)."""
+    s = to_numpy(backend_of(sp.s).stop_gradient(sp.s))
+    if not 0 < k < s.shape[-1]:
+        return np.zeros(s.shape[:-1], bool)
+    return np.asarray(s[..., k] >= s[..., k - 1] * (1 - sp.rounding**0.5))
+
+
+def _excess(promise: Promise) -> float:
+    """By how much a result is worse than promised: infinitely where its poles are not known to be stable."""
+    if not known_poles(promise.small, promise.rounding).inside().all():
+        return np.inf
+    return promise.worst()[1]
+
+
+def _chosen(made: Reduced, other: Reduced, mended: Iterable[tuple[int, ...]], batch: tuple[int, ...]) -> Reduced:
+    """The one reduction, or of those members that are `mended` the other."""
+    which = np.zeros(batch, bool)
+    for i in mended:
+        which[i] = True
+    if which.all() or not which.any():
+        return other if which.all() else made
+    be, xp = backend_of(made[0].B), namespace(made[0].B)
+    mask = be.from_numpy(which.astype(float), like=made[0].B, real=True)[..., None, None] > 0
+    (g, L, R), (h, M, S) = made, other
+    assert isinstance(g, DenseSystem)
+    assert isinstance(h, DenseSystem)
+    A, B, C, D = (xp.where(mask, y, x) for x, y in zip((*g.leaves, g.D), (*h.leaves, h.D), strict=True))
+    return DenseSystem(A, B, C, D, g.dt), xp.where(mask, M, L), xp.where(mask, S, R)
 
 
 def _members(g: DenseSystem, batch: tuple[int, ...]) -> Callable[[tuple[int, ...]], DenseSystem]:
@@ -135,7 +202,7 @@ def _members(g: DenseSystem, batch: tuple[int, ...]) -> Callable[[tuple[int, ...
 
 def _worth_comparing(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
     """Whether rounding errors may be seen beside the error that a reduction makes, shape (...): a look that costs nothing."""
-    k, eps = g.order, float(np.finfo(np.float64).eps)
+    k, eps = g.order, sp.rounding
     if not (k and is_double(sp.s) and is_concrete(g.A)):
         return np.zeros(g.A.shape[:-2], bool)
     size: Any = 1.0
@@ -143,7 +210,8 @@ def _worth_comparing(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
         own, s = g.A.diagonal(), sp.s
         size = 1.0 if g.discrete else size_of(sp.system.A)
         nearest = float((np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)).min())
-        if eps * float(s[0]) * size <= visible(float(s[k:].sum()), float(s[0])) * nearest:
+        far = eps * float(s[0]) * size <= visible(float(s[k:].sum()), float(s[0])) * nearest
+        if far and not (k < len(s) and s[k] >= s[k - 1] * (1 - eps**0.5)):
             return np.asarray(False)
     else:
         own, s = (to_numpy(backend_of(x).stop_gradient(x)) for x in (namespace(g.A).linalg.diagonal(g.A), sp.s))
@@ -151,7 +219,7 @@ def _worth_comparing(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
     margin = np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)
     lost = eps * s[..., :k] * size
     least = visible(s[..., k:].sum(-1), s[..., 0])
-    return np.asarray((lost > least[..., None] * margin).any(-1))
+    return np.asarray((lost > least[..., None] * margin).any(-1) | _parting(sp, k))
 
 
 def truncate_or_match(sp: Spectrum, k: int) -> Reduced:

@@ -112,10 +112,11 @@ def solve(system: System, settings: Settings) -> Solved:
         if system.order == 0:
             pass  # a static gain
         elif method.takes_unstable:
-            stable, state = precise, _prepared(precise, settings)
+            stable, state = precise, _prepared(precise, settings, entry_rounding(system))
         else:
+            rounding = entry_rounding(system)
             unstable, stable, state = separated(
-                precise, settings.offset, lambda part: _prepared(part, settings), entry_rounding(system)
+                precise, settings.offset, lambda part: _prepared(part, settings, rounding), rounding
             )
     batch = tuple(system.B.shape[:-2])
     sigma = np.zeros((*batch, 0), settings.precision) if state is None else state.sigma
@@ -164,12 +165,12 @@ def _spectrum(g: DenseSystem, P: NDArray[Any], Q: NDArray[Any]) -> Spectrum:
     return Spectrum(g, right, left, eye, s, eye)
 
 
-def _prepared(part: System, settings: Settings) -> State:
+def _prepared(part: System, settings: Settings, rounding: float) -> State:
     method = settings.row
     if method.takes != "arrays":
         part = single(part, settings.method)
         part = part if method.takes == "host" else part.to_dense()
-    state: State = method.prepared(part, settings.solver, **settings.options)
+    state: State = method.prepared(part, settings.solver, rounding, **settings.options)
     return state
 
 
