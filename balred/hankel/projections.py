@@ -1,8 +1,8 @@
 """Projections onto balanced coordinates, and a system seen through them.
 
-They come from orthonormal bases of the dominant controllable and observable directions (balancing-free, Varga 1991), so that
-a near-uncontrollable direction is never divided by; only the small reduced system is then scaled to balanced coordinates, with
-fixed signs, so that results repeat.
+They are those of the square-root method, each state with its own digits; what rounding leaves of their product beside the identity
+is divided out.  (Orthonormal bases of the two spaces, of which the balancing-free method makes them, mix states: where a value is
+1e-11 of the first, its rounding errors then reach the others.)  Signs are fixed, so that results repeat.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from balred.systems import arrays
 from balred.systems.arrays import Array, backend_of, ct, is_concrete, is_double, is_one, namespace, size_of, to_numpy
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import seen_through
-from balred.systems.units import even_factors
 
 _SEEN, _FINE = 1e-6, 1e-7
 """Rounding counts above this part of the error, of which less than a part of the first value does not."""
@@ -28,47 +27,28 @@ _LITTLE = 1e-5
 def projections(sp: Spectrum, k: int) -> tuple[Array, Array]:
     r"""L (..., k, n) and R (..., n, k) onto the k dominant balanced states, with :math:`LR = I`.
 
-    .. math:: \Sigma_1^{-1/2}U_1^HZ_q^H = L, \qquad Z_pV_1\Sigma_1^{-1/2} = R
+    .. math:: \hat L = \Sigma_1^{-1/2}U_1^HZ_q^H, \qquad R = Z_pV_1\Sigma_1^{-1/2}, \qquad L = (\hat LR)^{-1}\hat L
 
-    computed through orthonormal bases, in the coordinates of ``sp.system``.  In a batch, states beyond an element's own numerical rank get zero rows and
-    columns.
+    in the coordinates of ``sp.system``.  In exact arithmetic :math:`\hat LR` is the identity.  In a batch, states beyond an element's own
+    numerical rank get zero rows and columns.
 
     References
     ----------
-    A. Varga, Balancing-free square-root algorithm for computing singular perturbation approximations, CDC 1991.
+    M. S. Tombs and I. Postlethwaite, Truncated balanced realization of a stable non-minimal state-space system,
+    Int. J. Control 46 (1987).
     """
-    if k and is_one(sp.Zp) and sp.s[k - 1] > sp.system.order * arrays.eps(sp.s) * sp.s[0]:
-        return _of_one(sp, k)
-    xp = namespace(sp.Zp)
     right, left, s = sp.Zp @ sp.V[..., :, :k], sp.Zq @ sp.U[..., :, :k], sp.s[..., :k]
-    # orthonormal bases mix states, so each state has the unit in which both directions are alike
-    d = even_factors(*(xp.linalg.vector_norm(x, axis=-1) for x in (right, left)))
-    d = xp.astype(d, right.dtype)
-    right, left = right / d[..., :, None], left * d[..., :, None]
-    least = sp.system.order * arrays.eps(s) * sp.s[..., :1]
-    Tr, Rr = xp.linalg.qr(right, mode="reduced")
-    Tl, _ = xp.linalg.qr(left, mode="reduced")
-    alive = s > least
-    mask = xp.astype(alive, Tr.dtype)
-    both = mask[..., :, None] * mask[..., None, :]
-    dead = arrays.eye(Tr, k) * (1 - mask)[..., None, :]
-    cross = both * (ct(Tl) @ Tr) + dead
-    root = xp.astype(xp.sqrt(xp.where(alive, s, xp.ones_like(s))), Tr.dtype)
-    X = both * Rr / root[..., None, :] + dead
-    L = xp.linalg.solve(X, xp.linalg.solve(cross, ct(Tl))) / d[..., None, :]
-    R = d[..., :, None] * (Tr @ X)
-    return signed(mask[..., :, None] * L, mask[..., None, :] * R, sp.system.B)
-
-
-def _of_one(sp: Spectrum, k: int) -> tuple[Array, Array]:
-    """The same of one system of NumPy where there is nothing to mask, in fewer calls."""
-    be = backend_of(sp.Zp)
-    right, left, s = sp.Zp.dot(sp.V[:, :k]), sp.Zq.dot(sp.U[:, :k]), sp.s[:k]
-    d = even_factors(*(np.sqrt(np.einsum("ij,ij->i", x, x.conj()).real) for x in (right, left)))
-    (Tr, Rr), (Tl, _) = be.qr(right / d[:, None]), be.qr(left * d[:, None])
-    X, TlH = Rr / np.sqrt(s), ct(Tl)
-    L, R = be.solve(X, be.solve(TlH.dot(Tr), TlH)) / d, d[:, None] * Tr.dot(X)
-    return signed(L, R, sp.system.B)
+    if k and is_one(right) and s[k - 1] > sp.system.order * arrays.eps(s) * sp.s[0]:  # nothing to mask, and fewer calls
+        root = np.sqrt(s)
+        L, R = ct(left) / root[:, None], right / root
+        return signed(backend_of(L).solve(L.dot(R), L), R, sp.system.B)
+    xp = namespace(sp.Zp)
+    alive = s > sp.system.order * arrays.eps(s) * sp.s[..., :1]
+    mask = xp.astype(alive, right.dtype)
+    scale = xp.astype(xp.where(alive, 1 / xp.sqrt(xp.where(alive, s, xp.ones_like(s))), xp.zeros_like(s)), right.dtype)
+    L, R = scale[..., :, None] * ct(left), right * scale[..., None, :]
+    E = L @ R + arrays.eye(R, k) * (1 - mask)[..., None, :]
+    return signed(xp.linalg.solve(E, L), R, sp.system.B)
 
 
 def projected(sp: Spectrum, k: int) -> tuple[DenseSystem, Array, Array]:

@@ -7,6 +7,7 @@ largest gain, the largest output energy, the steady state, the modes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -36,7 +37,7 @@ from balred.solvers.smith import smith_factors
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System
 from balred.systems.parts import difference
-from balred.systems.poles import pole_margin
+from balred.systems.poles import BoundaryWarning, pole_margin
 
 _ROOM = 16
 """What is looked at has so many states more than four times the order: the rest has no part in where to begin."""
@@ -216,9 +217,11 @@ def distance(one: DenseSystem, other: System) -> float:
 
 
 def size(g: System) -> float:
-    """The H2 norm of the strictly proper part."""
+    """The H2 norm of the strictly proper part; nobody is told of a pole near the boundary, which an iterate on the way may have."""
     dense = g.to_dense()
-    return float(np.linalg.norm(dense.C @ smith_factors(dense)[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BoundaryWarning)
+        return float(np.linalg.norm(dense.C @ smith_factors(dense)[0]))
 
 
 def starts(sp: Spectrum, k: int) -> Iterator[tuple[str, DenseSystem]]:

@@ -22,13 +22,14 @@ _DOUBLE = float(np.finfo(np.float64).eps)
 
 
 def truncate(sp: Spectrum, k: int) -> Reduced:
-    r"""Balanced truncation by the balancing-free square-root method.
+    r"""Balanced truncation by the square-root method, with its projections biorthogonal to the last digit.
 
     .. math:: A_r = LAR,\quad B_r = LB,\quad C_r = CR,\quad D_r = D,\qquad \|G-G_r\|_\infty \le 2\textstyle\sum_{i>k}\sigma_i
 
     References
     ----------
-    B. C. Moore (1981); A. Varga, Efficient minimal realization procedure based on balancing, IMACS 1991 (SLICOT AB09AD).
+    B. C. Moore (1981); M. S. Tombs and I. Postlethwaite, Truncated balanced realization of a stable non-minimal state-space
+    system, Int. J. Control 46 (1987) (SLICOT AB09AD).
 
     Examples
     --------
@@ -90,7 +91,7 @@ def square_root(sp: Spectrum, k: int) -> Reduced:
 
     .. math:: L = \Sigma_1^{-1/2}U_1^HZ_q^H,\qquad R = Z_pV_1\Sigma_1^{-1/2}
 
-    The same system as :func:`truncate` in exact arithmetic, less accurate where the values span many decades; for
+    The same system as :func:`truncate` in exact arithmetic, which divides out what rounding leaves of LR beside the identity; for
     comparisons with other implementations.
 
     References

@@ -265,9 +265,7 @@ def test_one_solve_for_all_layers_of_a_shape(monkeypatch):
 
     calls = []
     prepared = solve._prepared
-    monkeypatch.setattr(
-        solve, "_prepared", lambda part, settings: (calls.append(part.B.shape), prepared(part, settings))[1]
-    )
+    monkeypatch.setattr(solve, "_prepared", lambda part, *rest: (calls.append(part.B.shape), prepared(part, *rest))[1])
     policy = Policy(balred.Energy(0.9), window=(0, 1), attempts=1)
     done, _, report = decide(policy, policy.init(), 1, model())
     assert sorted(calls) == [(3, 6, 2), (4, 2), (6, 2), (6, 2)]
