@@ -93,6 +93,8 @@ class AtPorts(NamedTuple):
     """Of two, which the gain of weights was divided by."""
     at: Coordinates = Coordinates(None)
     """How the states that were analysed stand for those that were given."""
+    invariant: bool = False
+    """Whether values and bounds are those of every multiple of the system."""
 
     @property
     def system(self) -> DenseSystem:
@@ -107,7 +109,7 @@ class AtPorts(NamedTuple):
 
     def gain(self, x: NDArray[Any]) -> NDArray[Any]:
         """Values of the state as they are of the system and the weights given."""
-        return self.ports.gain(x, more=self.power)
+        return x if self.invariant else self.ports.gain(x, more=self.power)
 
     @property
     def cap(self) -> int:
@@ -133,12 +135,12 @@ class AtPorts(NamedTuple):
     def within(self, g: DenseSystem) -> DenseSystem:
         """A system as it was given in the units of the state: what :meth:`reduced` makes of the state's, undone."""
         inputs, outputs = self._gains(g)
-        D = g.D if self.D is None else (g.D - self.D) / inputs / outputs
+        D = (g.D if self.D is None else g.D - self.D) / inputs / outputs
         return replace(g, B=g.B / inputs, C=g.C / outputs, D=D)
 
     def _given(self, g: Any) -> Any:
         inputs, outputs = self._gains(g)
-        D = g.D if self.D is None else self.D + g.D * inputs * outputs
+        D = g.D * inputs * outputs if self.D is None else self.D + g.D * inputs * outputs
         return replace(g, B=g.B * inputs, C=g.C * outputs, D=D)
 
     def _gains(self, g: Any) -> tuple[Array, Array]:
@@ -155,8 +157,11 @@ def _root(ports: Ports) -> Array:
     return power
 
 
-def _moderate(system: System, linear: bool) -> tuple[System, Ports | None]:
-    """`system` in units of inputs and outputs in which it is near one, without D; if not `linear` with the gain it has."""
+def _moderate(
+    system: System, linear: bool, invariant: bool, limits: tuple[float, float]
+) -> tuple[System, Ports | None]:
+    """`system` in units of inputs and outputs in which it is near one, without D if `linear`, with D if `invariant`; of others with the
+    gain it has, if that is between `limits`."""
     _, B, C = system.leaves
     if are_ordinary(B, C):
         return system, None
@@ -166,23 +171,30 @@ def _moderate(system: System, linear: bool) -> tuple[System, Ports | None]:
     inputs, outputs = unit_of(B, step=2), unit_of(C, step=2)
     one = xp.ones_like(inputs)
     ports = Ports(one, inputs, outputs)
-    if not linear:
-        sizes = ports.gain(np.ones(tuple(B.shape[:-2])))
-        if not np.all((sizes > _SIZES[0]) & (sizes < _SIZES[1])):
+    least, most = limits
+    if invariant:
+        D = system.D / inputs / outputs
+        size = float(np.max(np.abs(D), initial=0.0))
+        if not (size == 0 or least < size < most):
             raise OverflowError(
-                f"for this method the size of the system, inputs times outputs, must be between {_SIZES[0]:g} and "
-                f"{_SIZES[1]:g}, got about {float(np.max(sizes)):.3g}: measure inputs or outputs in other units"
+                f"for this method the size of D must be between {least:g} and {most:g} beside that of the system, inputs times "
+                f"outputs, got about {size:.3g}"
+            )
+    elif not linear:
+        sizes = ports.gain(np.ones(tuple(B.shape[:-2])))
+        if not np.all((sizes > least) & (sizes < most)):
+            raise OverflowError(
+                f"for this method the size of the system, inputs times outputs, must be between {least:g} and "
+                f"{most:g}, got about {float(np.max(sizes)):.3g}: measure inputs or outputs in other units"
             )
         d = 2.0 ** xp.round(xp.log2(_root(ports)))
         ports = Ports(one, d, 1 / d)
     first, B, C = system.leaves
     B, C = (x / xp.astype(size, x.dtype) for x, size in ((B, ports.inputs), (C, ports.outputs)))
     g = with_leaves(system, (first, B, C))
+    if invariant:
+        return replace(g, D=D), ports
     return (replace(g, D=0 * g.D) if linear else g), ports
-
-
-_SIZES = (1e-120, 1e120)
-"""Of a system, whose fourth powers a Riccati equation has."""
 
 
 def gap_of_error(state: State, small: DenseSystem, options: Mapping[str, Any]) -> Gap:
@@ -218,6 +230,11 @@ class Method:
         Whether a multiple of a system is reduced to that multiple of the reduced system, and D only added to.
     nested : bool
         Whether a reduced system is the leading block of those of higher orders.
+    invariant : bool
+        Whether a multiple of a system, D and all, is reduced to that multiple, with the same values and the same bound, unless
+        an option (`beta`) is measured in outputs.
+    sizes : (float, float)
+        Of the systems that it takes where it is neither linear nor invariant; a Riccati equation has their fourth powers.
     mixes_units : bool
         Whether what it makes depends on the units of states (it takes the definite part of a matrix, say), so that those given are
         kept where they do no harm.
@@ -237,6 +254,8 @@ class Method:
     takes: Literal["dense", "host", "arrays"] = "dense"
     takes_unstable: bool = False
     linear: bool = False
+    invariant: bool = False
+    sizes: tuple[float, float] = (1e-120, 1e120)
     nested: bool = False
     mixes_units: bool = False
 
@@ -250,7 +269,8 @@ class Method:
         OverflowError
             There are none for a method that depends on the size of the system.
         """
-        g, ports = _moderate(system, self.linear)
+        invariant = self.invariant and not options.get("beta")
+        g, ports = _moderate(system, self.linear, invariant, self.sizes)
         spectrum_alone = self.prepare is spectrum or self.takes == "arrays"  # which looks after its digits
         g, at = (g, Coordinates(None)) if spectrum_alone else of_good_digits(g)
         state = self.prepare(g, solver, **options)
@@ -260,7 +280,8 @@ class Method:
         if ports is None and not power and at.right is None:
             return state
         one = np.ones((1, 1))
-        return AtPorts(state, ports or Ports(one, one, one), system.D if self.linear and ports else None, power, at)
+        D = system.D if self.linear and ports else None
+        return AtPorts(state, ports or Ports(one, one, one), D, power, at, invariant)
 
     def reduced(self, state: Any, k: int) -> Reduced:
         """``reduce(state, k)`` in the units that were given."""

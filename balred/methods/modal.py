@@ -181,7 +181,8 @@ class _Group:
             return float(norm(self.system, "h2") / np.sqrt(len(self.poles)))
         pole = self.poles[0]
         decay = 1 - abs(pole) ** 2 if self.system.discrete else -2 * pole.real
-        return float(np.linalg.norm(self.residues, axis=(1, 2)).max() / decay**0.5)
+        unit = float(np.abs(self.residues).max()) or 1.0  # squares of residues may be no numbers
+        return float(unit * np.linalg.norm(self.residues / unit, axis=(1, 2)).max() / decay**0.5)
 
 
 def _check_measure(dominance: Measure, target: complex | None) -> None:

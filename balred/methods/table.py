@@ -35,13 +35,13 @@ METHODS: dict[str, Method] = {
     "square_root": Method(square_root, gap=None, takes="arrays", linear=True, nested=True),
     "singular_perturbation": Method(singular_perturbation, gap=None, takes="arrays", linear=True),
     "hankel_norm": Method(hankel_norm, bound=hankel_norm_bound, linear=True),
-    "stochastic": Method(truncate_or_match, stochastic, stochastic_bound, Of.RELATIVE, stochastic_gap),
+    "stochastic": Method(truncate_or_match, stochastic, stochastic_bound, Of.RELATIVE, stochastic_gap, invariant=True),
     "left_coprime": Method(coprime, left_coprime, bounds=Of.COPRIME, gap=None, takes_unstable=True),
     "right_coprime": Method(coprime, right_coprime, bounds=Of.COPRIME, gap=None, takes_unstable=True),
     "lqg": Method(truncate_or_match, lqg, lqg_bound, Of.NORMALIZED, lqg_gap, takes_unstable=True),
     "bounded_real": Method(truncate_or_match, bounded_real, takes_unstable=True),
-    "positive_real": Method(truncate_or_match, positive_real, no_bound, takes_unstable=True),
-    "modal": Method(modal, modes, modal_bound),
+    "positive_real": Method(truncate_or_match, positive_real, no_bound, takes_unstable=True, invariant=True),
+    "modal": Method(modal, modes, modal_bound, sizes=(1e-290, 1e290)),  # squares of roots alone
     "irka": Method(irka, h2_spectrum, no_bound, takes="host", linear=True),
     "tsia": Method(tsia, h2_spectrum, no_bound, takes="host", linear=True),
     "frequency_weighted": Method(

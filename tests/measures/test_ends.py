@@ -62,13 +62,55 @@ def test_what_is_no_number_is_refused(kind, value):
         VALUES[value](too_large)
 
 
-@pytest.mark.parametrize("method", [m for m, row in balred.methods.METHODS.items() if not row.linear])
+OF_ANY_SIZE = ("stochastic", "positive_real", "modal")
+OF_SOME_SIZES = [m for m, row in balred.methods.METHODS.items() if not row.linear and m not in OF_ANY_SIZE]
+
+
+def passive() -> balred.DenseSystem:
+    """A + A^T < 0, C = B^T and D = 1."""
+    g = random_system(4, 2, 2, seed=1)
+    return balred.ss(g.A - g.A.T - np.diag([1.0, 2, 3, 4]), g.B, g.B.T, np.eye(2))
+
+
+@pytest.mark.parametrize("method", OF_SOME_SIZES)
 def test_methods_that_depend_on_the_size_refuse_what_they_cannot_square(method):
-    g = dataclasses.replace(random_system(4, 2, 2, seed=1), D=np.eye(2))
+    g = passive()
     with pytest.raises(
         OverflowError, match="for this method the size of the system, inputs times outputs, must be between"
     ):
         balred.reduce(dataclasses.replace(g, B=g.B * 1e200), 2, method=method)
+
+
+@pytest.mark.parametrize("power", [-900, -500, 500, 900])
+@pytest.mark.parametrize("method", OF_ANY_SIZE)
+def test_methods_that_reduce_a_multiple_to_that_multiple_take_every_size(method, power):
+    """By a power of two, so that all digits are the same; values and bounds of relative errors are too."""
+    g, unit = passive(), 2.0**power
+    one = balred.analyze(g, method=method)
+    for b, c in ((0, power), (power, 0), (power // 2, power // 2)):
+        other = balred.analyze(balred.ss(g.A, g.B * 2.0**b, g.C * 2.0**c, g.D * unit), method=method)
+        factor = unit if method == "modal" else 1.0
+        np.testing.assert_allclose(other.hsv / factor, one.hsv, rtol=1e-9)
+        np.testing.assert_allclose(other.bound(2) / factor, one.bound(2), rtol=1e-9)
+        np.testing.assert_allclose(other.reduce(2)(2j) / unit, one.reduce(2)(2j), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dominance", ["h2", "slow", "frequency", lambda poles, residues: np.abs(residues).max((1, 2))])
+def test_each_measure_of_modes_takes_every_size(dominance):
+    g = passive()
+    one = balred.reduce(g, 2, method="modal", dominance=dominance)
+    for size in (1e-280, 1e280):
+        large = balred.reduce(balred.ss(g.A, g.B, g.C * size, g.D * size), 2, method="modal", dominance=dominance)
+        np.testing.assert_allclose(large(2j) / size, one(2j), rtol=1e-9)
+
+
+def test_what_has_a_unit_of_its_own_beside_the_system_is_refused():
+    g = passive()
+    with pytest.raises(OverflowError, match="the size of D must be between"):
+        balred.reduce(dataclasses.replace(g, B=g.B * 1e200), 2, method="stochastic")
+    large = balred.ss(g.A, g.B, g.C * 1e200, g.D * 1e200)
+    with pytest.raises(OverflowError, match="the size of the system, inputs times outputs, must be between"):
+        balred.reduce(large, 2, method="stochastic", beta=1.0)
 
 
 def test_a_direct_term_beside_which_all_else_is_nothing():
