@@ -36,7 +36,7 @@ from balred.solvers.smith import smith_factors
 from balred.systems.arrays import ct
 from balred.systems.dense_system import DenseSystem
 from balred.systems.long_products import ten_digits
-from balred.systems.poles import UnstableError, check_stable
+from balred.systems.poles import UnstableError, check_stable, known_poles, surely_stable
 
 _LQG = "LQG balancing needs a stabilisable and detectable system"
 _CONTRACTIVE = "bounded-real balancing needs a norm strictly below gamma"
@@ -117,7 +117,9 @@ def lqg_gap(sp: Spectrum, small: DenseSystem, options: Mapping[str, Any]) -> Gap
     zero, is the same.  In continuous time the values that are kept solve the equations of the reduced system.
     """
     Y, kept = sp.Zp @ ct(sp.Zp), np.diag(sp.sigma[: small.order]).astype(small.A.dtype)
-    full, reduced = normalised_factors(sp.system, Y), left_factors(small, normalized=True, near=kept)
+    full = normalised_factors(sp.system, Y)
+    _check_detected(full)
+    reduced = left_factors(small, normalized=True, near=kept)
     inner = error_gap(full, reduced)
     if not sp.match_dc:
         return inner
@@ -217,6 +219,15 @@ def _even_units(R: NDArray[Any]) -> NDArray[np.float64]:
     """Powers of two T with a diagonal of T R T near one: a volt beside a newton hides no digits of either."""
     d = R.diagonal().real
     return np.exp2(-np.round(np.log2(np.where(d > 0, d, 1.0)) / 2))
+
+
+def _check_detected(factors: DenseSystem) -> None:
+    """Raise if the poles of a plant's factors cannot be told from the boundary: there a mode stays that no output shows."""
+    if not surely_stable(factors) and not (poles := known_poles(factors)).inside().all():
+        at = complex(poles.at[np.argmin(poles.margin)])
+        raise ValueError(
+            f"{_LQG}, got one whose observer has a pole at {at:.3g}, which rounding leaves no distance from the boundary of stability"
+        )
 
 
 def _passive_equation(g: DenseSystem) -> Equation:

@@ -249,3 +249,17 @@ def test_systems_that_are_not_passive_are_refused():
         rule = f"{method.replace('_', '-')} balancing needs a stable system, .* got a pole at 0 .real part 0.$"
         with pytest.raises(balred.UnstableError, match=rule):
             balred.reduce(balred.ss([[0.0]], [[1.0]], [[1.0]], [[1.0]]), 1, method=method)
+
+
+@pytest.mark.filterwarnings("ignore::balred.BoundaryWarning")  # of poles that are at zero but for rounding
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("masses", [1, 3])
+def test_free_masses_of_which_velocities_are_seen_are_refused_for_what_they_are(masses, seed):
+    """Where they are no output tells; in general coordinates rounding hides that from the equations, and not from their solution."""
+    A = scipy.linalg.block_diag(*[[[0.0, 1.0], [0.0, 0.0]]] * masses)
+    B = np.kron(np.diag(1 / np.arange(1.0, masses + 1)), [[0.0], [1.0]])
+    T = np.linalg.qr(np.random.default_rng(seed).standard_normal(A.shape))[0]
+    g = balred.ss(T @ A @ T.T, T @ B, np.kron(np.eye(masses), [0.0, 1.0]) @ T.T)
+    for k in range(1, 2 * masses):
+        with pytest.raises(ValueError, match="LQG balancing needs a stabilisable and detectable system"):
+            balred.reduce(g, k, method="lqg")
