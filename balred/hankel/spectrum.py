@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from balred.hankel.equal_values import Entries, turned
 from balred.ranks.bounds import EQUAL, numerical_rank
 from balred.solvers.gramians import solved
-from balred.systems.arrays import Array, backend_of, ct, is_concrete, to_numpy
+from balred.systems.arrays import Array, backend, backend_of, ct, is_concrete, to_numpy
 from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import System
@@ -125,14 +124,14 @@ def decomposed(function: Callable[[Array], Any], Zp: Array, Zq: Array, product: 
     return be.over_batch(lambda product: function(hankel_matrix(Zp, Zq, product)), batch, product)
 
 
-def parted(sp: Spectrum, rounding: float = 0.0) -> Spectrum:
+def parted(sp: Spectrum, within: Any = EQUAL) -> Spectrum:
     r"""`sp` with such coordinates among equal values that every order which parts them leaves stable poles on both sides.
 
     Any orthonormal ones are singular vectors.  In those of a Schur form of their part :math:`A_{gg}` of the balanced system, the
     states kept of it and those cut have its poles, or the real part of a pair.  In others a lossless system (a delay by Padé, a
     notch, a mode seen as a velocity) is truncated to integrators, or has no steady state.
 
-    With a `rounding` of the entries, values are equal that it leaves equal; each is then one only as far as they are.
+    Equal are values that follow each other `within` a part of themselves, which may be another for each member of a batch.
 
     References
     ----------
@@ -143,25 +142,21 @@ def parted(sp: Spectrum, rounding: float = 0.0) -> Spectrum:
     if not is_concrete(sp.s) or sp.s.shape[-1] < 2:
         return sp
     s = to_numpy(be.stop_gradient(sp.s))
-    eps, r = float(np.finfo(s.dtype).eps), s.shape[-1]
-    alive = s > sp.system.order * eps * s[..., :1]
-    nearly = max(EQUAL, 4 * eps, rounding**0.5)
-    equal = (alive[..., 1:] & (s[..., 1:] >= s[..., :-1] * (1 - nearly))).any(axis=-1)
+    eps = float(np.finfo(s.dtype).eps)
+    alive = s[..., 1:] > sp.system.order * eps * s[..., :1]
+    equal = alive & (s[..., 1:] >= s[..., :-1] * (1 - np.maximum(within, 4 * eps)))
     if not equal.any():
         return sp
-    left, right, at = ct(sp.Zq @ sp.U[..., :, :r]), sp.Zp @ sp.V[..., :, :r], sp.coordinates
-    A, B, C = sp.system.leaves
-    given = at.after(left), at.before(at.after(A)), at.before(right), at.before(B), at.after(C)
-    host = [to_numpy(be.stop_gradient(x)) for x in (left, A, right, *given)]
-    host = [np.broadcast_to(x, (*s.shape[:-1], *x.shape[-2:])) for x in host]
-    Q = np.zeros((*s.shape, r), np.result_type(*host[:3])) + np.eye(r)
-    for i in map(tuple, np.argwhere(equal)):
-        k = int(alive[i].sum())
-        root = s[i][:k] ** 0.5
-        L, A, R, *entries = (x[i] for x in host)
-        own = (L[:k] / root[:, None]) @ A @ (R[:, :k] / root)
-        L, A, R, B, C = entries
-        known = Entries(A, B, C, L[:k] / root[:, None], R[:, :k] / root, rounding, sp.system.discrete)
-        Q[i][:k, :k] = turned(s[i][:k], own, max(EQUAL, 4 * eps), known)
+    A, Zp, Zq, U, V = (to_numpy(be.stop_gradient(x)) for x in (sp.system.A, sp.Zp, sp.Zq, sp.U, sp.V))
+    A, Zp, Zq, U, V = (np.broadcast_to(x, (*s.shape[:-1], *x.shape[-2:])) for x in (A, Zp, Zq, U, V))
+    Q = np.zeros((*s.shape, s.shape[-1]), U.dtype) + np.eye(s.shape[-1], dtype=U.dtype)
+    for i in map(tuple, np.argwhere(equal.any(axis=-1))):
+        ends = np.flatnonzero(~np.concatenate([equal[i], [False]])) + 1
+        for first, end in zip([0, *ends[:-1]], ends, strict=True):
+            if end > first + 1:
+                here = slice(first, end)
+                root = np.sqrt(s[i][here])
+                own = (ct(Zq[i] @ U[i][:, here]) @ A[i] @ (Zp[i] @ V[i][:, here])) / root[:, None] / root
+                Q[i][here, here] = backend("scipy").schur(own)[1]
     Q = be.from_numpy(Q, like=sp.U, real=not np.iscomplexobj(Q))
-    return sp._replace(U=sp.U[..., :, :r] @ Q, V=sp.V[..., :, :r] @ Q)
+    return sp._replace(U=sp.U[..., :, : s.shape[-1]] @ Q, V=sp.V[..., :, : s.shape[-1]] @ Q)

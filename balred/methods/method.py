@@ -274,7 +274,8 @@ class Method:
         spectrum_alone = self.prepare is spectrum or self.takes == "arrays"  # which looks after its digits
         g, at = (g, Coordinates(None)) if spectrum_alone else of_good_digits(g)
         state = self.prepare(g, solver, **options)
-        if isinstance(state, Spectrum) and rounding > state.rounding:
+        # what is made of a diagonal system is rounded in another form, and measured there
+        if isinstance(system, DenseSystem) and isinstance(state, Spectrum) and rounding > state.rounding:
             state = state._replace(rounding=rounding)
         power = state.power if isinstance(state, UnderWeights) else 0.0
         if ports is None and not power and at.right is None:

@@ -19,6 +19,8 @@ from balred.systems.dense_system import DenseSystem
 from balred.systems.poles import known_poles
 
 _DOUBLE = float(np.finfo(np.float64).eps)
+_NEARLY = 5e-4
+"""Values that lie no farther apart, as a part of themselves, may be equal in what was given with single precision."""
 
 
 def truncate(sp: Spectrum, k: int) -> Reduced:
@@ -116,8 +118,9 @@ def promised(sp: Spectrum, k: int, make: Callable[[Spectrum, int], Reduced]) -> 
     """What `make` makes of order k; where rounding may count, compared with what the bound promises (:mod:`balred.measures.promises`).
 
     Of a batch the members are looked at that need it; of traced arrays, and of what was computed in single precision, none is.
-    Where k parts values that are equal but for rounding of the entries given, the better of two is taken: their own coordinates,
-    and those of equal values, in which poles keep their distance from the boundary of the stable region.
+    Where k parts values that are nearly equal, and a result is beyond its bound or not stable for sure, coordinates of equal values are
+    tried, in which poles keep their distance from the boundary of the stable region: those of values as near to each other as the
+    two that are parted, and all that are nearly equal.  The best is taken.
     """
     made = make(sp, k)
     g = made[0]
@@ -126,13 +129,18 @@ def promised(sp: Spectrum, k: int, make: Callable[[Spectrum, int], Reduced]) -> 
     if not (counts := _worth_comparing(sp, g)).any():
         return made
     promises = _promises(sp, k, g, counts)
-    if (parting := counts & _parting(sp, k)).any():
+    gap = _gap(sp, k)
+    if (parting := counts & (gap <= _NEARLY)).any():
         excess = {i: _excess(promise) for i, promise in promises.items() if parting[i]}
-        if any(excess.values()):
-            other = make(parted(sp, sp.rounding), k)
-            assert isinstance(other[0], DenseSystem)
-            mended = {i: p for i, p in _promises(sp, k, other[0], parting).items() if _excess(p) < excess[i]}
-            made, promises = _chosen(made, other, mended, counts.shape), promises | mended
+        for within in (2 * gap[..., None], _NEARLY):
+            if any(excess.values()):
+                other = make(parted(sp, within), k)
+                assert isinstance(other[0], DenseSystem)
+                found = {i: (_excess(p), p) for i, p in _promises(sp, k, other[0], parting).items()}
+                better = [i for i, (beyond, _) in found.items() if beyond < excess[i]]
+                made = _chosen(made, other, better, counts.shape)
+                excess |= {i: found[i][0] for i in better}
+                promises |= {i: found[i][1] for i in better}
     check_promises(promises.values(), k)
     return made
 
@@ -158,12 +166,13 @@ def in_single(g: DenseSystem) -> DenseSystem:
     return DenseSystem(A, B, C, D, g.dt)
 
 
-def _parting(sp: Spectrum, k: int) -> NDArray[np.bool_]:
-    """Whether k parts values that agree in half of the digits of the entries given, shape (...)."""
+def _gap(sp: Spectrum, k: int) -> NDArray[np.float64]:
+    """How far the two values that k parts lie from each other, as a part of the first, shape (...)."""
     s = to_numpy(backend_of(sp.s).stop_gradient(sp.s))
     if not 0 < k < s.shape[-1]:
-        return np.zeros(s.shape[:-1], bool)
-    return np.asarray(s[..., k] >= s[..., k - 1] * (1 - sp.rounding**0.5))
+        return np.ones(s.shape[:-1])
+    with np.errstate(invalid="ignore"):
+        return np.asarray(1 - s[..., k] / s[..., k - 1])
 
 
 def _excess(promise: Promise) -> float:
@@ -212,7 +221,7 @@ def _worth_comparing(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
         size = 1.0 if g.discrete else size_of(sp.system.A)
         nearest = float((np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)).min())
         far = eps * float(s[0]) * size <= visible(float(s[k:].sum()), float(s[0])) * nearest
-        if far and not (k < len(s) and s[k] >= s[k - 1] * (1 - eps**0.5)):
+        if far and not (k < len(s) and s[k] >= s[k - 1] * (1 - _NEARLY)):
             return np.asarray(False)
     else:
         own, s = (to_numpy(backend_of(x).stop_gradient(x)) for x in (namespace(g.A).linalg.diagonal(g.A), sp.s))
@@ -220,7 +229,7 @@ def _worth_comparing(sp: Spectrum, g: DenseSystem) -> NDArray[np.bool_]:
     margin = np.abs(1 - np.abs(own)) if g.discrete else np.abs(own.real)
     lost = eps * s[..., :k] * size
     least = visible(s[..., k:].sum(-1), s[..., 0])
-    return np.asarray((lost > least[..., None] * margin).any(-1) | _parting(sp, k))
+    return np.asarray((lost > least[..., None] * margin).any(-1) | (_gap(sp, k) <= _NEARLY))
 
 
 def truncate_or_match(sp: Spectrum, k: int) -> Reduced:

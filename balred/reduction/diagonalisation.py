@@ -260,9 +260,11 @@ def _one_mode_set(template: DiagonalSystem, poles: Complex, picked: NDArray[np.i
         W1, W2 = (left - 1j * right) / 2**0.5, (left + 1j * right) / 2**0.5
     else:
         V1, V2, W1, W2 = V, np.zeros_like(V), W, np.zeros_like(W)
-    # the modes' scale is free: give input and output vectors the same norm
+    # the modes' scale is free: give input and output vectors the same norm, and a sign that rounding cannot turn
     nb, nc = np.linalg.norm(b, axis=1), np.linalg.norm(c, axis=0)
     scale = np.sqrt(np.where((nb > 0) & (nc > 0), nc, 1.0) / np.where((nb > 0) & (nc > 0), nb, 1.0))
+    largest = np.take_along_axis(b, np.abs(b).argmax(axis=1, keepdims=True), axis=1)[:, 0]
+    scale = np.where(largest.real < 0, -scale, scale)
     b, c, V1, V2, W1, W2 = (
         b * scale[:, None],
         c / scale,
