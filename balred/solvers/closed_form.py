@@ -124,9 +124,16 @@ def diagonal_gramians(system: DiagonalSystem) -> tuple[Array, Array]:
     """
     xp = namespace(system.B)
     g = generators(system)
-    P, Q = ((x @ mirrored(x, system.conjugate)) * g.R for x in (g.G, g.H))
     if not system.conjugate:
+        P, Q = ((x @ ct(x)) * g.R for x in (g.G, g.H))
         return P, xp.conj(Q)
+    if isinstance(g.R, np.ndarray):
+        P, Q = (_in_real_products(x, g.R) for x in (g.G, g.H))
+        n = Q.shape[-1] // 2
+        for block in (Q[..., :n, n:], Q[..., n:, :n]):  # of the conjugate
+            np.negative(block, out=block)
+        return P, Q
+    P, Q = ((x @ mirrored(x, conjugate=True)) * g.R for x in (g.G, g.H))
     return _realified(P), _realified(xp.conj(Q))
 
 
@@ -185,14 +192,6 @@ def _realified(P: Array) -> Array:
     """Gramian of (x, conj x), given by its upper half, in the coordinates sqrt(2) (Re x, Im x)."""
     xp = namespace(P)
     n = int(P.shape[-2])
-    if isinstance(P, np.ndarray):  # the same without copies
-        own, other = P[..., :n], P[..., n:]
-        real = np.empty((*P.shape[:-2], 2 * n, 2 * n), P.real.dtype)
-        np.add(own.real, other.real, out=real[..., :n, :n])
-        np.subtract(other.imag, own.imag, out=real[..., :n, n:])
-        np.add(own.imag, other.imag, out=real[..., n:, :n])
-        np.subtract(own.real, other.real, out=real[..., n:, n:])
-        return real
     both, between = P[..., :, :n] + P[..., :, n:], P[..., :, :n] - P[..., :, n:]
     return xp.concat(
         [
@@ -201,6 +200,26 @@ def _realified(P: Array) -> Array:
         ],
         axis=-2,
     )
+
+
+def _in_real_products(G: Array, R: Array) -> Array:
+    """What :func:`_realified` makes of ``(G [G^H, G^T]) * R``, in NumPy: the real product of the halves of G has all four parts of both."""
+    n, halves = G.shape[-2], np.concatenate([G.real, G.imag], axis=-2)
+    # copied, since of a matrix and its own transpose NumPy computes half and mirrors it, which takes longer
+    out: Array = halves @ np.swapaxes(halves, -1, -2).copy()
+    rr, ri, ir, ii = out[..., :n, :n], out[..., :n, n:], out[..., n:, :n], out[..., n:, n:]
+    own, other = np.empty(rr.shape, G.dtype), np.empty(rr.shape, G.dtype)
+    np.add(rr, ii, out=own.real)
+    np.subtract(ir, ri, out=own.imag)
+    np.subtract(rr, ii, out=other.real)
+    np.add(ir, ri, out=other.imag)
+    own *= R[..., :n]
+    other *= R[..., n:]
+    np.add(own.real, other.real, out=rr)
+    np.subtract(other.imag, own.imag, out=ri)
+    np.add(own.imag, other.imag, out=ir)
+    np.subtract(own.real, other.real, out=ii)
+    return out
 
 
 def _gramian_factor(P: Array) -> Array:
