@@ -107,12 +107,13 @@ def solve(a: Array, b: Array) -> Array:
 
 def qr(x: Array) -> tuple[Array, Array]:
     """Q and R of one matrix, of the smaller shapes."""
-    if min(x.shape) == 0 or max(x.shape) > SMALL:
+    if min(x.shape) == 0:
         return np.linalg.qr(x)
     rows, char = min(x.shape), x.dtype.char
     work, tau, _, _ = lapack("geqrf", char)(x, lwork=64 * x.shape[1])
-    Q = lapack("ungqr" if x.dtype.kind == "c" else "orgqr", char)(work[:, :rows], tau, lwork=64 * rows)[0]
-    return Q, work[:rows] * upper(rows, x.shape[1])
+    R = work[:rows] * upper(rows, x.shape[1]) if max(x.shape) <= SMALL else np.triu(work[:rows])
+    multiply = lapack("ungqr" if x.dtype.kind == "c" else "orgqr", char)
+    return multiply(work[:, :rows], tau, lwork=64 * rows, overwrite_a=1)[0], R
 
 
 def triangle_times(R: Array, x: Array) -> Array:

@@ -28,7 +28,7 @@ from balred.systems.arrays import Array, Backend, backend_of, ct, double_precisi
 from balred.systems.checks import check_representable
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System, at_hand, cast_like, moderate, unit_of, with_leaves
+from balred.systems.leaves import System, are_ordinary, at_hand, cast_like, moderate, unit_of, with_leaves
 from balred.systems.poles import UnstableError, check_stable, check_stored
 from balred.systems.units import Coordinates, even_units, in_units, whole_units
 
@@ -235,11 +235,13 @@ def _product(system: DiagonalSystem, Zp: Array, Zq: Array) -> tuple[Array | None
     if not is_concrete(*system.leaves) or is_siso(system) or "64" not in str(arrays.real(Zp).dtype):
         return None, False
     xp, be = namespace(Zp), backend_of(Zp)
-    p, q = (xp.astype(unit_of(x), x.dtype) for x in (Zp, Zq))
-    Zp, Zq = Zp / p, Zq / q
+    units = None
+    if not are_ordinary(Zp, Zq):
+        p, q = (xp.astype(unit_of(x), x.dtype) for x in (Zp, Zq))
+        Zp, Zq, units = Zp / p, Zq / q, p * q
     product = ct(Zq) @ Zp
     size, *sizes = (arrays.fro(be.stop_gradient(x)) for x in (product, Zp, Zq))
-    return product * (p * q), bool(xp.any(size < _FEWEST * sizes[0] * sizes[1]))
+    return product if units is None else product * units, bool(xp.any(size < _FEWEST * sizes[0] * sizes[1]))
 
 
 def _on_host(host: Backend, system: DenseSystem, solver: str) -> Solved:
