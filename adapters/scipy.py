@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from balred.realisations.rational import check_held, fraction, value_of, zeros_poles_gain
+from balred.realisations.rational import check_held, fractions, value_of, zeros_poles_gain
 from balred.realisations.transfer import from_coefficients, from_zeros_poles_gain
 from balred.registry.entries import register
 from balred.systems.dense_system import DenseSystem, ss
@@ -72,10 +72,8 @@ def _state_space(g: DenseSystem, time: dict[str, Any]) -> Any:
 def _transfer_function(g: DenseSystem, time: dict[str, Any]) -> Any:
     if g.B.shape[1] != 1:
         raise ValueError(f"a scipy.signal.TransferFunction must have one input, got {g.B.shape[1]}: use a StateSpace")
-    channels = [DenseSystem(g.A, g.B, g.C[i : i + 1], g.D[i : i + 1], g.dt) for i in range(len(g.C))]
-    form, way_out = "a scipy.signal.TransferFunction", "reduce its ZerosPolesGain or StateSpace form"
-    found = [fraction(channel, form, way_out) for channel in channels]
-    rows, den = [num for num, _ in found], found[0][1]
+    found = fractions(g, "a scipy.signal.TransferFunction", "reduce its ZerosPolesGain or StateSpace form")
+    rows, den = [num for ((num, _),) in found], found[0][0][1]
     made = signal.TransferFunction([1.0], den, **time)
     # set afterwards: the constructor drops leading coefficients below 1e-14
     width = max(map(len, rows))

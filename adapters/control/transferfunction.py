@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balred.realisations.minimal import minimal
-from balred.realisations.rational import around, fraction
+from balred.realisations.rational import beside, fractions
 from balred.realisations.transfer import from_coefficients
 from balred.registry.entries import register
 from balred.systems.dense_system import DenseSystem
@@ -57,10 +57,8 @@ def adapt_transfer_function(obj: Any) -> tuple[System, Any]:
             names |= {"inputs": obj.input_labels, "outputs": obj.output_labels}
         if any(np.iscomplexobj(x) for x in (g.A, g.B, g.C, g.D)):
             raise ValueError("a control.TransferFunction must be real, got a complex system")
-        num, den = ([[np.ones(1) for _ in range(g.D.shape[1])] for _ in range(g.D.shape[0])] for _ in range(2))
-        for i, j in np.ndindex(*g.D.shape):
-            channel = DenseSystem(g.A, g.B[:, j : j + 1], g.C[i : i + 1], g.D[i : i + 1, j : j + 1], g.dt)
-            num[i][j], den[i][j] = fraction(channel, "a control.TransferFunction", "reduce control.ss(...) of it")
+        held = fractions(g, "a control.TransferFunction", "reduce control.ss(...) of it")
+        num, den = ([[channel[k] for channel in row] for row in held] for k in range(2))
         return control.TransferFunction(num, den, obj.dt, **names)
 
     return system, rebuild
@@ -123,6 +121,9 @@ def _shared(g: DenseSystem) -> DenseSystem:
     small = minimal(g) if g.order else g
     if small.order == g.order:
         return g
-    points = around(np.linalg.eigvals(g.A), g.discrete)
-    want, got = (np.stack([system(s) for s in points]) for system in (g, small))
-    return small if np.abs(got - want).max() <= 1e-10 * np.abs(want).max() else g
+    points = beside(np.linalg.eigvals(g.A), g.discrete)
+    want, got = (np.array([system(s) for s in points]) for system in (g, small))
+    # inputs and outputs may be in units of their own; at a zero nothing is left to compare with but what is beside it
+    size = np.minimum(*(np.abs(want).max(axis=axis, keepdims=True) for axis in (1, 2)))
+    size[1:-1] = np.maximum(size[1:-1], np.minimum(size[2:], size[:-2]))
+    return small if (np.abs(got - want) <= 1e-12 * size).all() else g

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _LINEARISE = "linearise it first, balred.reduce(control.linearize(sys, x0, u0), rank)"
+_DIGITAL = " (a digital filter needs dt=1.0 or its step in the inner brackets)"
 _SSDATA = "save what MATLAB's ssdata gives for it, [A, B, C, D] = ssdata(sys), and read these"
 _LINES = {
     "control.nlsys.NonlinearIOSystem": _LINEARISE,
@@ -49,7 +50,10 @@ def hint_for(obj: Any) -> str:
         return _matrices([key for key in obj if isinstance(key, str)], lambda name: f"d[{name!r}]")
     if hasattr(obj, "ndim") and hasattr(obj, "dtype"):
         if obj.ndim == 2 and obj.shape[0] < obj.shape[1] == 6:
-            return "second-order sections go through balred.reduce(scipy.signal.ZerosPolesGain(*scipy.signal.sos2zpk(sos)), rank)"
+            return (
+                "second-order sections go through balred.reduce(scipy.signal.ZerosPolesGain(*scipy.signal.sos2zpk(sos)), rank)"
+                + _DIGITAL
+            )
         return "a system is made of its matrices by balred.ss(A, B, C, D)"
     return _matrices([name for name in "ABCDabcd" if hasattr(obj, name)], lambda name: f"sys.{name}")
 
@@ -73,9 +77,14 @@ def _of_tuple(obj: tuple[Any, ...]) -> str:
         last = 5 if sizes[4:5] == [2] else 4
         return f"slycot returns the order and then the matrices: write balred.ss(*t[1:{last}])"
     if len(obj) == 2 and all(_is_vector(x) for x in obj):
-        return "numerator and denominator go through balred.reduce(scipy.signal.TransferFunction(*t), rank)"
-    if len(obj) == 3 and all(_is_vector(x) for x in obj[:2]) and not _is_vector(obj[2]):
-        return "zeros, poles and gain go through balred.reduce(scipy.signal.ZerosPolesGain(*t), rank)"
+        return "numerator and denominator go through balred.reduce(scipy.signal.TransferFunction(*t), rank)" + _DIGITAL
+    if len(obj) == 3 and sizes[:2] == [2, 1]:  # (num, den, dt) of cont2discrete
+        return "write balred.reduce(scipy.signal.TransferFunction(t[0].ravel(), t[1], dt=t[2]), rank)"
+    if len(obj) in (3, 4) and all(_is_vector(x) for x in obj[:2]) and not any(_is_vector(x) for x in obj[2:]):
+        given, digital = ("*t", _DIGITAL) if len(obj) == 3 else ("*t[:3], dt=t[3]", "")
+        return f"zeros, poles and gain go through balred.reduce(scipy.signal.ZerosPolesGain({given}), rank){digital}"
+    if len(obj) in (4, 5) and sizes[0] == 2 and any(_is_vector(x) for x in obj[1:3]):
+        return "B must have shape (n, m) and C (p, n): write b[:, None] and c[None, :] for vectors"
     return ""
 
 

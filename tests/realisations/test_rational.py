@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 import balred
-from balred.realisations.rational import around, check_held, coefficients, fraction, value_of, zeros_poles_gain
+from balred.realisations.rational import (
+    around,
+    check_held,
+    coefficients,
+    fraction,
+    fractions,
+    value_of,
+    zeros_poles_gain,
+)
 from balred.realisations.transfer import from_coefficients, from_zeros_poles_gain
 from balred.testing import random_system
 
@@ -172,3 +180,60 @@ def test_what_is_no_transfer_function_says_so() -> None:
         from_coefficients([1.0], [0.0, 0.0])
     with pytest.raises(ValueError, match="den must be finite"):
         from_coefficients([1.0], [1.0, np.nan])
+
+
+SHIFT = np.eye(3, k=-1)
+TURN = np.array([[0.6, 0.8], [-0.8, 0.6]])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("block", "dt"),
+    [
+        (SHIFT[:1, :1], 1),
+        (SHIFT[:2, :2], 1),
+        (SHIFT, 1),
+        (TURN, 1),
+        (np.eye(1), 1),
+        (-np.eye(1), 1),
+        (np.zeros((1, 1)), 0),
+    ]
+    + [(np.array([[0.0, w], [-w, 0.0]]), 0) for w in (1.0, 1e6)],
+)
+def test_poles_that_are_zero_or_on_the_boundary_do_not_hide_the_rest(block: Any, dt: int, seed: int) -> None:
+    """Delays, integrators and oscillators in general coordinates: at such poles nobody knows a value, elsewhere all hold."""
+    rng, k, g = np.random.default_rng(seed), len(block), random_system(3, 1, 1, seed=seed, dt=dt)
+    unit = 1.0 if dt else max(1.0, float(np.abs(block).max()))
+    A, B, C = np.zeros((k + 3, k + 3)), np.ones((k + 3, 1)), np.ones((1, k + 3))
+    A[:k, :k], A[k:, k:], B[k:], C[:, k:] = block, unit * g.A, g.B, g.C
+    T = np.linalg.qr(rng.standard_normal(A.shape))[0]
+    turned = balred.ss(T @ A @ T.T, unit * T @ B, C @ T.T, dt=dt)
+    z, p, gain = zeros_poles_gain(turned)
+    num, den = fraction(turned, "a fraction", "")
+    s = np.exp(1j * np.array([0.05, 0.4, 1.1, 2.6])) if dt else 1j * unit * np.array([0.05, 0.4, 1.1, 2.6])
+    want = exact(turned, s)
+    np.testing.assert_allclose(value_of(z, p, gain, s), want, rtol=1e-9)
+    np.testing.assert_allclose(np.polyval(num, s) / np.polyval(den, s), want, rtol=1e-9)
+
+
+def test_states_of_which_inputs_and_outputs_decide_the_unit() -> None:
+    """Two slow poles in modal form, with factors of the residues 1e7 and 1e-9: zeros lost half of their digits."""
+    p, b, c = [1.00000206, 0.99895849], [1e7, 0.15], [1.4e-9, -0.15]
+    g = balred.ss(np.diag(p), np.array(b)[:, None], np.array(c)[None], dt=1)
+    r = [x * y for x, y in zip(b, c, strict=True)]
+    zero = (r[0] * p[1] + r[1] * p[0]) / (r[0] + r[1])  # of r0 / (z - p0) + r1 / (z - p1)
+    np.testing.assert_allclose(zeros_poles_gain(g)[0], [zero], rtol=1e-14)
+
+
+def test_a_channel_that_is_nothing_but_rounding_is_zero() -> None:
+    """Two integrators, turned: c b is zero for one of the channels, and 1e-17 of what it is a sum of."""
+    T = np.linalg.qr(np.random.default_rng(1).standard_normal((2, 2)))[0]
+    A, B, C = np.zeros((2, 2)), T @ np.array([[2.0, 0.0], [1.0, 3.0]]), np.array([[1.0, 0.0], [1.0, 1.0]]) @ T.T
+    assert 0 < abs((C @ B)[0, 1]) < 1e-15
+    A[0, 1] = 3e-16  # what rounding leaves of two integrators
+    ((a, b), (c, d)) = (
+        [(num, den) for num, den in row] for row in fractions(balred.ss(A, B, C), "a fraction", "keep the system")
+    )
+    assert not b[0].any()
+    for (num, den), residue in ((a, 2.0), (c, 3.0), (d, 3.0)):
+        np.testing.assert_allclose(np.polyval(num, 1j) / np.polyval(den, 1j), residue / 1j, rtol=1e-14)

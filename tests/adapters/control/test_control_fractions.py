@@ -78,6 +78,22 @@ def test_an_integrator_in_common_counts_once() -> None:
     assert balred.hsv(zero) == pytest.approx([0.25])  # 2 / (s + 4): k / (2 a)
 
 
+@pytest.mark.parametrize(("pair", "dt"), [([1.0, 0.0, 1.0], 0), ([1.0, -1.2, 1.0], 1)])
+def test_entries_that_oscillate_are_read_and_written(pair: list[float], dt: int) -> None:
+    """The poles of some entries are points at which others are compared."""
+    lag, slow = ([1.0, -0.5], [1.0, -0.9]) if dt else ([1.0, 1.0], [1.0, 0.1])
+    den = [[np.polymul(lag, pair), lag, np.polymul(slow, pair)], [pair, np.polymul(lag, slow), slow]]
+    plant = control.tf([[[1.0, 2.0], [0.5], [3.0]], [[1.0], [1.0], [0.0]]], den, dt)
+    system = balred.adapt(plant)[0]
+    assert np.isinf(balred.hsv(system)).sum() == 4
+    s = np.exp(1j * np.array([0.1, 0.7, 2.0])) if dt else 1j * np.array([0.1, 0.7, 2.0])
+    want = np.moveaxis(values(plant, s), 2, 0)
+    for x, one in zip(s, want, strict=True):
+        assert_allclose(system(x), one, rtol=1e-12, atol=1e-12)
+    again = balred.reduce(plant, system.order)
+    assert_allclose(np.moveaxis(values(again, s), 2, 0), want, rtol=1e-8, atol=1e-12)
+
+
 def test_gains_and_what_is_no_system() -> None:
     gain = control.tf([2.0], [1.0])
     assert balred.adapt(gain)[0].order == 0
