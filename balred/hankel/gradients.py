@@ -15,7 +15,7 @@ from balred.systems import arrays
 from balred.systems.arrays import Array, ct, namespace
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System
+from balred.systems.leaves import Ports, System, moderate
 
 
 def cotangents(sp: Spectrum, stable: System, g: Array) -> tuple[Array, ...]:
@@ -26,23 +26,49 @@ def cotangents(sp: Spectrum, stable: System, g: Array) -> tuple[Array, ...]:
     equation.  Values below the numerical rank contribute nothing.
     """
     xp = namespace(sp.Zp)
-    alive = sp.s > sp.system.order * arrays.eps(sp.s) * sp.s[..., :1]
-    weight = xp.where(alive, g / (2 * xp.where(alive, sp.s, xp.ones_like(sp.s))), xp.zeros_like(sp.s))
-    weight = xp.astype(weight, sp.Zp.dtype)[..., None, :]
-    W, T = sp.Zq @ sp.U, sp.Zp @ sp.V
+    system, Zp, Zq, s = sp.system, sp.Zp, sp.Zq, sp.s
+    ports: Ports | None = None
+    if isinstance(stable, DenseSystem) and isinstance(system, DenseSystem):
+        system, Zp, Zq, ports = in_moderate_units(system, Zp, Zq)
+    if ports is not None:
+        s = s / ports.inputs[..., 0] / ports.outputs[..., 0] * ports.time[..., 0]
+    alive = s > system.order * arrays.eps(s) * s[..., :1]
+    weight = xp.where(alive, g / (2 * xp.where(alive, s, xp.ones_like(s))), xp.zeros_like(s))
+    weight = xp.astype(weight, Zp.dtype)[..., None, :]
+    W, T = Zq @ sp.U, Zp @ sp.V
     GP, GQ = (W * weight) @ ct(W), (T * weight) @ ct(T)
     if isinstance(stable, DenseSystem):
-        return _dense_cotangents(sp, GP, GQ)
+        assert isinstance(system, DenseSystem)
+        found = _dense_cotangents(system, Zp, Zq, GP, GQ)
+        return sp.coordinates.cotangents(*(found if ports is None else in_given_units(found, ports, ports.time)))
     return _diagonal_cotangents(stable, GP, GQ)
 
 
-def _dense_cotangents(sp: Spectrum, GP: Array, GQ: Array) -> tuple[Array, ...]:
-    g = sp.system
-    P, Q = sp.Zp @ ct(sp.Zp), sp.Zq @ ct(sp.Zq)
+def in_moderate_units(g: DenseSystem, Zp: Array, Zq: Array) -> tuple[DenseSystem, Array, Array, Ports | None]:
+    """A system and factors of its Gramians in units in which the squares of all these are numbers; None where they are."""
+    g, ports = moderate(g)
+    if ports is None:
+        return g, Zp, Zq, None
+    xp = namespace(Zp)
+    root = xp.astype(xp.sqrt(ports.time), Zp.dtype)
+    inputs, outputs = (xp.astype(x, Zp.dtype) for x in (ports.inputs, ports.outputs))
+    return g, Zp / inputs * root, Zq / outputs * root, ports
+
+
+def in_given_units(found: tuple[Array, ...], ports: Ports, per: Array) -> tuple[Array, ...]:
+    """Derivatives for the given system, of a number that is inputs outputs / `per` times that of the system in moderate units."""
+    dA, dB, dC = found
+    xp = namespace(dA)
+    time, inputs, outputs, per = (xp.astype(x, dA.dtype) for x in (*ports, per))
+    return dA * (inputs / time) * (outputs / per), dB * (outputs / per), dC * (inputs / per)
+
+
+def _dense_cotangents(g: DenseSystem, Zp: Array, Zq: Array, GP: Array, GQ: Array) -> tuple[Array, ...]:
+    P, Q = Zp @ ct(Zp), Zq @ ct(Zq)
     X = lyapunov(ct(g.A), GP, g.discrete)
     Y = lyapunov(g.A, GQ, g.discrete)
     dA = (X @ g.A @ P + Q @ g.A @ Y) if g.discrete else (X @ P + Q @ Y)
-    return sp.coordinates.cotangents(2 * dA, 2 * X @ g.B, 2 * g.C @ Y)
+    return 2 * dA, 2 * X @ g.B, 2 * g.C @ Y
 
 
 def _diagonal_cotangents(system: DiagonalSystem, GP: Array, GQ: Array) -> tuple[Array, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from balred.hankel.gradients import energy_cotangents
+from balred.hankel.gradients import energy_cotangents, in_given_units, in_moderate_units
 from balred.hankel.projections import projected
 from balred.hankel.spectrum import spectrum
 from balred.hankel.values import hsv
@@ -341,11 +341,17 @@ def _h2(system: System, solver: str | None) -> Array:
 
     def vjp(residuals: Solved, g: Array) -> tuple[Array, ...]:
         with double_precision(g, *residuals.system.leaves) as wide:
+            ports: Ports | None = None
+            if isinstance(residuals.system, DenseSystem):
+                moderated, Zp, Zq, ports = in_moderate_units(*residuals[:3])
+                residuals = residuals._replace(system=moderated, Zp=Zp, Zq=Zq)
             root = size(residuals)
             half = 2 * namespace(root).where(root > 0, root, namespace(root).ones_like(root))
             weight = (wide[0] / half)[..., None, None]
             cotangents = energy_cotangents(residuals)
-            scaled = [(c * (weight if c.ndim == weight.ndim else weight[..., 0])) for c in cotangents]
+            scaled = tuple(c * (weight if c.ndim == weight.ndim else weight[..., 0]) for c in cotangents)
+            if ports is not None:
+                scaled = in_given_units(scaled, ports, namespace(root).sqrt(ports.time))
             return tuple(cast_like(c, bare) for c in scaled)
 
     proper = be.differentiable(value, vjp, *system.leaves)

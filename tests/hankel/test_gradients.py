@@ -187,3 +187,25 @@ def test_h2_norm_has_a_gradient_in_jax():
     P, Q = balred.gramians(g)
     want = Q @ P / balred.norm(balred.ss(*g.leaves), "h2")  # d tr(C P C') = 2 Q P, in double precision
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.alike
+@pytest.mark.parametrize("dt", [0, 1])
+@pytest.mark.parametrize("powers", [(0, 600, 0), (0, -600, 600), (-500, -500, 0), (500, 0, 500)])
+@pytest.mark.parametrize("name", ["hsv", "h2"])
+def test_gradients_far_from_one_are_those_of_other_units(dt, powers, name):
+    # units of time, inputs and outputs that are powers of two change no digit of what is differentiated
+    torch = pytest.importorskip("torch")
+    g = balred.testing.random_system(4, dt=dt, seed=5)
+    powers = (0, *powers[1:]) if dt else powers
+
+    def gradient(powers):
+        leaves = [torch.tensor(x * 2.0**k).requires_grad_() for x, k in zip(g.leaves, powers, strict=True)]
+        system = balred.ss(*leaves, dt=dt)
+        (balred.hsv(system)[0] if name == "hsv" else balred.norm(system)).backward()
+        return [x.grad.numpy() for x in leaves]
+
+    time, inputs, outputs = powers
+    whole = inputs + outputs - (time if name == "hsv" else time / 2)
+    for own, got, want in zip(powers, gradient(powers), gradient((0, 0, 0)), strict=True):
+        assert_allclose(got * 2.0 ** ((own - whole) / 2) * 2.0 ** ((own - whole) / 2), want, rtol=1e-10, atol=1e-14)
