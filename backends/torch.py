@@ -70,7 +70,7 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array, real: bool = False) -> Arra
     dtype = like.real.dtype
     if np.iscomplexobj(x) and not real:
         dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-    return torch.tensor(np.array(x.real if real else x, order="C")).to(device=like.device, dtype=dtype)
+    return torch.tensor(np.array(x.real if real else x, order="C"), device="cpu").to(device=like.device, dtype=dtype)
 
 
 def to_bytes(x: Array) -> np.ndarray[Any, Any]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from balred.adapters.equinox.lru import LRU
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
+from balred.adapters.jax.trying import answering
 from balred.adapters.parameters import NAMES, carry_lru, lru_of
 from balred.registry.entries import entry_of, register, register_container
 from balred.registry.kinds import Container
@@ -136,7 +137,9 @@ def _opened(model: Any, names: Mapping[str, str]) -> Opened:
 
 RUNNING = running(_opened, lambda model: inspect.signature(model.__call__))
 
-_CONTAINER = Container(_layers, _replaced, _tensors, _with_tensors, _unfit, _obstacles, running=RUNNING)
+_CONTAINER = Container(
+    _layers, _replaced, _tensors, _with_tensors, _unfit, _obstacles, running=RUNNING, answers=answering(_opened)
+)
 register_container("equinox._module._module.Module", _CONTAINER)
 register_container(eqx.Module, _CONTAINER)
 

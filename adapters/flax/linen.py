@@ -23,6 +23,7 @@ from flax.core import FrozenDict, freeze
 
 from balred.adapters.jax.marking import marked
 from balred.adapters.jax.running import Opened, running
+from balred.adapters.jax.trying import answering
 from balred.adapters.parameters import (
     S5_SETTINGS,
     SIZES,
@@ -187,7 +188,7 @@ RUNNING = running(_opened, _signature)
 
 register_container(
     "flax.linen.module.Module",
-    Container(_in_bound, _replaced_in_bound, _tensors, _with_tensors, running=RUNNING),
+    Container(_in_bound, _replaced_in_bound, _tensors, _with_tensors, running=RUNNING, answers=answering(_opened)),
 )
 register_container(
     Applied,

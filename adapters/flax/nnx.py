@@ -16,6 +16,7 @@ from balred.adapters.flax.linen import sized
 from balred.adapters.flax.nnx_training import InTrainingReducer
 from balred.adapters.jax.marking import marking
 from balred.adapters.jax.running import Opened, running
+from balred.adapters.jax.trying import answering
 from balred.adapters.parameters import carry_lru, is_lru, is_s5, lru_of, misfit, refused, resized, s5_of
 from balred.registry.entries import entry_of, register, register_container
 from balred.registry.kinds import Container, Rebuild
@@ -122,7 +123,9 @@ RUNNING = running(_opened, lambda model: inspect.signature(model.__call__))
 
 register_container(
     "flax.nnx.module.Module",
-    Container(_layers, _replaced, _tensors, _with_tensors, obstacles=_obstacles, running=RUNNING),
+    Container(
+        _layers, _replaced, _tensors, _with_tensors, obstacles=_obstacles, running=RUNNING, answers=answering(_opened)
+    ),
 )
 
 

@@ -19,7 +19,7 @@ from balred.adapters.torch.configurations import follow_cuts, sizes_held
 from balred.adapters.torch.obstacles import obstacles, references, tie, unfit
 from balred.adapters.torch.optimizers import forget_old_shapes
 from balred.adapters.torch.running import RUNNING
-from balred.adapters.torch.trying import broken, follows
+from balred.adapters.torch.trying import answers, broken
 from balred.adapters.torch.unknown import fixed, seen
 from balred.registry.entries import entry_of, register_container
 from balred.registry.kinds import Container
@@ -71,7 +71,15 @@ def blank_copy(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
             owner._buffers[last] = value.detach()
         else:
             setattr(owner, last, value)
-    return new
+    return _trainable(new)
+
+
+def _trainable(module: Any) -> Any:
+    """The module, or a copy that can be trained if it was made in inference mode, where tensors are made for no other use."""
+    if not torch.is_inference_mode_enabled():
+        return module
+    with torch.inference_mode(False):
+        return _copied(module)
 
 
 def _copied(module: nn.Module, others: Mapping[int, Any] | None = None) -> Any:
@@ -197,7 +205,8 @@ def _replaced(model: nn.Module, new: Mapping[str, Any]) -> nn.Module:
     inside = [x for module in result.modules() for x in vars(module).values() if isinstance(x, torch.optim.Optimizer)]
     if inside:  # as agents have one
         forget_old_shapes([weakref.ref(one) for one in inside], result)
-    return result
+    trainable: nn.Module = _trainable(result)
+    return trainable
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -244,6 +253,6 @@ register_container(
         fixed=fixed,
         running=RUNNING,
         broken=_broken,
-        follows=follows,
+        answers=answers,
     ),
 )

@@ -31,10 +31,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     Whatever mode each module was in comes back, also where it does more than note it, as some LoRA layers merge their weights.
     """
     modes = [(module, module.training) for module in model.modules()]
+    graphs = torch.is_grad_enabled()
     stance = getattr(torch.compiler, "set_stance", None)  # since 2.6
     try:
         model.eval()
-        with nullcontext() if stance is None else stance("force_eager"):
+        eager = nullcontext() if stance is None else stance("force_eager")
+        with (
+            eager,
+            torch.inference_mode(False),
+            torch.set_grad_enabled(graphs),
+        ):  # the end of inference mode switches it on
             yield
     finally:
         for module, training in modes:
@@ -137,7 +143,9 @@ def _called(model: Any, batch: Batch) -> Any:
 
 
 def _to(x: Any, device: torch.device) -> Any:
-    return x.to(device) if isinstance(x, Tensor) else x
+    if not isinstance(x, Tensor):
+        return x
+    return x.to(device).clone() if x.is_inference() else x.to(device)  # those of inference mode have no gradients
 
 
 def _predicted(answer: Any) -> Tensor:

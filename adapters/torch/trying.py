@@ -1,5 +1,4 @@
 """Whether a smaller layer still runs: one that keeps its number of states in a number of its own would break in its next forward.
-One that keeps what it has computed, or divides by its number of states, would compute something else.
 
 Nobody can tell which of a layer's numbers mean its states, and which are as large by chance.  So a copy of the layer is called with a
 few tokens, in the layouts that layers have, until it answers; a copy of the smaller one must answer to the same.
@@ -8,12 +7,16 @@ few tokens, in the layouts that layers have, until it answers; a copy of the sma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from balred.adapters.torch.running import evaluating
+from balred.registry.answering import TOKENS
+from balred.systems.arrays import to_numpy
 
 _SEQUENCES, _TOKENS, _WIDTHS = 2, 5, 8
 
@@ -50,35 +53,24 @@ def broken(layer: nn.Module, new: nn.Module) -> str | None:
     return None
 
 
-def follows(one: nn.Module, same: nn.Module, other: nn.Module) -> str | None:
-    """How three layers contradict that the first two compute one thing and the third another; None if they do not.
+def answers(layers: Sequence[nn.Module]) -> tuple[list[np.ndarray[Any, Any]], float] | None:
+    """What each of several layers answers to the same few tokens, and the rounding of their precision; None if they take none.
 
     Examples
     --------
-    >>> layers = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
-    >>> follows(layers[0], layers[0], layers[2]), follows(*layers)[:30]
-    (None, 'other outputs with added state')
+    >>> found, rounding = answers([nn.Linear(3, 2), nn.Linear(3, 2)])
+    >>> [y.shape for y in found], rounding < 1e-6
+    ([(2, 5, 2), (2, 5, 2)], True)
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for x in _inputs(one):
+        for x in _inputs(layers[0]):
             try:
-                first, second, third = (_made(layer, x) for layer in (one, same, other))
-            except Exception:  # it runs on something else
+                made = [_made(layer, x) for layer in layers]
+                return [to_numpy(y.to(torch.promote_types(y.dtype, torch.float64))) for y in made], torch.finfo(
+                    made[0].dtype
+                ).eps
+            except Exception:  # they run on something else
                 continue
-            far = torch.finfo(first.dtype).eps ** 0.5 * float(first.norm())
-            if not far > 0 or second.shape != first.shape:
-                return None
-            if float((second - first).norm()) > far:
-                return (
-                    "other outputs with added states that do nothing: a factor that depends on the number of states would change the "
-                    "outputs at every cut"
-                )
-            if float((third - first).norm()) <= far:
-                return (
-                    "the same outputs with other arrays: it keeps what it computed from the old ones, so clear its caches first (many "
-                    "layers do so in train())"
-                )
-            return None
     return None
 
 
@@ -101,6 +93,7 @@ def _inputs(layer: nn.Module) -> Iterator[torch.Tensor]:
     device = tensors[0].device if tensors else None
     random = torch.Generator().manual_seed(0)
     widths = Counter(size for x in tensors for size in x.shape)
+    tokens = next((n for n in range(_TOKENS, TOKENS + 1) if n not in widths), TOKENS)  # never taken for features
     for width, _ in widths.most_common(_WIDTHS):
-        for shape in ((_SEQUENCES, _TOKENS, width), (_SEQUENCES, width, _TOKENS), (_TOKENS, width)):
-            yield torch.randn(shape, generator=random).to(device, dtype)
+        for shape in ((_SEQUENCES, tokens, width), (_SEQUENCES, width, tokens), (tokens, width)):
+            yield torch.randn(shape, generator=random, device="cpu").to(device, dtype)

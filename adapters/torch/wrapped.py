@@ -55,7 +55,7 @@ def mixes_outputs(module: Any) -> bool:
     if is_plain(module):
         return True
     size = module.weight.shape[0]
-    mix = torch.randn(size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mix = torch.randn(size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64, device="cpu")
     return _fault(module, lambda x: torch.tensordot(mix.to(x.device), x.double(), 1).to(x.dtype)) is None
 
 
@@ -96,10 +96,10 @@ def _fault(module: Any, change: Change) -> str | None:
     with torch.no_grad():
         for x in (*full.parameters(), *full.buffers()):
             if x.is_floating_point():
-                x.copy_(torch.randn(x.shape, generator=random).to(x))
+                x.copy_(torch.randn(x.shape, generator=random, device="cpu").to(x))
         try:
             small = blank_copy(full, _changed(full, change))
-            x = torch.randn(16, inputs, generator=random).to(full.weight.device, _input_dtype(full))
+            x = torch.randn(16, inputs, generator=random, device="cpu").to(full.weight.device, _input_dtype(full))
             want, got = change(_run(full, x).mT), _run(small, x).mT
         except Exception as error:  # whatever a module makes of tensors of other sizes
             return f"which fails with fewer outputs: {type(error).__name__}: {error}"

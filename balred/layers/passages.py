@@ -28,6 +28,7 @@ Host = NDArray[Any]
 NOT_FOUND = "no tensor in it is the output of its linear operator"
 NO_INPUT = "it is not called with a tensor"
 _NOT_REACHED = "the data do not run through it"
+_MASKED = "the mask leaves none of its positions"
 
 
 class Passage(NamedTuple):
@@ -103,7 +104,10 @@ class Passages:
         found: dict[str, DataSums | str] = {}
         for name, (layer, _) in self._layers.items():
             first = self._first[id(layer)]
-            found[name] = self.unseen.get(first) or self._found.get(first) or _NOT_REACHED
+            sums: DataSums | str = self._found.get(first, _NOT_REACHED)
+            if isinstance(sums, DataSums) and not (sums.positions and (sums.Q is None or sums.predictions)):
+                sums = _MASKED
+            found[name] = self.unseen.get(first, sums)
         return found
 
 

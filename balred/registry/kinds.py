@@ -5,7 +5,7 @@ An adapter fills these in for a class, and :mod:`balred.registry.entries` finds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,8 @@ class Entry:
     second_order: Callable[[Any], tuple[Any, Rebuild] | None] | None = None
     accounts: frozenset[str] | None = None
     """Arrays, and modules with arrays, that the adapter knows by name; None: all that do not look sized by the states."""
+    compares: bool = False
+    """Whether the adapter itself compares what a layer computes with what it reads of it."""
     one_size: bool = False
     """Whether all layers of a model with this operator must have one size, since its configuration holds one number."""
     configured: Callable[[Any, Mapping[str, Any]], tuple[Any, Mapping[str, Any]]] | None = None
@@ -135,8 +137,8 @@ class Container:
     object under several names), and a copy of it with other arrays, which may share the rest with the model.
 
     ``unfit(layer)`` says why the arrays of a layer cannot be read or resized, ``broken(layer, new)`` what fails when `new`, a smaller
-    copy of it, runs: or None.  ``follows(one, same, other)`` says why three copies of it, the first two with one operator, do not compute
-    so: or None.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest
+    copy of it, runs: or None.  ``answers(layers)`` are the outputs of several copies of one layer on the same few
+    inputs, on the host in double precision, with the rounding of their own precision: None if nobody knows how to call them.  ``obstacles(roots, layers, copied=...)`` says by name why some of `layers` cannot be cut among the rest
     of models, `roots` by their paths.  ``seen(model)`` tells what modules that look like layers lack to be known, and
     ``fixed(model)`` why there is nothing to cut in others that have a memory.
 
@@ -167,4 +169,4 @@ class Container:
     fixed: Callable[[Any], list[str]] | None = None
     running: Running | None = None
     broken: Callable[[Any, Any], str | None] | None = None
-    follows: Callable[[Any, Any, Any], str | None] | None = None
+    answers: Callable[[Sequence[Any]], tuple[list[Any], float] | None] | None = None

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from balred.registry.answering import check_follows
 from balred.registry.entries import AdapterNotFound, T, container_of, entry_of, qualified
 from balred.registry.hints import hint_for
 from balred.registry.kinds import Container, Entry, Rebuild, Selective
-from balred.registry.whole import check_follows, check_held, check_runs, check_whole
+from balred.registry.whole import check_held, check_runs, check_whole
 from balred.systems import arrays
 from balred.systems.arrays import backend_of, double_precision, to_numpy
 from balred.systems.dense_system import DenseSystem, ss

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from balred.registry.answering import plain_system
 from balred.registry.entries import entry_of
 from balred.registry.reading import adapt, layers_of, replace_layers, selective_of
 from balred.registry.tensors import tensors_of
-from balred.registry.whole import plain_system
 
 
 def to_shapes(skeleton: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:

@@ -6,18 +6,13 @@ has in common with the known ones.  Cut, it breaks in its next run, or computes 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from balred.registry.entries import container_of, is_known_itself
 from balred.registry.tensors import dtype_of, tensors_of
-from balred.systems.arrays import backend_of, is_concrete, to_numpy
-from balred.systems.diagonal_system import DiagonalSystem
-from balred.systems.leaves import System
+from balred.systems.arrays import backend_of, is_concrete
 
 _DEEP = 4
 """Attributes of attributes that are looked into for a number that is named in an error."""
@@ -97,58 +92,6 @@ def check_runs(layer: Any, new: Any, sizes: set[int], differs: Callable[[Any], s
         f"a layer must run with another number of states, got {reason} in {type(layer).__name__}{told}: let its forward take sizes from "
         "its arrays, call the number of states d_state, or register an adapter of its own for this class"
     )
-
-
-def check_follows(layer: Any, system: System, rebuild: Callable[[Any], Any]) -> None:
-    """Raise unless a layer computes with the arrays that it is given, and with nothing that was computed from others.
-
-    One operator is written into the layer in two sizes, which must answer alike, and another, which must answer otherwise.
-
-    Raises
-    ------
-    ValueError
-        It has something of its own: a kernel that it keeps from its last run, a factor that depends on the number of states.
-    """
-    container = container_of(layer)
-    if is_known_itself(layer) or container is None or container.follows is None:
-        return
-    n = system.states
-    try:
-        made = [rebuild(plain_system(system, n, **how)) for how in ({}, {"times": 2}, {"gain": -1.0})]
-    except (ValueError, TypeError, ArithmeticError):
-        return  # a layer that not every operator fits
-    reason = container.follows(*made)
-    if reason is not None:
-        raise ValueError(f"a layer must compute what its arrays stand for, got {reason} in {type(layer).__name__}")
-
-
-def plain_system(system: System, states: int, times: int = 1, gain: float = 1.0) -> System:
-    """A system like this one, of another size, that any layer can hold: distinct poles, neither slow nor fast, none of them unstable.
-
-    Parameters
-    ----------
-    system : System
-    states : int
-    times : int, default 1
-        So many copies of each state, which together do what one does.
-    gain : float, default 1.0
-    """
-    A, B, C = (to_numpy(x) for x in system.leaves)
-    many = states * times
-    B, C = np.ones_like(B[..., :1, :].repeat(many, axis=-2)), np.ones_like(C[..., :1].repeat(many, axis=-1))
-    C = C * (gain / many)
-    if isinstance(system, DiagonalSystem):
-        poles = np.tile(np.linspace(-0.2, -0.1, states) + 1j * np.linspace(0.1, 2.9, states), times)
-        leaves = np.broadcast_to(poles, (*A.shape[:-1], many)).astype(A.dtype), B, C
-        kind = "log_poles"
-    else:
-        # a layer without dynamics can hold none
-        values = np.tile(np.linspace(0.1, 0.9, states), times) * (1 if system.discrete else -1) * bool(A.any())
-        leaves = np.broadcast_to(np.diag(values), (*A.shape[:-2], many, many)).astype(A.dtype), B, C
-        kind = "A"
-    be = backend_of(system.B)
-    new = {key: be.from_numpy(x, like=system.B) for key, x in zip((kind, "B", "C"), leaves, strict=True)}
-    return dataclasses.replace(system, **new)
 
 
 def _numbers(layer: Any) -> dict[str, int]:

@@ -55,6 +55,8 @@ def batches(
     first: str | None = None
     for batch in calibration:
         args, kwargs = _arguments(batch, arrays, takes)
+        if any(0 in getattr(x, "shape", ()) for x in (*args, *kwargs.values())):
+            continue  # no sequences, or none of any length
         for x in args:
             kind = f"{x.dtype} with {x.ndim} axes"
             first = first or kind
@@ -63,7 +65,7 @@ def batches(
         yield args, kwargs
         first = first or ""
     if first is None:
-        raise ValueError("calibration must hold at least one batch, got none")
+        raise ValueError("calibration must hold at least one batch, got none, or empty ones")
 
 
 def _arguments(

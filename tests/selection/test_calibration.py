@@ -38,6 +38,8 @@ def test_each_batch_is_a_call(given: Any, calls: Any) -> None:
         ([X, 3], r"got a batch of type int"),
         ([[X, Y]], r"got a batch of 2 arrays, and it is not said which of them are inputs"),
         ([], r"at least one batch, got none"),
+        (X[:0], r"at least one batch, got none, or empty ones"),
+        ([X[None, :0], {"x": X[:0]}], r"at least one batch, got none, or empty ones"),
     ],
 )
 def test_anything_else_is_an_error(given: Any, message: str) -> None:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from balred.adapters.torch.layers.mamba_parts import (
+    activation,
     convolved,
     like,
     linear,
@@ -89,7 +90,7 @@ def _delta(layer: Any, hidden: torch.Tensor, mask: Any) -> Signals:
     rate = b.sigmoid() * (2.0 if getattr(layer, "allow_neg_eigval", False) else 1.0)
     decay = torch.exp(like(layer.A_log, v)) * F.softplus(a + like(layer.dt_bias, v))
     norm, out = (getattr(layer, name) for name in (_layout(layer) or _FUSED)[-2:])
-    gate = F.silu(z)
+    gate = activation(norm)(z)
     W, bias = weight_and_bias(out, v)
 
     def gain(y: torch.Tensor, now: slice) -> torch.Tensor:

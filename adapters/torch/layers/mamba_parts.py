@@ -68,8 +68,21 @@ def convolved(layer: Any, x: torch.Tensor, part: str = "conv1d") -> torch.Tensor
         padding=weight.shape[-1] - 1,
         groups=x.shape[-1],
     )[..., : x.shape[1]]
-    act = getattr(layer, "act", None)
-    return (act if callable(act) else F.silu)(y).mT
+    return activation(layer)(y).mT
+
+
+def activation(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The activation of a layer or a gated norm: SiLU, if it does not hold another one or name one.
+
+    Examples
+    --------
+    >>> activation(torch.nn.Module())(torch.ones(1)), activation(torch.nn.TransformerEncoderLayer(4, 1, activation="gelu")) is F.gelu
+    (tensor([0.7311]), True)
+    """
+    act, name = getattr(module, "act", None), getattr(module, "activation", None)
+    found = act if callable(act) else name if callable(name) else getattr(F, str(name), None)
+    known: Callable[[torch.Tensor], torch.Tensor] = found if callable(found) else F.silu
+    return known
 
 
 def kept_rows(value: torch.Tensor, dt_rank: int, states: int, kept: torch.Tensor, mix: Any) -> torch.Tensor:

@@ -33,8 +33,8 @@ from balred.adapters.torch.layers.s4_kernels import POSITIVE, low_rank, outputs,
 from balred.adapters.torch.modules import blank_copy, check_complex
 from balred.layers.lru import keep_feedthrough
 from balred.layers.sampled import Host
-from balred.registry.entries import register
-from balred.registry.kinds import Rebuild
+from balred.registry.entries import register_entry
+from balred.registry.kinds import Entry, Rebuild
 from balred.systems.arrays import is_concrete, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
@@ -71,16 +71,18 @@ def _is_layer(module: Any) -> bool:
     return (sides * D.shape[0], D.shape[1]) == tuple(kernel.C.shape[:2])
 
 
-@register("torch.nn.modules.module.Module", recognises=_is_layer)
 def adapt_s4(layer: Any) -> tuple[System, Rebuild]:
     """The convolutions of an S4 layer, D included: a batch of systems, one for each copy of A and B."""
     return _adapted(layer, layer.kernel, layer.D, "kernel.")
 
 
-@register("torch.nn.modules.module.Module", recognises=_is_kernel)
 def adapt_s4_kernel(kernel: Any) -> tuple[System, Rebuild]:
     """The same for a kernel on its own."""
     return _adapted(kernel, kernel, None, "")
+
+
+register_entry("torch.nn.modules.module.Module", Entry(adapt_s4, compares=True), _is_layer)
+register_entry("torch.nn.modules.module.Module", Entry(adapt_s4_kernel, compares=True), _is_kernel)
 
 
 def _adapted(layer: Any, kernel: Any, D: torch.Tensor | None, prefix: str) -> tuple[System, Rebuild]:

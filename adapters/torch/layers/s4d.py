@@ -19,8 +19,8 @@ from balred.backends.torch import from_numpy
 from balred.layers.lru import keep_feedthrough
 from balred.layers.s4d import s4d_parameters, s4d_system
 from balred.layers.sampled import Host
-from balred.registry.entries import register
-from balred.registry.kinds import Rebuild
+from balred.registry.entries import register_entry
+from balred.registry.kinds import Entry, Rebuild
 from balred.systems.arrays import is_concrete, to_numpy
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System
@@ -45,16 +45,18 @@ def _is_layer(module: Any) -> bool:
     return isinstance(kernel, nn.Module) and D is not None and _is_kernel(kernel) and D.shape == kernel.log_dt.shape
 
 
-@register("torch.nn.modules.module.Module", recognises=_is_layer)
 def adapt_s4d(layer: Any) -> tuple[System, Rebuild]:
     """The convolutions of an S4D layer, D included: a batch of systems, one for each channel, which share one rank."""
     return _adapted(layer, layer.kernel, layer.D, "kernel.")
 
 
-@register("torch.nn.modules.module.Module", recognises=_is_kernel)
 def adapt_s4d_kernel(kernel: Any) -> tuple[System, Rebuild]:
     """The same for a kernel on its own."""
     return _adapted(kernel, kernel, None, "")
+
+
+register_entry("torch.nn.modules.module.Module", Entry(adapt_s4d, compares=True), _is_layer)
+register_entry("torch.nn.modules.module.Module", Entry(adapt_s4d_kernel, compares=True), _is_kernel)
 
 
 def _adapted(layer: Any, kernel: Any, D: torch.Tensor | None, prefix: str) -> tuple[System, Rebuild]:

@@ -280,13 +280,15 @@ def _away(layer: nn.Module, output: Any, own: torch.Tensor, mask: Any) -> str | 
 def _noise(layer: nn.Module, width: int, sequences: int = 4, tokens: int = 256) -> torch.Tensor:
     """Standard normal tokens, as a norm with unit weights lets through."""
     like = next(iter(layer.parameters()))
-    return torch.randn(sequences, tokens, width, generator=torch.Generator().manual_seed(0)).to(like.device)
+    return torch.randn(sequences, tokens, width, generator=torch.Generator().manual_seed(0), device="cpu").to(
+        like.device
+    )
 
 
 def _sketched(W: torch.Tensor) -> torch.Tensor:
     if len(W) <= _OUTPUTS:
         return W
-    sketch = torch.randn(_OUTPUTS, len(W), generator=torch.Generator().manual_seed(0)) / _OUTPUTS**0.5
+    sketch = torch.randn(_OUTPUTS, len(W), generator=torch.Generator().manual_seed(0), device="cpu") / _OUTPUTS**0.5
     return torch.matmul(sketch.to(W), W)
 
 

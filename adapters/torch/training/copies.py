@@ -179,7 +179,7 @@ def _is_equal(x: torch.Tensor, p: torch.Tensor) -> bool:
 
 def _mark(x: torch.Tensor) -> tuple[float, float]:
     """Two sums that a change of the values changes."""
-    real = (torch.view_as_real(x.detach()) if x.is_complex() else x.detach()).double()
+    real = (torch.view_as_real(x.detach().resolve_conj()) if x.is_complex() else x.detach()).double()
     return float(real.sum()), float(real.square().sum())
 
 

@@ -175,6 +175,36 @@ def test_padding_counts_in_no_sum_and_frozen_models_are_seen() -> None:
     assert full.P.dtype == full.Q.dtype == np.float64
 
 
+def test_where_the_mask_leaves_nothing_there_is_nothing_to_balance_on() -> None:
+    model = Model(lru())
+    with pytest.warns(UserWarning, match="the mask leaves none of its positions"):
+        plan = balred.plan(model, 4, {"x": data(), "attention_mask": torch.zeros(5, 12)})
+    assert plan.rows[0].energy == balred.plan(model, 4).rows[0].energy
+
+
+def test_inference_mode_changes_nothing() -> None:
+    """Neither what is found nor what can be trained afterwards; data that were made in it are data."""
+    model, x = Model(lru()), data()
+    want = balred.reduce(model, 4, calibration=x)
+    with torch.inference_mode():
+        whole, alone, made = balred.reduce(model, 4, calibration=x), balred.reduce(model.layer, 4), 1 * x
+        assert not torch.is_grad_enabled()
+    for small in (whole, balred.reduce(model, 4, calibration=made)):
+        assert torch.equal(small(x), want(x))
+        small(x).sum().backward()
+    alone(torch.ones(1, 4, 3)).sum().backward()
+    assert not any(p.is_inference() for one in (whole, alone) for p in one.parameters())
+
+
+def test_the_default_device_is_no_matter() -> None:
+    """On "meta" nothing that is made there has values."""
+    model, x = Model(lru()), data()
+    want = [balred.reduce(model, 4), balred.reduce(model, 4, calibration=x)]
+    with torch.device("meta"):
+        found = [balred.reduce(model, 4), balred.reduce(model, 4, calibration=x)]
+    assert all(torch.equal(a(x), b(x)) for a, b in zip(found, want, strict=True))
+
+
 def test_a_layer_in_two_places_is_summed_over_both() -> None:
     class Twice(Model):
         def forward(self, x: Any) -> Any:

@@ -195,3 +195,12 @@ def test_averages_without_a_copy_of_the_model_are_refused() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     with pytest.raises(ValueError, match="must be a module that holds a copy of the model, a Sequential, got Listed"):
         InTrainingReducer(model, optimizer, balred.Order(4), window=(0, 3), averages=[Listed(model)])
+
+
+def test_conjugates_of_the_shapes_of_the_weights_are_looked_at() -> None:
+    """A view that PyTorch conjugates when it is read, of a size that is a layer's, and kept by somebody."""
+    model = model_of()
+    kept = torch.zeros(16, dtype=torch.complex64).conj()
+    reducer = InTrainingReducer(model, torch.optim.SGD(model.parameters(), lr=0.0), balred.Order(4), (0, 1), attempts=1)
+    assert reducer.step().ranks == {"1": 4}
+    assert kept.is_conj()

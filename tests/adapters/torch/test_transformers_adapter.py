@@ -195,3 +195,12 @@ def test_keys_of_gated_delta_nets_that_say_nothing_are_given_up(name: str) -> No
         torch.testing.assert_close(small(x), want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
     assert small.head_k_dim == 4
     assert "that is not counted here" in balred.plan(layer, 4, calibration=x).rows[0].note
+
+
+@pytest.mark.alike
+def test_activations_are_those_that_a_gated_delta_net_names() -> None:
+    """Qwen4-Exp names one for its gate; a layer that computes something else than what is read of it would be refused."""
+    layer = next(m for m in build("Qwen3Next", hidden_act="gelu").modules() if hasattr(m, "A_log"))
+    layer.norm.activation = "sigmoid"
+    x = torch.randn(2, 12, 32, generator=torch.Generator().manual_seed(1))
+    assert balred.reduce(layer, 4, calibration=x).head_k_dim == 4

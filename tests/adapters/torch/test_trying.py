@@ -133,3 +133,34 @@ def test_nothing_is_left_of_trying() -> None:
     small = balred.reduce(layer, 4)
     assert torch.equal(torch.rand(1), want)
     assert (layer.calls, small.calls) == (0, 0)
+
+
+class Softplus(LRU):
+    """Other poles from the arrays of an LRU: exp(-softplus(nu)) and not exp(-exp(nu))."""
+
+    inside = staticmethod(torch.nn.functional.softplus)
+
+    def forward(self, u: Any) -> Any:
+        lam = torch.exp(-self.inside(self.nu_log) + 1j * torch.exp(self.theta_log))
+        B = torch.complex(self.B_re, self.B_im) * torch.exp(self.gamma_log)[:, None]
+        x, ys = torch.zeros(1, dtype=B.dtype), []
+        for v in torch.unbind(torch.tanh(u), -2):  # what surrounds the operator is no matter
+            x = lam * x + v.to(B.dtype) @ B.mT
+            ys.append((x @ torch.complex(self.C_re, self.C_im).mT).real + self.D * v)
+        return torch.nn.functional.gelu(torch.stack(ys, -2)) + u
+
+
+class Exp(Softplus):
+    inside = staticmethod(torch.exp)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("features", "states"), [(1, 2), (5, 12), (12, 5), (3, 40)])
+def test_a_layer_that_makes_other_poles_of_its_arrays_is_refused(features: int, states: int, dtype: Any) -> None:
+    """The same forward with the poles that the names stand for is cut, whatever surrounds the operator."""
+    torch.manual_seed(0)
+    balred.reduce(Exp(features, states).to(dtype), states - 1)
+    with pytest.raises(
+        ValueError, match="must compute what its arrays stand for, got other outputs with an operator that is the same"
+    ):
+        balred.reduce(Softplus(features, states).to(dtype), states - 1)

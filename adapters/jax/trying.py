@@ -1,0 +1,57 @@
+"""What several copies of a JAX layer answer to the same few tokens, which tells whether it computes what its arrays stand for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from balred.adapters.jax.running import Open, Opened
+from balred.adapters.jax.tracing import QUICKLY
+from balred.registry.answering import TOKENS
+from balred.systems.arrays import eps, to_numpy
+
+_SEQUENCES, _TOKENS, _WIDTHS = 2, 5, 8
+
+Answers = tuple[list[np.ndarray[Any, Any]], float]
+
+
+def answering(opened: Open) -> Callable[[Sequence[Any]], Answers | None]:
+    """``answers(layers)`` of a framework, as :class:`balred.registry.Container` has it, from how its models are opened."""
+
+    def answers(layers: Sequence[Any]) -> Answers | None:
+        each, programs = [opened(layer, {}) for layer in layers], dict[Any, Any]()
+        for x in _inputs(each[0].values):
+            try:
+                made = [_made(one, x, programs) for one in each]
+            except Exception:  # they run on something else
+                continue
+            return [to_numpy(y).astype(np.result_type(y.dtype, np.float64)) for y in made], eps(made[0])
+        return None
+
+    return answers
+
+
+def _made(one: Opened, x: Any, programs: dict[Any, Any]) -> Any:
+    try:
+        program = programs.setdefault(one.structure, jax.jit(one.call, compiler_options=QUICKLY))
+    except TypeError:  # no hash
+        program = jax.jit(one.call, compiler_options=QUICKLY)
+    made = program(one.values, x)
+    return made[0] if isinstance(made, (tuple, list)) else made
+
+
+def _inputs(values: Any) -> Iterator[Any]:
+    """A few tokens of every width that axes of the layer's arrays have, the frequent ones first."""
+    arrays = [x for x in jax.tree.leaves(values) if hasattr(x, "shape") and hasattr(x, "dtype")]
+    real = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
+    widths = Counter(size for x in arrays for size in x.shape)
+    tokens = next((n for n in range(_TOKENS, TOKENS + 1) if n not in widths), TOKENS)  # never taken for features
+    rng = np.random.default_rng(0)
+    for width, _ in widths.most_common(_WIDTHS):
+        for shape in ((tokens, width), (_SEQUENCES, tokens, width)):
+            yield jnp.asarray(rng.standard_normal(shape), real[0] if real else None)
