@@ -161,7 +161,7 @@ def test_damaged_weights_and_data_are_refused_and_nothing_changes(calibrated: bo
     with pytest.raises(ValueError, match="the layers' signals must be finite, got NaN or infinity in backbone"):
         balred.reduce(model, 3, calibration=tokens() if calibrated else None)
     jax.tree.map(np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(model)))
-    with pytest.raises(ValueError, match=r"must run on the calibration data, got .*, called with int32 of \(0, 20\)"):
+    with pytest.raises(ValueError, match="at least one batch, got none, or empty ones"):
         balred.reduce(build(), 3, calibration=tokens()[:0])
 
 
