@@ -28,19 +28,18 @@ Answer = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 def evaluating(model: nn.Module) -> Iterator[None]:
     """In evaluation mode, as the model will be used, and not compiled, since compiled code runs no hooks that come later.
 
-    Whatever mode each module was in comes back, also where it does more than note it, as some LoRA layers merge their weights.
+    Whatever mode each module was in comes back, also where it does more than note it, as some LoRA layers merge their weights.  So do
+    the states of the random generators.
     """
     modes = [(module, module.training) for module in model.modules()]
     graphs = torch.is_grad_enabled()
+    places = {x.device for x in (*model.parameters(), *model.buffers()) if x.device.type == "cuda"}
     stance = getattr(torch.compiler, "set_stance", None)  # since 2.6
     try:
         model.eval()
         eager = nullcontext() if stance is None else stance("force_eager")
-        with (
-            eager,
-            torch.inference_mode(False),
-            torch.set_grad_enabled(graphs),
-        ):  # the end of inference mode switches it on
+        quiet = torch.random.fork_rng(devices=places)
+        with quiet, eager, torch.inference_mode(False), torch.set_grad_enabled(graphs):  # its end switches gradients on
             yield
     finally:
         for module, training in modes:
@@ -51,8 +50,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def given(model: Any, data: Any) -> Iterator[Batch]:
-    """What a model is called with, batch by batch."""
-    return batches(data, (Tensor,), inspect.signature(model.forward))
+    """What a model is called with, batch by batch; what a loader draws is not taken from the generator of the caller."""
+    several, own = batches(data, (Tensor,), inspect.signature(model.forward)), torch.get_rng_state()
+    while True:
+        before = torch.get_rng_state()
+        torch.set_rng_state(own)
+        try:
+            batch = next(several, None)
+        finally:
+            own = torch.get_rng_state()
+            torch.set_rng_state(before)
+        if batch is None:
+            return
+        yield batch
 
 
 def outputs(model: Any, how: Calibration) -> Callable[[Batch], Answer]:

@@ -6,7 +6,6 @@ Sums are all that is kept: memory does not depend on the number of batches, and 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from balred.adapters.torch.running import evaluating
-from balred.selection.calibration import batches, ran
+from balred.adapters.torch.running import evaluating, given
+from balred.selection.calibration import ran
 from balred.selection.moments import Moments, finite
 
 _CHUNK = 1 << 23  # numbers held at a time: tokens times channels times states
@@ -203,7 +202,7 @@ def _along_data(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         with evaluating(model):
-            for args, kwargs in batches(calibration, (torch.Tensor,), inspect.signature(model.forward)):
+            for args, kwargs in given(model, calibration):
                 ran(model, tuple(_to(x, device) for x in args), {k: _to(x, device) for k, x in kwargs.items()})
                 if faults:
                     raise ValueError(faults[0])

@@ -196,6 +196,22 @@ def test_inference_mode_changes_nothing() -> None:
     assert not any(p.is_inference() for one in (whole, alone) for p in one.parameters())
 
 
+class Noisy(Model):
+    """Draws in evaluation mode too."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x + 0.1 * torch.randn_like(x))
+
+
+def test_generators_are_what_they_were() -> None:
+    """A loader draws the seed of its workers, and its order; a model may draw when it runs."""
+    model, loader = Noisy(lru()), torch.utils.data.DataLoader(data(), batch_size=2, shuffle=True)
+    state = torch.get_rng_state()
+    balred.reduce(model, 4, calibration=loader)
+    balred.plan(model, balred.Divergence(0.5, of="values"), calibration=[data(), data()])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_default_device_is_no_matter() -> None:
     """On "meta" nothing that is made there has values."""
     model, x = Model(lru()), data()
