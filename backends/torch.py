@@ -82,7 +82,8 @@ def to_bytes(x: Array) -> np.ndarray[Any, Any]:
 def from_bytes(data: np.ndarray[Any, Any], like: Array) -> Array:
     """A tensor of the shape, dtype and device of `like` with these bytes."""
     real = like.real.dtype if like.is_complex() else like.dtype
-    x = torch.from_numpy(np.array(data)).view(real)
+    x = torch.from_numpy(np.array(data))
+    x = x.view(real) if len(x) else x.to(real)  # nothing can be viewed as anything else
     x = torch.view_as_complex(x.reshape(*like.shape, 2)) if like.is_complex() else x.reshape(like.shape)
     return x.to(like.device)
 

@@ -95,6 +95,20 @@ def test_other_precisions(dtype: str, tmp_path: Path) -> None:
         balred.load(stack(3), tmp_path / "x")
 
 
+def test_tensors_without_numbers_and_of_one_number_come_back(tmp_path: Path) -> None:
+    def made(seed: int) -> Any:
+        model = stack(seed)
+        model.register_buffer("none_yet", torch.zeros(0, 4))
+        model.register_buffer("flag", torch.tensor(seed == 0))
+        return model
+
+    small = balred.reduce(made(0), RANKS)
+    balred.save(small, tmp_path / "x")
+    again = balred.load(made(3), tmp_path / "x")
+    assert same_state(again, small.state_dict())
+    assert (again.none_yet.shape, bool(again.flag)) == ((0, 4), True)
+
+
 def test_complex_parameters_of_other_packages(tmp_path: Path) -> None:
     LRU_pytorch = pytest.importorskip("LRU_pytorch")
     S5 = pytest.importorskip("s5").S5
