@@ -16,6 +16,8 @@ from balred.registry.answering import TOKENS
 from balred.systems.arrays import eps, to_numpy
 
 _SEQUENCES, _TOKENS, _WIDTHS = 2, 5, 8
+_KEPT = 16
+"""So many structures keep what was compiled for them: the layers of a model are mostly alike."""
 
 Answers = tuple[list[np.ndarray[Any, Any]], float]
 
@@ -23,8 +25,12 @@ Answers = tuple[list[np.ndarray[Any, Any]], float]
 def answering(opened: Open) -> Callable[[Sequence[Any]], Answers | None]:
     """``answers(layers)`` of a framework, as :class:`balred.registry.Container` has it, from how its models are opened."""
 
+    programs = dict[Any, Any]()
+
     def answers(layers: Sequence[Any]) -> Answers | None:
-        each, programs = [opened(layer, {}) for layer in layers], dict[Any, Any]()
+        each = [opened(layer, {}) for layer in layers]
+        if len(programs) > _KEPT:
+            programs.clear()
         for x in _inputs(each[0].values):
             try:
                 made = [_made(one, x, programs) for one in each]
@@ -38,9 +44,13 @@ def answering(opened: Open) -> Callable[[Sequence[Any]], Answers | None]:
 
 def _made(one: Opened, x: Any, programs: dict[Any, Any]) -> Any:
     try:
-        program = programs.setdefault(one.structure, jax.jit(one.call, compiler_options=QUICKLY))
+        known = one.structure is not None and one.structure in programs
     except TypeError:  # no hash
-        program = jax.jit(one.call, compiler_options=QUICKLY)
+        known = False
+        one = one._replace(structure=None)
+    program = programs[one.structure] if known else jax.jit(one.call, compiler_options=QUICKLY)
+    if one.structure is not None:
+        programs[one.structure] = program
     made = program(one.values, x)
     return made[0] if isinstance(made, (tuple, list)) else made
 
