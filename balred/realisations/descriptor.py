@@ -178,8 +178,8 @@ def _norm(x: Matrix, order: int | None = None) -> float:
 
 
 def _blurred(x: Matrix, part: float, seed: int) -> Matrix:
-    """`x` with errors of its entries, the same every time; what is zero stays zero."""
-    return np.asarray(x * (1 + part * np.random.default_rng(seed).choice([-1.0, 1.0], x.shape)))
+    """`x` with errors of its entries, the same every time and of all sizes, lest they cancel; what is zero stays zero."""
+    return np.asarray(x * (1 + part * np.random.default_rng(seed).standard_normal(x.shape)))
 
 
 def generalized_gramians(E: Any, A: Any, B: Any, C: Any, dt: float | bool = 0) -> tuple[Matrix, Matrix]:
