@@ -228,7 +228,7 @@ def check_held(system: DenseSystem, response: Callable[[Matrix], Matrix], poles:
 def beside(poles: Any, discrete: bool) -> Matrix:
     """:func:`around` without the points that are poles themselves, but for rounding."""
     s, p = around(poles, discrete), np.asarray(poles)
-    return s[np.abs(s[:, None] - p).min(axis=1, initial=np.inf) > 1e-6 * np.abs(s)]
+    return np.asarray(s[np.abs(s[:, None] - p).min(axis=1, initial=np.inf) > 1e-6 * np.abs(s)])
 
 
 def _open(system: DenseSystem, poles: Any, s: complex, value: complex) -> float:
