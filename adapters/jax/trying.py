@@ -36,7 +36,9 @@ def answering(opened: Open) -> Callable[[Sequence[Any]], Answers | None]:
                 made = [_made(one, x, programs) for one in each]
             except Exception:  # they run on something else
                 continue
-            return [to_numpy(y).astype(np.result_type(y.dtype, np.float64)) for y in made], eps(made[0])
+            # what the arrays are rounded to shows in the outputs, of whatever type those are
+            coarse = max(eps(a) for a in (made[0], *_arrays(each[0].values)) if jnp.issubdtype(a.dtype, jnp.inexact))
+            return [to_numpy(y).astype(np.result_type(y.dtype, np.float64)) for y in made], coarse
         return None
 
     return answers
@@ -55,9 +57,13 @@ def _made(one: Opened, x: Any, programs: dict[Any, Any]) -> Any:
     return made[0] if isinstance(made, (tuple, list)) else made
 
 
+def _arrays(values: Any) -> list[Any]:
+    return [x for x in jax.tree.leaves(values) if hasattr(x, "shape") and hasattr(x, "dtype")]
+
+
 def _inputs(values: Any) -> Iterator[Any]:
     """A few tokens of every width that axes of the layer's arrays have, the frequent ones first."""
-    arrays = [x for x in jax.tree.leaves(values) if hasattr(x, "shape") and hasattr(x, "dtype")]
+    arrays = _arrays(values)
     real = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
     widths = Counter(size for x in arrays for size in x.shape)
     tokens = next((n for n in range(_TOKENS, TOKENS + 1) if n not in widths), TOKENS)  # never taken for features

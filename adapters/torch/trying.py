@@ -66,9 +66,12 @@ def answers(layers: Sequence[nn.Module]) -> tuple[list[np.ndarray[Any, Any]], fl
         for x in _inputs(layers[0]):
             try:
                 made = [_made(layer, x) for layer in layers]
-                return [to_numpy(y.to(torch.promote_types(y.dtype, torch.float64))) for y in made], torch.finfo(
-                    made[0].dtype
-                ).eps
+                # what the parameters are rounded to shows in the outputs, of whatever type those are
+                rounded = [
+                    x.dtype for x in (made[0], *layers[0].parameters()) if x.is_floating_point() or x.is_complex()
+                ]
+                coarse = max(torch.finfo(dtype).eps for dtype in rounded)
+                return [to_numpy(y.to(torch.promote_types(y.dtype, torch.float64))) for y in made], coarse
             except Exception:  # they run on something else
                 continue
     return None

@@ -115,7 +115,8 @@ def test_random_systems_against_dense_solvers(seed, n, m, p, mass, dt, complex):
     want = balred.hsv(g.to_dense())
     k = min(len(values), n)
     assert_allclose(values[:k], want[:k], atol=1e-9 * want[0])
-    assert np.all(want[k:] <= 1e-9 * want[0])
+    # a Gramian known to a part r of it tells nothing of values below the square root of r
+    assert np.all(want[k:] <= max(info.residuals) ** 0.5 * want[0])
     small = g.compressed
     assert (small.dt, np.iscomplexobj(small.A)) == (g.dt, complex)
     for s in (0.4 + 1.2j, 1.7):
