@@ -43,7 +43,7 @@ PAPER: dict[str, tuple[str, str]] = {
 }
 """The same of the published model."""
 PAPER_STUDIES = {
-    "smnist-whole": "sMNIST, 200,000 steps",
+    "smnist-half": "sMNIST, 100,000 steps",
     "smnist-paper": "sMNIST, 20,000 steps",
     "sfashion-paper": "sFashion-MNIST, 20,000 steps",
 }
