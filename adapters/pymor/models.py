@@ -10,7 +10,7 @@ from pymor.solvers.matrix_equations.utils import mat_eqn_sparse_min_size
 
 from balred.adapters.pymor.equations import full, is_sparse
 from balred.realisations.descriptor import descriptor
-from balred.realisations.second_order import SecondOrderSystem, second_order
+from balred.realisations.second_order.system import SecondOrderSystem, second_order
 from balred.realisations.sparse import SparseSystem, sparse_system
 from balred.registry.entries import register, register_entry
 from balred.registry.kinds import Entry

@@ -14,7 +14,7 @@ from balred.measures import norms
 from balred.measures.comparison import unstable_poles
 from balred.methods.method import Of
 from balred.methods.table import method_name
-from balred.realisations.second_order import SecondOrderSystem
+from balred.realisations.second_order.system import SecondOrderSystem
 from balred.realisations.sparse import SparseSystem
 from balred.reduction.operators import SECOND_ORDER
 from balred.systems.leaves import System

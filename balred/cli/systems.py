@@ -47,7 +47,7 @@ from balred.measures.norms import is_stable
 from balred.methods.method import Method, Of, no_bound
 from balred.methods.table import METHODS
 from balred.ranks.bounds import shares
-from balred.realisations.second_order import SecondOrderSystem
+from balred.realisations.second_order.system import SecondOrderSystem
 from balred.realisations.sparse import SparseSystem
 from balred.reduction.analysis import Analysis
 from balred.reduction.operators import SECOND_ORDER

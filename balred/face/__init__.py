@@ -17,7 +17,7 @@ from balred.realisations.descriptor import descriptor
 from balred.realisations.era import era
 from balred.realisations.loewner import loewner
 from balred.realisations.minimal import minimal
-from balred.realisations.second_order import SecondOrderSystem, second_order
+from balred.realisations.second_order.system import SecondOrderSystem, second_order
 from balred.realisations.sparse import sparse_system
 from balred.reduction.analysis import Analysis, analyze
 from balred.reduction.controllers import reduce_controller as controller_reduction

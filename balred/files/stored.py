@@ -20,7 +20,7 @@ from balred.files.formats import FORMATS, NAMES, SECOND_ORDER, Entries, Format
 from balred.files.replacing import replacing
 from balred.ranks.shown import facts_html
 from balred.realisations.descriptor import descriptor
-from balred.realisations.second_order import SecondOrderSystem, second_order
+from balred.realisations.second_order.system import SecondOrderSystem, second_order
 from balred.realisations.sparse import SparseSystem, sparse_system, with_options
 from balred.registry.entries import register_entry
 from balred.registry.kinds import Entry

@@ -22,7 +22,9 @@ from balred.methods.truncation import truncate
 from balred.ranks.budget import tail
 from balred.ranks.choosing import choose_order, is_rule
 from balred.ranks.rules import ErrorBound, MeasuredError, Order
-from balred.realisations.second_order_projection import Projected, balanced, modal
+from balred.realisations.second_order.balancing import balanced
+from balred.realisations.second_order.modes import modal
+from balred.realisations.second_order.projected import Projected
 from balred.reduction.analysis import Analysis, analysed_on_data, analyses
 from balred.reduction.candidates import Candidates, Failure, Smaller, attempted
 from balred.reduction.settings import Settings
@@ -144,7 +146,7 @@ class SecondOrderCandidate:
     @property
     def states(self) -> int:
         """Positions."""
-        return self.looked.fixed + self.looked.system.states
+        return self.looked.positions
 
     def tail(self) -> NDArray[np.float64] | None:
         """Squares of sums of the values cut; None where there are none, or values that are no singular values."""
@@ -161,6 +163,8 @@ class SecondOrderCandidate:
             raise ValueError("ErrorBound needs a method with an a-priori error bound, got one for second-order systems")
         if isinstance(wanted, MeasuredError):
             raise ValueError("MeasuredError needs a first-order system, got a second-order one: reduce its first_order")
+        if self.looked.fixed == self.states:
+            return self.states
         if not self.looked.sigma.size and not isinstance(wanted, Order):
             raise ValueError(
                 f"rank must be a number for modal truncation of a sparse system, which computes that many modes, got {wanted!r}"

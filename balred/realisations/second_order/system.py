@@ -85,7 +85,7 @@ class SecondOrderSystem:
     @property
     def hermitian(self) -> bool:
         """Whether M, D and K are equal to their conjugate transposes; :func:`second_order` takes away what is rounding."""
-        return all(_hermitian(x) for x in (self.M, self.D, self.K))
+        return all(is_hermitian(x) for x in (self.M, self.D, self.K))
 
     def evened(self) -> tuple[SecondOrderSystem, NDArray[np.float64]]:
         """The same with positions in units of about one mass each, and these: powers of two d with q = d p."""
@@ -146,6 +146,12 @@ def solved_evenly(M: Matrix, X: Matrix) -> Matrix:
     return out
 
 
+def even_condition(M: Matrix) -> float:
+    """The condition number of M, whatever units its rows and columns are in."""
+    rows, columns = _units(M)
+    return float(np.linalg.cond(M / rows[:, None] / columns))
+
+
 def _units(M: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Powers of two, the sizes of rows and then of columns."""
 
@@ -165,7 +171,8 @@ def _settled(X: Any) -> Any:
     return X
 
 
-def _hermitian(X: Any) -> bool:
+def is_hermitian(X: Any) -> bool:
+    """Whether a dense or sparse matrix is its conjugate transpose, to the last digit."""
     return (X != X.conj().T).nnz == 0 if hasattr(X, "nnz") else bool(np.array_equal(X, X.conj().T))
 
 
@@ -231,8 +238,7 @@ def second_order(M: Any, D: Any, K: Any, B: Any, Cp: Any = None, Cv: Any = None)
     if sparse:
         check_nonsingular("M", g.M, "")
     else:
-        rows, columns = _units(g.M)
-        if not (cond := float(np.linalg.cond(g.M / rows[:, None] / columns))) < 1 / (n * np.finfo(np.float64).eps):
+        if not (cond := even_condition(g.M)) < 1 / (n * np.finfo(np.float64).eps):
             raise ValueError(f"M must be nonsingular in any units, got one of condition {cond:.3g}")
     return g
 

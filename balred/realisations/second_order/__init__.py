@@ -1,0 +1,1 @@
+"""Systems of mass, damping and stiffness, and reductions that keep their form."""
