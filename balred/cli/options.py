@@ -109,7 +109,7 @@ def method_options(
         except ValueError:
             options[key] = text
     try:
-        row.check_options(method, options)
+        row.checked_options(method, options)
     except TypeError as error:
         # only the file will say whether a system is sparse, or of second order: both have options of their own
         second = SECOND_ORDER.get(method_name(method))

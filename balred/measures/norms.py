@@ -37,7 +37,7 @@ from balred.systems.arrays import (
     namespace,
     to_numpy,
 )
-from balred.systems.checks import check_representable
+from balred.systems.checks import check_representable, of_kind
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import (
@@ -112,6 +112,10 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
     (5.0252, 0.9899)
     """
     system = system_of(obj)
+    of_kind("kind", kind, "str")
+    if solver is not None:
+        of_kind("solver", solver, "str")
+    of_kind("peak", peak, "bool")
     if peak and kind not in ("hinf", "linf"):
         raise ValueError(f"peak must go with kind 'hinf' or 'linf', got {kind!r}")
     if kind == "hankel":

@@ -64,8 +64,8 @@ def h2_spectrum(
     >>> h2_spectrum(balred.ss(np.diag([-1.0, -2.0]), np.ones((2, 1)), np.ones((1, 2)))).sigma.round(6)
     array([0.731, 0.019])
     """
-    if not tol > 0:
-        raise ValueError(f"tol must be positive, got {tol}")
+    if not 0 < tol < np.inf:
+        raise ValueError(f"tol must be positive and finite, got {tol}")
     if isinstance(max_iterations, bool) or not isinstance(max_iterations, (int, np.integer)) or max_iterations < 1:
         raise ValueError(f"max_iterations must be a positive integer, got {max_iterations!r}")
     start = None

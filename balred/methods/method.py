@@ -22,7 +22,7 @@ from balred.ranks.bounds import a_priori_bound
 from balred.solvers.gramians import of_good_digits
 from balred.systems import arrays
 from balred.systems.arrays import Array, namespace
-from balred.systems.checks import check_finite
+from balred.systems.checks import check_finite, of_kind
 from balred.systems.dense_system import DenseSystem
 from balred.systems.leaves import Ports, System, are_ordinary, unit_of, with_leaves
 from balred.systems.units import Coordinates
@@ -310,11 +310,19 @@ class Method:
         found = inspect.signature(self.prepare).parameters.values()
         return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY}
 
-    def check_options(self, name: str, options: Mapping[str, Any]) -> None:
-        """Raise if `options` holds one that the method does not have."""
+    def checked_options(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """`options` with numbers in the place of arrays of one.
+
+        Raises
+        ------
+        TypeError
+            The method does not have one of them, or one is of another kind than its annotation says.
+        """
         known = self.options if options else {}  # to look them up takes as long as to balance three states
         unknown = [key for key in options if key not in known]
         if unknown:
             raise TypeError(
                 f"the options of method {name!r} are {', '.join(known) or 'none'}, got {', '.join(map(repr, unknown))}"
             )
+        found = inspect.signature(self.prepare).parameters if options else {}
+        return {key: of_kind(key, value, str(found[key].annotation)) for key, value in options.items()}

@@ -91,6 +91,7 @@ class Energy:
         _check_number("fraction", self.fraction)
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
+        _check_flag("squared", self.squared)
         _check_integer("multiple_of", self.multiple_of)
 
     def order(self, hsv: FloatArray) -> int:
@@ -161,6 +162,7 @@ class ErrorBound:
         _check_number("tolerance", self.tolerance)
         if not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {self.tolerance}")
+        _check_flag("relative", self.relative)
         _check_integer("multiple_of", self.multiple_of)
 
     def limit(self, hsv: FloatArray) -> float:
@@ -222,6 +224,7 @@ class MeasuredError:
         _check_number("tolerance", self.tolerance)
         if not 0 < self.tolerance < float("inf"):
             raise ValueError(f"tolerance must be positive and finite, got {self.tolerance}")
+        _check_flag("relative", self.relative)
         _check_integer("multiple_of", self.multiple_of)
 
     def order(self, hsv: FloatArray) -> int:
@@ -237,3 +240,8 @@ def _check_number(name: str, value: Any) -> None:
 def _check_integer(name: str, value: Any) -> None:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def _check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")

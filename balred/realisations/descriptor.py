@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from balred.solvers.gramians import factors
 from balred.systems.arrays import backend
-from balred.systems.checks import check_finite, host_array
+from balred.systems.checks import check_finite, host_array, of_kind
 from balred.systems.dense_system import DenseSystem, ss
 
 Matrix = NDArray[Any]
@@ -87,6 +87,7 @@ def descriptor(
     (2, 0.333333333333)
     """
     E, g = _checked(E, A, B, C, D, dt)
+    of_kind("tol", 0.0 if tol is None else tol, "float")
     if tol is not None and not 0 <= tol < 1:
         raise ValueError(f"tol must be in [0, 1), got {tol}")
     *scaled, units = _scaled(E, g.A, g.B, g.C)

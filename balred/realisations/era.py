@@ -17,7 +17,7 @@ from balred.ranks.choosing import RankWarning, check_rank, choose_order, is_rule
 from balred.ranks.rules import Order, Rule
 from balred.realisations.markov import Matrix, count_of
 from balred.systems.arrays import warn_caller
-from balred.systems.checks import check_finite, checked_dt, host_array
+from balred.systems.checks import check_finite, checked_dt, host_array, of_kind
 from balred.systems.dense_system import DenseSystem, is_discrete
 from balred.systems.poles import warn_if_unstable
 
@@ -165,6 +165,7 @@ def _windowed(markov: Any, rows: int | None, columns: int | None, stable: bool =
     if len(h) < 3:
         raise ValueError(f"at least 3 Markov parameters are needed, got {len(h)}")
     check_finite("markov", h)
+    of_kind("stable", stable, "bool")
     if stable:
         if (rows, columns) != (None, None):
             raise ValueError(f"rows and columns must be left out with stable=True, got {rows} and {columns}")

@@ -16,7 +16,7 @@ from balred.ranks.bounds import numerical_rank
 from balred.ranks.rules import Rule
 from balred.realisations.descriptor import descriptor
 from balred.realisations.era import order_of, warn_if_cut_unstable
-from balred.systems.checks import check_finite, checked_dt, host_array
+from balred.systems.checks import check_finite, checked_dt, host_array, of_kind
 from balred.systems.dense_system import DenseSystem
 
 Matrix = NDArray[Any]
@@ -179,6 +179,8 @@ def loewner(
 
 def _pencil(points: Any, values: Any, left: Any, right: Any, real: bool, tol: float) -> Pencil:
     """The Loewner matrices of the data, real if `real`."""
+    of_kind("tol", tol, "float")
+    of_kind("real", real, "bool")
     if not 0 <= tol < 1:
         raise ValueError(f"tol must be in [0, 1), got {tol}")
     s, H = _checked(points, values, real)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from balred.registry.reading import adapt, layers_of, replace_layers
 from balred.systems import arrays
 from balred.systems.arrays import backend_of, is_concrete, to_numpy
+from balred.systems.checks import of_kind
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, moderate, unit_of
@@ -68,6 +69,7 @@ def minimal(obj: Any, tol: float | None = None) -> Any:
     >>> minimal(g).A
     array([[1.]])
     """
+    of_kind("tol", 0.0 if tol is None else tol, "float")
     if tol is not None and not 0 <= tol < 1:
         raise ValueError(f"tol must be in [0, 1), got {tol}")
     new = {}

@@ -213,7 +213,7 @@ def second_order_candidates(
         )
     if how.basis != "noise":
         raise ValueError(f"second-order systems are balanced on white noise, got balanced_on={how.basis!r}")
-    row.check_options(settings.method, options)
+    options = row.checked_options(settings.method, options)
     looked: dict[str, Projected | Failure] = {
         name: attempted(partial(row.prepare, system, settings.solver, **options))
         for name, (system, _) in layers.items()

@@ -25,7 +25,7 @@ from balred.solvers.equations import residual
 from balred.solvers.smith import Solved, smith_solved, surely_has_digits
 from balred.systems import arrays
 from balred.systems.arrays import Array, Backend, backend_of, ct, double_precision, is_concrete, namespace, to_numpy
-from balred.systems.checks import check_representable
+from balred.systems.checks import check_representable, of_kind
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
 from balred.systems.leaves import System, are_ordinary, at_hand, cast_like, moderate, unit_of, with_leaves
@@ -171,7 +171,10 @@ def solved(system: System, solver: str | None) -> Solved:
     if system.order == 0:
         nothing = arrays.zeros(system.B, (*system.B.shape[:-2], 0, 0))
         return Solved(system, nothing, nothing, Coordinates(None))
-    solver = solver or ("smith" if kind == "dense" else "closed")
+    if solver is None:
+        solver = "smith" if kind == "dense" else "closed"
+    else:
+        of_kind("solver", solver, "str")
     known = SOLVERS.get(solver)
     if known is not None and known[kind]:
         raise ValueError(f"solver {solver!r} does not take a {kind} system: {known[kind]}")

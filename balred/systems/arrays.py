@@ -309,7 +309,7 @@ PRECISIONS = {"float64": "complex128", "float32": "complex64"}
 
 def check_precision(precision: str) -> None:
     """Raise unless `precision` is one of :data:`PRECISIONS`."""
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, got {precision!r}")
 
 

@@ -6,7 +6,9 @@ Every array comes in by one door, :func:`as_array`: it keeps at least the precis
 from __future__ import annotations
 
 import math
+import numbers
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from balred.systems.arrays import (
     Array,
     backend_of,
     is_complex,
+    is_concrete,
     is_floating,
     is_known,
     library_of,
@@ -263,3 +266,41 @@ def check_representable(name: str, x: Array) -> None:
         raise OverflowError(
             f"{name} must be at most {largest:.3g}, got larger ones: measure inputs or outputs in other units"
         )
+
+
+def _is_real(value: Any) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, numbers.Real)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "float": ("a number", _is_real),
+    "int": ("a whole number", _is_whole),
+    "bool": ("True or False", lambda value: isinstance(value, (bool, np.bool_))),
+    **dict.fromkeys(("str", "Literal", "Technique"), ("a string", lambda value: isinstance(value, str))),
+}
+"""By annotation: the rule, and whether a value keeps it."""
+
+
+def of_kind(name: str, value: Any, kind: str) -> Any:
+    """`value`, an array of one number as that number, if it is of a kind; of annotations that are not in the table, all are.
+
+    Raises
+    ------
+    TypeError
+        It is of another kind.
+    """
+    rule, holds = _KINDS.get(kind.partition("[")[0], ("", None))
+    if holds is None:
+        return value
+    plain = value
+    if getattr(value, "shape", None) == () and not isinstance(value, np.generic) and is_concrete(value):
+        plain = to_numpy(value).item()
+    if not holds(plain):
+        raise TypeError(f"{name} must be {rule}, got {value!r}")
+    return plain

@@ -8,7 +8,7 @@ from typing import Any
 
 from balred.ranks.shown import facts_html
 from balred.systems.arrays import Array, eye, is_complex, is_floating, namespace, to_complex
-from balred.systems.checks import as_array, check_finite, checked, checked_dt
+from balred.systems.checks import as_array, check_finite, checked, checked_dt, of_kind
 from balred.systems.dense_system import DenseSystem, describe, is_discrete
 
 
@@ -191,5 +191,6 @@ def diagonal(
         check_finite(name, p)
         p = to_complex(p)
         p = xp.log(xp.where(p == 0, xp.full_like(p, float(xp.finfo(p.dtype).tiny)), p))
+    of_kind("conjugate", conjugate, "bool")
     p, B, C, D = checked((name, "B", "C", "D"), p, B, C, D, int(p.shape[-1]), real_D=conjugate)
     return DiagonalSystem(p, to_complex(B) if conjugate else B, to_complex(C) if conjugate else C, D, dt, conjugate)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from balred.systems import arrays
 from balred.systems.arrays import backend, backend_of, is_concrete, library_of, mapped, namespace, to_numpy
+from balred.systems.checks import of_kind
 from balred.systems.clusters import poles_of_form, put_on_boundary
 from balred.systems.dense_system import DenseSystem
 from balred.systems.diagonal_system import DiagonalSystem
@@ -44,8 +45,8 @@ def split(system: System, offset: float | None, eps: float = 0.0) -> tuple[Syste
     >>> unstable.states, stable.states
     (1, 2)
     """
-    if isinstance(offset, bool) or not isinstance(offset, (int, float, np.integer, np.floating, type(None))):
-        raise TypeError(f"offset must be a number, got {offset!r}")
+    if offset is not None:
+        of_kind("offset", offset, "float")
     if offset is not None and not 0 <= offset < (1 if system.discrete else np.inf):
         raise ValueError(f"offset must be between 0 and {'1' if system.discrete else 'infinity'}, got {offset}")
     if not is_concrete(*system.leaves):

@@ -403,7 +403,7 @@ def test_a_start_of_ones_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tol": 0.0}, r"tol must be positive, got 0.0"),
+        ({"tol": 0.0}, r"tol must be positive and finite, got 0.0"),
         ({"max_iterations": 0}, r"max_iterations must be a positive integer, got 0"),
         ({"max_iterations": 2.5}, r"max_iterations must be a positive integer, got 2.5"),
         ({"init": balred.testing.random_system(2, 2, 2)}, r"init must have the order asked for, 3, got 2"),
