@@ -36,6 +36,8 @@ def answering(opened: Open) -> Callable[[Sequence[Any]], Answers | None]:
                 made = [_made(one, x, programs) for one in each]
             except Exception:  # they run on something else
                 continue
+            if not jnp.issubdtype(made[0].dtype, jnp.inexact):
+                return None  # a choice, which other values need not change
             # what the arrays are rounded to shows in the outputs, of whatever type those are
             coarse = max(eps(a) for a in (made[0], *_arrays(each[0].values)) if jnp.issubdtype(a.dtype, jnp.inexact))
             return [to_numpy(y).astype(np.result_type(y.dtype, np.float64)) for y in made], coarse

@@ -66,6 +66,8 @@ def answers(layers: Sequence[nn.Module]) -> tuple[list[np.ndarray[Any, Any]], fl
         for x in _inputs(layers[0]):
             try:
                 made = [_made(layer, x) for layer in layers]
+                if not (made[0].is_floating_point() or made[0].is_complex()):
+                    return None  # a choice, which other values need not change
                 # what the parameters are rounded to shows in the outputs, of whatever type those are
                 rounded = [
                     x.dtype for x in (made[0], *layers[0].parameters()) if x.is_floating_point() or x.is_complex()

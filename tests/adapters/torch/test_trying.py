@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 from typing import Any
@@ -164,3 +165,91 @@ def test_a_layer_that_makes_other_poles_of_its_arrays_is_refused(features: int, 
         ValueError, match="must compute what its arrays stand for, got other outputs with an operator that is the same"
     ):
         balred.reduce(Softplus(features, states).to(dtype), states - 1)
+
+
+def pre_norm(layer: Any, u: Any, forward: Any) -> Any:
+    return forward(torch.nn.functional.layer_norm(u, u.shape[-1:]))
+
+
+def post_norm(layer: Any, u: Any, forward: Any) -> Any:
+    return torch.nn.functional.layer_norm(forward(u) - layer.D * u, u.shape[-1:])
+
+
+def zero_at_first(layer: Any, u: Any, forward: Any) -> Any:
+    return u + layer.more * forward(u)
+
+
+def without_sign(layer: Any, u: Any, forward: Any) -> Any:
+    return (forward(u) - layer.D * u).abs()
+
+
+def choice(layer: Any, u: Any, forward: Any) -> Any:
+    return forward(u).argmax(-1)
+
+
+def longer_inside(layer: Any, u: Any, forward: Any) -> Any:
+    return forward(torch.cat([torch.ones(*u.shape[:-2], 16, u.shape[-1]), u], -2))[..., 16:, :]
+
+
+def wrapped(base: Any, around: Any) -> Any:
+    class Wrapped(base):
+        def __init__(self) -> None:
+            super().__init__(6, 12, generator=torch.Generator().manual_seed(0))
+            self.more = torch.nn.Parameter(torch.zeros(6))
+
+        def forward(self, u: Any) -> Any:
+            return around(self, u, super().forward)
+
+    return Wrapped()
+
+
+HIDING = [pre_norm, post_norm, zero_at_first, without_sign, choice, longer_inside]
+
+
+@pytest.mark.parametrize("base", [LRU, Exp])
+@pytest.mark.parametrize("around", HIDING)
+def test_what_hides_an_operator_is_no_contradiction(around: Any, base: Any) -> None:
+    """Each of these changes nothing of the poles: a cut is what it is without it."""
+    layer = wrapped(base, around)
+    small = balred.reduce(layer, 6)
+    assert (small.nu_log.shape, small.more.shape) == ((6,), (6,))
+    assert torch.equal(layer.more, torch.zeros(6))
+
+
+@pytest.mark.parametrize("around", [pre_norm, post_norm, without_sign, longer_inside])
+def test_nor_do_they_hide_other_poles(around: Any) -> None:
+    with pytest.raises(ValueError, match="got other outputs with an operator that is the same"):
+        balred.reduce(wrapped(Softplus, around), 6)
+
+
+class Narrow(Softplus):
+    """In single precision, with less inside."""
+
+    @staticmethod
+    def inside(nu_log: Any) -> Any:
+        return torch.exp(nu_log).to(torch.bfloat16).float()
+
+
+@pytest.mark.parametrize("states", [2, 12, 40])
+def test_narrow_arithmetic_inside_is_no_contradiction(states: int) -> None:
+    balred.reduce(Narrow(6, states), states - 1)
+
+
+class OneKernel(LRU):
+    """Computes with what it made of its arrays in its first run."""
+
+    def forward(self, u: Any) -> Any:
+        if not hasattr(self, "kept"):
+            self.kept = [copy.deepcopy(self).requires_grad_(requires_grad=False)]
+        return LRU.forward(self.kept[0], u)
+
+
+@pytest.mark.parametrize("around", [pre_norm, post_norm])
+def test_nor_do_they_hide_a_kernel_that_is_kept(around: Any) -> None:
+    layer = wrapped(OneKernel, around)
+    balred.reduce(layer, 6)
+    layer(torch.ones(1, 5, 6))
+    with pytest.raises(
+        ValueError, match="the same outputs with other arrays: it keeps what it computed from the old ones"
+    ):
+        balred.reduce(layer, 6)
