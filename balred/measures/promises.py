@@ -27,7 +27,7 @@ _ROUNDINGS = 16
 _LOOKED_AT = 6
 _BEYOND = 1e6
 """Times its fastest pole a system has the response that it has at infinity."""
-_BESIDE = np.array([-(3**0.5), -1.0, 0.0, 1.0, 3**0.5])
+_BESIDE = np.array([-1.1, -0.5, 0.0, 0.5, 1.1])
 
 
 class RoundingWarning(UserWarning):
@@ -122,7 +122,8 @@ def _points(g: DenseSystem) -> NDArray[np.complex128]:
     r"""Zero, what is nearly infinity, and the frequencies at which the slowest poles change the response most when they are moved.
 
     A pole moved by rounding adds :math:`\epsilon/(1+jx)^2`, x its distance from the frequency in units of its distance from the
-    boundary.  Beside an error of any phase that counts most between x = 0 and, against the sign, :math:`\sqrt3`.
+    boundary.  Beside an error of any phase that counts most between x = 0 and, against the sign, :math:`\sqrt3`: five points see
+    at least 84 % of it, at phases where it is a fifth or more.
     """
     poles = np.linalg.eigvals(g.A).astype(np.complex128)
     poles = np.log(poles[poles != 0]) if g.discrete else poles

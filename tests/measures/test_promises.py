@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import balred
+from balred.measures import promises
 from balred.methods import METHODS
 from balred.methods.coprime import left_factors
 from balred.methods.riccati_balancing import lqg, lqg_gap
@@ -71,3 +72,15 @@ def test_the_gap_of_lqg_is_that_of_the_normalised_factors(match_dc: bool) -> Non
         # the Riccati equation of the whole system, solved again
         want = np.linalg.norm(F(1j * w) - U @ H(1j * w), 2)
         assert np.linalg.norm(lqg_gap(sp, small, {})(1j * w), 2) == pytest.approx(want, rel=1e-6, abs=1e-9)
+
+
+def test_points_see_what_a_moved_pole_adds_beside_an_error_of_any_phase() -> None:
+    """It adds a multiple of 1/(1 + jx)^2; expected: the most of that along the phase, on a fine grid."""
+    points = promises._points(balred.ss([[-1.0, 10.0], [-10.0, -1.0]], np.ones((2, 1)), np.ones((1, 2))))
+    phase = np.exp(1j * np.linspace(0, 2 * np.pi, 361))[:, None]
+
+    def most(x: Any) -> Any:
+        return np.real(phase / (1 + 1j * x) ** 2).max(axis=1)
+
+    seen, there = most(points.imag - 10), most(np.linspace(-10, 10, 4001))
+    assert (seen >= 0.8 * there)[there > 0.2].all()
