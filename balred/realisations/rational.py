@@ -27,6 +27,8 @@ Matrix = NDArray[Any]
 
 HELD = 1e-8
 """Relative error of a frequency response that a form may make: half the digits."""
+_ANY = [1.0, -1.0, 3.0]
+"""Points for a gain where all roots are zero but for rounding: several, since most points must tell one."""
 
 
 def zeros_poles_gain(system: DenseSystem) -> tuple[Matrix, Matrix, Any]:
@@ -113,7 +115,7 @@ def _with_gain(g: DenseSystem, zeros: Matrix, poles: Matrix, real: bool) -> tupl
     roots = np.concatenate([poles, zeros])
     size = np.unique(np.abs(roots[roots != 0]))
     trust, gains = [0.0], [0.0 + 0.0j]
-    for s in np.concatenate([1.5 * size, -1.5 * size, 4.0 * size[-1:], [1.0]]):
+    for s in np.concatenate([1.5 * size, -1.5 * size, 4.0 * size[-1:], _ANY]):
         near = float(np.abs(s - roots).min(initial=np.inf)) / abs(s)
         if near == 0:
             continue

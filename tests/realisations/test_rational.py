@@ -237,3 +237,17 @@ def test_a_channel_that_is_nothing_but_rounding_is_zero() -> None:
     assert not b[0].any()
     for (num, den), residue in ((a, 2.0), (c, 3.0), (d, 3.0)):
         np.testing.assert_allclose(np.polyval(num, 1j) / np.polyval(den, 1j), residue / 1j, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("A", "B", "C"),
+    [
+        (np.zeros((2, 2)), [[38.40314942], [-390.86439381]], [[-0.01153306, -1.48537518]]),
+        (np.eye(2, k=-1), [[0.0], [-0.03269545]], [[-0.66892444, -0.83353997]]),
+    ],
+)
+def test_integrators_one_of_which_cancels_a_zero(A: Any, B: Any, C: Any) -> None:
+    """By hand H(s) = CB / s, with one more root at zero above and below, which rounding moves."""
+    num, den = fraction(balred.ss(A, B, C), "a fraction", "keep the system")
+    for s in (0.01, 1j, 30.0):
+        np.testing.assert_allclose(np.polyval(num, s) / np.polyval(den, s), (np.array(C) @ B)[0, 0] / s, rtol=1e-12)
