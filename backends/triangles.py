@@ -86,7 +86,7 @@ def extend_triangles(R: Array, W: Array) -> None:
         r, w = R[j, j], W[:, j].conj() if W.dtype.kind == "c" else W[:, j]
         size = np.abs(r)
         norm = np.sqrt(size * size + np.einsum("ik,ik->k", w, W[:, j]).real)
-        first = -norm * (np.where(r < 0, -1.0, 1.0) if r.dtype.kind == "f" else np.exp(1j * np.angle(r)))
+        first = -np.copysign(norm, r) if r.dtype.kind == "f" else -norm * np.exp(1j * np.angle(r))
         if j + 1 == len(R):
             R[j, j] = first
             return
