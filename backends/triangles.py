@@ -40,7 +40,7 @@ def compiled(name: str) -> Any:
 @functools.cache
 def lapack(name: str, char: str) -> Callable[..., Any]:
     """A routine of LAPACK or BLAS for a dtype (functions of SciPy look it up and check their arguments every time)."""
-    library = compiled("_fblas" if name == "trmm" or name.startswith("syrk") else "_flapack")
+    library = compiled("_fblas" if name.startswith(("trmm", "syrk", "dot")) else "_flapack")
     return getattr(library, {"f": "s", "d": "d", "F": "c", "D": "z"}[char] + name)  # type: ignore[no-any-return]
 
 

@@ -250,8 +250,10 @@ def is_one(x: Array) -> bool:
 
 def size_of(x: np.ndarray[Any, Any]) -> float:
     """The Frobenius norm of one array of NumPy, as an ordinary number; of any numbers whose norm is one."""
+    if not x.size:
+        return 0.0
     entries = x.ravel("K")  # a copy is made of what does not lie in rows or columns
-    square = float(np.vdot(entries, entries).real)  # which, unlike dot, does not warn of an overflow
+    square = float(_product_of(x.dtype.char)(entries, entries).real)  # which, unlike dot, does not warn of an overflow
     if _SQUARES[0] < square < _SQUARES[1]:
         return math.sqrt(square)
     largest = float(np.abs(x).max(initial=0.0))  # whose square is no number, or has few digits
@@ -259,6 +261,14 @@ def size_of(x: np.ndarray[Any, Any]) -> float:
         return largest
     x = x / largest
     return largest * math.sqrt(float(np.vdot(x, x).real))
+
+
+@functools.cache
+def _product_of(char: str) -> Callable[[Any, Any], Any]:
+    """The function of two vectors of a dtype that gives their product: that of BLAS, a fifth of NumPy's time for a few entries."""
+    if char not in "fdFD":
+        return np.vdot
+    return backend("numpy").lapack("dot" if char in "fd" else "dotc", char)  # type: ignore[no-any-return]
 
 
 def sizes_of(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
