@@ -212,55 +212,36 @@ def _many(be: Backend, M: Array, F: list[Array]) -> tuple[list[Array], Array, in
     batch, n, sides = M.shape[:-2], M.shape[-1], len(F)
     M, *F = (np.moveaxis(x.reshape(-1, *x.shape[-2:]), 0, -1) for x in (M, *F))
     k, eps, most = M.shape[-1], arrays.eps(arrays.real(M)), limit(M)
+    W = np.zeros((max(map(len, F)), n, sides * k), M.dtype)
+    for i, x in enumerate(F):
+        W[: len(x), :, i * k : (i + 1) * k] = x
+    R = np.zeros((n, n, sides * k), M.dtype)
+    be.extend_triangles(R, W)
+    M = np.ascontiguousarray(M)
+    left, count = np.arange(k), 0
+    found, growth, last = np.empty((n, n, sides * k), M.dtype), np.empty(k), np.empty(k)
 
     def sizes(X: Array) -> Array:
         return np.sqrt(np.einsum("ijk,ijk->k", X.conj(), X).real)
-
-    def stacked(R: Array, W: Array) -> Array:
-        """R with the rows W below it: as they are while they are fewer than n, then a triangle."""
-        if len(R) == n:
-            be.extend_triangles(R, W)
-            return R
-        W = np.concatenate([R, W])
-        if len(W) < n:
-            return W
-        R = np.zeros((n, *W.shape[1:]), W.dtype)
-        be.extend_triangles(R, W)
-        return R
-
-    def times(R: Array, X: Array) -> Array:
-        W, half = np.empty((len(R), *X.shape[1:]), X.dtype), n // 2 if len(R) == n else 0
-        np.einsum("ijk,jlk->ilk", R[half:, half:], X[half:], out=W[half:])  # a triangle's lower half begins with zeros
-        if half:
-            np.einsum("ijk,jlk->ilk", R[:half], X, out=W[:half])
-        return W
-
-    R = np.zeros((max(map(len, F)), n, sides * k), M.dtype)
-    for i, x in enumerate(F):
-        R[: len(x), :, i * k : (i + 1) * k] = x
-    R = R if len(R) < n else stacked(R[:0], R)
-    M = np.ascontiguousarray(M)
-    left, count = np.arange(k), 0
-    found, growth, last = np.zeros((n, n, sides * k), M.dtype), np.empty(k), np.empty(k)
 
     size, weight = sizes(M), sizes(R)
     growth[:] = size
     while True:
         if count and not (size < most).all():  # what grows too large stops growing, whatever else goes on
             M, size = np.where(size < most, M, 0), np.where(size < most, size, 0.0)
-        W = times(R, np.concatenate([M.swapaxes(0, 1).conj(), M][:sides], axis=-1))
+        W = np.einsum("ijk,jlk->ilk", R, np.concatenate([M.swapaxes(0, 1).conj(), M][:sides], axis=-1))
         more = sizes(W)
         small = np.tile(size, sides) * more <= eps * weight
-        R = stacked(R, W)
+        be.extend_triangles(R, W)
         done = small.reshape(sides, -1).all(axis=0) & (size < _LATE)
         last[left] = size
         if done.all() or count == MAX_DOUBLINGS:
-            found[: len(R), :, np.concatenate([left + i * k for i in range(sides)])] = R
+            found[:, :, np.concatenate([left + i * k for i in range(sides)])] = R
             break
         weight = np.hypot(weight, more)
         if 3 * done.sum() >= len(done):
             ended, rest = np.flatnonzero(np.tile(done, sides)), np.flatnonzero(np.tile(~done, sides))
-            found[: len(R), :, np.concatenate([left[done] + i * k for i in range(sides)])] = R.take(ended, axis=2)
+            found[:, :, np.concatenate([left[done] + i * k for i in range(sides)])] = R.take(ended, axis=2)
             left, M, R, weight = left[~done], M.take(np.flatnonzero(~done), axis=2), R.take(rest, axis=2), weight[rest]
         M = np.einsum("ijk,jlk->ilk", M, M)
         size = sizes(M)
