@@ -274,13 +274,8 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, numbers.Real)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "float": ("a number", _is_real),
-    "int": ("a whole number", _is_whole),
     "bool": ("True or False", lambda value: isinstance(value, (bool, np.bool_))),
     **dict.fromkeys(("str", "Literal", "Technique"), ("a string", lambda value: isinstance(value, str))),
 }

@@ -13,7 +13,6 @@ from balred.methods import METHODS
 G = balred.ss([[-1.0, 0.2], [0.0, -2.0]], np.ones((2, 1)), np.ones((1, 2)), [[1.0]])
 WRONG: dict[type, list[Any]] = {
     float: ["3", None, (1, 2), [1.0], np.array([1.0, 2.0]), True, 1j, {}, b"3", 10**400],
-    int: ["3", None, 2.0, True, [1], np.nan],
     bool: ["False", None, 0, 1.0, [True], "no"],
     str: [None, 1, True, np.array([1.0, 2.0]), ["enns"]],
 }
