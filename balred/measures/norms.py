@@ -113,8 +113,7 @@ def norm(obj: Any, kind: str = "h2", *, solver: str | None = None, peak: bool = 
     """
     system = system_of(obj)
     of_kind("kind", kind, "str")
-    if solver is not None:
-        of_kind("solver", solver, "str")
+    of_kind("solver", solver, "str | None")
     of_kind("peak", peak, "bool")
     if peak and kind not in ("hinf", "linf"):
         raise ValueError(f"peak must go with kind 'hinf' or 'linf', got {kind!r}")

@@ -307,8 +307,11 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """The options that the method has, with their defaults (``inspect.Parameter.empty``: it must be given)."""
-        found = inspect.signature(self.prepare).parameters.values()
-        return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY}
+        return {name: p.default for name, p in self._parameters().items()}
+
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        found = inspect.signature(self.prepare).parameters
+        return {name: p for name, p in found.items() if p.kind is p.KEYWORD_ONLY}
 
     def checked_options(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """`options` with numbers in the place of arrays of one.
@@ -318,11 +321,10 @@ class Method:
         TypeError
             The method does not have one of them, or one is of another kind than its annotation says.
         """
-        known = self.options if options else {}  # to look them up takes as long as to balance three states
+        known = self._parameters() if options else {}  # to look them up takes as long as to balance three states
         unknown = [key for key in options if key not in known]
         if unknown:
             raise TypeError(
                 f"the options of method {name!r} are {', '.join(known) or 'none'}, got {', '.join(map(repr, unknown))}"
             )
-        found = inspect.signature(self.prepare).parameters if options else {}
-        return {key: of_kind(key, value, str(found[key].annotation)) for key, value in options.items()}
+        return {key: of_kind(key, value, str(known[key].annotation)) for key, value in options.items()}

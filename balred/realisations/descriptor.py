@@ -87,7 +87,7 @@ def descriptor(
     (2, 0.333333333333)
     """
     E, g = _checked(E, A, B, C, D, dt)
-    of_kind("tol", 0.0 if tol is None else tol, "float")
+    of_kind("tol", tol, "float | None")
     if tol is not None and not 0 <= tol < 1:
         raise ValueError(f"tol must be in [0, 1), got {tol}")
     *scaled, units = _scaled(E, g.A, g.B, g.C)

@@ -69,7 +69,7 @@ def minimal(obj: Any, tol: float | None = None) -> Any:
     >>> minimal(g).A
     array([[1.]])
     """
-    of_kind("tol", 0.0 if tol is None else tol, "float")
+    of_kind("tol", tol, "float | None")
     if tol is not None and not 0 <= tol < 1:
         raise ValueError(f"tol must be in [0, 1), got {tol}")
     new = {}

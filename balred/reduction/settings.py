@@ -76,8 +76,7 @@ class Settings:
         if self.options.get("inputs", self) is None:
             object.__setattr__(self, "options", {key: x for key, x in self.options.items() if key != "inputs"})
         row = self.row
-        if self.options:
-            object.__setattr__(self, "options", row.checked_options(self.method, self.options))
+        object.__setattr__(self, "options", row.checked_options(self.method, self.options))
         check_precision(self.precision, self.solver)
         if self.precision != "float64" and row.takes != "arrays":
             raise ValueError(f"method {self.method!r} computes in float64, got precision {self.precision!r}")

@@ -273,7 +273,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         check_scalar(self.scalar)
-        if self.balanced_on is not None and str(self.balanced_on) not in BALANCED_ON:
+        on = self.balanced_on
+        if on is not None and not (isinstance(on, str) and on in BALANCED_ON):
             raise ValueError(f"balanced_on must be one of {', '.join(BALANCED_ON)}, got {self.balanced_on!r}")
         if self.data is None and self.balanced_on in ("data", "inputs"):
             raise ValueError(f"balanced_on={self.balanced_on!r} needs calibration data, got none")

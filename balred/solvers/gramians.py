@@ -171,10 +171,9 @@ def solved(system: System, solver: str | None) -> Solved:
     if system.order == 0:
         nothing = arrays.zeros(system.B, (*system.B.shape[:-2], 0, 0))
         return Solved(system, nothing, nothing, Coordinates(None))
+    of_kind("solver", solver, "str | None")
     if solver is None:
         solver = "smith" if kind == "dense" else "closed"
-    else:
-        of_kind("solver", solver, "str")
     known = SOLVERS.get(solver)
     if known is not None and known[kind]:
         raise ValueError(f"solver {solver!r} does not take a {kind} system: {known[kind]}")

@@ -278,6 +278,8 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "float": ("a number", _is_real),
     "bool": ("True or False", lambda value: isinstance(value, (bool, np.bool_))),
     **dict.fromkeys(("str", "Literal", "Technique"), ("a string", lambda value: isinstance(value, str))),
+    "float | None": ("a number", lambda value: value is None or _is_real(value)),
+    "str | None": ("a string", lambda value: value is None or isinstance(value, str)),
 }
 """By annotation: the rule, and whether a value keeps it."""
 

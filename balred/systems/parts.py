@@ -45,8 +45,7 @@ def split(system: System, offset: float | None, eps: float = 0.0) -> tuple[Syste
     >>> unstable.states, stable.states
     (1, 2)
     """
-    if offset is not None:
-        of_kind("offset", offset, "float")
+    of_kind("offset", offset, "float | None")
     if offset is not None and not 0 <= offset < (1 if system.discrete else np.inf):
         raise ValueError(f"offset must be between 0 and {'1' if system.discrete else 'infinity'}, got {offset}")
     if not is_concrete(*system.leaves):

@@ -76,7 +76,9 @@ def balanced(
     if (parts := rigid_and_flexible(g)) is not None:
         rigid, flexible = parts
         if flexible.states == 0:
-            return Projected(flexible, np.zeros(0), rigid.states, _nothing, strict=True, rigid=rigid)
+            return Projected(
+                flexible, np.zeros(0), rigid.states, lambda k: (None, np.zeros((0, k))), strict=True, rigid=rigid
+            )
         looked = balanced(flexible, solver, balancing=balancing, galerkin=galerkin)
         return replace(looked, cap=rigid.states + looked.cap, rigid=rigid)
     given, (g, d), n = g, g.evened(), g.states
@@ -121,11 +123,6 @@ def balanced(
         return (None, d[:, None] * np.linalg.qr(T)[0]) if galerkin else (d[:, None] * W, d[:, None] * T)
 
     return Projected(given, s, cap + f, bases, strict=True, still=np.arange(n) < f, free=f)
-
-
-def _nothing(k: int) -> tuple[Matrix | None, Matrix]:
-    """Of a system that is all rigid bodies."""
-    raise AssertionError(f"nothing is projected beside rigid bodies alone, got {k} positions")
 
 
 def _gramian_factors(first: DenseSystem | SparseSystem, solver: str | None) -> tuple[Matrix, Matrix]:

@@ -14,8 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balred.realisations.second_order.system import SecondOrderSystem, even_condition, is_hermitian, solved_evenly
-from balred.systems.dense_system import DenseSystem, ss
+from balred.realisations.second_order.system import (
+    SecondOrderSystem,
+    even_condition,
+    in_first_order,
+    is_hermitian,
+    solved_evenly,
+)
+from balred.systems.dense_system import DenseSystem
 from balred.systems.parts import block_diagonal
 
 Matrix = NDArray[Any]
@@ -100,14 +106,10 @@ class Free:
 
         The position along :math:`\Phi` is :math:`X\Phi_l^H(p - D\Psi\Psi^Hq - M\dot q)` with the momentum :math:`p' = \Phi_l^HBu`.
         """
-        n, rest = g.states, self.rest
-        below = solved_evenly(g.M, np.concatenate([-g.K @ rest, -g.D, g.B], axis=1))
-        k = rest.shape[1]
-        A = np.concatenate([np.concatenate([np.zeros((k, k)), rest.conj().T], axis=1), below[:, : k + n]])
-        B = np.concatenate([np.zeros((k, g.B.shape[1])), below[:, k + n :]])
         friction = self.left.conj().T @ g.D @ self.right
-        held = solved_evenly(friction, self.left.conj().T @ np.concatenate([g.D @ rest, g.M], axis=1))
-        return ss(A, B, np.concatenate([g.Cp @ rest, g.Cv], axis=1) - (g.Cp @ self.right) @ held)
+        held = solved_evenly(friction, self.left.conj().T @ np.concatenate([g.D @ self.rest, g.M], axis=1))
+        first = in_first_order(g, self.rest)
+        return replace(first, C=first.C - (g.Cp @ self.right) @ held)
 
     def apart(self, g: SecondOrderSystem, left: Matrix, right: Matrix) -> tuple[Matrix, Matrix]:
         """Vectors of tests and of positions without what M couples to the free positions."""
@@ -120,21 +122,29 @@ class Free:
 
 def free_positions(g: SecondOrderSystem) -> Free | None:
     """Those of a dense system in even units; None where there are none, or friction does not hold all of them."""
-    if g.sparse or not (f := stiffless(g.K)):
+    if g.sparse:
         return None
-    U, _, Vh = np.linalg.svd(g.K)
-    r = g.states - f
-    right = Vh[r:].conj().T
-    free = Free(right, right if is_hermitian(g.K) else U[:, r:], Vh[:r].conj().T)
+    left, right, rest = _null_spaces(g.K)
+    if not right.shape[1]:
+        return None
+    free = Free(right, right if is_hermitian(g.K) else left, rest)
     held = (free.left.conj().T @ X @ free.right for X in (g.M, g.D))
     return free if all(even_condition(X) < 1 / (16 * g.states * _EPS) for X in held) else None
 
 
 def stiffless(K: Matrix) -> int:
     """The dimension of the null space of a stiffness matrix in even units, but for rounding of the entries; 0 where these tell more."""
+    return int(_null_spaces(K)[1].shape[1])
+
+
+def _null_spaces(K: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Orthonormal bases of the null spaces on the left and on the right, and of what is left beside the latter."""
     U, s, Vh = np.linalg.svd(K)
     r = int(np.sum(s > 16 * len(K) * _EPS * s[0]))
-    return len(K) - r if _is_rounding(K, U[:, r:], Vh[r:].conj().T) else 0
+    left, right = U[:, r:], Vh[r:].conj().T
+    if not _is_rounding(K, left, right):  # springs that are soft beside others, but springs
+        r = len(K)
+    return left[:, : len(K) - r], right[:, : len(K) - r], Vh[:r].conj().T
 
 
 def is_passive(small: SecondOrderSystem, g: SecondOrderSystem, T: Matrix) -> bool:

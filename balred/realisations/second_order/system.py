@@ -104,11 +104,7 @@ class SecondOrderSystem:
 
     def to_dense(self) -> DenseSystem:
         """The first-order system of the state (q, q'), with full matrices."""
-        M, D, K = (x.toarray() if self.sparse else x for x in (self.M, self.D, self.K))
-        n, eye = self.states, np.eye(self.states)
-        below = solved_evenly(M, np.concatenate([-K, -D, self.B], axis=1))
-        A = np.concatenate([np.concatenate([0 * eye, eye], axis=1), below[:, : 2 * n]])
-        return ss(A, np.concatenate([0 * self.B, below[:, 2 * n :]]), self.C)
+        return in_first_order(self, np.eye(self.states))
 
     @cached_property
     def first_order(self) -> DenseSystem | SparseSystem:
@@ -137,6 +133,16 @@ class SecondOrderSystem:
     def _repr_html_(self) -> str:
         """The same as a table, for notebooks."""
         return facts_html(repr(self))
+
+
+def in_first_order(g: SecondOrderSystem, rest: Matrix) -> DenseSystem:
+    """The first-order system of the state (P^H q, q'), with the orthonormal columns P of `rest` beside which K is nothing."""
+    M, D, K = (x.toarray() if g.sparse else x for x in (g.M, g.D, g.K))
+    n, k = rest.shape
+    below = solved_evenly(M, np.concatenate([-K @ rest, -D, g.B], axis=1))
+    A = np.concatenate([np.concatenate([np.zeros((k, k)), rest.conj().T], axis=1), below[:, : k + n]])
+    B = np.concatenate([np.zeros((k, g.B.shape[1])), below[:, k + n :]])
+    return ss(A, B, np.concatenate([g.Cp @ rest, g.Cv], axis=1))
 
 
 def solved_evenly(M: Matrix, X: Matrix) -> Matrix:
