@@ -163,8 +163,8 @@ class SecondOrderCandidate:
             raise ValueError("ErrorBound needs a method with an a-priori error bound, got one for second-order systems")
         if isinstance(wanted, MeasuredError):
             raise ValueError("MeasuredError needs a first-order system, got a second-order one: reduce its first_order")
-        if self.looked.fixed == self.states:
-            return self.states
+        if self.looked.fixed == self.states:  # which leaves nothing to choose from
+            return wanted.rank if isinstance(wanted, Order) else self.states
         if not self.looked.sigma.size and not isinstance(wanted, Order):
             raise ValueError(
                 f"rank must be a number for modal truncation of a sparse system, which computes that many modes, got {wanted!r}"

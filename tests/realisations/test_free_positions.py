@@ -129,6 +129,11 @@ def test_what_has_nothing_to_balance() -> None:
                 assert_array_equal(same.K, 0 * same.K)
                 for s in POINTS:
                     assert_allclose(gain(same, s), gain(g, s), rtol=1e-12)
+    for rank in (1, balred.Order(1)):
+        with pytest.raises(
+            ValueError, match=r"rank must be at least the number of positions without stiffness, 2, .* got 1"
+        ):
+            balred.reduce(damper, rank)
 
 
 def test_negative_friction_is_named() -> None:
